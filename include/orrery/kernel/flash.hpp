@@ -1,0 +1,74 @@
+// Copyright The Orrery authors. SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <concepts>
+#include <cstdint>
+#include <span>
+#include <string>
+#include <type_traits>
+
+#include "orrery/kernel/flash_backward.hpp"
+#include "orrery/kernel/flash_forward.hpp"
+#include "orrery/kernel/flash_steps.hpp"
+#include "orrery/kernel/host.hpp"
+#include "orrery/kernel/mask.hpp"
+#include "orrery/kernel/simd.hpp"
+#include "orrery/kernel/tile.hpp"
+
+namespace orrery {
+
+/// The fast attention kernel for processors: blocked online softmax, vectorised, for the widest instruction set that
+/// the processor has (at most `limit`; found at run time, so no -march flag is needed).
+///
+/// Results depend on the instruction set and on how keys are split into calls, by rounding only; not on threads. Scores
+/// more than about 69 (float) or 693 (double) below a row's largest contribute exactly nothing. Scratch is on the
+/// stack, at most 272 KiB; nothing is allocated. Head dimensions up to `max_head_dim`, of q and k and of v separately;
+/// 64 to 256 are fastest.
+template <class T, instruction_set limit = instruction_set::avx512>
+struct flash : host_backend {
+  static_assert(std::same_as<T, float> || std::same_as<T, double>,
+                "orrery::flash computes in float or double; for other element types use orrery::reference");
+
+  using storage = T;
+  using accumulator = T;
+  using context = host_context;
+
+  static constexpr std::int64_t max_head_dim = flash_max_head_dim;
+
+  /// Any mask works; blocks that its `classify` calls `none` cost nothing, and only `some` are tested pair by pair.
+  template <mask Mask>
+  static constexpr bool supports = true;
+
+  [[nodiscard]] static std::string name() { return std::is_same_v<T, float> ? "flash<float>" : "flash<double>"; }
+
+  /// The instruction set that calls run on.
+  [[nodiscard]] static instruction_set instructions() noexcept {
+    const instruction_set widest = widest_instruction_set();
+    return widest < limit ? widest : limit;
+  }
+
+  /// Every query of `queries` meets every key of `keys` that the mask lets it see; (out, lse) accumulate.
+  /// Cost: 2 * (dim of k + dim of v) flop per visible pair.
+  template <mask Mask>
+  static void forward(const host_context& context, std::span<const forward_queries<T, T>> queries,
+                      std::span<const forward_keys<T>> keys, const head_map& heads, T scale, const Mask& mask) {
+    const flash_forward<T, T, Mask> tile{queries, keys, heads, scale, mask, flash_steps_for<T>(instructions())};
+    for (std::int64_t item = 0; item < tile.items(); ++item) tile.run(item, context);
+  }
+
+  /// The gradients of sum(out * grad_out) with respect to q, k and v accumulate; `lse` and `delta` are the forward's.
+  /// Cost: 2 * (3 * dim of k + 2 * dim of v) flop per visible pair.
+  template <mask Mask>
+  static void backward(const host_context& context, std::span<const backward_queries<T, T>> queries,
+                       std::span<const backward_keys<T, T>> keys, const head_map& heads, T scale, const Mask& mask) {
+    const flash_backward<T, T, Mask> tile{queries, keys, heads, scale, mask, flash_steps_for<T>(instructions())};
+    if (tile.items() == 0) {
+      for (const auto& block : queries) {
+        if (block.fresh) clear(context, block.grad_q);
+      }
+    }
+    for (std::int64_t item = 0; item < tile.items(); ++item) tile.run(item, context);
+  }
+};
+
+}  // namespace orrery

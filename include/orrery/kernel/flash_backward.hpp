@@ -1,0 +1,238 @@
+// Copyright The Orrery authors. SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <limits>
+#include <span>
+
+#include "orrery/kernel/flash_steps.hpp"
+#include "orrery/kernel/mask.hpp"
+#include "orrery/kernel/scratch.hpp"
+#include "orrery/kernel/tile.hpp"
+#include "orrery/kernel/token_blocks.hpp"
+
+namespace orrery {
+
+/// The backward tile of `flash` as a list of independent work items: one for each (batch, key head), so that no two
+/// items write the same gradient and threads may share them in any way without changing a bit of the result.
+///
+/// An item takes the keys block by block, holds their gradients in scratch, and meets all query blocks of all query
+/// heads that read its key head; grad_q is summed in the caller's memory. Five products per pair of blocks; K and V are
+/// transposed once per block of keys. Scratch: `flash_scratch_bytes` of stack.
+///
+/// Source: Dao, arXiv 2307.08691, algorithm 2.
+template <class S, class A, mask Mask>
+class flash_backward {
+ public:
+  flash_backward(std::span<const backward_queries<S, A>> queries, std::span<const backward_keys<S, A>> keys,
+                 const head_map& heads, A scale, const Mask& mask, const flash_steps<A>& steps) noexcept
+      : queries_(queries), keys_(keys), heads_(heads), scale_(scale), mask_(mask), steps_(steps) {
+    for (const auto& block : keys_) {
+      if (block.k.dim > key_dim_) key_dim_ = block.k.dim;
+      if (block.v.dim > value_dim_) value_dim_ = block.v.dim;
+    }
+    choose_block_sizes();
+  }
+
+  [[nodiscard]] std::int64_t items() const noexcept {
+    return keys_.empty() ? 0 : keys_.front().k.batch * keys_.front().k.heads;
+  }
+
+  void run(std::int64_t item, const host_context& context) const {
+    const std::int64_t b = item / keys_.front().k.heads;
+    const std::int64_t key_head = item % keys_.front().k.heads;
+    for (const auto& block : queries_) {
+      if (!block.fresh) continue;
+      for (std::int64_t head = 0; head < block.q.heads; ++head) {
+        if (heads_.key_head(head) == key_head) clear_head(block.grad_q, b, head);
+      }
+    }
+    for (const auto& side : keys_) {
+      const token_blocks blocks{side.positions, key_block_, granule()};
+      for (std::int64_t i = 0; i < blocks.count(); ++i) run_keys(side, b, key_head, blocks[i], context);
+    }
+  }
+
+ private:
+  static constexpr std::int64_t scratch_elements = flash_scratch_bytes / static_cast<std::int64_t>(sizeof(A));
+
+  struct workspace {
+    A* keys;               // [key_block][key_width]
+    A* keys_transposed;    // [key_dim][key_block]
+    A* values_transposed;  // [value_dim][key_block]
+    A* grad_keys;          // [key_block][key_width]
+    A* grad_values;        // [key_block][value_width]
+    A* queries;            // [row_block][key_width]; last their gradients
+    A* grad_out;           // [row_block][value_width]
+    A* probabilities;      // [row_block][key_block]; first the scores
+    A* grad_scores;        // [row_block][key_block]; first the probabilities' gradients
+    A* lse;                // [row_block], in powers of two; +infinity for rows that contribute nothing
+    A* delta;              // [row_block]
+  };
+
+  /// Blocks are whole vectors and whole rows of products, so that no padding needs memory of its own.
+  std::int64_t granule() const noexcept { return steps_.lanes > steps_.tile_rows ? steps_.lanes : steps_.tile_rows; }
+  std::int64_t key_width() const noexcept { return round_up(key_dim_, steps_.lanes); }
+  std::int64_t value_width() const noexcept { return round_up(value_dim_, steps_.lanes); }
+  std::int64_t key_ld() const noexcept { return scratch_cursor<A>::row_distance(key_dim_); }
+  std::int64_t value_ld() const noexcept { return scratch_cursor<A>::row_distance(value_dim_); }
+  std::int64_t score_ld() const noexcept { return scratch_cursor<A>::padded(key_block_); }
+
+  std::int64_t elements(std::int64_t rows, std::int64_t keys) const noexcept {
+    constexpr std::int64_t slack = 11 * 16;  // what `padded` may add to each array
+    const std::int64_t keys_ld = scratch_cursor<A>::padded(keys);
+    return keys * (2 * key_ld() + value_ld()) + keys_ld * (key_dim_ + value_dim_) +
+           rows * (key_ld() + value_ld() + 2 * keys_ld + 2) + slack;
+  }
+
+  /// The blocks with the least overhead that fit: copying a query, its gradient and adding to grad_q costs about as
+  /// much as 40 keys' arithmetic with them where memory is far, and a block of rows a load and a store of the gradients
+  /// of the keys, about as much as 1.2 rows.
+  void choose_block_sizes() noexcept {
+    double least = std::numeric_limits<double>::infinity();
+    for (std::int64_t keys = granule(); keys <= 128; keys += granule()) {
+      std::int64_t rows = 0;
+      while (rows < 128 && elements(rows + steps_.tile_rows, keys) <= scratch_elements) rows += steps_.tile_rows;
+      const double overhead = 40.0 / static_cast<double>(keys) + 1.2 / static_cast<double>(rows);
+      if (rows == 0 || overhead >= least) continue;
+      least = overhead;
+      key_block_ = keys;
+      row_block_ = rows;
+    }
+  }
+
+  static void clear_head(const tensor_view<A>& tensor, std::int64_t b, std::int64_t head) {
+    for (std::int64_t token = 0; token < tensor.sequence; ++token) {
+      A* row = tensor.at(b, token, head);
+      for (std::int64_t c = 0; c < tensor.dim; ++c) row[c] = A{0};
+    }
+  }
+
+  void run_keys(const backward_keys<S, A>& side, std::int64_t b, std::int64_t key_head, const token_block& keys,
+                const host_context& context) const {
+    alignas(64) A memory[static_cast<std::size_t>(scratch_elements)];
+    scratch_cursor<A> cursor{memory};
+    workspace work;
+    work.keys = cursor.take(key_block_ * key_ld());
+    work.keys_transposed = cursor.take(key_dim_ * score_ld());
+    work.values_transposed = cursor.take(value_dim_ * score_ld());
+    work.grad_keys = cursor.take(key_block_ * key_ld());
+    work.grad_values = cursor.take(key_block_ * value_ld());
+    work.queries = cursor.take(row_block_ * key_ld());
+    work.grad_out = cursor.take(row_block_ * value_ld());
+    work.probabilities = cursor.take(row_block_ * score_ld());
+    work.grad_scores = cursor.take(row_block_ * score_ld());
+    work.lse = cursor.take(row_block_);
+    work.delta = cursor.take(row_block_);
+
+    copy_tokens(side.k, b, key_head, keys, work.keys, key_ld(), key_width(), steps_.tile_rows);
+    transpose(side.k, b, key_head, keys, work.keys_transposed);
+    transpose(side.v, b, key_head, keys, work.values_transposed);
+    for (std::int64_t i = 0; i < key_block_ * key_ld(); ++i) work.grad_keys[i] = A{0};
+    for (std::int64_t i = 0; i < key_block_ * value_ld(); ++i) work.grad_values[i] = A{0};
+
+    for (const auto& block : queries_) {
+      const token_blocks blocks{block.positions, row_block_, steps_.tile_rows};
+      for (std::int64_t head = 0; head < block.q.heads; ++head) {
+        if (heads_.key_head(head) != key_head) continue;
+        for (std::int64_t i = 0; i < blocks.count(); ++i) meet(block, b, head, blocks[i], keys, work);
+        context.poll();
+      }
+    }
+    store(work.grad_keys, key_ld(), side.grad_k, side.fresh, b, key_head, keys);
+    store(work.grad_values, value_ld(), side.grad_v, side.fresh, b, key_head, keys);
+  }
+
+  /// One block of queries meets one block of keys.
+  void meet(const backward_queries<S, A>& block, std::int64_t b, std::int64_t head, const token_block& rows,
+            const token_block& keys, const workspace& work) const {
+    const visibility seen = mask_.classify(rows.position(0), rows.position(rows.count - 1), keys.position(0),
+                                           keys.position(keys.count - 1));
+    if (seen == visibility::none) return;
+    copy_tokens(block.q, b, head, rows, work.queries, key_ld(), key_width(), steps_.tile_rows);
+    copy_tokens(block.grad_out, b, head, rows, work.grad_out, value_ld(), value_width(), steps_.tile_rows);
+    const std::int64_t padded_rows = round_up(rows.count, steps_.tile_rows);
+    for (std::int64_t i = 0; i < padded_rows; ++i) {
+      const A lse = i < rows.count ? *block.lse.at(b, head, rows.first + i) : nothing;
+      work.lse[i] = lse == nothing ? -nothing : lse * log2_e<A>;
+      work.delta[i] = i < rows.count ? *block.delta.at(b, head, rows.first + i) : A{0};
+    }
+
+    const std::int64_t ld = score_ld();
+    const std::int64_t padded_keys = round_up(keys.count, granule());
+    const auto product = steps_.product;
+    product(true, work.queries, key_ld(), work.keys_transposed, ld, key_dim_, work.probabilities, ld, padded_rows,
+            padded_keys, false);
+    product(true, work.grad_out, value_ld(), work.values_transposed, ld, value_dim_, work.grad_scores, ld, padded_rows,
+            padded_keys, false);
+    steps_.probabilities(work.probabilities, work.grad_scores, ld, padded_rows, padded_keys, work.lse, work.delta,
+                         scale_);
+    if (seen == visibility::some) hide(rows, keys, work);
+    product(false, work.probabilities, ld, work.grad_out, value_ld(), rows.count, work.grad_values, value_ld(),
+            padded_keys, value_width(), true);
+    product(false, work.grad_scores, ld, work.queries, key_ld(), rows.count, work.grad_keys, key_ld(), padded_keys,
+            key_width(), true);
+    product(true, work.grad_scores, ld, work.keys, key_ld(), keys.count, work.queries, key_ld(), padded_rows,
+            key_width(), false);
+    for (std::int64_t i = 0; i < rows.count; ++i) {
+      A* grad = block.grad_q.at(b, rows.first + i, head);
+      const A* from = work.queries + i * key_ld();
+      for (std::int64_t c = 0; c < block.grad_q.dim; ++c) grad[c] += from[c];
+    }
+  }
+
+  /// Invisible pairs contribute nothing. (Their probabilities may have overflowed: they are overwritten, not used.)
+  void hide(const token_block& rows, const token_block& keys, const workspace& work) const {
+    for (std::int64_t i = 0; i < rows.count; ++i) {
+      const std::int64_t position = rows.position(i);
+      if (mask_.classify(position, position, keys.position(0), keys.position(keys.count - 1)) == visibility::all) {
+        continue;
+      }
+      A* probability = work.probabilities + i * score_ld();
+      A* grad = work.grad_scores + i * score_ld();
+      for (std::int64_t key = 0; key < keys.count; ++key) {
+        if (mask_.visible(position, keys.position(key))) continue;
+        probability[key] = A{0};
+        grad[key] = A{0};
+      }
+    }
+  }
+
+  /// Rows of a tensor as scratch columns, padded with zeros to a whole granule.
+  void transpose(const tensor_view<const S>& tensor, std::int64_t b, std::int64_t head, const token_block& tokens,
+                 A* to) const {
+    const std::int64_t ld = score_ld();
+    for (std::int64_t i = 0; i < round_up(tokens.count, granule()); ++i) {
+      if (i < tokens.count) {
+        const S* from = tensor.at(b, tokens.first + i, head);
+        for (std::int64_t c = 0; c < tensor.dim; ++c) to[c * ld + i] = static_cast<A>(from[c]);
+      } else {
+        for (std::int64_t c = 0; c < tensor.dim; ++c) to[c * ld + i] = A{0};
+      }
+    }
+  }
+
+  void store(const A* from, std::int64_t ld, const tensor_view<A>& to, bool fresh, std::int64_t b, std::int64_t head,
+             const token_block& tokens) const {
+    for (std::int64_t i = 0; i < tokens.count; ++i) {
+      A* line = to.at(b, tokens.first + i, head);
+      for (std::int64_t c = 0; c < to.dim; ++c) line[c] = fresh ? from[i * ld + c] : line[c] + from[i * ld + c];
+    }
+  }
+
+  static constexpr A nothing = -std::numeric_limits<A>::infinity();
+
+  std::span<const backward_queries<S, A>> queries_;
+  std::span<const backward_keys<S, A>> keys_;
+  const head_map& heads_;
+  A scale_;
+  const Mask& mask_;
+  flash_steps<A> steps_;
+  std::int64_t key_dim_ = 0;
+  std::int64_t value_dim_ = 0;
+  std::int64_t key_block_ = 0;
+  std::int64_t row_block_ = 0;
+};
+
+}  // namespace orrery

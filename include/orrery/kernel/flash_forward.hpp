@@ -1,0 +1,249 @@
+// Copyright The Orrery authors. SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <cmath>
+#include <cstddef>
+#include <cstdint>
+#include <limits>
+#include <span>
+
+#include "orrery/kernel/flash_steps.hpp"
+#include "orrery/kernel/mask.hpp"
+#include "orrery/kernel/scratch.hpp"
+#include "orrery/kernel/tile.hpp"
+#include "orrery/kernel/token_blocks.hpp"
+
+namespace orrery {
+
+/// The forward tile of `flash` as a list of independent work items: one for each (query block, batch, head, block of
+/// rows), so that threads may share it in any way without changing a bit of the result.
+///
+/// An item loads its queries and their running state once, meets all keys, and stores once. Scratch:
+/// `flash_scratch_bytes` of stack. K and V are copied to scratch block by block, because their rows may lie a power of
+/// two apart, where the rows of a product would evict each other from the cache.
+///
+/// Source: Dao, arXiv 2307.08691, algorithm 1, transposed (see flash_steps).
+template <class S, class A, mask Mask>
+class flash_forward {
+ public:
+  flash_forward(std::span<const forward_queries<S, A>> queries, std::span<const forward_keys<S>> keys,
+                const head_map& heads, A scale, const Mask& mask, const flash_steps<A>& steps) noexcept
+      : queries_(queries), keys_(keys), heads_(heads), scale_(scale * log2_e<A>), mask_(mask), steps_(steps) {
+    for (const auto& block : queries_) {
+      if (block.q.dim > key_dim_) key_dim_ = block.q.dim;
+      if (block.out.dim > value_dim_) value_dim_ = block.out.dim;
+    }
+    choose_block_sizes();
+  }
+
+  [[nodiscard]] std::int64_t items() const noexcept {
+    std::int64_t sum = 0;
+    for (const auto& block : queries_) sum += items_of(block);
+    return sum;
+  }
+
+  void run(std::int64_t item, const host_context& context) const {
+    for (const auto& block : queries_) {
+      const std::int64_t count = items_of(block);
+      if (item < count) {
+        const token_blocks rows{block.positions, row_block_, steps_.columns};
+        // The longest rows under a causal mask come last: begin with them, so that threads finish together.
+        const token_block tokens = rows[rows.count() - 1 - item % rows.count()];
+        item /= rows.count();
+        run_rows(block, item / block.q.heads, item % block.q.heads, tokens, context);
+        return;
+      }
+      item -= count;
+    }
+  }
+
+ private:
+  static constexpr A nothing = -std::numeric_limits<A>::infinity();
+  static constexpr std::int64_t most_columns = 64;
+  static constexpr std::int64_t scratch_elements = flash_scratch_bytes / static_cast<std::int64_t>(sizeof(A));
+
+  /// What a row block needs for its whole life, and what is made anew for each block of keys.
+  struct workspace {
+    A* queries;    // [tile][key_dim][columns], scaled to powers of two
+    A* out;        // [tile][value_rows][columns]
+    A* largest;    // [tile][columns]
+    A* sum;        // [tile][columns]
+    A* factors;    // [columns]
+    A* keys;       // [key_block][key_ld]
+    A* values;     // [key_block][value_ld]
+    A* scores;     // [key_block][columns]
+  };
+
+  std::int64_t items_of(const forward_queries<S, A>& block) const noexcept {
+    return block.q.batch * block.q.heads * token_blocks{block.positions, row_block_, steps_.columns}.count();
+  }
+
+  std::int64_t key_ld() const noexcept { return scratch_cursor<A>::row_distance(key_dim_); }
+  std::int64_t value_ld() const noexcept { return scratch_cursor<A>::row_distance(value_dim_); }
+  std::int64_t value_rows() const noexcept { return round_up(value_dim_, steps_.tile_rows); }
+
+  std::int64_t elements(std::int64_t rows, std::int64_t keys) const noexcept {
+    constexpr std::int64_t slack = 8 * 16;  // what `padded` may add to each array
+    return rows * (key_dim_ + value_rows() + 2) + keys * (key_ld() + value_ld() + steps_.columns) + steps_.columns +
+           slack;
+  }
+
+  /// The blocks with the least overhead that fit. Copying a key and its value costs about as much as the arithmetic of
+  /// 40 rows with them where memory is far (rows of a trainer's tensors share no page, and no prefetcher follows them);
+  /// a block of keys costs a load and a store of the tile's output, about as much as 1.5 keys.
+  void choose_block_sizes() noexcept {
+    double least = std::numeric_limits<double>::infinity();
+    for (std::int64_t keys = 8; keys <= 96; keys += 8) {
+      std::int64_t rows = 0;
+      while (rows < 512 && elements(rows + steps_.columns, keys) <= scratch_elements) rows += steps_.columns;
+      const double overhead = 40.0 / static_cast<double>(rows) + 1.5 / static_cast<double>(keys);
+      if (rows == 0 || overhead >= least) continue;
+      least = overhead;
+      key_block_ = keys;
+      row_block_ = rows;
+    }
+  }
+
+  void run_rows(const forward_queries<S, A>& block, std::int64_t b, std::int64_t head, const token_block& rows,
+                const host_context& context) const {
+    alignas(64) A memory[static_cast<std::size_t>(scratch_elements)];
+    scratch_cursor<A> cursor{memory};
+    const std::int64_t padded_rows = round_up(rows.count, steps_.columns);
+    workspace work;
+    work.queries = cursor.take(padded_rows * key_dim_);
+    work.out = cursor.take(padded_rows * value_rows());
+    work.largest = cursor.take(padded_rows);
+    work.sum = cursor.take(padded_rows);
+    work.factors = cursor.take(steps_.columns);
+    work.keys = cursor.take(key_block_ * key_ld());
+    work.values = cursor.take(key_block_ * value_ld());
+    work.scores = cursor.take(key_block_ * steps_.columns);
+
+    load(block, b, head, rows, work);
+    const std::int64_t key_head = heads_.key_head(head);
+    for (const auto& side : keys_) {
+      const token_blocks blocks{side.positions, key_block_, steps_.tile_rows};
+      for (std::int64_t i = 0; i < blocks.count(); ++i) {
+        const token_block keys = blocks[i];
+        if (classify(rows, 0, rows.count, keys, 0, keys.count) == visibility::none) continue;
+        copy_tokens(side.k, b, key_head, keys, work.keys, key_ld(), key_dim_, steps_.tile_rows);
+        copy_tokens(side.v, b, key_head, keys, work.values, value_ld(), value_rows(), steps_.tile_rows);
+        for (std::int64_t row = 0; row < rows.count; row += steps_.columns) meet(rows, row, keys, work);
+        context.poll();
+      }
+    }
+    store(block, b, head, rows, work);
+  }
+
+  visibility classify(const token_block& rows, std::int64_t row, std::int64_t row_count, const token_block& keys,
+                      std::int64_t key, std::int64_t key_count) const {
+    return mask_.classify(rows.position(row), rows.position(row + row_count - 1), keys.position(key),
+                          keys.position(key + key_count - 1));
+  }
+
+  /// One tile of queries, from `row` on, meets one block of keys.
+  void meet(const token_block& rows, std::int64_t row, const token_block& keys, const workspace& work) const {
+    const std::int64_t row_count = rows.count - row < steps_.columns ? rows.count - row : steps_.columns;
+    const visibility seen = classify(rows, row, row_count, keys, 0, keys.count);
+    if (seen == visibility::none) return;
+    std::int64_t first = 0;
+    std::int64_t last = keys.count;
+    if (seen == visibility::some) {
+      // Only the part that somebody sees, to a granule of keys: under a causal mask half of the tile is empty.
+      while (first < last && group_visibility(rows, row, row_count, keys, first) == visibility::none) {
+        first += steps_.tile_rows;
+      }
+      if (first >= last) return;
+      std::int64_t group = (last - 1) / steps_.tile_rows * steps_.tile_rows;
+      while (group_visibility(rows, row, row_count, keys, group) == visibility::none) {
+        last = group;
+        group -= steps_.tile_rows;
+      }
+    }
+
+    const A* key_rows = work.keys + first * key_ld();
+    const std::int64_t count = last - first;
+    steps_.scores(key_rows, key_ld(), work.queries + row * key_dim_, key_dim_, work.scores,
+                  round_up(count, steps_.tile_rows));
+    if (seen == visibility::some) hide(rows, row, row_count, keys, first, last, work.scores);
+    steps_.softmax(work.scores, count, work.largest + row, work.sum + row, work.factors);
+    steps_.accumulate(work.values + first * value_ld(), value_ld(), work.scores, count, work.factors,
+                      work.out + row * value_rows(), value_rows());
+  }
+
+  visibility group_visibility(const token_block& rows, std::int64_t row, std::int64_t row_count,
+                              const token_block& keys, std::int64_t group) const {
+    const std::int64_t left = keys.count - group;
+    return classify(rows, row, row_count, keys, group, left < steps_.tile_rows ? left : steps_.tile_rows);
+  }
+
+  /// Scores of invisible pairs become -infinity, where the granule of keys is not wholly visible.
+  void hide(const token_block& rows, std::int64_t row, std::int64_t row_count, const token_block& keys,
+            std::int64_t first, std::int64_t last, A* scores) const {
+    std::int64_t row_positions[most_columns];
+    for (std::int64_t i = 0; i < row_count; ++i) row_positions[i] = rows.position(row + i);
+    for (std::int64_t group = first; group < last; group += steps_.tile_rows) {
+      if (group_visibility(rows, row, row_count, keys, group) == visibility::all) continue;
+      const std::int64_t end = group + steps_.tile_rows < last ? group + steps_.tile_rows : last;
+      for (std::int64_t key = group; key < end; ++key) {
+        const std::int64_t key_position = keys.position(key);
+        A* line = scores + (key - first) * steps_.columns;
+        for (std::int64_t i = 0; i < row_count; ++i) {
+          if (!mask_.visible(row_positions[i], key_position)) line[i] = nothing;
+        }
+      }
+    }
+  }
+
+  void load(const forward_queries<S, A>& block, std::int64_t b, std::int64_t head, const token_block& rows,
+            const workspace& work) const {
+    const std::int64_t columns = steps_.columns;
+    for (std::int64_t i = 0; i < round_up(rows.count, columns); ++i) {
+      const std::int64_t tile = i / columns * columns;
+      A* q = work.queries + tile * key_dim_ + i % columns;
+      A* out = work.out + tile * value_rows() + i % columns;
+      const bool real = i < rows.count;
+      const std::int64_t token = rows.first + i;
+      const A lse = real && !block.fresh ? *block.lse.at(b, head, token) : nothing;
+      const bool seen = lse != nothing;
+      for (std::int64_t c = 0; c < key_dim_; ++c) {
+        q[c * columns] = real ? static_cast<A>(block.q.at(b, token, head)[c]) * scale_ : A{0};
+      }
+      for (std::int64_t c = 0; c < value_rows(); ++c) {
+        out[c * columns] = seen && c < block.out.dim ? block.out.at(b, token, head)[c] : A{0};
+      }
+      // A running result counts as one key with the score lse whose value is the mean so far.
+      work.largest[i] = seen ? lse * log2_e<A> : nothing;
+      work.sum[i] = seen ? A{1} : A{0};
+    }
+  }
+
+  void store(const forward_queries<S, A>& block, std::int64_t b, std::int64_t head, const token_block& rows,
+             const workspace& work) const {
+    const std::int64_t columns = steps_.columns;
+    for (std::int64_t i = 0; i < rows.count; ++i) {
+      const std::int64_t token = rows.first + i;
+      // A row that saw nothing new keeps its bits: scaling its lse to powers of two and back could change the last one.
+      if (!block.fresh && work.sum[i] == A{1} && work.largest[i] == *block.lse.at(b, head, token) * log2_e<A>) continue;
+      const A* from = work.out + i / columns * columns * value_rows() + i % columns;
+      A* out = block.out.at(b, token, head);
+      const bool seen = work.sum[i] > A{0};
+      const A inverse = seen ? A{1} / work.sum[i] : A{0};
+      for (std::int64_t c = 0; c < block.out.dim; ++c) out[c] = from[c * columns] * inverse;
+      *block.lse.at(b, head, token) = seen ? work.largest[i] * ln_2<A> + std::log(work.sum[i]) : nothing;
+    }
+  }
+
+  std::span<const forward_queries<S, A>> queries_;
+  std::span<const forward_keys<S>> keys_;
+  const head_map& heads_;
+  A scale_;
+  const Mask& mask_;
+  flash_steps<A> steps_;
+  std::int64_t key_dim_ = 0;
+  std::int64_t value_dim_ = 0;
+  std::int64_t key_block_ = 0;
+  std::int64_t row_block_ = 0;
+};
+
+}  // namespace orrery

@@ -1,0 +1,122 @@
+// Copyright The Orrery authors. SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <cstdint>
+#include <limits>
+
+#include "orrery/kernel/exponential.hpp"
+#include "orrery/kernel/simd.hpp"
+
+namespace orrery {
+
+/// Head dimensions that the flash kernel can hold, and the stack that one of its work items uses for it: enough for one
+/// tile of queries and a few keys at the largest dimension; at 64 to 128, for some hundred of each.
+inline constexpr std::int64_t flash_max_head_dim = 512;
+inline constexpr std::int64_t flash_scratch_bytes = 272 * 1024;
+
+/// The steps of flash attention that are compiled once for each instruction set: what the kernel spends its time in.
+///
+/// All matrices are row-major in scratch memory; `ld` is the distance of rows in elements. Rows are padded to
+/// multiples of `tile_rows`, widths to multiples of `lanes`, so that no step has a remainder.
+///
+/// Forward works on transposed tiles of `columns` queries: scores[key][query] and out[dim][query]. Maxima and sums over
+/// keys are then plain vector operations, and K and V are read as they lie, element by element; only Q is transposed,
+/// once for all keys.
+template <class T>
+struct flash_steps {
+  std::int64_t columns;    ///< queries in a forward tile
+  std::int64_t lanes;      ///< elements of a vector
+  std::int64_t tile_rows;  ///< rows that a product computes at once
+
+  /// scores[rows x columns] = keys[rows x depth] * queries[depth x columns]
+  void (*scores)(const T* keys, std::int64_t ld_keys, const T* queries, std::int64_t depth, T* scores,
+                 std::int64_t rows);
+
+  /// Online softmax over `keys` rows of scores, in powers of two: scores become 2^(score - largest), `largest` and
+  /// `sum` are brought up to date, and `factors` is what the results so far must be multiplied by.
+  /// Source: Milakov and Gimelshein, arXiv 1805.02867, algorithm 3.
+  void (*softmax)(T* scores, std::int64_t keys, T* largest, T* sum, T* factors);
+
+  /// out[rows x columns] = out * factors (column by column) + values[keys x rows]^T * probabilities[keys x columns]
+  void (*accumulate)(const T* values, std::int64_t ld_values, const T* probabilities, std::int64_t keys,
+                     const T* factors, T* out, std::int64_t rows);
+
+  /// c[rows x width] (+)= A[rows x depth] * b[depth x width], where A is a (by_row) or the transpose of a.
+  void (*product)(bool by_row, const T* a, std::int64_t lda, const T* b, std::int64_t ldb, std::int64_t depth, T* c,
+                  std::int64_t ldc, std::int64_t rows, std::int64_t width, bool accumulate);
+
+  /// Backward: scores[row][key] become p = 2^(score * scale * log2(e) - lse[row]), where lse is in powers of two, and
+  /// the probability gradients become score gradients p * (grad - delta[row]) * scale.
+  void (*probabilities)(T* scores, T* grads, std::int64_t ld, std::int64_t rows, std::int64_t width, const T* lse,
+                        const T* delta, T scale);
+
+  /// values[i] = 2^values[i]; count is a multiple of `lanes`. For tests.
+  void (*powers)(T* values, std::int64_t count);
+};
+
+#if defined(__CUDACC__)
+#pragma nv_diagnostic push
+#pragma nv_diag_suppress 1675  // it hands `#pragma GCC unroll` on to the host compiler, but does not know it
+#endif
+
+namespace baseline {
+inline constexpr int vector_bytes = 16;
+inline constexpr unsigned tile_rows = 4;
+inline constexpr unsigned tile_vectors = 2;
+#include "orrery/kernel/flash_vector.inc"
+}  // namespace baseline
+
+#if defined(__x86_64__)
+
+#if defined(__clang__)
+#pragma clang attribute push(__attribute__((target("avx2,fma"))), apply_to = function)
+#else
+#pragma GCC push_options
+#pragma GCC target("avx2,fma")
+#endif
+namespace avx2 {
+inline constexpr int vector_bytes = 32;
+inline constexpr unsigned tile_rows = 4;
+inline constexpr unsigned tile_vectors = 3;
+#include "orrery/kernel/flash_vector.inc"
+}  // namespace avx2
+#if defined(__clang__)
+#pragma clang attribute pop
+#pragma clang attribute push(__attribute__((target("avx512f,avx512dq,avx512bw,avx512vl,avx2,fma"))), \
+                             apply_to = function)
+#else
+#pragma GCC pop_options
+#pragma GCC push_options
+#pragma GCC target("avx512f,avx512dq,avx512bw,avx512vl,avx2,fma")
+#endif
+namespace avx512 {
+inline constexpr int vector_bytes = 64;
+inline constexpr unsigned tile_rows = 8;
+inline constexpr unsigned tile_vectors = 3;
+#include "orrery/kernel/flash_vector.inc"
+}  // namespace avx512
+#if defined(__clang__)
+#pragma clang attribute pop
+#else
+#pragma GCC pop_options
+#endif
+
+#endif
+
+#if defined(__CUDACC__)
+#pragma nv_diagnostic pop
+#endif
+
+/// The steps for an instruction set, which the processor must support.
+template <class T>
+[[nodiscard]] inline flash_steps<T> flash_steps_for(instruction_set set) noexcept {
+#if defined(__x86_64__)
+  if (set == instruction_set::avx512) return avx512::steps<T>::table();
+  if (set == instruction_set::avx2) return avx2::steps<T>::table();
+#else
+  static_cast<void>(set);
+#endif
+  return baseline::steps<T>::table();
+}
+
+}  // namespace orrery

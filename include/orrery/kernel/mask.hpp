@@ -1,0 +1,57 @@
+// Copyright The Orrery authors. SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <concepts>
+#include <cstdint>
+#include <string>
+
+namespace orrery {
+
+/// What a mask says of a rectangle of (query, key) pairs: no pair, some pairs or all pairs are visible.
+enum class visibility : std::uint8_t { none, some, all };
+
+/// A mask is a functor over *global* positions, so that it means the same under every topology and layout.
+///
+/// - `visible(query, key)`: may this query see this key?
+/// - `classify(query_first, query_last, key_first, key_last)`: the same for all pairs of two closed intervals of
+///   positions. It may answer `some` whenever it does not know; `none` and `all` are promises, and what a kernel skips
+///   or computes without testing pairs depends on them.
+/// - `name()`: what ranks compare at construction and what messages print; it holds every parameter.
+template <class Mask>
+concept mask = std::copy_constructible<Mask> && requires(const Mask& m, std::int64_t position) {
+  { m.visible(position, position) } -> std::same_as<bool>;
+  { m.classify(position, position, position, position) } -> std::same_as<visibility>;
+  { m.name() } -> std::convertible_to<std::string>;
+};
+
+/// Every query sees every key.
+struct full {
+  [[nodiscard]] static constexpr bool visible(std::int64_t, std::int64_t) noexcept { return true; }
+  [[nodiscard]] static constexpr visibility classify(std::int64_t, std::int64_t, std::int64_t, std::int64_t) noexcept {
+    return visibility::all;
+  }
+  [[nodiscard]] static std::string name() { return "full"; }
+};
+
+/// A query at position i sees the keys at positions <= i + offset.
+///
+/// With the default offset the first query meets the first key (top-left alignment). Where queries are the last part
+/// of a longer key sequence (bottom-right alignment), offset = key length - query length.
+struct causal {
+  std::int64_t offset = 0;
+
+  [[nodiscard]] constexpr bool visible(std::int64_t query, std::int64_t key) const noexcept {
+    return key <= query + offset;
+  }
+  [[nodiscard]] constexpr visibility classify(std::int64_t query_first, std::int64_t query_last,
+                                              std::int64_t key_first, std::int64_t key_last) const noexcept {
+    if (key_last <= query_first + offset) return visibility::all;
+    if (key_first > query_last + offset) return visibility::none;
+    return visibility::some;
+  }
+  [[nodiscard]] std::string name() const {
+    return offset == 0 ? "causal" : "causal with offset " + std::to_string(offset);
+  }
+};
+
+}  // namespace orrery

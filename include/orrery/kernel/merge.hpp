@@ -1,0 +1,58 @@
+// Copyright The Orrery authors. SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+#include <limits>
+
+namespace orrery {
+
+/// How two partial results of one row combine: out = into * out_into + from * out_from, and the log-sum-exp of both.
+template <class Accumulator>
+struct merge_weighting {
+  Accumulator into;
+  Accumulator from;
+  Accumulator lse;
+};
+
+/// The one merge formula of the library, for the partials (out, lse) of attention over disjoint sets of keys.
+///
+/// With m = max(a, b), the weights are exp(a - m) and exp(b - m) over their sum, and the new log-sum-exp is m +
+/// log(sum). Both exponents are <= 0, so nothing overflows whatever the distance; the larger one is exactly 0, so the
+/// sum is 1 + the smaller exponential and log1p keeps its last bits. A side that has seen no key (lse = -infinity) has
+/// weight exactly 0; if neither has, the result is `into` as it was. Computed in the accumulator type.
+///
+/// Source: Milakov and Gimelshein, arXiv 1805.02867, section 3 (the normaliser's associative operator), here for
+/// results that are already normalised, as in Dao, arXiv 2307.08691, section 3.1.
+template <class Accumulator>
+[[nodiscard]] inline merge_weighting<Accumulator> merge_weights(Accumulator lse_into, Accumulator lse_from) noexcept {
+  constexpr Accumulator nothing = -std::numeric_limits<Accumulator>::infinity();
+  if (lse_from == nothing) return {Accumulator{1}, Accumulator{0}, lse_into};
+  if (lse_into == nothing) return {Accumulator{0}, Accumulator{1}, lse_from};
+  const bool into_is_larger = lse_into >= lse_from;
+  const Accumulator larger = into_is_larger ? lse_into : lse_from;
+  const Accumulator smaller = into_is_larger ? lse_from : lse_into;
+  const Accumulator ratio = std::exp(smaller - larger);
+  const Accumulator major = Accumulator{1} / (Accumulator{1} + ratio);
+  const Accumulator minor = ratio * major;
+  return {into_is_larger ? major : minor, into_is_larger ? minor : major, larger + std::log1p(ratio)};
+}
+
+/// Merges one row: `dim` contiguous elements and their log-sum-exp. Rows with weight 0 are not read, so a row that has
+/// seen no key may hold anything.
+template <class Accumulator, class From>
+inline void merge_row(Accumulator* out_into, Accumulator& lse_into, const From* out_from, Accumulator lse_from,
+                      std::int64_t dim) noexcept {
+  const auto weight = merge_weights(lse_into, lse_from);
+  lse_into = weight.lse;
+  if (weight.from == Accumulator{0}) return;
+  if (weight.into == Accumulator{0}) {
+    for (std::int64_t i = 0; i < dim; ++i) out_into[i] = weight.from * static_cast<Accumulator>(out_from[i]);
+    return;
+  }
+  for (std::int64_t i = 0; i < dim; ++i) {
+    out_into[i] = weight.into * out_into[i] + weight.from * static_cast<Accumulator>(out_from[i]);
+  }
+}
+
+}  // namespace orrery

@@ -1,0 +1,81 @@
+// Copyright The Orrery authors. SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <cstdint>
+
+#include "orrery/kernel/view.hpp"
+#include "orrery/layout/segment.hpp"
+
+namespace orrery {
+
+/// Which key head a query head reads. Heads are counted within the views of one tile, which may hold only a slice of
+/// the model's heads; several query heads share a key head when the model has fewer key heads (GQA, MQA).
+struct head_map {
+  std::int64_t first_query_head = 0;       ///< the model's index of query head 0 of the views
+  std::int64_t first_key_head = 0;         ///< the model's index of key head 0 of the views
+  std::int64_t queries_per_key_head = 1;   ///< the model's query heads / key heads
+
+  [[nodiscard]] constexpr std::int64_t key_head(std::int64_t query_head) const noexcept {
+    return (first_query_head + query_head) / queries_per_key_head - first_key_head;
+  }
+};
+
+/// The query side of a forward tile: one shard's queries and their running partial result.
+///
+/// `out` is the softmax-weighted mean of the values seen so far and `lse` the natural log of the sum of their
+/// exponentiated scores, so that (out, lse) is at all times the right answer for the keys seen so far; rows that have
+/// seen no key hold out = 0, lse = -infinity. If `fresh`, the memory holds nothing yet and must be written, not read.
+template <class Storage, class Accumulator>
+struct forward_queries {
+  tensor_view<const Storage> q;
+  tensor_view<Accumulator> out;
+  row_view<Accumulator> lse;
+  segments positions;
+  bool fresh = true;
+};
+
+/// The key side of a forward tile: one shard's keys and values. The head dimensions of k and v may differ.
+template <class Storage>
+struct forward_keys {
+  tensor_view<const Storage> k;
+  tensor_view<const Storage> v;
+  segments positions;
+};
+
+/// The query side of a backward tile. `lse` is the forward's final log-sum-exp, `delta` the row sums of
+/// grad_out * out; grad_q is a running sum (written, not read, if `fresh`).
+template <class Storage, class Accumulator>
+struct backward_queries {
+  tensor_view<const Storage> q;
+  tensor_view<const Storage> grad_out;
+  row_view<const Accumulator> lse;
+  row_view<const Accumulator> delta;
+  tensor_view<Accumulator> grad_q;
+  segments positions;
+  bool fresh = true;
+};
+
+/// The key side of a backward tile; grad_k and grad_v are running sums (written, not read, if `fresh`).
+template <class Storage, class Accumulator>
+struct backward_keys {
+  tensor_view<const Storage> k;
+  tensor_view<const Storage> v;
+  tensor_view<Accumulator> grad_k;
+  tensor_view<Accumulator> grad_v;
+  segments positions;
+  bool fresh = true;
+};
+
+/// What a transport hands to a kernel that computes on the host: how many threads it may use, and a function to call
+/// now and then (between blocks of a tile) for transports that make no progress by themselves.
+struct host_context {
+  int threads = 1;
+  void (*progress)(void*) = nullptr;
+  void* progress_argument = nullptr;
+
+  void poll() const {
+    if (progress != nullptr) progress(progress_argument);
+  }
+};
+
+}  // namespace orrery

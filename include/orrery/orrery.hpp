@@ -1,0 +1,23 @@
+// Copyright The Orrery authors. SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+// Everything that needs nothing but the standard library. Other transports are headers, and CMake targets, of their own.
+
+#include "orrery/attention.hpp"
+#include "orrery/draw/grid.hpp"
+#include "orrery/kernel/flash.hpp"
+#include "orrery/kernel/mask.hpp"
+#include "orrery/kernel/reference.hpp"
+#include "orrery/kernel/view.hpp"
+#include "orrery/layout/layout.hpp"
+#include "orrery/schedule/builder.hpp"
+#include "orrery/topology/all_gather.hpp"
+#include "orrery/topology/all_to_all.hpp"
+#include "orrery/topology/concentric.hpp"
+#include "orrery/topology/double_ring.hpp"
+#include "orrery/topology/ring.hpp"
+#include "orrery/topology/wallfacer.hpp"
+#include "orrery/traffic/traffic.hpp"
+#include "orrery/transport/counted.hpp"
+#include "orrery/transport/threads.hpp"
+#include "orrery/verify/verify.hpp"

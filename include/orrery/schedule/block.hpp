@@ -1,0 +1,72 @@
+// Copyright The Orrery authors. SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <cstdint>
+
+namespace orrery {
+
+/// The two sides of an interaction. For attention: Q and what belongs to a query; K and V and what belongs to a key.
+enum class side : std::uint8_t { query, key };
+
+/// What moves. Operands are read-only and may be copied to many ranks; partials are sums under way, moved and merged,
+/// never duplicated.
+enum class cargo : std::uint8_t { operand, partial };
+
+/// Which of the operator's calls a schedule serves, and which side travels in it.
+///
+/// - `forward`: query and key operands in, query partials (output and log-sum-exp) home.
+/// - `circulate_keys`: backward in which K, V and the partials of dK and dV travel.
+/// - `circulate_queries`: backward in which Q, dO, lse, delta and the partials of dQ travel.
+///
+/// Backward passes have partials on both sides.
+enum class pass : std::uint8_t { forward, circulate_keys, circulate_queries };
+
+[[nodiscard]] constexpr side travelling_side(pass p) noexcept {
+  return p == pass::circulate_queries ? side::query : side::key;
+}
+[[nodiscard]] constexpr side other_side(side s) noexcept { return s == side::query ? side::key : side::query; }
+[[nodiscard]] constexpr bool has_partials(pass p, side s) noexcept { return s == side::query || p != pass::forward; }
+[[nodiscard]] constexpr const char* name_of(pass p) noexcept {
+  return p == pass::forward ? "forward" : p == pass::circulate_keys ? "circulate_keys" : "circulate_queries";
+}
+
+/// The unit of every schedule: one side's tensors of one shard of the sequence, for one slice of the heads.
+/// Shard i is at home on rank i, with all its slices.
+struct block {
+  orrery::side side;
+  int shard;
+  int slice;
+
+  constexpr bool operator==(const block&) const = default;
+};
+
+/// Blocks of one side: those of the `count` shards first, first + stride, ..., each for the `slices` slices of the heads
+/// from `slice` on. A builder takes shards modulo the world, so `key(rank - 1)` is right on rank 0, too.
+struct blocks {
+  orrery::side side;
+  int first;
+  int count = 1;
+  int stride = 1;
+  int slice = 0;
+  int slices = 1;
+
+  constexpr blocks(orrery::side s, int first_shard, int shards = 1, int shard_stride = 1, int first_slice = 0,
+                   int slice_count = 1) noexcept
+      : side{s}, first{first_shard}, count{shards}, stride{shard_stride}, slice{first_slice}, slices{slice_count} {}
+  // NOLINTNEXTLINE(google-explicit-constructor): one block is a range of blocks
+  constexpr blocks(const block& b) noexcept : side{b.side}, first{b.shard}, slice{b.slice} {}
+
+  /// The same shards in another slice of the heads.
+  [[nodiscard]] constexpr blocks in_slice(int other) const noexcept { return {side, first, count, stride, other}; }
+};
+
+[[nodiscard]] constexpr blocks query(int shard) noexcept { return {side::query, shard}; }
+[[nodiscard]] constexpr blocks key(int shard) noexcept { return {side::key, shard}; }
+[[nodiscard]] constexpr blocks queries(int first, int count, int stride = 1) noexcept {
+  return {side::query, first, count, stride};
+}
+[[nodiscard]] constexpr blocks keys(int first, int count, int stride = 1) noexcept {
+  return {side::key, first, count, stride};
+}
+
+}  // namespace orrery

@@ -1,0 +1,204 @@
+// Copyright The Orrery authors. SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include "orrery/schedule/program.hpp"
+
+namespace orrery {
+
+/// A group of ranks first, first + stride, ... that takes part in a collective.
+struct rank_group {
+  int first = 0;
+  int count = 1;
+  int stride = 1;
+
+  [[nodiscard]] constexpr int member(int index) const noexcept { return first + index * stride; }
+  [[nodiscard]] constexpr int index_of(int rank) const noexcept { return (rank - first) / stride; }
+};
+
+/// How an exchange flies: its lane, and for how many steps it may be under way (1: usable in the next step).
+struct flight {
+  int lane = 0;
+  int steps = 1;
+};
+
+/// All members of a group hold partials for each other.
+struct every_two_ranks {
+  [[nodiscard]] constexpr bool operator()(int, int) const noexcept { return true; }
+};
+
+/// Writes one rank's program, step by step. Shards are taken modulo the world.
+///
+///     orrery::builder schedule{rank, world};
+///     for (int hop = 0; hop < world; ++hop) {
+///       if (hop + 1 < world) schedule.shift(orrery::key(rank - hop), +1);
+///       schedule.interact(orrery::query(rank), orrery::key(rank - hop));
+///       schedule.next_step();
+///     }
+///     return schedule;
+///
+/// Exchanges belong to the step in which they are written and fly while its tile is computed. A builder turns into a
+/// `program` once.
+class builder {
+ public:
+  constexpr builder(int rank, int world, pass p = pass::forward, int slices = 1) : rank_{rank}, world_{world} {
+    program_.rank = rank;
+    program_.world = world;
+    program_.pass = p;
+    program_.slices = slices;
+  }
+
+  /// Every rank sends `sent` to the rank `distance` further on and receives from the rank `distance` back what that one
+  /// sends: the same blocks, `distance` shards back. The hop of every ring.
+  constexpr void shift(const blocks& sent, int distance, flight how = {}, cargo what = cargo::operand) {
+    begin_exchange(wrapped(rank_ + distance), wrapped(rank_ - distance), how, what);
+    send(sent);
+    receive({sent.side, sent.first - distance, sent.count, sent.stride, sent.slice, sent.slices});
+  }
+
+  /// Begins an exchange of this step with rank `to`, which gets what the following `send` calls name, and rank `from`,
+  /// from which the blocks of the following `receive` calls come; either may be `nobody`. An exchange with oneself is
+  /// no exchange, and what is then named is ignored.
+  constexpr void begin_exchange(int to, int from, flight how = {}, cargo what = cargo::operand) {
+    sending_ = to != nobody && to != rank_;
+    receiving_ = from != nobody && from != rank_;
+    if (!sending_ && !receiving_) return;
+    const int now = program_.steps.count;
+    program_.exchanges.push_back({sending_ ? to : nobody, receiving_ ? from : nobody, how.lane, what, now,
+                                  now + (how.steps < 0 ? 0 : how.steps), {program_.sent.count, 0}, {program_.received.count, 0}});
+  }
+  constexpr void send(const blocks& sent) {
+    if (!sending_) return;
+    block* to = program_.sent.extend(sent.count * sent.slices);
+    for (int shard = sent.first, end = sent.first + sent.count * sent.stride; shard != end; shard += sent.stride)
+      for (int slice = 0; slice < sent.slices; ++slice) *to++ = {sent.side, shard >= 0 && shard < world_ ? shard : wrapped(shard), sent.slice + slice};
+    program_.exchanges.items[program_.exchanges.count - 1].sent.count += sent.count * sent.slices;
+  }
+  constexpr void receive(const blocks& received) {
+    if (!receiving_) return;
+    append(program_.received, received);
+    program_.exchanges.items[program_.exchanges.count - 1].received.count += received.count * received.slices;
+  }
+
+  /// Lets all pairs of `q` and `k` interact in this step. Called again in the same step, it adds blocks to both sides
+  /// of the step's tile, which is always the full product of its sides.
+  constexpr void interact(const blocks& q, const blocks& k) {
+    add_to_tile(q);
+    add_to_tile(k);
+  }
+  /// Adds blocks to one side of this step's tile.
+  constexpr void add_to_tile(const blocks& added) {
+    append(added.side == side::query ? program_.queries : program_.keys, added);
+  }
+
+  /// Ends this step and begins the next one.
+  constexpr void next_step() {
+    program_.steps.push_back({{0, 0},
+                              {exchanges_before_, program_.exchanges.count - exchanges_before_},
+                              {{queries_before_, program_.queries.count - queries_before_},
+                               {keys_before_, program_.keys.count - keys_before_}}});
+    exchanges_before_ = program_.exchanges.count;
+    queries_before_ = program_.queries.count;
+    keys_before_ = program_.keys.count;
+  }
+
+  /// Collective: every member of `group` gets the home blocks of every other member, one direct exchange for each
+  /// distance. Costs (members - 1) blocks and messages.
+  constexpr void all_gather(const rank_group& group, side s, flight how = {}) {
+    const int first = program_.exchanges.count;
+    const int me = group.index_of(program_.rank);
+    for (int distance = 1; distance < group.count; ++distance) {
+      const int to = group.member((me + distance) % group.count);
+      const int from = group.member((me + group.count - distance) % group.count);
+      begin_exchange(to, from, how);
+      send({s, rank_});
+      receive({s, from});
+    }
+    remark(collective_kind::all_gather, group, first);
+  }
+
+  /// Collective: every member of `group` sends each other member the partials it holds for that member's home shard.
+  /// Costs (members - 1) blocks and messages. `holds(from, to)` may say that rank `from` has nothing for rank `to`.
+  template <class Holds = every_two_ranks>
+  constexpr void reduce_scatter(const rank_group& group, side s, flight how = {}, const Holds& holds = {}) {
+    const int first = program_.exchanges.count;
+    const int me = group.index_of(program_.rank);
+    for (int distance = 1; distance < group.count; ++distance) {
+      const int to = group.member((me + distance) % group.count);
+      const int from = group.member((me + group.count - distance) % group.count);
+      begin_exchange(holds(program_.rank, to) ? to : nobody, holds(from, program_.rank) ? from : nobody, how, cargo::partial);
+      send({s, to});
+      receive({s, program_.rank});
+    }
+    remark(collective_kind::reduce_scatter, group, first);
+  }
+
+  /// Writes step `index` of another program of this rank into this step.
+  constexpr void repeat(const program& other, int index) {
+    const step& original = other.steps[index];
+    const int shift = program_.exchanges.count - original.exchanges.first;
+    for (int e = original.exchanges.first; e < original.exchanges.end(); ++e) {
+      const exchange& posted = other.exchanges[e];
+      begin_exchange(posted.to, posted.from, {posted.lane, posted.complete_before - posted.posted}, posted.cargo);
+      for (int s = posted.sent.first; s < posted.sent.end(); ++s) send(other.sent[s]);
+      for (int r = posted.received.first; r < posted.received.end(); ++r) {
+        receive(other.received[r].block);
+      }
+    }
+    for (const collective& native : other.collectives) {
+      if (native.exchanges.first < original.exchanges.first) continue;
+      if (native.exchanges.first >= original.exchanges.first + original.exchanges.count) continue;
+      program_.collectives.push_back(native);
+      program_.collectives.back().exchanges.first += shift;
+    }
+    const tile& t = original.tile;
+    for (int q = t.queries.first; q < t.queries.end(); ++q) add_to_tile(other.queries[q].block);
+    for (int k = t.keys.first; k < t.keys.end(); ++k) add_to_tile(other.keys[k].block);
+  }
+
+  /// Says that the exchanges of this step from index `first` on are together a collective over `group`.
+  constexpr void remark(collective_kind kind, const rank_group& group, int first) {
+    const int count = program_.exchanges.count - first;
+    if (count > 0) program_.collectives.push_back({kind, group.first, group.count, group.stride, {first, count}});
+  }
+  [[nodiscard]] constexpr int exchanges_so_far() const noexcept { return program_.exchanges.count; }
+
+  /// The program as written, without slots and completions (see `finish`). Empty steps at the end are dropped.
+  // NOLINTNEXTLINE(google-explicit-constructor): `return schedule;` is how a topology ends
+  constexpr operator program() {
+    next_step();
+    drop_empty_end();
+    return static_cast<program&&>(program_);
+  }
+
+ private:
+  [[nodiscard]] constexpr int wrapped(int shard) const noexcept {
+    return (shard % world_ + world_) % world_;
+  }
+
+  constexpr void append(list<held_block>& holders, const blocks& added) {
+    held_block* to = holders.extend(added.count * added.slices);
+    for (int shard = added.first, end = added.first + added.count * added.stride; shard != end; shard += added.stride)
+      for (int slice = 0; slice < added.slices; ++slice) *to++ = {{added.side, shard >= 0 && shard < world_ ? shard : wrapped(shard), added.slice + slice}, no_slot};
+  }
+
+  constexpr void drop_empty_end() {
+    while (!program_.steps.empty() && program_.steps.back().exchanges.count == 0 && program_.steps.back().tile.empty()) {
+      program_.steps.pop_back();
+    }
+    // An exchange that may still be under way after the last step is awaited after as many idle ones.
+    int last = program_.steps.count;
+    for (const exchange& posted : program_.exchanges) last = posted.complete_before > last ? posted.complete_before : last;
+    while (program_.steps.count < last) next_step();
+  }
+
+  program program_;
+  int rank_;
+  int world_;
+  int exchanges_before_ = 0;
+  int queries_before_ = 0;
+  int keys_before_ = 0;
+  bool sending_ = false;
+  bool receiving_ = false;
+};
+
+}  // namespace orrery

@@ -1,0 +1,128 @@
+// Copyright The Orrery authors. SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <string>
+
+#include "orrery/topology/ring.hpp"
+#include "orrery/topology/topology.hpp"
+
+namespace orrery {
+
+/// The schedule behind `all_to_all` and `ulysses`, with U known at run time; `within` is the inner topology's program
+/// for this rank's group. U must divide the world.
+[[nodiscard]] constexpr program all_to_all_program(const program& within, int rank, int world, int U) {
+  const pass p = within.pass;
+  const int group = rank / U;
+  const int member = rank % U;
+  const int first = group * U;
+  const int inner_slices = within.slices;
+  builder schedule{rank, world, p, U * inner_slices};
+
+  // Member m of each group works on slices [m * inner_slices, (m + 1) * inner_slices) of the group's whole sequence.
+  const auto slices_of_member = [&](side s, int shard, int m) { return blocks{s, shard, 1, 1, m * inner_slices, inner_slices}; };
+
+  if (U > 1) {
+    for (int distance = 1; distance < U; ++distance) {
+      const int to = (member + distance) % U;
+      const int from = (member + U - distance) % U;
+      schedule.begin_exchange(first + to, first + from);
+      schedule.send(slices_of_member(side::query, rank, to));
+      schedule.send(slices_of_member(side::key, rank, to));
+      schedule.receive(slices_of_member(side::query, first + from, member));
+      schedule.receive(slices_of_member(side::key, first + from, member));
+    }
+    schedule.remark(collective_kind::all_to_all, {first, U}, 0);
+    schedule.next_step();
+  }
+
+  // The inner schedule's rank g is this group, its shard G the U shards of group G.
+  // A group that is the whole world begins with its rank's own shard, so that all ranks' programs are alike.
+  const auto lifted = [&](const block& b) {
+    return blocks{b.side, U == world ? rank : b.shard * U, U, 1, member * inner_slices + b.slice};
+  };
+  for (int i = 0; i < within.steps.size(); ++i) {
+    const step& now = within.steps[i];
+    const int shift = schedule.exchanges_so_far() - now.exchanges.first;
+    for (int e = now.exchanges.first; e < now.exchanges.end(); ++e) {
+      const exchange& x = within.exchanges[e];
+      schedule.begin_exchange(x.to == nobody ? nobody : x.to * U + member, x.from == nobody ? nobody : x.from * U + member,
+                              {x.lane, x.complete_before - x.posted}, x.cargo);
+      for (int s = x.sent.first; s < x.sent.end(); ++s) schedule.send(lifted(within.sent[s]));
+      for (int r = x.received.first; r < x.received.end(); ++r) {
+        schedule.receive(lifted(within.received[r].block));
+      }
+    }
+    for (const collective& c : within.collectives) {
+      if (c.exchanges.first < now.exchanges.first || c.exchanges.first >= now.exchanges.first + now.exchanges.count) continue;
+      schedule.remark(c.kind, {c.first_rank * U + member, c.ranks, c.rank_stride * U}, c.exchanges.first + shift);
+    }
+    const tile& t = now.tile;
+    for (int q = t.queries.first; q < t.queries.end(); ++q) schedule.add_to_tile(lifted(within.queries[q].block));
+    for (int k = t.keys.first; k < t.keys.end(); ++k) schedule.add_to_tile(lifted(within.keys[k].block));
+    schedule.next_step();
+  }
+
+  if (U > 1) {
+    const int transposition = schedule.exchanges_so_far();
+    for (int distance = 1; distance < U; ++distance) {
+      const int to = (member + distance) % U;
+      const int from = (member + U - distance) % U;
+      schedule.begin_exchange(first + to, first + from, {}, cargo::partial);
+      schedule.send(slices_of_member(side::query, first + to, member));
+      schedule.receive(slices_of_member(side::query, rank, from));
+      if (p == pass::forward) continue;
+      schedule.send(slices_of_member(side::key, first + to, member));
+      schedule.receive(slices_of_member(side::key, rank, from));
+    }
+    schedule.remark(collective_kind::all_to_all, {first, U}, transposition);
+  }
+  return schedule;
+}
+
+/// Head parallelism (DeepSpeed-Ulysses, arXiv 2309.14509) around any topology: within groups of U consecutive ranks,
+/// shards × heads are transposed, so that each rank owns 1/U of the heads over the group's whole sequence; `Inner` runs
+/// across the P/U groups; the outputs are transposed back. U must divide P, and Inner must admit P/U. All-to-alls nest.
+///
+/// Sends per rank, forward, in shard units: 4(U-1)/U and, for each unit that Inner sends, that unit (its shards are U
+/// times as long and 1/U as wide). The heads need not divide by U: slices are then uneven, and a key head goes to every
+/// slice that has one of its query heads. `all_to_all<1, Inner>` is Inner.
+template <int U, topology Inner = ring>
+struct all_to_all {
+  static_assert(U >= 1, "orrery: all_to_all<U, Inner> needs groups of U >= 1 ranks");
+
+  [[nodiscard]] static std::string name() { return "all_to_all<" + std::to_string(U) + "," + name_of(Inner{}) + ">"; }
+  [[nodiscard]] static constexpr const char* refuses(int world, pass p = pass::forward) {
+    if (world % U != 0) return "needs a world that U divides: choose U from the world's divisors, or ring";
+    return orrery::refuses(Inner{}, world / U, p);
+  }
+  [[nodiscard]] static constexpr int slices(int world) { return U * slices_of(Inner{}, world / U); }
+  [[nodiscard]] static constexpr orrery::program program(int rank, int world, pass p = pass::forward) {
+    return all_to_all_program(draft_of(Inner{}, rank / U, world / U, p), rank, world, U);
+  }
+  [[nodiscard]] static constexpr list<orrery::program> programs(int world, pass p)
+    requires(!writes_each_rank_alone<Inner>(pass::circulate_keys))
+  {
+    const list<orrery::program> within = drafts_of(Inner{}, world / U, p);
+    list<orrery::program> all(world);
+    for (int rank = 0; rank < world; ++rank) all[rank] = all_to_all_program(within[rank / U], rank, world, U);
+    return all;
+  }
+};
+
+/// DeepSpeed-Ulysses (arXiv 2309.14509): all_to_all over the whole world. Sends per rank, forward, in shard units:
+/// 4(P-1)/P, less than any other topology, but it needs at least as many query heads as ranks.
+struct ulysses {
+  [[nodiscard]] static std::string name() { return "ulysses"; }
+  [[nodiscard]] static constexpr int slices(int world) { return world; }
+  [[nodiscard]] static constexpr orrery::program program(int rank, int world, pass p = pass::forward) {
+    return all_to_all_program(ring::program(0, 1, p), rank, world, world);
+  }
+};
+
+/// USP (arXiv 2405.07719): Ulysses within groups of U ranks, a ring across the groups.
+template <int U>
+struct usp : all_to_all<U, ring> {
+  [[nodiscard]] static std::string name() { return "usp<" + std::to_string(U) + ">"; }
+};
+
+}  // namespace orrery

@@ -1,0 +1,23 @@
+// Copyright The Orrery authors. SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <string>
+
+#include "orrery/topology/concentric.hpp"
+
+namespace orrery {
+
+/// Ring attention (arXiv 2310.01889): each rank keeps its queries, and keys travel from neighbour to neighbour behind
+/// the computation. Any world.
+///
+/// Sends per rank, forward, in shard units: 2(P-1) in P-1 messages. Backward: 4(P-1) when keys and their gradients
+/// circulate, 3(P-1) when queries do (arXiv 2403.09347). The gradient of a shard visits P-1 neighbours and then comes
+/// home; its home adds its own part there, which saves one hop of the usual P. Slots: 2 keys, whatever P is.
+struct ring {
+  [[nodiscard]] static std::string name() { return "ring"; }
+  [[nodiscard]] static constexpr orrery::program program(int rank, int world, pass p = pass::forward) {
+    return concentric_program(rank, world, 1, 1, p);
+  }
+};
+
+}  // namespace orrery

@@ -1,0 +1,139 @@
+// Copyright The Orrery authors. SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <concepts>
+#include <stdexcept>
+#include <string>
+
+#include "orrery/schedule/derive_backward.hpp"
+#include "orrery/schedule/finish.hpp"
+#include "orrery/schedule/program.hpp"
+
+namespace orrery {
+
+/// A topology is a small, empty type that writes programs: `program(rank, world)` for the forward, or
+/// `program(rank, world, pass)` for the forward and for backwards of its own. Both are ordinary constexpr functions.
+///
+/// A topology may also have
+/// - `std::string name() const`, for messages, tables and the check that all ranks use the same one;
+/// - `constexpr const char* refuses(int world) const`, or `refuses(world, pass)`: null, or the end of a sentence that says why this world is
+///   refused and what would work;
+/// - `constexpr int slices(int world) const`: into how many slices it cuts the heads (1 without it);
+/// - `constexpr list<program> programs(int world, pass) const`: the programs of all ranks, where writing them together
+///   is cheaper.
+template <class Topology>
+concept topology = std::copy_constructible<Topology> && requires(const Topology& t) {
+  { t.program(0, 1) } -> std::convertible_to<program>;
+} || requires(const Topology& t) {
+  { t.program(0, 1, pass::forward) } -> std::convertible_to<program>;
+};
+
+/// Does the topology write backward programs itself? (Else they are derived from its forward.)
+template <class Topology>
+concept topology_with_backward = requires(const Topology& t) {
+  { t.program(0, 1, pass::forward) } -> std::convertible_to<program>;
+};
+
+/// The topology's name; "custom topology" if it has none.
+template <topology Topology>
+[[nodiscard]] std::string name_of(const Topology& t) {
+  if constexpr (requires { std::string{t.name()}; }) {
+    return t.name();
+  } else {
+    return "custom topology";
+  }
+}
+
+/// Null if the topology admits the world; else the end of a sentence that says why not and what would work.
+template <topology Topology>
+[[nodiscard]] constexpr const char* refuses(const Topology& t, int world, pass p = pass::forward) {
+  if (world < 1) return "needs a world of at least one rank";
+  if (p == pass::circulate_queries && !topology_with_backward<Topology>) {
+    return "writes no backward of its own, and only circulate_keys can be derived from a forward: "
+           "use pass::circulate_keys, or give it program(rank, world, pass)";
+  }
+  if constexpr (requires { t.refuses(world, p); }) {
+    return t.refuses(world, p);
+  } else if constexpr (requires { t.refuses(world); }) {
+    return t.refuses(world);
+  } else {
+    return nullptr;
+  }
+}
+
+/// Into how many slices the topology cuts the heads.
+template <topology Topology>
+[[nodiscard]] constexpr int slices_of(const Topology& t, int world) {
+  if constexpr (requires { t.slices(world); }) {
+    return t.slices(world);
+  } else {
+    return 1;
+  }
+}
+
+/// Can a rank's program be written cheaply without those of the others?
+template <topology Topology>
+[[nodiscard]] constexpr bool writes_each_rank_alone(pass p) {
+  if constexpr (requires(const Topology& t) { t.programs(1, p); }) {
+    return false;
+  } else {
+    return topology_with_backward<Topology> || p == pass::forward;
+  }
+}
+
+/// The programs of all ranks as the topology writes them, not yet finished. Where it has no backward of its own, that is
+/// derived from its forward (see `derive_backward`). The world must be admitted.
+template <topology Topology>
+[[nodiscard]] constexpr list<program> drafts_of(const Topology& t, int world, pass p = pass::forward) {
+  if constexpr (requires { t.programs(world, p); }) {
+    return t.programs(world, p);
+  } else if constexpr (topology_with_backward<Topology>) {
+    list<program> all(world);
+    for (int rank = 0; rank < world; ++rank) all[rank] = t.program(rank, world, p);
+    return all;
+  } else {
+    list<program> all(world);
+    for (int rank = 0; rank < world; ++rank) all[rank] = t.program(rank, world);
+    if (p == pass::forward) return all;
+    return derive_backward(all);
+  }
+}
+
+/// One rank's program as the topology writes it, not yet finished. The world must be admitted.
+template <topology Topology>
+[[nodiscard]] constexpr program draft_of(const Topology& t, int rank, int world, pass p = pass::forward) {
+  if constexpr (topology_with_backward<Topology>) {
+    return t.program(rank, world, p);
+  } else {
+    if (p == pass::forward) return t.program(rank, world);
+    return drafts_of(t, world, p)[rank];
+  }
+}
+
+/// The finished programs of all ranks. Linear in their total size. The world must be admitted.
+template <topology Topology>
+[[nodiscard]] constexpr list<program> programs_of(const Topology& t, int world, pass p = pass::forward) {
+  list<program> all = drafts_of(t, world, p);
+  for (program& one : all) finish(one);
+  return all;
+}
+
+/// Throws `std::invalid_argument` with a sentence if the topology refuses the world.
+template <topology Topology>
+constexpr void require_admitted(const Topology& t, int world, pass p) {
+  if (const char* reason = refuses(t, world, p)) {
+    throw std::invalid_argument{"orrery: topology " + name_of(t) + " over " + std::to_string(world) + " ranks " + reason};
+  }
+}
+
+/// One rank's finished program; what an operator runs. Throws `std::invalid_argument` with a sentence if the world is
+/// refused.
+template <topology Topology>
+[[nodiscard]] constexpr program program_of(const Topology& t, int rank, int world, pass p = pass::forward) {
+  require_admitted(t, world, p);
+  program one = draft_of(t, rank, world, p);
+  finish(one);
+  return one;
+}
+
+}  // namespace orrery

@@ -1,0 +1,86 @@
+// Copyright The Orrery authors. SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "orrery/transport/transport.hpp"
+
+namespace orrery {
+
+/// Adaptor: a transport that counts what this rank sends in calls of the operators made from it. Costs two additions for
+/// each exchange.
+///
+///     orrery::counted counting{world};
+///     orrery::attention<orrery::ring, orrery::flash<float>> attend{counting, shape};
+///     attend.forward(...);
+///     counting.bytes_sent();
+template <transport World>
+class counted {
+  struct totals {
+    std::int64_t bytes = 0;
+    std::int64_t messages = 0;
+  };
+
+ public:
+  using memory = typename World::memory;
+
+  explicit counted(World& world) : world_{&world}, totals_{std::make_shared<totals>()} {}
+
+  [[nodiscard]] int rank() const noexcept { return world_->rank(); }
+  [[nodiscard]] int size() const noexcept { return world_->size(); }
+  void barrier() { world_->barrier(); }
+  [[nodiscard]] std::vector<std::string> all_gather(const std::string& text) { return world_->all_gather(text); }
+  template <class T>
+  void all_reduce_sum(std::span<T> values) {
+    world_->all_reduce_sum(values);
+  }
+
+  /// Bytes and messages that this rank has sent in exchanges since the beginning or `reset`.
+  [[nodiscard]] std::int64_t bytes_sent() const noexcept { return totals_->bytes; }
+  [[nodiscard]] std::int64_t messages_sent() const noexcept { return totals_->messages; }
+  void reset() noexcept { *totals_ = {}; }
+
+  class channel {
+   public:
+    channel(decltype(std::declval<World&>().open({}, {})) inner, std::shared_ptr<totals> totals,
+            std::vector<std::int64_t> bytes)
+        : inner_{std::move(inner)}, totals_{std::move(totals)}, bytes_{std::move(bytes)} {}
+
+    void begin() { inner_.begin(); }
+    void post(int exchange) {
+      if (const std::int64_t bytes = bytes_[static_cast<std::size_t>(exchange)]; bytes >= 0) {
+        totals_->bytes += bytes;
+        ++totals_->messages;
+      }
+      inner_.post(exchange);
+    }
+    void await(int exchange) { inner_.await(exchange); }
+    [[nodiscard]] auto context() const { return inner_.context(); }
+
+   private:
+    decltype(std::declval<World&>().open({}, {})) inner_;
+    std::shared_ptr<totals> totals_;
+    std::vector<std::int64_t> bytes_;  // of each exchange; -1 if it sends no message
+  };
+
+  [[nodiscard]] channel open(const program& p, std::vector<exchange_pieces> pieces) {
+    std::vector<std::int64_t> bytes;
+    for (const exchange_pieces& of_exchange : pieces) {
+      std::int64_t sum = of_exchange.sent.empty() ? -1 : 0;
+      for (const piece& one : of_exchange.sent) sum += one.bytes;
+      bytes.push_back(sum);
+    }
+    return {world_->open(p, std::move(pieces)), totals_, std::move(bytes)};
+  }
+
+ private:
+  World* world_;
+  std::shared_ptr<totals> totals_;
+};
+
+}  // namespace orrery

@@ -1,0 +1,380 @@
+// Copyright The Orrery authors. SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <atomic>
+#include <chrono>
+#include <cmath>
+#include <condition_variable>
+#include <cstring>
+#include <exception>
+#include <memory>
+#include <mutex>
+#include <new>
+#include <thread>
+
+#include "orrery/kernel/tile.hpp"
+#include "orrery/transport/transport.hpp"
+
+/// Ranks that are threads of one process.
+namespace orrery::threads {
+
+struct options {
+  /// How long a rank waits for another, in seconds, before both fail with a sentence.
+  double deadline = 60;
+  /// Threads that each rank's kernels may use.
+  int threads_per_rank = 1;
+};
+
+/// Host memory aligned to 64 bytes, zeroed.
+class host_memory {
+ public:
+  host_memory() = default;
+  explicit host_memory(std::int64_t bytes)
+      : data_{bytes > 0 ? static_cast<std::byte*>(::operator new(static_cast<std::size_t>(bytes), alignment)) : nullptr} {
+    if (data_ != nullptr) std::memset(data_.get(), 0, static_cast<std::size_t>(bytes));
+  }
+  [[nodiscard]] std::byte* data() const noexcept { return data_.get(); }
+
+ private:
+  static constexpr std::align_val_t alignment{64};
+  struct release {
+    void operator()(std::byte* data) const noexcept { ::operator delete(data, alignment); }
+  };
+  std::unique_ptr<std::byte, release> data_;
+};
+
+/// One message of a plan: where it comes from and goes to, and who has arrived. The second of its two ranks to post
+/// copies it, so that a post never waits and no thread waits for a copy that it could do itself.
+struct message {
+  const std::vector<piece>* source = nullptr;
+  const std::vector<piece>* target = nullptr;
+  std::atomic<std::uint64_t> posted{0};  // twice in a call
+  std::atomic<std::uint64_t> copied{0};  // once in a call
+
+  void copy() const {
+    for (std::size_t i = 0; i < source->size(); ++i) {
+      std::memcpy((*target)[i].data, (*source)[i].data, static_cast<std::size_t>((*source)[i].bytes));
+    }
+  }
+};
+
+/// What the ranks of a world share. Waiting threads sleep: there may be many more of them than cores.
+class shared_world {
+ public:
+  shared_world(int size, const options& how) : size_{size}, options_{how}, ranks_(static_cast<std::size_t>(size)), gathered_(ranks_.size()), published_(ranks_.size()) {
+    if (size < 1) throw std::invalid_argument{"orrery: threads::run: the number of ranks is " + std::to_string(size) + ", expected at least 1"};
+    if (!(how.deadline > 0) || !std::isfinite(how.deadline)) {
+      throw std::invalid_argument{"orrery: threads::options: deadline is " + std::to_string(how.deadline) + ", expected a positive number of seconds"};
+    }
+    if (how.threads_per_rank < 1) {
+      throw std::invalid_argument{"orrery: threads::options: threads_per_rank is " + std::to_string(how.threads_per_rank) + ", expected at least 1"};
+    }
+  }
+
+  [[nodiscard]] int size() const noexcept { return size_; }
+  [[nodiscard]] const options& how() const noexcept { return options_; }
+
+  /// A peer that means: any other rank.
+  static constexpr int anyone = -2;
+
+  /// Sleeps until `done()`, and throws if the world has failed, if rank `peer` has ended, or after the deadline. `what`
+  /// says what for; it is called only then.
+  template <class Done, class What>
+  void wait(int rank, int peer, const Done& done, const What& what) {
+    if (done()) return;
+    sleeper& me = ranks_[static_cast<std::size_t>(rank)];
+    const auto deadline = std::chrono::steady_clock::now() + std::chrono::duration<double>(options_.deadline);
+    bool in_time = true;
+    std::unique_lock lock{me.mutex};
+    while (!done()) {
+      std::string why;
+      if (const int ended = who_ended(rank, peer); ended != nobody) {
+        if (done()) return;
+        why = "rank " + std::to_string(rank) + " waits " + what() + ", but rank " + std::to_string(ended) + " has ended";
+      } else if (!in_time) {
+        why = "rank " + std::to_string(rank) + " has waited " + seconds(options_.deadline) + " " + what();
+      }
+      if (!why.empty() || failed_.load(std::memory_order_acquire)) {
+        lock.unlock();
+        fail(why);
+        throw_failure(rank);
+      }
+      in_time = me.wake.wait_until(lock, deadline) == std::cv_status::no_timeout;
+    }
+  }
+
+  /// Throws if the world has failed.
+  void check(int rank) {
+    if (failed_.load(std::memory_order_acquire)) throw_failure(rank);
+  }
+
+  void wake(int rank) {
+    sleeper& other = ranks_[static_cast<std::size_t>(rank)];
+    { const std::lock_guard lock{other.mutex}; }
+    other.wake.notify_all();
+  }
+  void wake_all() {
+    for (int rank = 0; rank < size_; ++rank) wake(rank);
+  }
+
+  /// The first failure is everybody's.
+  void fail(const std::string& why) {
+    {
+      const std::lock_guard lock{failure_mutex_};
+      if (failed_.load(std::memory_order_relaxed)) return;
+      failure_ = why;
+      failed_.store(true, std::memory_order_release);
+    }
+    wake_all();
+  }
+  void leave(int rank) {
+    ranks_[static_cast<std::size_t>(rank)].left.store(true, std::memory_order_release);
+    wake_all();
+  }
+
+  /// Returns when all ranks have come.
+  void barrier(int rank) {
+    const std::uint64_t turn = arrived_.fetch_add(1, std::memory_order_acq_rel) / static_cast<std::uint64_t>(size_) + 1;
+    const std::uint64_t all = turn * static_cast<std::uint64_t>(size_);
+    const auto complete = [&] { return arrived_.load(std::memory_order_acquire) >= all; };
+    if (complete()) return wake_all();
+    wait(rank, anyone, complete, [] { return std::string{"for all ranks to come to the same collective call"}; });
+  }
+
+  /// One entry for each rank, for texts.
+  std::vector<std::string>& gathered() noexcept { return gathered_; }
+  /// One entry for each rank, for what ranks show each other between two barriers.
+  std::vector<void*>& published() noexcept { return published_; }
+
+ private:
+  struct sleeper {
+    std::mutex mutex;
+    std::condition_variable wake;
+    std::atomic<bool> left{false};
+  };
+
+  [[nodiscard]] int who_ended(int rank, int peer) const {
+    if (peer == nobody) return nobody;
+    for (int other = 0; other < size_; ++other) {
+      if (other == rank || (peer != anyone && peer != other)) continue;
+      if (ranks_[static_cast<std::size_t>(other)].left.load(std::memory_order_acquire)) return other;
+    }
+    return nobody;
+  }
+
+  [[nodiscard]] static std::string seconds(double s) {
+    std::string text = std::to_string(s);
+    text.erase(text.find_last_not_of('0') + 1);
+    if (text.back() == '.') text.pop_back();
+    return text + " s";
+  }
+
+  [[noreturn]] void throw_failure(int rank) {
+    const std::lock_guard lock{failure_mutex_};
+    throw transport_error{"orrery: rank " + std::to_string(rank) + " stops: " + failure_};
+  }
+
+  int size_;
+  options options_;
+  std::vector<sleeper> ranks_;
+  std::atomic<std::uint64_t> arrived_{0};
+  std::mutex failure_mutex_;
+  std::atomic<bool> failed_{false};
+  std::string failure_;
+  std::vector<std::string> gathered_;
+  std::vector<void*> published_;
+};
+
+/// One rank's end of a plan. See `transport_channel`.
+class channel {
+ public:
+  channel(shared_world& world, int rank, const program& p, std::vector<exchange_pieces> pieces)
+      : world_{&world}, rank_{rank}, plan_{std::make_unique<plan>()} {
+    plan_->steps = p;
+    plan_->pieces = std::move(pieces);
+    const auto exchanges = static_cast<std::size_t>(p.exchanges.size());
+    plan_->arriving = std::shared_ptr<message[]>{new message[exchanges]};
+    plan_->leaving.resize(exchanges);
+    for (std::size_t e = 0; e < exchanges; ++e) plan_->arriving.get()[e].target = &plan_->pieces[e].received;
+
+    world_->published()[static_cast<std::size_t>(rank)] = plan_.get();
+    world_->barrier(rank);
+    for (std::size_t e = 0; e < exchanges; ++e) find_receiver(e);
+    world_->barrier(rank);
+  }
+
+  void begin() {
+    world_->check(rank_);
+    ++call_;
+  }
+
+  void post(int e) {
+    const exchange& x = plan_->steps.exchanges[e];
+    if (x.sent.count > 0) arrive(plan_->leaving[static_cast<std::size_t>(e)].get(), x.to);
+    if (x.received.count > 0) arrive(&plan_->arriving[e], x.from);
+  }
+
+  void await(int e) {
+    const exchange& x = plan_->steps.exchanges[e];
+    if (x.received.count > 0) finish(plan_->arriving[e], x.from, e, false);
+    if (x.sent.count > 0) finish(*plan_->leaving[static_cast<std::size_t>(e)], x.to, e, true);
+  }
+
+  [[nodiscard]] host_context context() const noexcept { return {world_->how().threads_per_rank, nullptr, nullptr}; }
+
+ private:
+  struct plan {
+    program steps;
+    std::vector<exchange_pieces> pieces;
+    std::shared_ptr<message[]> arriving;              // shared with the senders, who may look at them last
+    std::vector<std::shared_ptr<message>> leaving;
+  };
+
+  /// The k-th message to a rank in a lane is the k-th that it expects from here in that lane.
+  void find_receiver(std::size_t e) {
+    const exchange& x = plan_->steps.exchanges[static_cast<int>(e)];
+    if (x.sent.count == 0) return;
+    int before = 0;
+    for (std::size_t d = 0; d < e; ++d) {
+      const exchange& y = plan_->steps.exchanges[static_cast<int>(d)];
+      if (y.sent.count > 0 && y.to == x.to && y.lane == x.lane) ++before;
+    }
+    const plan& other = *static_cast<const plan*>(world_->published()[static_cast<std::size_t>(x.to)]);
+    for (int r = 0; r < other.steps.exchanges.size(); ++r) {
+      const exchange& y = other.steps.exchanges[r];
+      if (y.received.count == 0 || y.from != rank_ || y.lane != x.lane || before-- > 0) continue;
+      message& found = other.arriving[r];
+      const std::vector<piece>& sent = plan_->pieces[e].sent;
+      bool fits = sent.size() == found.target->size();
+      for (std::size_t i = 0; fits && i < sent.size(); ++i) fits = sent[i].bytes == (*found.target)[i].bytes;
+      if (!fits) break;
+      found.source = &sent;
+      plan_->leaving[e] = std::shared_ptr<message>{other.arriving, &found};
+      return;
+    }
+    const std::string why = "rank " + std::to_string(rank_) + " sends " + describe(static_cast<int>(e), true) + " to rank " +
+                            std::to_string(x.to) + ", which does not expect it, or not in this size";
+    world_->fail(why);
+    throw transport_error{"orrery: " + why};
+  }
+
+  void arrive(message* m, int peer) {
+    if (m->posted.fetch_add(1, std::memory_order_acq_rel) % 2 == 0) return;
+    m->copy();
+    m->copied.fetch_add(1, std::memory_order_release);
+    world_->wake(peer);
+  }
+
+  void finish(message& m, int peer, int e, bool sending) {
+    world_->wait(
+        rank_, peer, [&] { return m.copied.load(std::memory_order_acquire) >= call_; },
+        [&] {
+          return "in step " + std::to_string(plan_->steps.exchanges[e].complete_before) + (sending ? " for rank " + std::to_string(peer) + " to take " : " for ") +
+                 describe(e, sending) + (sending ? "" : " from rank " + std::to_string(peer));
+        });
+  }
+
+  [[nodiscard]] std::string describe(int e, bool sending) const {
+    const exchange& x = plan_->steps.exchanges[e];
+    std::vector<block> named;
+    for (int s = x.sent.first; sending && s < x.sent.end(); ++s) named.push_back(plan_->steps.sent[s]);
+    for (int r = x.received.first; !sending && r < x.received.end(); ++r) named.push_back(plan_->steps.received[r].block);
+    return (x.cargo == cargo::partial ? "the partial of " : "") + describe_blocks(named);
+  }
+
+  shared_world* world_;
+  int rank_;
+  std::unique_ptr<plan> plan_;
+  std::uint64_t call_ = 0;
+};
+
+/// One rank of the world: what `run` hands to each thread. See `transport`.
+class world {
+ public:
+  using memory = host_memory;
+
+  world(shared_world& shared, int rank) noexcept : shared_{&shared}, rank_{rank} {}
+
+  [[nodiscard]] int rank() const noexcept { return rank_; }
+  [[nodiscard]] int size() const noexcept { return shared_->size(); }
+
+  /// Returns when all ranks have called it.
+  void barrier() { shared_->barrier(rank_); }
+
+  /// The texts of all ranks.
+  [[nodiscard]] std::vector<std::string> all_gather(const std::string& text) {
+    shared_->gathered()[static_cast<std::size_t>(rank_)] = text;
+    barrier();
+    std::vector<std::string> all = shared_->gathered();
+    barrier();
+    return all;
+  }
+
+  /// Replaces the values of all ranks by their sums, added in the order of the ranks: every rank gets the same bits. All
+  /// ranks give equally many values.
+  template <class T>
+  void all_reduce_sum(std::span<T> values) {
+    std::vector<void*>& published = shared_->published();
+    published[static_cast<std::size_t>(rank_)] = values.data();
+    barrier();
+    const std::size_t begin = values.size() * static_cast<std::size_t>(rank_) / published.size();
+    const std::size_t end = values.size() * (static_cast<std::size_t>(rank_) + 1) / published.size();
+    for (std::size_t i = begin; i < end; ++i) {
+      T sum{};
+      for (void* const of_rank : published) sum += static_cast<T*>(of_rank)[i];
+      for (void* const of_rank : published) static_cast<T*>(of_rank)[i] = sum;
+    }
+    barrier();
+  }
+
+  [[nodiscard]] channel open(const program& p, std::vector<exchange_pieces> pieces) {
+    return {*shared_, rank_, p, std::move(pieces)};
+  }
+
+ private:
+  shared_world* shared_;
+  int rank_;
+};
+
+/// Calls `body(world&)` on `ranks` new threads, each with its own rank, and returns when all have ended. If one of them
+/// throws, the others fail at their next communication, and the first exception is thrown here.
+///
+/// Throws `std::invalid_argument` for a number of ranks, deadline or threads that is not positive.
+template <class Body>
+void run(int ranks, const options& how, Body&& body) {
+  shared_world shared{ranks, how};
+  std::mutex mutex;
+  std::exception_ptr first;
+  const auto of_rank = [&](int rank) {
+    try {
+      world mine{shared, rank};
+      body(mine);
+    } catch (...) {
+      std::string why = "rank " + std::to_string(rank) + " failed";
+      {
+        const std::lock_guard lock{mutex};
+        if (first == nullptr) first = std::current_exception();
+      }
+      try {
+        throw;
+      } catch (const std::exception& e) {
+        why += std::string{": "} + e.what();
+      } catch (...) {
+      }
+      shared.fail(why);
+    }
+    shared.leave(rank);
+  };
+  std::vector<std::thread> threads;
+  threads.reserve(static_cast<std::size_t>(ranks));
+  for (int rank = 0; rank < ranks; ++rank) threads.emplace_back(of_rank, rank);
+  for (std::thread& one : threads) one.join();
+  if (first != nullptr) std::rethrow_exception(first);
+}
+
+template <class Body>
+void run(int ranks, Body&& body) {
+  run(ranks, options{}, static_cast<Body&&>(body));
+}
+
+}  // namespace orrery::threads

@@ -1,0 +1,124 @@
+// Copyright The Orrery authors. SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <concepts>
+#include <cstddef>
+#include <cstdint>
+#include <map>
+#include <span>
+#include <stdexcept>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "orrery/schedule/program.hpp"
+
+namespace orrery {
+
+/// Communication failed: a peer did not come in time, left or failed. The message names ranks, step and block. The world
+/// cannot be used any more.
+struct transport_error : std::runtime_error {
+  using std::runtime_error::runtime_error;
+};
+
+/// Contiguous memory of the transport's kind (of the host, of a device).
+struct piece {
+  std::byte* data = nullptr;
+  std::int64_t bytes = 0;
+};
+
+/// Where an exchange's blocks lie, one piece for each block, in the order of the program. Fixed when the plan is made.
+struct exchange_pieces {
+  std::vector<piece> sent;
+  std::vector<piece> received;
+};
+
+/// One end of a plan: what an executor gets from `open`.
+///
+/// `begin` starts a call. `post(e)` starts the program's exchange e, `await(e)` lets what follows be ordered after its
+/// completion: on a host by waiting, on a device by enqueuing. Neither allocates. Each exchange is posted and awaited
+/// once in a call, in the order of the program. `context()` is what kernels are called with.
+template <class Channel>
+concept transport_channel = requires(Channel& channel, int exchange) {
+  channel.begin();
+  channel.post(exchange);
+  channel.await(exchange);
+  channel.context();
+};
+
+/// One rank's view of a world of ranks. All members but `rank` and `size` are collective: all ranks call them, in one
+/// order.
+///
+/// - `open(program, pieces)` prepares a plan and returns its channel; the pieces (one entry for each exchange of the
+///   program) stay where they are until the channel is gone.
+/// - `all_gather(text)` returns the texts of all ranks. For plan time only: it may allocate.
+/// - `memory` is where the plan's buffers live: constructed with a number of bytes, aligned to 64, it has `data()`.
+template <class World>
+concept transport = requires(World& world, const program& p, std::vector<exchange_pieces> pieces, const std::string& text) {
+  { world.rank() } -> std::convertible_to<int>;
+  { world.size() } -> std::convertible_to<int>;
+  { world.all_gather(text) } -> std::same_as<std::vector<std::string>>;
+  { world.open(p, pieces) } -> transport_channel;
+  typename World::memory;
+};
+
+/// One thing that all ranks must say alike.
+struct agreement {
+  std::string name;
+  std::string value;
+};
+
+/// Throws on every rank, with the same sentence, if ranks do not all say the same: it names the field and who says what.
+/// An entry named "error" is a rank's own failure, thrown on all ranks with its rank. Collective.
+template <transport World>
+void require_agreement(World& world, std::span<const agreement> mine) {
+  std::string text;
+  for (const agreement& field : mine) text += field.name + '\x1f' + field.value + '\x1e';
+  const std::vector<std::string> texts = world.all_gather(text);
+
+  std::vector<std::vector<agreement>> all;
+  for (const std::string& from : texts) {
+    std::vector<agreement>& fields = all.emplace_back();
+    for (std::size_t at = 0; at < from.size();) {
+      const std::size_t middle = from.find('\x1f', at);
+      const std::size_t end = from.find('\x1e', at);
+      fields.push_back({from.substr(at, middle - at), from.substr(middle + 1, end - middle - 1)});
+      at = end + 1;
+    }
+  }
+  for (std::size_t rank = 0; rank < all.size(); ++rank) {
+    for (const agreement& field : all[rank]) {
+      if (field.name == "error" && !field.value.empty()) {
+        throw std::invalid_argument{"orrery: rank " + std::to_string(rank) + ": " + field.value};
+      }
+    }
+  }
+  for (std::size_t i = 0; i < all[0].size(); ++i) {
+    std::map<std::string, std::string> ranks_by_value;
+    for (std::size_t rank = 0; rank < all.size(); ++rank) {
+      const bool has = i < all[rank].size() && all[rank][i].name == all[0][i].name;
+      std::string& ranks = ranks_by_value[has ? all[rank][i].value : "nothing"];
+      ranks += (ranks.empty() ? "" : ", ") + std::to_string(rank);
+    }
+    if (ranks_by_value.size() == 1) continue;
+    std::string sentence = "orrery: ranks disagree about " + all[0][i].name + ":";
+    for (const auto& [value, ranks] : ranks_by_value) {
+      sentence += (sentence.back() == ':' ? " " : "; ");
+      sentence += (ranks.find(',') == std::string::npos ? "rank " : "ranks ") + ranks + " has " + value;
+    }
+    throw std::invalid_argument{sentence + "; give all ranks the same"};
+  }
+}
+
+/// "key shard 3" or "query shards 0, 1 (slice 2)": the blocks of a message, for sentences.
+[[nodiscard]] inline std::string describe_blocks(std::span<const block> blocks) {
+  std::string text;
+  for (const block& b : blocks) {
+    text += (text.empty() ? "" : ", ");
+    text += (b.side == side::query ? "query shard " : "key shard ") + std::to_string(b.shard);
+    if (b.slice > 0) text += " (slice " + std::to_string(b.slice) + ")";
+  }
+  return text;
+}
+
+}  // namespace orrery

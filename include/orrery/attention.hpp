@@ -3,16 +3,17 @@
 
 #include <cmath>
 #include <cstdint>
+#include <cstdio>
 #include <memory>
-#include <optional>
 #include <stdexcept>
 #include <string>
-#include <vector>
+#include <utility>
 
 #include "orrery/kernel/mask.hpp"
 #include "orrery/kernel/view.hpp"
 #include "orrery/layout/layout.hpp"
-#include "orrery/run/attention_interaction.hpp"
+#include "orrery/run/attention_backward.hpp"
+#include "orrery/run/attention_forward.hpp"
 #include "orrery/run/executor.hpp"
 #include "orrery/topology/topology.hpp"
 #include "orrery/transport/transport.hpp"
@@ -23,13 +24,13 @@ namespace orrery {
 /// The sizes of an attention operator, for the whole sequence and all heads: what every rank must say alike.
 struct attention_shape {
   std::int64_t batch = 1;
-  std::int64_t length = 0;       ///< tokens of the query sequence, over all ranks
+  std::int64_t length = 0;  ///< tokens of the query sequence, over all ranks
   std::int64_t query_heads = 1;
-  std::int64_t key_heads = 0;    ///< a divisor of query_heads; 0: as many as query heads
-  std::int64_t head_dim = 0;     ///< of queries and keys
-  std::int64_t value_dim = 0;    ///< of values and outputs; 0: head_dim
-  std::int64_t key_length = 0;   ///< tokens of the key sequence, over all ranks; 0: length
-  double scale = 0;              ///< of the scores; 0: 1 / sqrt(head_dim)
+  std::int64_t key_heads = 0;             ///< a divisor of query_heads; 0: as many as query heads
+  std::int64_t head_dim = 0;              ///< of queries and keys
+  std::int64_t value_dim = 0;             ///< of values and outputs; 0: head_dim
+  std::int64_t key_length = 0;            ///< tokens of the key sequence, over all ranks; 0: length
+  double scale = 0;                       ///< of the scores; 0: 1 / sqrt(head_dim)
   pass circulate = pass::circulate_keys;  ///< the backward's policy
 };
 
@@ -48,7 +49,8 @@ concept attention_kernel = requires {
 /// Exact attention over a sequence that is split across ranks, forward and backward.
 ///
 ///     orrery::attention<orrery::wallfacer<2>, orrery::flash<float>> attend{
-///         world, {.length = 65536, .query_heads = 32, .key_heads = 8, .head_dim = 128}, orrery::causal{}, orrery::zigzag{}};
+///         world, {.length = 65536, .query_heads = 32, .key_heads = 8, .head_dim = 128}, orrery::causal{},
+///         orrery::zigzag{}};
 ///     attend.forward(q, k, v, out, lse);
 ///     attend.backward(q, k, v, out, lse, grad_out, grad_q, grad_k, grad_v);
 ///
@@ -69,8 +71,9 @@ class attention {
   template <transport World, mask Mask = full, layout Layout = contiguous>
   attention(World& world, const attention_shape& shape, const Mask& mask = {}, const Layout& layout = {},
             const Topology& topology = {}) {
-    static_assert(Kernel::template supports<Mask>,
-                  "orrery: this kernel does not support this mask; orrery::flash and orrery::reference support every mask");
+    static_assert(
+        Kernel::template supports<Mask>,
+        "orrery: this kernel does not support this mask; orrery::flash and orrery::reference support every mask");
     const attention_shape complete = completed(shape);
     std::string error = what_is_wrong(complete, topology, world.size());
     if (error.empty()) error = what_is_unproven(complete, topology, world.size());
@@ -81,13 +84,13 @@ class attention {
     calls_ = std::make_unique<planned_calls<World, Mask>>(world, complete, mask, layout, topology);
   }
 
-  /// out = softmax(scale · q kᵀ, masked) v and lse = log of the softmax's denominators (natural; -infinity, with out = 0,
-  /// for a query that sees no key).
+  /// out = softmax(scale · q kᵀ, masked) v and lse = log of the softmax's denominators (natural; -infinity, with out =
+  /// 0, for a query that sees no key).
   ///
   /// q: [batch, tokens, query_heads, head_dim], k: [batch, key tokens, key_heads, head_dim], v and out alike with
   /// value_dim; lse: [batch, query_heads, tokens]. Cost: 2 (head_dim + value_dim) flop for each visible pair and query
-  /// head, and the topology's forward traffic. Throws `std::invalid_argument`, before anything is written or sent, for a
-  /// view that does not fit, and `transport_error` if a peer fails.
+  /// head, and the topology's forward traffic. Throws `std::invalid_argument`, before anything is written or sent, for
+  /// a view that does not fit, and `transport_error` if a peer fails.
   void forward(const tensor_view<const storage>& q, const tensor_view<const storage>& k,
                const tensor_view<const storage>& v, const tensor_view<storage>& out, const row_view<accumulator>& lse) {
     check("forward", "q", q, query_positions_, shape_.query_heads, shape_.head_dim);
@@ -155,7 +158,8 @@ class attention {
     executor<World, attention_backward<Kernel, Mask, memory>> backward_run;
 
     template <class Layout>
-    planned_calls(World& world, const attention_shape& shape, const Mask& mask, const Layout& layout, const Topology& topology)
+    planned_calls(World& world, const attention_shape& shape, const Mask& mask, const Layout& layout,
+                  const Topology& topology)
         : plan{plan_of(world, shape, mask, layout, topology)},
           forward_program{program_of(topology, world.rank(), world.size(), pass::forward)},
           backward_program{program_of(topology, world.rank(), world.size(), shape.circulate)},
@@ -197,16 +201,26 @@ class attention {
     }
 
     template <class Layout>
-    static attention_plan<Mask> plan_of(World& world, const attention_shape& shape, const Mask& mask, const Layout& layout,
-                                        const Topology& topology) {
-      attention_plan<Mask> made{shape.batch, shape.query_heads, shape.key_heads, shape.head_dim, shape.value_dim,
-                                shape.scale, world.rank(), mask, {}, {}, {}};
+    static attention_plan<Mask> plan_of(World& world, const attention_shape& shape, const Mask& mask,
+                                        const Layout& layout, const Topology& topology) {
+      attention_plan<Mask> made{shape.batch,
+                                shape.query_heads,
+                                shape.key_heads,
+                                shape.head_dim,
+                                shape.value_dim,
+                                shape.scale,
+                                world.rank(),
+                                mask,
+                                {},
+                                {},
+                                {}};
       for (int rank = 0; rank < world.size(); ++rank) {
         made.query_shards.push_back(layout.shard(rank, world.size(), shape.length));
         made.key_shards.push_back(layout.shard(rank, world.size(), shape.key_length));
       }
       const int slices = slices_of(topology, world.size());
-      for (int s = 0; s < slices; ++s) made.slices.push_back(head_slice::of(s, slices, shape.query_heads, shape.key_heads));
+      for (int s = 0; s < slices; ++s)
+        made.slices.push_back(head_slice::of(s, slices, shape.query_heads, shape.key_heads));
       return made;
     }
   };
@@ -223,13 +237,15 @@ class attention {
   [[nodiscard]] static std::string what_is_wrong(const attention_shape& shape, const Topology& topology, int world) {
     const auto number = [](std::int64_t n) { return std::to_string(n); };
     const std::pair<const char*, std::int64_t> sizes[] = {
-        {"batch", shape.batch},       {"length", shape.length},       {"query_heads", shape.query_heads}, {"key_heads", shape.key_heads},
-        {"head_dim", shape.head_dim}, {"value_dim", shape.value_dim}, {"key_length", shape.key_length}};
+        {"batch", shape.batch},          {"length", shape.length},     {"query_heads", shape.query_heads},
+        {"key_heads", shape.key_heads},  {"head_dim", shape.head_dim}, {"value_dim", shape.value_dim},
+        {"key_length", shape.key_length}};
     for (const auto& [name, size] : sizes) {
       if (size < 1) return std::string{name} + " is " + number(size) + ", expected at least 1";
     }
     if (shape.query_heads % shape.key_heads != 0) {
-      return "key_heads is " + number(shape.key_heads) + ", expected a divisor of query_heads, " + number(shape.query_heads);
+      return "key_heads is " + number(shape.key_heads) + ", expected a divisor of query_heads, " +
+             number(shape.query_heads);
     }
     for (const auto& [name, dim] : {std::pair{"head_dim", shape.head_dim}, std::pair{"value_dim", shape.value_dim}}) {
       if (dim > Kernel::max_head_dim) {
@@ -252,9 +268,10 @@ class attention {
       for (int u = 2; u <= world; ++u) {
         if (world % u == 0 && u <= shape.query_heads) hybrid = u;
       }
-      return "topology " + name_of(topology) + " cuts the heads into " + number(slices) + " slices, but query_heads is " +
-             number(shape.query_heads) + "; " +
-             (hybrid > 1 ? "usp<" + number(hybrid) + "> works here: all-to-all over " + number(hybrid) + " ranks, a ring across"
+      return "topology " + name_of(topology) + " cuts the heads into " + number(slices) +
+             " slices, but query_heads is " + number(shape.query_heads) + "; " +
+             (hybrid > 1 ? "usp<" + number(hybrid) + "> works here: all-to-all over " + number(hybrid) +
+                               " ranks, a ring across"
                          : std::string{"ring and concentric do not cut heads"});
     }
     return "";
@@ -264,8 +281,8 @@ class attention {
     for (const pass p : {pass::forward, shape.circulate}) {
       const verdict v = verify(topology, world, p);
       if (!v.ok()) {
-        return "the schedule of topology " + name_of(topology) + " (" + name_of(p) + ") is wrong for " + std::to_string(world) +
-               " ranks: " + v.sentence();
+        return "the schedule of topology " + name_of(topology) + " (" + name_of(p) + ") is wrong for " +
+               std::to_string(world) + " ranks: " + v.sentence();
       }
     }
     return "";
@@ -274,7 +291,9 @@ class attention {
   template <class World>
   static void agree(World& world, const attention_shape& shape, const std::string& mask, const std::string& layout,
                     const std::string& topology, const std::string& error) {
-    const auto number = [](auto n) { return std::to_string(n); };
+    const auto number = [](std::int64_t n) { return std::to_string(n); };
+    char scale[32];
+    std::snprintf(scale, sizeof scale, "%.17g", shape.scale);
     const agreement fields[] = {{"error", error},
                                 {"topology", topology},
                                 {"kernel", Kernel::name()},
@@ -287,7 +306,7 @@ class attention {
                                 {"head_dim", number(shape.head_dim)},
                                 {"value_dim", number(shape.value_dim)},
                                 {"key_length", number(shape.key_length)},
-                                {"scale", number(shape.scale)},
+                                {"scale", scale},
                                 {"circulate", name_of(shape.circulate)}};
     require_agreement(world, fields);
   }
@@ -301,13 +320,15 @@ class attention {
     if (view.size() == 0) return;
     if (view.data == nullptr) refuse(call, name, "is null");
     if (reinterpret_cast<std::uintptr_t>(view.data) % alignof(typename View::element) != 0) {
-      refuse(call, name, "is not aligned to its elements of " + std::to_string(alignof(typename View::element)) + " bytes");
+      refuse(call, name,
+             "is not aligned to its elements of " + std::to_string(alignof(typename View::element)) + " bytes");
     }
   }
 
   static void check_size(const char* call, const char* name, const char* what, std::int64_t is, std::int64_t expected) {
     if (is != expected) {
-      refuse(call, name, "has " + std::string{what} + " " + std::to_string(is) + ", expected " + std::to_string(expected));
+      refuse(call, name,
+             "has " + std::string{what} + " " + std::to_string(is) + ", expected " + std::to_string(expected));
     }
   }
 
@@ -321,7 +342,8 @@ class attention {
     check_memory(call, name, view);
   }
   template <class T>
-  void check(const char* call, const char* name, const row_view<T>& view, const segments& tokens, std::int64_t heads) const {
+  void check(const char* call, const char* name, const row_view<T>& view, const segments& tokens,
+             std::int64_t heads) const {
     check_size(call, name, "batch", view.batch, shape_.batch);
     check_size(call, name, "heads", view.heads, heads);
     check_size(call, name, "sequence (this rank's tokens)", view.sequence, tokens.tokens());

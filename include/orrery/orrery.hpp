@@ -1,7 +1,8 @@
 // Copyright The Orrery authors. SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-// Everything that needs nothing but the standard library. Other transports are headers, and CMake targets, of their own.
+// Everything that needs nothing but the standard library. Other transports are headers, and CMake targets, of their
+// own.
 
 #include "orrery/attention.hpp"
 #include "orrery/draw/grid.hpp"

@@ -10,9 +10,9 @@
 namespace orrery {
 
 /// Draws programs for a terminal: a row for each rank, a column for each step. A cell shows the step's tile as
-/// `queries x keys`, then what it sends: `>3:k1` is key shard 1 to rank 3, `>3:+q1` the partial of query shard 1; runs of
-/// shards are written `0-3`, a slice of the heads `.s`. Messages that a cell of `width` characters has no room for are
-/// counted.
+/// `queries x keys`, then what it sends: `>3:k1` is key shard 1 to rank 3, `>3:+q1` the partial of query shard 1; runs
+/// of shards are written `0-3`, a slice of the heads `.s`. Messages that a cell of `width` characters has no room for
+/// are counted.
 [[nodiscard]] inline std::string draw_grid(const list<program>& programs, std::size_t width = 28) {
   const auto runs = [](std::vector<int> shards) {
     std::sort(shards.begin(), shards.end());
@@ -32,7 +32,7 @@ namespace orrery {
     return runs(shards);
   };
   int steps = 0;
-  for (const program& p : programs) steps = std::max(steps, p.steps.size());
+  for (const program& p : programs) steps = (std::max)(steps, p.steps.size());
 
   std::vector<std::vector<std::string>> cells;
   for (const program& p : programs) {
@@ -49,7 +49,8 @@ namespace orrery {
         for (int e = now.exchanges.first; e < now.exchanges.end(); ++e) {
           const exchange& x = p.exchanges[e];
           if (x.sent.count == 0) continue;
-          std::string message = (cell.empty() ? ">" : " >") + std::to_string(x.to) + ":" + (x.cargo == cargo::partial ? "+" : "");
+          std::string message =
+              (cell.empty() ? ">" : " >") + std::to_string(x.to) + ":" + (x.cargo == cargo::partial ? "+" : "");
           for (const side s : {side::query, side::key}) {
             std::vector<int> shards;
             for (int b = x.sent.first; b < x.sent.end(); ++b) {
@@ -72,7 +73,7 @@ namespace orrery {
   std::vector<std::size_t> widths;
   for (int i = 0; i < steps; ++i) {
     std::size_t widest = std::to_string(i).size();
-    for (const auto& row : cells) widest = std::max(widest, row[static_cast<std::size_t>(i)].size());
+    for (const auto& row : cells) widest = (std::max)(widest, row[static_cast<std::size_t>(i)].size());
     widths.push_back(widest);
   }
   const auto padded = [](const std::string& text, std::size_t to) { return text + std::string(to - text.size(), ' '); };

@@ -64,14 +64,14 @@ class flash_forward {
 
   /// What a row block needs for its whole life, and what is made anew for each block of keys.
   struct workspace {
-    A* queries;    // [tile][key_dim][columns], scaled to powers of two
-    A* out;        // [tile][value_rows][columns]
-    A* largest;    // [tile][columns]
-    A* sum;        // [tile][columns]
-    A* factors;    // [columns]
-    A* keys;       // [key_block][key_ld]
-    A* values;     // [key_block][value_ld]
-    A* scores;     // [key_block][columns]
+    A* queries;  // [tile][key_dim][columns], scaled to powers of two
+    A* out;      // [tile][value_rows][columns]
+    A* largest;  // [tile][columns]
+    A* sum;      // [tile][columns]
+    A* factors;  // [columns]
+    A* keys;     // [key_block][key_ld]
+    A* values;   // [key_block][value_ld]
+    A* scores;   // [key_block][columns]
   };
 
   std::int64_t items_of(const forward_queries<S, A>& block) const noexcept {

@@ -56,9 +56,8 @@ struct host_backend {
   /// Every element becomes `value` (for a log-sum-exp that has seen no key: -infinity).
   template <class T>
   static void clear(const host_context&, const row_view<T>& rows, std::type_identity_t<T> value = T{}) {
-    for_each_row(rows, [&](std::int64_t b, std::int64_t head, std::int64_t token) {
-      *rows.at(b, head, token) = value;
-    });
+    for_each_row(rows,
+                 [&](std::int64_t b, std::int64_t head, std::int64_t token) { *rows.at(b, head, token) = value; });
   }
 
   /// (out_into, lse_into) = the attention over the keys of both partials; see `merge_weights`.

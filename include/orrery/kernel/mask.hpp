@@ -43,8 +43,8 @@ struct causal {
   [[nodiscard]] constexpr bool visible(std::int64_t query, std::int64_t key) const noexcept {
     return key <= query + offset;
   }
-  [[nodiscard]] constexpr visibility classify(std::int64_t query_first, std::int64_t query_last,
-                                              std::int64_t key_first, std::int64_t key_last) const noexcept {
+  [[nodiscard]] constexpr visibility classify(std::int64_t query_first, std::int64_t query_last, std::int64_t key_first,
+                                              std::int64_t key_last) const noexcept {
     if (key_last <= query_first + offset) return visibility::all;
     if (key_first > query_last + offset) return visibility::none;
     return visibility::some;

@@ -26,7 +26,7 @@ struct reference : host_backend {
   using accumulator = double;
   using context = host_context;
 
-  static constexpr std::int64_t max_head_dim = std::numeric_limits<std::int64_t>::max();
+  static constexpr std::int64_t max_head_dim = (std::numeric_limits<std::int64_t>::max)();
 
   /// Any mask works: pairs are tested one by one.
   template <mask Mask>

@@ -11,9 +11,9 @@ namespace orrery {
 /// Which key head a query head reads. Heads are counted within the views of one tile, which may hold only a slice of
 /// the model's heads; several query heads share a key head when the model has fewer key heads (GQA, MQA).
 struct head_map {
-  std::int64_t first_query_head = 0;       ///< the model's index of query head 0 of the views
-  std::int64_t first_key_head = 0;         ///< the model's index of key head 0 of the views
-  std::int64_t queries_per_key_head = 1;   ///< the model's query heads / key heads
+  std::int64_t first_query_head = 0;      ///< the model's index of query head 0 of the views
+  std::int64_t first_key_head = 0;        ///< the model's index of key head 0 of the views
+  std::int64_t queries_per_key_head = 1;  ///< the model's query heads / key heads
 
   [[nodiscard]] constexpr std::int64_t key_head(std::int64_t query_head) const noexcept {
     return (first_query_head + query_head) / queries_per_key_head - first_key_head;

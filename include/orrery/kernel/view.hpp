@@ -40,9 +40,7 @@ struct tensor_view {
   [[nodiscard]] constexpr std::int64_t size() const noexcept { return batch * sequence * heads * dim; }
 
   // NOLINTNEXTLINE(google-explicit-constructor): a view of mutable data is a view of constant data
-  constexpr operator tensor_view<const T>() const noexcept
-    requires(!std::is_const_v<T>)
-  {
+  constexpr operator tensor_view<const T>() const noexcept requires(!std::is_const_v<T>) {
     return {data, batch, sequence, heads, dim, batch_stride, sequence_stride, head_stride};
   }
 };
@@ -75,9 +73,7 @@ struct row_view {
   [[nodiscard]] constexpr std::int64_t size() const noexcept { return batch * heads * sequence; }
 
   // NOLINTNEXTLINE(google-explicit-constructor): a view of mutable data is a view of constant data
-  constexpr operator row_view<const T>() const noexcept
-    requires(!std::is_const_v<T>)
-  {
+  constexpr operator row_view<const T>() const noexcept requires(!std::is_const_v<T>) {
     return {data, batch, heads, sequence, batch_stride, head_stride, sequence_stride};
   }
 };

@@ -18,8 +18,8 @@ concept layout = std::copy_constructible<Layout> && requires(const Layout& l, st
   { l.name() } -> std::convertible_to<std::string>;
 };
 
-/// Rank r has the r-th of `world` pieces, whose lengths differ by one token at most. Right for full masks; under a causal
-/// mask the last rank has nearly twice the average work.
+/// Rank r has the r-th of `world` pieces, whose lengths differ by one token at most. Right for full masks; under a
+/// causal mask the last rank has nearly twice the average work.
 struct contiguous {
   [[nodiscard]] static constexpr segments shard(int rank, int world, std::int64_t length) noexcept {
     const std::int64_t begin = rank * length / world;

@@ -45,9 +45,9 @@ concept interaction = requires(Interaction& work, const Context& context, const 
 
 /// Runs one rank's program on real data: the same code for every topology, interaction and transport.
 ///
-/// Everything is decided and all memory is taken when it is made: a slot for each of the program's slots, as large as the
-/// largest block that it will hold, and a packed copy of each own operand that is sent. In a call, each step awaits what
-/// must have arrived, merges partials, posts its exchanges and then computes its tile while they fly; nothing is
+/// Everything is decided and all memory is taken when it is made: a slot for each of the program's slots, as large as
+/// the largest block that it will hold, and a packed copy of each own operand that is sent. In a call, each step awaits
+/// what must have arrived, merges partials, posts its exchanges and then computes its tile while they fly; nothing is
 /// allocated.
 template <class World, class Interaction>
 class executor {
@@ -120,7 +120,8 @@ class executor {
         for (int e = now.exchanges.first; e < now.exchanges.end(); ++e) post(p, here, i, e, work);
         const tile& t = p.steps[i].tile;
         if (t.empty()) continue;
-        for (int q = t.queries.first; q < t.queries.end(); ++q) now.queries.push_back(in_tile(p, here, i, p.queries[q]));
+        for (int q = t.queries.first; q < t.queries.end(); ++q)
+          now.queries.push_back(in_tile(p, here, i, p.queries[q]));
         for (int k = t.keys.first; k < t.keys.end(); ++k) now.keys.push_back(in_tile(p, here, i, p.keys[k]));
       }
     }
@@ -155,7 +156,8 @@ class executor {
       for (const auto& of_kind : sizes) {
         for (const std::int64_t size : of_kind) workspace_bytes += aligned(size);
       }
-      for (const own_operand& one : own_operands) workspace_bytes += aligned(work.bytes(one.block.side, cargo::operand, one.block));
+      for (const own_operand& one : own_operands)
+        workspace_bytes += aligned(work.bytes(one.block.side, cargo::operand, one.block));
       workspace = typename World::memory{workspace_bytes};
       std::byte* next = workspace.data();
       for (std::size_t kind = 0; kind < 4; ++kind) {

@@ -40,8 +40,8 @@ struct block {
   constexpr bool operator==(const block&) const = default;
 };
 
-/// Blocks of one side: those of the `count` shards first, first + stride, ..., each for the `slices` slices of the heads
-/// from `slice` on. A builder takes shards modulo the world, so `key(rank - 1)` is right on rank 0, too.
+/// Blocks of one side: those of the `count` shards first, first + stride, ..., each for the `slices` slices of the
+/// heads from `slice` on. A builder takes shards modulo the world, so `key(rank - 1)` is right on rank 0, too.
 struct blocks {
   orrery::side side;
   int first;

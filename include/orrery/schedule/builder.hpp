@@ -63,14 +63,21 @@ class builder {
     receiving_ = from != nobody && from != rank_;
     if (!sending_ && !receiving_) return;
     const int now = program_.steps.count;
-    program_.exchanges.push_back({sending_ ? to : nobody, receiving_ ? from : nobody, how.lane, what, now,
-                                  now + (how.steps < 0 ? 0 : how.steps), {program_.sent.count, 0}, {program_.received.count, 0}});
+    program_.exchanges.push_back({sending_ ? to : nobody,
+                                  receiving_ ? from : nobody,
+                                  how.lane,
+                                  what,
+                                  now,
+                                  now + (how.steps < 0 ? 0 : how.steps),
+                                  {program_.sent.count, 0},
+                                  {program_.received.count, 0}});
   }
   constexpr void send(const blocks& sent) {
     if (!sending_) return;
     block* to = program_.sent.extend(sent.count * sent.slices);
     for (int shard = sent.first, end = sent.first + sent.count * sent.stride; shard != end; shard += sent.stride)
-      for (int slice = 0; slice < sent.slices; ++slice) *to++ = {sent.side, shard >= 0 && shard < world_ ? shard : wrapped(shard), sent.slice + slice};
+      for (int slice = 0; slice < sent.slices; ++slice)
+        *to++ = {sent.side, shard >= 0 && shard < world_ ? shard : wrapped(shard), sent.slice + slice};
     program_.exchanges.items[program_.exchanges.count - 1].sent.count += sent.count * sent.slices;
   }
   constexpr void receive(const blocks& received) {
@@ -125,7 +132,8 @@ class builder {
     for (int distance = 1; distance < group.count; ++distance) {
       const int to = group.member((me + distance) % group.count);
       const int from = group.member((me + group.count - distance) % group.count);
-      begin_exchange(holds(program_.rank, to) ? to : nobody, holds(from, program_.rank) ? from : nobody, how, cargo::partial);
+      begin_exchange(holds(program_.rank, to) ? to : nobody, holds(from, program_.rank) ? from : nobody, how,
+                     cargo::partial);
       send({s, to});
       receive({s, program_.rank});
     }
@@ -157,8 +165,11 @@ class builder {
 
   /// Says that the exchanges of this step from index `first` on are together a collective over `group`.
   constexpr void remark(collective_kind kind, const rank_group& group, int first) {
-    const int count = program_.exchanges.count - first;
-    if (count > 0) program_.collectives.push_back({kind, group.first, group.count, group.stride, {first, count}});
+    remark(kind, group, {first, program_.exchanges.count - first});
+  }
+  /// Says that some exchanges of this step are together a collective over `group`.
+  constexpr void remark(collective_kind kind, const rank_group& group, const range& exchanges) {
+    if (exchanges.count > 0) program_.collectives.push_back({kind, group.first, group.count, group.stride, exchanges});
   }
   [[nodiscard]] constexpr int exchanges_so_far() const noexcept { return program_.exchanges.count; }
 
@@ -171,23 +182,24 @@ class builder {
   }
 
  private:
-  [[nodiscard]] constexpr int wrapped(int shard) const noexcept {
-    return (shard % world_ + world_) % world_;
-  }
+  [[nodiscard]] constexpr int wrapped(int shard) const noexcept { return (shard % world_ + world_) % world_; }
 
   constexpr void append(list<held_block>& holders, const blocks& added) {
     held_block* to = holders.extend(added.count * added.slices);
     for (int shard = added.first, end = added.first + added.count * added.stride; shard != end; shard += added.stride)
-      for (int slice = 0; slice < added.slices; ++slice) *to++ = {{added.side, shard >= 0 && shard < world_ ? shard : wrapped(shard), added.slice + slice}, no_slot};
+      for (int slice = 0; slice < added.slices; ++slice)
+        *to++ = {{added.side, shard >= 0 && shard < world_ ? shard : wrapped(shard), added.slice + slice}, no_slot};
   }
 
   constexpr void drop_empty_end() {
-    while (!program_.steps.empty() && program_.steps.back().exchanges.count == 0 && program_.steps.back().tile.empty()) {
+    while (!program_.steps.empty() && program_.steps.back().exchanges.count == 0 &&
+           program_.steps.back().tile.empty()) {
       program_.steps.pop_back();
     }
     // An exchange that may still be under way after the last step is awaited after as many idle ones.
     int last = program_.steps.count;
-    for (const exchange& posted : program_.exchanges) last = posted.complete_before > last ? posted.complete_before : last;
+    for (const exchange& posted : program_.exchanges)
+      last = posted.complete_before > last ? posted.complete_before : last;
     while (program_.steps.count < last) next_step();
   }
 

@@ -18,7 +18,8 @@ namespace orrery {
   };
   int partial_lane = 0;  // one that the forward does not use
   for (const program& p : forward) {
-    for (const exchange& posted : p.exchanges) partial_lane = posted.lane >= partial_lane ? posted.lane + 1 : partial_lane;
+    for (const exchange& posted : p.exchanges)
+      partial_lane = posted.lane >= partial_lane ? posted.lane + 1 : partial_lane;
   }
 
   // 1. Who sends which partial home, and when: by the step in which both ends post the exchange.
@@ -36,7 +37,8 @@ namespace orrery {
       if (t.empty()) continue;
       for (int k = t.keys.first; k < t.keys.end(); ++k) {
         const block& what = p.keys[k].block;
-        if (what.shard == rank) continue;
+        if (what.shard == rank || what.slice < 0 || what.slice >= p.slices)
+          continue;  // what does not exist is `verify`'s to name
         int& index = sent_as[what.shard * p.slices + what.slice];
         if (index < 0) {
           index = mine[rank].size();

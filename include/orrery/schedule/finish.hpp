@@ -29,11 +29,11 @@ class slot_assignment {
   /// One block in one slot, from step `born` to step `last`.
   struct life {
     held_block* holder;
-    int kind;      ///< index into program::slots
+    int kind;  ///< index into program::slots
     int born;
-    int usable;    ///< first step in which it may be read
+    int usable;  ///< first step in which it may be read
     int last;
-    int older;     ///< the next older life of the same shard
+    int older;  ///< the next older life of the same shard
     int next_to_die;
   };
 
@@ -74,7 +74,7 @@ class slot_assignment {
   constexpr void find_lives() {
     const int steps = program_.steps.count;
     for (int i = 0; i <= steps; ++i) {
-      merge_arrivals(i, i < steps ? program_.steps.items[i].completions : program_.final_completions);
+      merge_arrivals(i < steps ? program_.steps.items[i].completions : program_.final_completions);
       if (i == steps) return;
       const step& now = program_.steps.items[i];
       for (int e = now.exchanges.first; e < now.exchanges.end(); ++e) post(program_.exchanges.items[e]);
@@ -84,7 +84,7 @@ class slot_assignment {
     }
   }
 
-  constexpr void merge_arrivals(int step, const range& completions) {
+  constexpr void merge_arrivals(const range& completions) {
     const int last = completions.end();
     for (int c = completions.first; c < last; ++c) {
       const exchange& done = program_.exchanges.items[program_.completions.items[c]];
@@ -93,9 +93,10 @@ class slot_assignment {
         held_block& arrived = program_.received.items[r];
         if (arrived.block.shard == program_.rank) continue;
         int& open = open_partial(arrived.block);
+        if (open != none) continue;
         // With nothing to merge with, where it landed becomes the running partial.
-        if (open == none) open = arrived.slot;
-        if (lives_.items[open].last < step) lives_.items[open].last = step;
+        open = arrived.slot;
+        lives_.items[open].last = program_.steps.count;
       }
     }
   }
@@ -129,10 +130,9 @@ class slot_assignment {
       use_operand(what.block, step, step);
       if (!has_partials(program_.pass, what.block.side)) continue;
       int& open = open_partial(what.block);
+      // Until it is sent: one that never is keeps its slot, and `verify` finds it there.
       if (open == none) {
-        open = begin_life(what, kind_of(what.block.side, cargo::partial), step, step, step);
-      } else {
-        lives_.items[open].last = step;
+        open = begin_life(what, kind_of(what.block.side, cargo::partial), step, step, program_.steps.count);
       }
     }
   }
@@ -153,7 +153,8 @@ class slot_assignment {
         }
       }
       list<int>& available = free_slots[static_cast<unsigned>(placed.kind)];
-      placed.holder->slot = available.empty() ? program_.slots[static_cast<unsigned>(placed.kind)]++ : available.pop_back();
+      placed.holder->slot =
+          available.empty() ? program_.slots[static_cast<unsigned>(placed.kind)]++ : available.pop_back();
       const int death = placed.last < placed.born ? placed.born : placed.last;
       placed.next_to_die = dying[death];
       dying[death] = index;

@@ -37,9 +37,7 @@ struct list {
   constexpr ~list() { delete[] items; }
 
   /// `value` must not be an element of this list.
-  constexpr void push_back(const T& value) {
-    *extend(1) = value;
-  }
+  constexpr void push_back(const T& value) { *extend(1) = value; }
   /// Room for `more` further elements, which the caller writes; the address of the first.
   constexpr T* extend(int more) {
     if (count + more > capacity_) reserve(count + more < 16 ? 16 : 4 * (count + more));

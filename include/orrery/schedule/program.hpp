@@ -100,14 +100,14 @@ struct program {
 
   list<step> steps;
   range final_completions{0, 0};
-  list<exchange> exchanges;      ///< in the order in which they are posted
-  list<int> completions;         ///< indices of exchanges, in the order in which they are awaited
-  list<block> sent;              ///< blocks of all exchanges
-  list<held_block> received;     ///< blocks of all exchanges
-  list<held_block> queries;      ///< query blocks of all tiles
-  list<held_block> keys;         ///< key blocks of all tiles
+  list<exchange> exchanges;   ///< in the order in which they are posted
+  list<int> completions;      ///< indices of exchanges, in the order in which they are awaited
+  list<block> sent;           ///< blocks of all exchanges
+  list<held_block> received;  ///< blocks of all exchanges
+  list<held_block> queries;   ///< query blocks of all tiles
+  list<held_block> keys;      ///< key blocks of all tiles
   list<collective> collectives;
-  std::array<int, 4> slots{};    ///< number of slots, at [2 * side + cargo]
+  std::array<int, 4> slots{};  ///< number of slots, at [2 * side + cargo]
 
   [[nodiscard]] constexpr int& slots_of(side s, cargo c) noexcept {
     return slots[2 * static_cast<unsigned>(s) + static_cast<unsigned>(c)];

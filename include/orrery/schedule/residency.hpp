@@ -14,11 +14,11 @@ class residency {
   /// One slot and what it holds.
   struct place {
     block what;
-    bool held;       ///< it holds an operand or a partial, or one is arriving
-    bool listed;     ///< and can be found by its block
-    int usable;      ///< first step in which it may be read
-    int free_from;   ///< first step in which it may be written
-    int next;        ///< 1 + another slot that holds another slice of the same shard, or the same block from earlier
+    bool held;      ///< it holds an operand or a partial, or one is arriving
+    bool listed;    ///< and can be found by its block
+    int usable;     ///< first step in which it may be read
+    int free_from;  ///< first step in which it may be written
+    int next;       ///< 1 + another slot that holds another slice of the same shard, or the same block from earlier
   };
 
   constexpr explicit residency(const program& p)
@@ -40,7 +40,8 @@ class residency {
   [[nodiscard]] constexpr int find(int kind, const block& what, int step) const {
     const place* const places = places_.items + first_[kind];
     int slot = newest_.items[kind * world_ + what.shard] - 1;
-    while (slot != none && (places[slot].what.slice != what.slice || places[slot].usable > step)) slot = places[slot].next - 1;
+    while (slot != none && (places[slot].what.slice != what.slice || places[slot].usable > step))
+      slot = places[slot].next - 1;
     return slot;
   }
 
@@ -77,9 +78,9 @@ class residency {
 
  private:
   int world_;
-  int first_[5];         // of each kind in places_
+  int first_[5];  // of each kind in places_
   list<place> places_;
-  list<int> newest_;     // for each (kind, shard), 1 + the first slot of a chain, so that zeroed memory needs no loop
+  list<int> newest_;  // for each (kind, shard), 1 + the first slot of a chain, so that zeroed memory needs no loop
   list<bool> was_here_;
 };
 

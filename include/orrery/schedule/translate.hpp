@@ -12,8 +12,8 @@ namespace orrery {
   const int world = a.world;
   const int slices = a.slices;
   const auto moved = [&](const block& from, const block& to) {
-    return (from.shard + distance == to.shard || from.shard + distance == to.shard + world) && from.side == to.side &&
-           (slices == 1 || (from.slice + distance) % slices == to.slice);
+    return (from.shard + distance == to.shard || from.shard + distance == to.shard + world) && to.shard < world &&
+           from.side == to.side && (slices == 1 ? from.slice : (from.slice + distance) % slices) == to.slice;
   };
   const auto moved_peer = [&](int from, int to) {
     return from < 0 || to < 0 ? from == to : (from + distance) % world == to;
@@ -24,7 +24,9 @@ namespace orrery {
     return false;
   }
   for (int i = 0; i < a.steps.count; ++i) {
-    if (!(a.steps.items[i].exchanges == b.steps.items[i].exchanges) || !(a.steps.items[i].tile == b.steps.items[i].tile)) return false;
+    if (!(a.steps.items[i].exchanges == b.steps.items[i].exchanges) ||
+        !(a.steps.items[i].tile == b.steps.items[i].tile))
+      return false;
   }
   for (int e = 0; e < a.exchanges.count; ++e) {
     const exchange& x = a.exchanges.items[e];

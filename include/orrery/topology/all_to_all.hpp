@@ -19,7 +19,9 @@ namespace orrery {
   builder schedule{rank, world, p, U * inner_slices};
 
   // Member m of each group works on slices [m * inner_slices, (m + 1) * inner_slices) of the group's whole sequence.
-  const auto slices_of_member = [&](side s, int shard, int m) { return blocks{s, shard, 1, 1, m * inner_slices, inner_slices}; };
+  const auto slices_of_member = [&](side s, int shard, int m) {
+    return blocks{s, shard, 1, 1, m * inner_slices, inner_slices};
+  };
 
   if (U > 1) {
     for (int distance = 1; distance < U; ++distance) {
@@ -45,16 +47,19 @@ namespace orrery {
     const int shift = schedule.exchanges_so_far() - now.exchanges.first;
     for (int e = now.exchanges.first; e < now.exchanges.end(); ++e) {
       const exchange& x = within.exchanges[e];
-      schedule.begin_exchange(x.to == nobody ? nobody : x.to * U + member, x.from == nobody ? nobody : x.from * U + member,
-                              {x.lane, x.complete_before - x.posted}, x.cargo);
+      schedule.begin_exchange(x.to == nobody ? nobody : x.to * U + member,
+                              x.from == nobody ? nobody : x.from * U + member, {x.lane, x.complete_before - x.posted},
+                              x.cargo);
       for (int s = x.sent.first; s < x.sent.end(); ++s) schedule.send(lifted(within.sent[s]));
       for (int r = x.received.first; r < x.received.end(); ++r) {
         schedule.receive(lifted(within.received[r].block));
       }
     }
     for (const collective& c : within.collectives) {
-      if (c.exchanges.first < now.exchanges.first || c.exchanges.first >= now.exchanges.first + now.exchanges.count) continue;
-      schedule.remark(c.kind, {c.first_rank * U + member, c.ranks, c.rank_stride * U}, c.exchanges.first + shift);
+      if (c.exchanges.first < now.exchanges.first || c.exchanges.first >= now.exchanges.first + now.exchanges.count)
+        continue;
+      schedule.remark(c.kind, {c.first_rank * U + member, c.ranks, c.rank_stride * U},
+                      range{c.exchanges.first + shift, c.exchanges.count});
     }
     const tile& t = now.tile;
     for (int q = t.queries.first; q < t.queries.end(); ++q) schedule.add_to_tile(lifted(within.queries[q].block));
@@ -99,9 +104,8 @@ struct all_to_all {
   [[nodiscard]] static constexpr orrery::program program(int rank, int world, pass p = pass::forward) {
     return all_to_all_program(draft_of(Inner{}, rank / U, world / U, p), rank, world, U);
   }
-  [[nodiscard]] static constexpr list<orrery::program> programs(int world, pass p)
-    requires(!writes_each_rank_alone<Inner>(pass::circulate_keys))
-  {
+  [[nodiscard]] static constexpr list<orrery::program> programs(int world, pass p) requires(
+      !writes_each_rank_alone<Inner>(pass::circulate_keys)) {
     const list<orrery::program> within = drafts_of(Inner{}, world / U, p);
     list<orrery::program> all(world);
     for (int rank = 0; rank < world; ++rank) all[rank] = all_to_all_program(within[rank / U], rank, world, U);

@@ -11,7 +11,8 @@ namespace orrery {
 /// consecutive ranks that share one side's shards, columns in which the other side's shards circulate, `B` at a time.
 /// A and B must be positive, and A·B must divide the world.
 [[nodiscard]] constexpr program concentric_program(int rank, int world, int A, int B, pass p) {
-  enum lane { hops, partial_hops, row, column };
+  // What flies at the same time: operands of the travelling side, and the rest.
+  enum lane { hops, column = hops, partial_hops, row = partial_hops };
   const side travelling = travelling_side(p);
   const side staying = other_side(travelling);
   const bool partials_travel = has_partials(p, travelling);
@@ -70,7 +71,8 @@ struct concentric {
 
   [[nodiscard]] static std::string name() { return "concentric<" + std::to_string(A) + "," + std::to_string(B) + ">"; }
   [[nodiscard]] static constexpr const char* refuses(int world) {
-    return world % (A * B) == 0 ? nullptr : "needs a world that A*B divides: choose A and B from the world's divisors, or ring";
+    return world % (A * B) == 0 ? nullptr
+                                : "needs a world that A*B divides: choose A and B from the world's divisors, or ring";
   }
   [[nodiscard]] static constexpr orrery::program program(int rank, int world, pass p = pass::forward) {
     return concentric_program(rank, world, A, B, p);

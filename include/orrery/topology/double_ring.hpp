@@ -71,7 +71,8 @@ struct double_ring {
           outer_hop(complete / I - 1, outer_partials, last_turn, cargo::partial);
         }
       }
-      if (turn < turns) schedule.interact({other_side(travelling), rank}, {travelling, in_group(group - turn, place - hop)});
+      if (turn < turns)
+        schedule.interact({other_side(travelling), rank}, {travelling, in_group(group - turn, place - hop)});
       schedule.next_step();
     }
     return schedule;

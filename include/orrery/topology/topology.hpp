@@ -16,17 +16,20 @@ namespace orrery {
 ///
 /// A topology may also have
 /// - `std::string name() const`, for messages, tables and the check that all ranks use the same one;
-/// - `constexpr const char* refuses(int world) const`, or `refuses(world, pass)`: null, or the end of a sentence that says why this world is
+/// - `constexpr const char* refuses(int world) const`, or `refuses(world, pass)`: null, or the end of a sentence that
+/// says why this world is
 ///   refused and what would work;
 /// - `constexpr int slices(int world) const`: into how many slices it cuts the heads (1 without it);
 /// - `constexpr list<program> programs(int world, pass) const`: the programs of all ranks, where writing them together
 ///   is cheaper.
 template <class Topology>
-concept topology = std::copy_constructible<Topology> && requires(const Topology& t) {
-  { t.program(0, 1) } -> std::convertible_to<program>;
-} || requires(const Topology& t) {
-  { t.program(0, 1, pass::forward) } -> std::convertible_to<program>;
-};
+concept topology = std::copy_constructible<Topology> &&(
+    requires(const Topology& t) {
+      { t.program(0, 1) } -> std::convertible_to<program>;
+    } ||
+    requires(const Topology& t) {
+      { t.program(0, 1, pass::forward) } -> std::convertible_to<program>;
+    });
 
 /// Does the topology write backward programs itself? (Else they are derived from its forward.)
 template <class Topology>
@@ -81,8 +84,8 @@ template <topology Topology>
   }
 }
 
-/// The programs of all ranks as the topology writes them, not yet finished. Where it has no backward of its own, that is
-/// derived from its forward (see `derive_backward`). The world must be admitted.
+/// The programs of all ranks as the topology writes them, not yet finished. Where it has no backward of its own, that
+/// is derived from its forward (see `derive_backward`). The world must be admitted.
 template <topology Topology>
 [[nodiscard]] constexpr list<program> drafts_of(const Topology& t, int world, pass p = pass::forward) {
   if constexpr (requires { t.programs(world, p); }) {
@@ -122,7 +125,8 @@ template <topology Topology>
 template <topology Topology>
 constexpr void require_admitted(const Topology& t, int world, pass p) {
   if (const char* reason = refuses(t, world, p)) {
-    throw std::invalid_argument{"orrery: topology " + name_of(t) + " over " + std::to_string(world) + " ranks " + reason};
+    throw std::invalid_argument{"orrery: topology " + name_of(t) + " over " + std::to_string(world) + " ranks " +
+                                reason};
   }
 }
 

@@ -27,13 +27,14 @@ struct wallfacer {
 
   [[nodiscard]] static std::string name() { return "wallfacer<" + std::to_string(C) + ">"; }
   [[nodiscard]] static constexpr const char* refuses(int world) {
-    return world % (C * C) == 0
-               ? nullptr
-               : "needs a world that C*C divides: choose a smaller C, or concentric<C>, for which C need only divide it";
+    return world % (C * C) == 0 ? nullptr
+                                : "needs a world that C*C divides: choose a smaller C, or concentric<C>, for which C "
+                                  "need only divide it";
   }
 
   [[nodiscard]] static constexpr orrery::program program(int rank, int world, pass p = pass::forward) {
-    enum lane { hops, partial_hops, staying_team, travelling_team, placement };
+    // What flies at the same time: operands of the travelling side, and the rest.
+    enum lane { hops, placement = hops, travelling_team = hops, partial_hops, staying_team = partial_hops };
     const side travelling = travelling_side(p);
     const side staying = other_side(travelling);
     const bool partials_travel = has_partials(p, travelling);
@@ -53,7 +54,8 @@ struct wallfacer {
     const int next = rank_of(group * turns + (place_in_ring + 1) % turns, member);
     const int previous = rank_of(group * turns + (place_in_ring + turns - 1) % turns, member);
     builder schedule{rank, world, p};
-    // A bundle's gradient may pass the home of one of its shards: that shard's part is home then, and travels no further.
+    // A bundle's gradient may pass the home of one of its shards: that shard's part is home then, and travels no
+    // further.
     const auto exchange_bundle = [&](int to, int sent_team, int from, int received_team, int lane, cargo what) {
       schedule.begin_exchange(to, from, {lane}, what);
       if (what == cargo::operand) {
@@ -94,7 +96,8 @@ struct wallfacer {
     }
     if (partials_travel) {
       // Where a starting place is the home of one of the shards, that shard's part has not come back from there.
-      schedule.reduce_scatter(mates, travelling, {travelling_team}, [&](int from, int to) { return start_of(from) != to; });
+      schedule.reduce_scatter(mates, travelling, {travelling_team},
+                              [&](int from, int to) { return start_of(from) != to; });
     }
     if (has_partials(p, staying)) schedule.reduce_scatter(mates, staying, {staying_team});
     return schedule;

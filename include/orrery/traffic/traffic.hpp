@@ -10,8 +10,9 @@
 
 namespace orrery {
 
-/// How many shard units one whole shard of each kind weighs, at [2 * side + cargo]; as in the published formulas, a unit
-/// is one tensor of batch × tokens of a shard × hidden size. What weighs little (log-sum-exp, delta) counts nothing.
+/// How many shard units one whole shard of each kind weighs, at [2 * side + cargo]; as in the published formulas, a
+/// unit is one tensor of batch × tokens of a shard × hidden size. What weighs little (log-sum-exp, delta) counts
+/// nothing.
 struct unit_weights {
   std::array<double, 4> of{};
 
@@ -31,10 +32,10 @@ struct unit_weights {
 struct rank_traffic {
   std::array<std::int64_t, 4> blocks_sent{};  ///< at [2 * side + cargo]; a block is one slice of a shard
   std::int64_t messages_sent = 0;
-  std::int64_t tiles = 0;                     ///< steps with a tile
-  std::int64_t pairs = 0;                     ///< (query shard, key shard, slice) computed
-  int steps = 0;                              ///< steps with a tile or an exchange
-  std::array<int, 4> slots{};                 ///< at [2 * side + cargo]: block buffers beside the rank's own shard
+  std::int64_t tiles = 0;      ///< steps with a tile
+  std::int64_t pairs = 0;      ///< (query shard, key shard, slice) computed
+  int steps = 0;               ///< steps with a tile or an exchange
+  std::array<int, 4> slots{};  ///< at [2 * side + cargo]: block buffers beside the rank's own shard
 
   /// Volume sent in shard units.
   [[nodiscard]] constexpr double units_sent(const unit_weights& weights, int slices) const {
@@ -54,10 +55,10 @@ struct traffic_report {
   list<double> units_between;  ///< shard units from rank a to rank b, at [a * world + b]
 
   // The busiest rank's figures:
-  double units_sent = 0;            ///< in shard units
-  std::int64_t messages_sent = 0;   ///< one for each exchange that sends
-  int steps = 0;                    ///< the longest program's
-  int peak_slots = 0;               ///< block buffers of all kinds
+  double units_sent = 0;           ///< in shard units
+  std::int64_t messages_sent = 0;  ///< one for each exchange that sends
+  int steps = 0;                   ///< the longest program's
+  int peak_slots = 0;              ///< block buffers of all kinds
 
   /// Shard units that the busiest node sends to other nodes, with `ranks_per_node` consecutive ranks on a node: the
   /// figure that decides where nodes share a network card. Throws if it is not a divisor of the world.

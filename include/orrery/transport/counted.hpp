@@ -12,8 +12,8 @@
 
 namespace orrery {
 
-/// Adaptor: a transport that counts what this rank sends in calls of the operators made from it. Costs two additions for
-/// each exchange.
+/// Adaptor: a transport that counts what this rank sends in calls of the operators made from it. Costs two additions
+/// for each exchange.
 ///
 ///     orrery::counted counting{world};
 ///     orrery::attention<orrery::ring, orrery::flash<float>> attend{counting, shape};

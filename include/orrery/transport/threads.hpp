@@ -10,6 +10,7 @@
 #include <memory>
 #include <mutex>
 #include <new>
+#include <system_error>
 #include <thread>
 
 #include "orrery/kernel/tile.hpp"
@@ -30,7 +31,8 @@ class host_memory {
  public:
   host_memory() = default;
   explicit host_memory(std::int64_t bytes)
-      : data_{bytes > 0 ? static_cast<std::byte*>(::operator new(static_cast<std::size_t>(bytes), alignment)) : nullptr} {
+      : data_{bytes > 0 ? static_cast<std::byte*>(::operator new(static_cast<std::size_t>(bytes), alignment))
+                        : nullptr} {
     if (data_ != nullptr) std::memset(data_.get(), 0, static_cast<std::size_t>(bytes));
   }
   [[nodiscard]] std::byte* data() const noexcept { return data_.get(); }
@@ -48,28 +50,41 @@ class host_memory {
 struct message {
   const std::vector<piece>* source = nullptr;
   const std::vector<piece>* target = nullptr;
-  std::atomic<std::uint64_t> posted{0};  // twice in a call
+  std::atomic<std::uint64_t> posted{0};  // twice in a call, and `withdrawn`
   std::atomic<std::uint64_t> copied{0};  // once in a call
 
-  void copy() const {
+  static constexpr std::uint64_t withdrawn = std::uint64_t{1} << 63;
+
+  /// Has this rank's post completed the message? Then both ends have it.
+  bool post() {
+    const std::uint64_t before = posted.fetch_add(1, std::memory_order_acq_rel);
+    if (before % 2 == 0 || (before & withdrawn) != 0) return false;
     for (std::size_t i = 0; i < source->size(); ++i) {
+      if ((*source)[i].bytes == 0) continue;  // an empty shard may lie nowhere
       std::memcpy((*target)[i].data, (*source)[i].data, static_cast<std::size_t>((*source)[i].bytes));
     }
+    copied.fetch_add(1, std::memory_order_release);
+    return true;
+  }
+
+  /// From now on nobody touches the memory of either end: a rank that gives up in the middle of a call leaves messages
+  /// behind which its peer has yet to post.
+  void withdraw() {
+    const std::uint64_t before = posted.fetch_or(withdrawn, std::memory_order_acq_rel);
+    if ((before & withdrawn) != 0) return;  // the peer has, and so it copies no more
+    while (copied.load(std::memory_order_acquire) < before / 2) std::this_thread::yield();
   }
 };
 
 /// What the ranks of a world share. Waiting threads sleep: there may be many more of them than cores.
 class shared_world {
  public:
-  shared_world(int size, const options& how) : size_{size}, options_{how}, ranks_(static_cast<std::size_t>(size)), gathered_(ranks_.size()), published_(ranks_.size()) {
-    if (size < 1) throw std::invalid_argument{"orrery: threads::run: the number of ranks is " + std::to_string(size) + ", expected at least 1"};
-    if (!(how.deadline > 0) || !std::isfinite(how.deadline)) {
-      throw std::invalid_argument{"orrery: threads::options: deadline is " + std::to_string(how.deadline) + ", expected a positive number of seconds"};
-    }
-    if (how.threads_per_rank < 1) {
-      throw std::invalid_argument{"orrery: threads::options: threads_per_rank is " + std::to_string(how.threads_per_rank) + ", expected at least 1"};
-    }
-  }
+  shared_world(int size, const options& how)
+      : size_{checked(size, how)},
+        options_{how},
+        ranks_(static_cast<std::size_t>(size)),
+        gathered_(ranks_.size()),
+        published_(ranks_.size()) {}
 
   [[nodiscard]] int size() const noexcept { return size_; }
   [[nodiscard]] const options& how() const noexcept { return options_; }
@@ -83,14 +98,17 @@ class shared_world {
   void wait(int rank, int peer, const Done& done, const What& what) {
     if (done()) return;
     sleeper& me = ranks_[static_cast<std::size_t>(rank)];
-    const auto deadline = std::chrono::steady_clock::now() + std::chrono::duration<double>(options_.deadline);
+    // A clock ends after 292 years; so no deadline is later than in 30.
+    const auto patience = std::chrono::duration<double>(options_.deadline < 1e9 ? options_.deadline : 1e9);
+    const auto deadline = std::chrono::steady_clock::now() + patience;
     bool in_time = true;
     std::unique_lock lock{me.mutex};
     while (!done()) {
       std::string why;
       if (const int ended = who_ended(rank, peer); ended != nobody) {
         if (done()) return;
-        why = "rank " + std::to_string(rank) + " waits " + what() + ", but rank " + std::to_string(ended) + " has ended";
+        why =
+            "rank " + std::to_string(rank) + " waits " + what() + ", but rank " + std::to_string(ended) + " has ended";
       } else if (!in_time) {
         why = "rank " + std::to_string(rank) + " has waited " + seconds(options_.deadline) + " " + what();
       }
@@ -147,6 +165,23 @@ class shared_world {
   std::vector<void*>& published() noexcept { return published_; }
 
  private:
+  /// The size, if all is well with it and the options.
+  [[nodiscard]] static int checked(int size, const options& how) {
+    if (size < 1) {
+      throw std::invalid_argument{"orrery: threads::run: the number of ranks is " + std::to_string(size) +
+                                  ", expected at least 1"};
+    }
+    if (!(how.deadline > 0) || !std::isfinite(how.deadline)) {
+      throw std::invalid_argument{"orrery: threads::options: deadline is " + std::to_string(how.deadline) +
+                                  ", expected a positive number of seconds"};
+    }
+    if (how.threads_per_rank < 1) {
+      throw std::invalid_argument{"orrery: threads::options: threads_per_rank is " +
+                                  std::to_string(how.threads_per_rank) + ", expected at least 1"};
+    }
+    return size;
+  }
+
   struct sleeper {
     std::mutex mutex;
     std::condition_variable wake;
@@ -199,8 +234,13 @@ class channel {
 
     world_->published()[static_cast<std::size_t>(rank)] = plan_.get();
     world_->barrier(rank);
-    for (std::size_t e = 0; e < exchanges; ++e) find_receiver(e);
-    world_->barrier(rank);
+    std::string wrong;
+    for (std::size_t e = 0; e < exchanges && wrong.empty(); ++e) wrong = find_receiver(e);
+    world_->barrier(rank);  // from here on nobody looks at others' plans, and this one may go away
+    if (!wrong.empty()) {
+      world_->fail(wrong);
+      throw transport_error{"orrery: " + wrong};
+    }
   }
 
   void begin() {
@@ -226,14 +266,24 @@ class channel {
   struct plan {
     program steps;
     std::vector<exchange_pieces> pieces;
-    std::shared_ptr<message[]> arriving;              // shared with the senders, who may look at them last
+    std::shared_ptr<message[]> arriving;  // shared with the senders, who may look at them last
     std::vector<std::shared_ptr<message>> leaving;
+
+    plan() = default;
+    plan(const plan&) = delete;
+    plan& operator=(const plan&) = delete;
+    ~plan() {
+      for (std::size_t e = 0; e < leaving.size(); ++e) {
+        arriving.get()[e].withdraw();
+        if (leaving[e] != nullptr) leaving[e]->withdraw();
+      }
+    }
   };
 
-  /// The k-th message to a rank in a lane is the k-th that it expects from here in that lane.
-  void find_receiver(std::size_t e) {
+  /// The k-th message to a rank in a lane is the k-th that it expects from here in that lane. Empty, or what is wrong.
+  [[nodiscard]] std::string find_receiver(std::size_t e) {
     const exchange& x = plan_->steps.exchanges[static_cast<int>(e)];
-    if (x.sent.count == 0) return;
+    if (x.sent.count == 0) return "";
     int before = 0;
     for (std::size_t d = 0; d < e; ++d) {
       const exchange& y = plan_->steps.exchanges[static_cast<int>(d)];
@@ -250,27 +300,23 @@ class channel {
       if (!fits) break;
       found.source = &sent;
       plan_->leaving[e] = std::shared_ptr<message>{other.arriving, &found};
-      return;
+      return "";
     }
-    const std::string why = "rank " + std::to_string(rank_) + " sends " + describe(static_cast<int>(e), true) + " to rank " +
-                            std::to_string(x.to) + ", which does not expect it, or not in this size";
-    world_->fail(why);
-    throw transport_error{"orrery: " + why};
+    return "rank " + std::to_string(rank_) + " sends " + describe(static_cast<int>(e), true) + " to rank " +
+           std::to_string(x.to) + ", which does not expect it, or not in this size";
   }
 
   void arrive(message* m, int peer) {
-    if (m->posted.fetch_add(1, std::memory_order_acq_rel) % 2 == 0) return;
-    m->copy();
-    m->copied.fetch_add(1, std::memory_order_release);
-    world_->wake(peer);
+    if (m->post()) world_->wake(peer);
   }
 
   void finish(message& m, int peer, int e, bool sending) {
     world_->wait(
         rank_, peer, [&] { return m.copied.load(std::memory_order_acquire) >= call_; },
         [&] {
-          return "in step " + std::to_string(plan_->steps.exchanges[e].complete_before) + (sending ? " for rank " + std::to_string(peer) + " to take " : " for ") +
-                 describe(e, sending) + (sending ? "" : " from rank " + std::to_string(peer));
+          return "in step " + std::to_string(plan_->steps.exchanges[e].complete_before) +
+                 (sending ? " for rank " + std::to_string(peer) + " to take " : " for ") + describe(e, sending) +
+                 (sending ? "" : " from rank " + std::to_string(peer));
         });
   }
 
@@ -278,7 +324,8 @@ class channel {
     const exchange& x = plan_->steps.exchanges[e];
     std::vector<block> named;
     for (int s = x.sent.first; sending && s < x.sent.end(); ++s) named.push_back(plan_->steps.sent[s]);
-    for (int r = x.received.first; !sending && r < x.received.end(); ++r) named.push_back(plan_->steps.received[r].block);
+    for (int r = x.received.first; !sending && r < x.received.end(); ++r)
+      named.push_back(plan_->steps.received[r].block);
     return (x.cargo == cargo::partial ? "the partial of " : "") + describe_blocks(named);
   }
 
@@ -310,19 +357,31 @@ class world {
     return all;
   }
 
-  /// Replaces the values of all ranks by their sums, added in the order of the ranks: every rank gets the same bits. All
-  /// ranks give equally many values.
+  /// Replaces the values of all ranks by their sums, added in the order of the ranks: every rank gets the same bits.
+  /// Throws `std::invalid_argument` on every rank if they do not all give equally many values.
   template <class T>
   void all_reduce_sum(std::span<T> values) {
     std::vector<void*>& published = shared_->published();
-    published[static_cast<std::size_t>(rank_)] = values.data();
+    published[static_cast<std::size_t>(rank_)] = &values;
     barrier();
-    const std::size_t begin = values.size() * static_cast<std::size_t>(rank_) / published.size();
-    const std::size_t end = values.size() * (static_cast<std::size_t>(rank_) + 1) / published.size();
+    const std::size_t ranks = published.size();
+    const auto values_of = [&](std::size_t rank) { return *static_cast<const std::span<T>*>(published[rank]); };
+    std::size_t odd = 0;
+    while (odd < ranks && values_of(odd).size() == values_of(0).size()) ++odd;
+    if (odd < ranks) {
+      const std::string sentence = "orrery: all_reduce_sum: rank 0 gives " + std::to_string(values_of(0).size()) +
+                                   " values and rank " + std::to_string(odd) + " gives " +
+                                   std::to_string(values_of(odd).size()) + "; give equally many";
+      barrier();
+      throw std::invalid_argument{sentence};
+    }
+    // Each rank adds up its part, for all.
+    const std::size_t begin = values.size() * static_cast<std::size_t>(rank_) / ranks;
+    const std::size_t end = values.size() * (static_cast<std::size_t>(rank_) + 1) / ranks;
     for (std::size_t i = begin; i < end; ++i) {
       T sum{};
-      for (void* const of_rank : published) sum += static_cast<T*>(of_rank)[i];
-      for (void* const of_rank : published) static_cast<T*>(of_rank)[i] = sum;
+      for (std::size_t rank = 0; rank < ranks; ++rank) sum += values_of(rank)[i];
+      for (std::size_t rank = 0; rank < ranks; ++rank) values_of(rank)[i] = sum;
     }
     barrier();
   }
@@ -359,15 +418,25 @@ void run(int ranks, const options& how, Body&& body) {
         throw;
       } catch (const std::exception& e) {
         why += std::string{": "} + e.what();
-      } catch (...) {
-      }
+      } catch (...) {}
       shared.fail(why);
     }
     shared.leave(rank);
   };
   std::vector<std::thread> threads;
   threads.reserve(static_cast<std::size_t>(ranks));
-  for (int rank = 0; rank < ranks; ++rank) threads.emplace_back(of_rank, rank);
+  for (int rank = 0; rank < ranks; ++rank) {
+    try {
+      threads.emplace_back(of_rank, rank);
+    } catch (const std::system_error& e) {
+      {
+        const std::lock_guard lock{mutex};
+        if (first == nullptr) first = std::current_exception();
+      }
+      shared.fail("rank " + std::to_string(rank) + " could not be started: " + e.what());
+      break;
+    }
+  }
   for (std::thread& one : threads) one.join();
   if (first != nullptr) std::rethrow_exception(first);
 }

@@ -15,8 +15,8 @@
 
 namespace orrery {
 
-/// Communication failed: a peer did not come in time, left or failed. The message names ranks, step and block. The world
-/// cannot be used any more.
+/// Communication failed: a peer did not come in time, left or failed. The message names ranks, step and block. The
+/// world cannot be used any more.
 struct transport_error : std::runtime_error {
   using std::runtime_error::runtime_error;
 };
@@ -54,7 +54,8 @@ concept transport_channel = requires(Channel& channel, int exchange) {
 /// - `all_gather(text)` returns the texts of all ranks. For plan time only: it may allocate.
 /// - `memory` is where the plan's buffers live: constructed with a number of bytes, aligned to 64, it has `data()`.
 template <class World>
-concept transport = requires(World& world, const program& p, std::vector<exchange_pieces> pieces, const std::string& text) {
+concept transport = requires(World& world, const program& p, std::vector<exchange_pieces> pieces,
+                             const std::string& text) {
   { world.rank() } -> std::convertible_to<int>;
   { world.size() } -> std::convertible_to<int>;
   { world.all_gather(text) } -> std::same_as<std::vector<std::string>>;
@@ -68,8 +69,8 @@ struct agreement {
   std::string value;
 };
 
-/// Throws on every rank, with the same sentence, if ranks do not all say the same: it names the field and who says what.
-/// An entry named "error" is a rank's own failure, thrown on all ranks with its rank. Collective.
+/// Throws on every rank, with the same sentence, if ranks do not all say the same: it names the field and who says
+/// what. An entry named "error" is a rank's own failure, thrown on all ranks with its rank. Collective.
 template <transport World>
 void require_agreement(World& world, std::span<const agreement> mine) {
   std::string text;
@@ -93,18 +94,23 @@ void require_agreement(World& world, std::span<const agreement> mine) {
       }
     }
   }
-  for (std::size_t i = 0; i < all[0].size(); ++i) {
+  // As many as the rank that names most.
+  const std::vector<agreement>* fields = &all[0];
+  for (const std::vector<agreement>& named : all) fields = named.size() > fields->size() ? &named : fields;
+  for (std::size_t i = 0; i < fields->size(); ++i) {
+    const std::string& name = (*fields)[i].name;
     std::map<std::string, std::string> ranks_by_value;
     for (std::size_t rank = 0; rank < all.size(); ++rank) {
-      const bool has = i < all[rank].size() && all[rank][i].name == all[0][i].name;
+      const bool has = i < all[rank].size() && all[rank][i].name == name;
       std::string& ranks = ranks_by_value[has ? all[rank][i].value : "nothing"];
       ranks += (ranks.empty() ? "" : ", ") + std::to_string(rank);
     }
     if (ranks_by_value.size() == 1) continue;
-    std::string sentence = "orrery: ranks disagree about " + all[0][i].name + ":";
+    std::string sentence = "orrery: ranks disagree about " + name + ":";
     for (const auto& [value, ranks] : ranks_by_value) {
       sentence += (sentence.back() == ':' ? " " : "; ");
-      sentence += (ranks.find(',') == std::string::npos ? "rank " : "ranks ") + ranks + " has " + value;
+      sentence +=
+          (ranks.find(',') == std::string::npos ? "rank " + ranks + " has " : "ranks " + ranks + " have ") + value;
     }
     throw std::invalid_argument{sentence + "; give all ranks the same"};
   }

@@ -13,7 +13,8 @@ namespace orrery {
 
 /// Proves the programs of a whole world. What is proven, and by what argument:
 ///
-/// 1. Every rank alone, step by step (`walk`): each block that a tile or an exchange reads is in a slot, has arrived, and
+/// 1. Every rank alone, step by step (`walk`): each block that a tile or an exchange reads is in a slot, has arrived,
+/// and
 ///    stays until the reading is done; each partial that is sent is held and given up; none remains at the end but at
 ///    home.
 /// 2. All messages (`match`): the k-th message from rank a to rank b in a lane, and the k-th that b awaits from a, name
@@ -29,7 +30,8 @@ namespace orrery {
 /// Time: linear in the number of blocks that the given programs name, and slices × period × world / 64 words.
 class verification {
  public:
-  constexpr verification(const list<program>& programs, int world) : programs_{programs}, world_{world}, period_{programs.count} {
+  constexpr verification(const list<program>& programs, int world)
+      : programs_{programs}, world_{world}, period_{programs.count} {
     verdict_.world = world;
   }
 
@@ -65,6 +67,7 @@ class verification {
     residency here{p};
     const int steps = p.steps.count;
     const step* const step_of = p.steps.items;
+    if (!all_exchanges_have_steps(p)) return false;
     for (int i = 0; i < steps; ++i) {
       if (!complete(p, here, i, step_of[i].completions) || !post(p, here, i, step_of[i].exchanges)) return false;
       const tile& t = step_of[i].tile;
@@ -74,7 +77,6 @@ class verification {
       if (!compute(p, here, i, p.keys.items, t.keys, side::key, slice)) return false;
     }
     if (!complete(p, here, steps, p.final_completions)) return false;
-    if (p.completions.count != p.exchanges.count) return refuse(fault::exchange_takes_no_step, p.rank, steps, {}, p.rank);
     for (const side s : {side::query, side::key}) {
       const int kind = residency::kind_of(s, cargo::partial);
       for (int slot = 0; slot < here.slots(kind); ++slot) {
@@ -85,12 +87,31 @@ class verification {
     return true;
   }
 
+  /// Do the steps' ranges follow each other, so that every exchange is posted and awaited somewhere?
+  constexpr bool all_exchanges_have_steps(const program& p) {
+    int posted = 0;
+    int completed = 0;
+    for (int i = 0; i < p.steps.count; ++i) {
+      const step& now = p.steps.items[i];
+      if (now.exchanges.first != posted || now.completions.first != completed) {
+        return refuse(fault::exchange_takes_no_step, p.rank, i, {}, p.rank);
+      }
+      posted = now.exchanges.end();
+      completed = now.completions.end();
+    }
+    if (posted != p.exchanges.count || p.final_completions.first != completed ||
+        p.final_completions.end() != p.exchanges.count || p.completions.count != p.exchanges.count) {
+      return refuse(fault::exchange_takes_no_step, p.rank, p.steps.count, {}, p.rank);
+    }
+    return true;
+  }
+
   constexpr bool complete(const program& p, residency& here, int i, const range& completions) {
     const int end = completions.end();
     for (int c = completions.first, before = none; c < end; ++c) {
       const int e = p.completions.items[c];
       const exchange& done = p.exchanges.items[e];
-      // Increasing and each in its step: with the total, every exchange is completed exactly once.
+      // Increasing and each in its step: as none is left out, every exchange is completed exactly once.
       if (e <= before || done.complete_before != i) {
         return refuse(fault::exchange_takes_no_step, p.rank, done.posted, {}, done.to != nobody ? done.to : done.from);
       }
@@ -116,8 +137,10 @@ class verification {
         return refuse(fault::exchange_takes_no_step, p.rank, i, {}, x.to != nobody ? x.to : x.from);
       }
       if (x.lane < 0 || x.lane >= most_lanes) return refuse(fault::lane_does_not_exist, p.rank, i, {}, x.lane);
-      if (!is_peer(p, x.to)) return refuse(fault::peer_outside_world, p.rank, i, {}, x.to);
-      if (!is_peer(p, x.from)) return refuse(fault::peer_outside_world, p.rank, i, {}, x.from);
+      if (!is_peer(p, x.to) || (x.to == nobody && x.sent.count > 0))
+        return refuse(fault::peer_outside_world, p.rank, i, {}, x.to);
+      if (!is_peer(p, x.from) || (x.from == nobody && x.received.count > 0))
+        return refuse(fault::peer_outside_world, p.rank, i, {}, x.from);
       if (x.lane >= lanes_) lanes_ = x.lane + 1;
       const int sent_end = x.sent.end();
       for (int s = x.sent.first; s < sent_end; ++s) {
@@ -144,7 +167,8 @@ class verification {
   constexpr bool receive(const program& p, residency& here, int i, const held_block& arriving, const exchange& x) {
     if (!exists(p, arriving.block)) return refuse(fault::block_outside_world, p.rank, i, arriving.block);
     const int kind = residency::kind_of(arriving.block.side, x.cargo);
-    if (arriving.slot < 0 || arriving.slot >= here.slots(kind)) return refuse(fault::slot_missing, p.rank, i, arriving.block);
+    if (arriving.slot < 0 || arriving.slot >= here.slots(kind))
+      return refuse(fault::slot_missing, p.rank, i, arriving.block);
     const residency::place& slot = here.at(kind, arriving.slot);
     if (slot.free_from > i || (x.cargo == cargo::partial && slot.held)) {
       return refuse(fault::slot_overwritten, p.rank, i, slot.what);
@@ -184,7 +208,8 @@ class verification {
     return true;
   }
 
-  constexpr bool compute(const program& p, residency& here, int i, const held_block* holders, const range& which, side s, int slice) {
+  constexpr bool compute(const program& p, residency& here, int i, const held_block* holders, const range& which,
+                         side s, int slice) {
     const int end = which.end();
     for (int b = which.first; b < end; ++b) {
       const block& what = holders[b].block;
@@ -193,7 +218,8 @@ class verification {
       if (what.shard == p.rank || !has_partials(p.pass, s)) continue;
       const int kind = residency::kind_of(s, cargo::partial);
       if (here.find(kind, what, i) != none) continue;
-      if (holders[b].slot < 0 || holders[b].slot >= here.slots(kind)) return refuse(fault::slot_missing, p.rank, i, what);
+      if (holders[b].slot < 0 || holders[b].slot >= here.slots(kind))
+        return refuse(fault::slot_missing, p.rank, i, what);
       const residency::place& slot = here.at(kind, holders[b].slot);
       if (slot.held || slot.free_from > i) return refuse(fault::slot_overwritten, p.rank, i, slot.what);
       here.fill(kind, holders[b].slot, what, i);
@@ -309,7 +335,8 @@ class verification {
     return period_ == world_ ? cover_slice_by_slice(visible) : cover_first_rows(visible);
   }
 
-  /// The rows of the first `period` query shards, in all slices; each tile is moved to where its queries are among them.
+  /// The rows of the first `period` query shards, in all slices; each tile is moved to where its queries are among
+  /// them.
   template <class Visible>
   constexpr bool cover_first_rows(const Visible& visible) {
     const int slices = programs_.items[0].slices;
@@ -331,7 +358,8 @@ class verification {
             const int key = p.keys.items[k].block.shard - back;
             const unsigned shard = static_cast<unsigned>(key < 0 ? key + world_ : key);
             word& w = bits[shard / 64];
-            if ((w >> shard % 64 & 1U) != 0) return refuse(fault::pair_computed_twice, rank, i, query, p.keys.items[k].block.shard);
+            if ((w >> shard % 64 & 1U) != 0)
+              return refuse(fault::pair_computed_twice, rank, i, query, p.keys.items[k].block.shard);
             w |= word{1} << shard % 64;
           }
         }
@@ -460,7 +488,7 @@ class verification {
 
   constexpr bool advance() {
     // If each end posts before the other must be complete, counting steps orders all waits, and none is circular.
-    if (in_step_) return true;
+    if (in_step_ || period_ < world_) return true;
     const int world = programs_.count;
     list<int> entered(world);
     int peer = 0;
@@ -500,6 +528,21 @@ struct every_pair {
 /// `visible(query shard, key shard)` says which pairs must be computed; others may be.
 template <class Visible = every_pair>
 [[nodiscard]] constexpr verdict verify(const list<program>& programs, const Visible& visible = {}) {
+  verdict refusal;
+  refusal.world = programs.size();
+  if (programs.empty()) {
+    refusal.found = fault::world_refused;
+    refusal.reason = "needs a world of at least one rank";
+    return refusal;
+  }
+  for (int rank = 0; rank < programs.size(); ++rank) {
+    const program& p = programs[rank];
+    if (p.rank == rank && p.world == programs.size() && p.pass == programs[0].pass && p.slices == programs[0].slices)
+      continue;
+    refusal.found = fault::program_of_another;
+    refusal.rank = rank;
+    return refusal;
+  }
   return verification{programs, programs.size()}.run(visible);
 }
 
@@ -508,8 +551,8 @@ template <class Visible = every_pair>
 ///     static_assert(orrery::verify(my_ring{}, 8));
 ///     std::cout << orrery::verify(my_ring{}, 1000, orrery::pass::circulate_keys) << '\n';
 ///
-/// Every rank's program is written and looked at. Where the programs repeat from rank to rank, which is checked block by
-/// block (`is_translate`), those of the first period are proven for all.
+/// Every rank's program is written and looked at. Where the programs repeat from rank to rank, which is checked block
+/// by block (`is_translate`), those of the first period are proven for all.
 template <topology Topology>
 [[nodiscard]] constexpr verdict verify(const Topology& t, int world, pass p = pass::forward) {
   verdict refusal;

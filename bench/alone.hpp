@@ -1,0 +1,69 @@
+// Copyright The Orrery authors. SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+// A schedule's computation alone: the same operator, so the same tiles in the same order over the same buffers, with a
+// transport that moves nothing and a kernel that does nothing but tiles. Its results mean nothing.
+
+#include <cstddef>
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "orrery/schedule/program.hpp"
+#include "orrery/transport/threads.hpp"
+#include "orrery/transport/transport.hpp"
+
+#include "problem.hpp"
+
+namespace bench {
+
+/// Nothing is packed, merged or copied.
+template <class Kernel>
+struct tiles_of : Kernel {
+  static std::string name() { return "tiles of " + Kernel::name(); }
+  template <class... Views>
+  static void copy(const Views&...) {}
+  template <class... Views>
+  static void add(const Views&...) {}
+  template <class... Views>
+  static void merge(const Views&...) {}
+  template <class... Views>
+  static void row_dot(const Views&...) {}
+};
+
+/// What would have arrived is there already: numbers from -1 to 1, since zeros may be faster than data.
+template <class T>
+class filled_memory : public orrery::threads::host_memory {
+ public:
+  filled_memory() = default;
+  explicit filled_memory(std::int64_t bytes) : host_memory{bytes} {
+    T* const all = reinterpret_cast<T*>(data());
+    for (std::int64_t i = 0; i < bytes / static_cast<std::int64_t>(sizeof(T)); ++i)
+      all[i] = static_cast<T>(value_at(5, i));
+  }
+};
+
+template <class T, orrery::transport World>
+class unmoved {
+ public:
+  using memory = filled_memory<T>;
+
+  struct channel {
+    static void begin() {}
+    static void post(int) {}
+    static void await(int) {}
+    static orrery::host_context context() { return {}; }
+  };
+
+  explicit unmoved(World& world) : world_{&world} {}
+
+  [[nodiscard]] int rank() const { return world_->rank(); }
+  [[nodiscard]] int size() const { return world_->size(); }
+  [[nodiscard]] std::vector<std::string> all_gather(const std::string& text) { return world_->all_gather(text); }
+  [[nodiscard]] static channel open(const orrery::program&, const std::vector<orrery::exchange_pieces>&) { return {}; }
+
+ private:
+  World* world_;
+};
+
+}  // namespace bench

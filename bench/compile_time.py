@@ -1,0 +1,128 @@
+#!/usr/bin/env python3
+# Copyright The Orrery authors. SPDX-License-Identifier: Apache-2.0
+"""What Orrery costs a compiler, in user seconds: each header over an empty file, and proofs by static_assert over their
+headers alone. Medians. Exits with 1 if something takes longer than its limit times the allowance for noise, or does not
+compile with the compiler's default limits."""
+import argparse
+import os
+import pathlib
+import resource
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+
+INCLUDE = pathlib.Path(__file__).resolve().parent.parent / "include"
+HEADER_LIMITS = {"orrery/orrery.hpp": 0.8}  # seconds over an empty file
+PROOF_LIMITS = {16: 0.3, 64: 3.0}  # seconds over the headers alone, by ranks
+PROOFS = {
+    "ring": "orrery/topology/ring.hpp",
+    "all_gather": "orrery/topology/all_gather.hpp",
+    "double_ring<4>": "orrery/topology/double_ring.hpp",
+    "wallfacer<2>": "orrery/topology/wallfacer.hpp",
+    "concentric<2>": "orrery/topology/concentric.hpp",
+    "usp<4>": "orrery/topology/all_to_all.hpp",
+}
+
+
+class DoesNotCompile(Exception):
+    pass
+
+
+def user_seconds(compiler, text, runs):
+    """Median of the compiler's user time on a file with this text."""
+    with tempfile.TemporaryDirectory() as folder:
+        source = pathlib.Path(folder) / "source.cpp"
+        source.write_text(text)
+        command = [compiler, "-std=c++20", f"-I{INCLUDE}", "-c", str(source), "-o", os.devnull]
+        times = []
+        for _ in range(runs):
+            before = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime
+            done = subprocess.run(command, stderr=subprocess.PIPE, text=True)
+            if done.returncode != 0:
+                raise DoesNotCompile(done.stderr)
+            times.append(resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime - before)
+    return statistics.median(times)
+
+
+def includes(*headers):
+    return "".join(f'#include "{header}"\n' for header in headers)
+
+
+class Report:
+    def __init__(self, compiler, arguments):
+        self.compiler = compiler
+        self.arguments = arguments
+        self.failures = []
+
+    def line(self, what, text, base, limit):
+        try:
+            seconds = user_seconds(self.compiler, text, self.arguments.runs) - base
+        except DoesNotCompile as error:
+            self.failures.append(f"{self.compiler}: {what} does not compile")
+            print(f"  {what:<44} {'-':>8}  does not compile:\n{error}", flush=True)
+            return
+        remark = ""
+        if limit is not None:
+            remark = f"{limit:8.2f}  {'within' if seconds <= limit else 'BEYOND'}"
+            if seconds > limit * self.arguments.noise:
+                self.failures.append(f"{self.compiler}: {what} takes {seconds:.2f} s, limit {limit} s")
+        print(f"  {what:<44} {seconds:8.2f} {remark}".rstrip(), flush=True)
+
+    def headers(self):
+        empty = user_seconds(self.compiler, "", self.arguments.runs)
+        self.title(f"header, over an empty file's {empty:.2f} s")
+        every = sorted(str(path.relative_to(INCLUDE)) for path in INCLUDE.rglob("*.hpp"))
+        for header in self.arguments.header or every:
+            self.line(header, includes(header), empty, HEADER_LIMITS.get(header))
+
+    def proofs(self):
+        for topology in self.arguments.topology or PROOFS:
+            headers = includes(PROOFS[topology], "orrery/verify/verify.hpp")
+            alone = user_seconds(self.compiler, headers, self.arguments.runs)
+            self.title(f"proof of {topology}, over its headers' {alone:.2f} s")
+            for which in self.arguments.passes.split(","):
+                for ranks in self.arguments.ranks:
+                    proof = f"static_assert(orrery::verify(orrery::{topology}{{}}, {ranks}, orrery::pass::{which}));\n"
+                    self.line(f"{topology} {which}, {ranks} ranks", headers + proof, alone, PROOF_LIMITS.get(ranks))
+
+    def title(self, text):
+        print(f"\n{self.compiler}: {text}\n  {'':<44} {'time (s)':>8} {'limit (s)':>9}", flush=True)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--compilers", default="g++,clang++", help="those of them that are installed (%(default)s)")
+    parser.add_argument("--runs", type=int, default=5, help="of each compilation; the median counts (%(default)s)")
+    parser.add_argument("--noise", type=float, default=2, help="how often its limit a time may be (%(default)s)")
+    parser.add_argument("--only", choices=["headers", "proofs"], help="leave out the other half")
+    parser.add_argument("--header", action="append", help="this header only, such as orrery/orrery.hpp; repeatable")
+    parser.add_argument("--topology", action="append", choices=PROOFS, help="this proof only; repeatable")
+    parser.add_argument("--passes", default="forward", help="and circulate_keys, circulate_queries: the proofs of backwards (%(default)s)")
+    parser.add_argument("--ranks", type=int, nargs="+", default=[8, 16, 32, 64], help="(8 16 32 64)")
+    arguments = parser.parse_args()
+    if arguments.runs < 1:
+        parser.error("--runs: expected at least 1")
+
+    failures = []
+    compilers = [name for name in arguments.compilers.split(",") if shutil.which(name)]
+    if not compilers:
+        parser.error(f"--compilers: none of {arguments.compilers} is installed")
+    for compiler in compilers:
+        version = subprocess.run([compiler, "--version"], stdout=subprocess.PIPE, text=True, check=True)
+        print(f"{compiler}: {version.stdout.splitlines()[0]}; -std=c++20, medians of {arguments.runs}, user time")
+        report = Report(compiler, arguments)
+        if arguments.only != "proofs":
+            report.headers()
+        if arguments.only != "headers":
+            report.proofs()
+        failures += report.failures
+        print()
+    for failure in failures:
+        print(failure, file=sys.stderr)
+    return 1 if failures else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,67 @@
+// Copyright The Orrery authors. SPDX-License-Identifier: Apache-2.0
+//
+// What a schedule costs before anything is run, against the number of ranks: to write and finish one rank's program and
+// those of all ranks, and to prove them.
+#include <string>
+
+#include <benchmark/benchmark.h>
+
+#include "orrery/orrery.hpp"
+
+namespace {
+
+using orrery::pass;
+
+template <class Topology>
+void plan_of_one_rank(benchmark::State& state, pass p) {
+  const auto ranks = static_cast<int>(state.range(0));
+  for ([[maybe_unused]] auto _ : state) {
+    benchmark::DoNotOptimize(orrery::program_of(Topology{}, ranks / 2, ranks, p).exchanges.items);
+  }
+}
+
+template <class Topology>
+void plans_of_all_ranks(benchmark::State& state, pass p) {
+  const auto ranks = static_cast<int>(state.range(0));
+  for ([[maybe_unused]] auto _ : state) {
+    benchmark::DoNotOptimize(orrery::programs_of(Topology{}, ranks, p).items);
+  }
+}
+
+template <class Topology>
+void verify(benchmark::State& state, pass p) {
+  const auto ranks = static_cast<int>(state.range(0));
+  for ([[maybe_unused]] auto _ : state) {
+    const orrery::verdict found = orrery::verify(Topology{}, ranks, p);
+    if (!found.ok()) state.SkipWithError(found.sentence().c_str());
+  }
+}
+
+template <class Topology>
+void add(int largest, int largest_of_all) {
+  for (const pass p : {pass::forward, pass::circulate_keys}) {
+    const std::string name = orrery::name_of(Topology{}) + "/" + orrery::name_of(p);
+    const auto ranks = [](benchmark::internal::Benchmark* one, int to) {
+      one->ArgName("ranks")->RangeMultiplier(8)->Range(8, to)->Unit(benchmark::kMillisecond);
+    };
+    ranks(benchmark::RegisterBenchmark(("plan_of_one_rank/" + name).c_str(), plan_of_one_rank<Topology>, p), largest);
+    ranks(benchmark::RegisterBenchmark(("plans_of_all_ranks/" + name).c_str(), plans_of_all_ranks<Topology>, p),
+          largest_of_all);
+    ranks(benchmark::RegisterBenchmark(("verify/" + name).c_str(), verify<Topology>, p), largest);
+  }
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  add<orrery::ring>(4096, 1024);
+  add<orrery::all_gather>(4096, 1024);
+  add<orrery::wallfacer<2>>(4096, 1024);
+  add<orrery::concentric<8>>(4096, 1024);
+  add<orrery::double_ring<8>>(4096, 1024);
+  add<orrery::usp<8>>(4096, 1024);
+  benchmark::Initialize(&argc, argv);
+  if (benchmark::ReportUnrecognizedArguments(argc, argv)) return 1;
+  benchmark::RunSpecifiedBenchmarks();
+  benchmark::Shutdown();
+}

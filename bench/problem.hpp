@@ -1,0 +1,147 @@
+// Copyright The Orrery authors. SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <cmath>
+#include <cstddef>
+#include <cstdint>
+#include <limits>
+#include <vector>
+
+#include "orrery/attention.hpp"
+
+namespace bench {
+
+/// Any number from -1 to 1; always the same one for the same element of the same tensor.
+inline double value_at(std::uint64_t tensor, std::int64_t element) {
+  std::uint64_t x = (static_cast<std::uint64_t>(element) + 1) * 0x9e3779b97f4a7c15u + tensor * 0xd1b54a32d192ed03u;
+  x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9u;
+  x = (x ^ (x >> 27)) * 0x94d049bb133111ebu;
+  return static_cast<double>(x >> 11) / static_cast<double>(std::uint64_t{1} << 52) - 1.0;
+}
+
+/// Pairs of a query and a key that meet, over all query heads.
+inline double visible_pairs(const orrery::attention_shape& shape, bool causal) {
+  const auto n = static_cast<double>(shape.length);
+  return static_cast<double>(shape.batch * shape.query_heads) * (causal ? n * (n + 1) / 2 : n * n);
+}
+
+/// Multiplications and additions of one call: two products of a query and a key forward, five backward.
+inline double flop_of(const orrery::attention_shape& shape, bool causal, orrery::pass p) {
+  return (p == orrery::pass::forward ? 4 : 10) * visible_pairs(shape, causal) * static_cast<double>(shape.head_dim);
+}
+
+/// The tensors of one rank's shard, whose tokens are those of `positions`, and calls on them. The same token has the
+/// same values however the sequence is cut. Batch 1; the head dimensions of keys and values are equal.
+template <class T>
+class shard {
+ public:
+  shard(const orrery::attention_shape& shape, const orrery::segments& positions)
+      : shape_{shape}, positions_{positions}, tokens_{positions.tokens()} {
+    shape_.key_heads = shape.key_heads == 0 ? shape.query_heads : shape.key_heads;
+    q_ = input(1, shape_.query_heads);
+    k_ = input(2, shape_.key_heads);
+    v_ = input(3, shape_.key_heads);
+    grad_out_ = input(4, shape_.query_heads);
+    out_.resize(q_.size());
+    grad_q_.resize(q_.size());
+    grad_k_.resize(k_.size());
+    grad_v_.resize(v_.size());
+    lse_.resize(static_cast<std::size_t>(shape_.query_heads * tokens_));
+    delta_.resize(lse_.size());
+  }
+
+  auto q() { return of_queries(q_); }
+  auto k() { return of_keys(k_); }
+  auto v() { return of_keys(v_); }
+  auto out() { return of_queries(out_); }
+  auto grad_out() { return of_queries(grad_out_); }
+  auto grad_q() { return of_queries(grad_q_); }
+  auto grad_k() { return of_keys(grad_k_); }
+  auto grad_v() { return of_keys(grad_v_); }
+  auto lse() { return orrery::batch_head_sequence(lse_.data(), 1, shape_.query_heads, tokens_); }
+  auto delta() { return orrery::batch_head_sequence(delta_.data(), 1, shape_.query_heads, tokens_); }
+  const orrery::segments& positions() const { return positions_; }
+
+  template <class Attention>
+  void forward(Attention& attend) {
+    attend.forward(q(), k(), v(), out(), lse());
+  }
+  template <class Attention>
+  void backward(Attention& attend) {
+    attend.backward(q(), k(), v(), out(), lse(), grad_out(), grad_q(), grad_k(), grad_v());
+  }
+  template <class Attention>
+  void call(Attention& attend, orrery::pass p) {
+    if (p == orrery::pass::forward) {
+      forward(attend);
+    } else {
+      backward(attend);
+    }
+  }
+
+  /// Largest distance of this shard's results from those of the whole sequence, relative to the larger of 1 and the
+  /// largest element of the tensor; infinity where there is a NaN.
+  double error_against(const shard& whole, orrery::pass p) const {
+    const std::int64_t dim = shape_.head_dim;
+    double worst = 0;
+    if (p == orrery::pass::forward) {
+      compare(out_, whole.out_, shape_.query_heads * dim, worst);
+      double size = 1;
+      for (const T value : whole.lse_) size = std::fmax(size, std::abs(static_cast<double>(value)));
+      for (std::int64_t h = 0; h < shape_.query_heads; ++h) {
+        for (std::int64_t t = 0; t < tokens_; ++t) {
+          add(worst, lse_[index(h * tokens_ + t)], whole.lse_[index(h * whole.tokens_ + positions_.position(t))], size);
+        }
+      }
+    } else {
+      compare(grad_q_, whole.grad_q_, shape_.query_heads * dim, worst);
+      compare(grad_k_, whole.grad_k_, shape_.key_heads * dim, worst);
+      compare(grad_v_, whole.grad_v_, shape_.key_heads * dim, worst);
+    }
+    return worst;
+  }
+
+ private:
+  static std::size_t index(std::int64_t i) { return static_cast<std::size_t>(i); }
+
+  auto of_queries(std::vector<T>& data) {
+    return orrery::batch_sequence_head_dim(data.data(), 1, tokens_, shape_.query_heads, shape_.head_dim);
+  }
+  auto of_keys(std::vector<T>& data) {
+    return orrery::batch_sequence_head_dim(data.data(), 1, tokens_, shape_.key_heads, shape_.head_dim);
+  }
+
+  std::vector<T> input(std::uint64_t tensor, std::int64_t heads) const {
+    const std::int64_t width = heads * shape_.head_dim;
+    std::vector<T> all;
+    all.reserve(index(tokens_ * width));
+    for (std::int64_t t = 0; t < tokens_; ++t) {
+      const std::int64_t first = positions_.position(t) * width;
+      for (std::int64_t i = 0; i < width; ++i) all.push_back(static_cast<T>(value_at(tensor, first + i)));
+    }
+    return all;
+  }
+
+  void compare(const std::vector<T>& mine, const std::vector<T>& whole, std::int64_t width, double& worst) const {
+    double size = 1;
+    for (const T value : whole) size = std::fmax(size, std::abs(static_cast<double>(value)));
+    for (std::int64_t t = 0; t < tokens_; ++t) {
+      for (std::int64_t i = 0; i < width; ++i) {
+        add(worst, mine[index(t * width + i)], whole[index(positions_.position(t) * width + i)], size);
+      }
+    }
+  }
+
+  static void add(double& worst, T got, T expected, double size) {
+    if (got == expected) return;
+    const double error = std::abs(static_cast<double>(got) - static_cast<double>(expected)) / size;
+    worst = std::isnan(error) ? std::numeric_limits<double>::infinity() : std::fmax(worst, error);
+  }
+
+  orrery::attention_shape shape_;
+  orrery::segments positions_;
+  std::int64_t tokens_;
+  std::vector<T> q_, k_, v_, out_, grad_out_, grad_q_, grad_k_, grad_v_, lse_, delta_;
+};
+
+}  // namespace bench

@@ -1,0 +1,160 @@
+// Copyright The Orrery authors. SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <type_traits>
+#include <vector>
+
+#include "orrery/run/attention_plan.hpp"
+#include "orrery/run/executor.hpp"
+
+namespace orrery {
+
+/// The forward as an interaction (see `interaction`). Query operand: Q. Key operand: K, V. Query partial: the output
+/// and its log-sum-exp. What belongs to the rank's own shard is read and written where the trainer has it.
+template <class Kernel, class Mask, class Memory>
+class attention_forward {
+ public:
+  using storage = typename Kernel::storage;
+  using accumulator = typename Kernel::accumulator;
+  using context = typename Kernel::context;
+
+  attention_forward(const attention_plan<Mask>& plan, const program& p) : plan_{&plan} {
+    std::size_t queries = 0;
+    std::size_t keys = 0;
+    for (const step& now : p.steps) {
+      queries = (std::max)(queries, static_cast<std::size_t>(now.tile.queries.count));
+      keys = (std::max)(keys, static_cast<std::size_t>(now.tile.keys.count));
+    }
+    queries_.reserve(queries);
+    keys_.reserve(keys);
+    if constexpr (!direct) {
+      own_out_ = array{plan.batch * plan.query_heads * own_tokens() * plan.value_dim};
+      own_lse_ = array{plan.batch * plan.query_heads * own_tokens()};
+    }
+  }
+
+  /// The trainer's tensors of this call.
+  tensor_view<const storage> q, k, v;
+  tensor_view<storage> out;
+  row_view<accumulator> lse;
+
+  void prepare(const context&) const {}
+
+  [[nodiscard]] std::int64_t bytes(side s, cargo c, const block& b) const {
+    const attention_plan<Mask>& p = *plan_;
+    const std::int64_t rows = p.batch * p.heads(b) * p.tokens(b);
+    if (c == cargo::partial) return rows * (p.value_dim + 1) * static_cast<std::int64_t>(sizeof(accumulator));
+    return rows * (s == side::query ? p.head_dim : p.head_dim + p.value_dim) *
+           static_cast<std::int64_t>(sizeof(storage));
+  }
+
+  void pack(const context& how, const block& b, std::byte* to) const {
+    block_reader packed = reader(b, to);
+    const head_slice& s = plan_->slice(b);
+    if (b.side == side::query) {
+      Kernel::copy(how, q.slice_heads(s.first_query_head, s.query_heads),
+                   packed.template tensor<storage>(plan_->head_dim));
+    } else {
+      Kernel::copy(how, k.slice_heads(s.first_key_head, s.key_heads), packed.template tensor<storage>(plan_->head_dim));
+      Kernel::copy(how, v.slice_heads(s.first_key_head, s.key_heads),
+                   packed.template tensor<storage>(plan_->value_dim));
+    }
+  }
+
+  void interact(const context& how, std::span<const tile_block> queries, std::span<const tile_block> keys) {
+    queries_.clear();
+    keys_.clear();
+    for (const tile_block& one : queries) {
+      const head_slice& s = plan_->slice(one.block);
+      tensor_view<const storage> operand = q.slice_heads(s.first_query_head, s.query_heads);
+      if (one.operand != nullptr) {
+        operand = reader(one.block, writable(one.operand)).template tensor<storage>(plan_->head_dim);
+      }
+      const partial result = partial_at(one.block, one.partial);
+      queries_.push_back({operand, result.out, result.lse, plan_->positions(one.block), one.fresh});
+    }
+    for (const tile_block& one : keys) {
+      const head_slice& s = plan_->slice(one.block);
+      forward_keys<storage> operands{k.slice_heads(s.first_key_head, s.key_heads),
+                                     v.slice_heads(s.first_key_head, s.key_heads), plan_->positions(one.block)};
+      if (one.operand != nullptr) {
+        block_reader packed = reader(one.block, writable(one.operand));
+        operands.k = packed.template tensor<storage>(plan_->head_dim);
+        operands.v = packed.template tensor<storage>(plan_->value_dim);
+      }
+      keys_.push_back(operands);
+    }
+    Kernel::forward(how, std::span<const forward_queries<storage, accumulator>>{queries_},
+                    std::span<const forward_keys<storage>>{keys_}, plan_->map_of(queries[0].block),
+                    static_cast<accumulator>(plan_->scale), plan_->mask);
+  }
+
+  void merge(const context& how, const block& b, std::byte* into, const std::byte* from, bool fresh) {
+    const partial running = partial_at(b, into);
+    const partial arrived = partial_at(b, writable(from));
+    if (fresh) {
+      Kernel::copy(how, arrived.out, running.out);
+      Kernel::copy(how, arrived.lse, running.lse);
+    } else {
+      Kernel::merge(how, running.out, running.lse, arrived.out, arrived.lse);
+    }
+  }
+
+  void finish(const context& how) {
+    if constexpr (!direct) {
+      for (std::size_t s = 0; s < plan_->slices.size(); ++s) {
+        const block own{side::query, plan_->rank, static_cast<int>(s)};
+        const partial result = partial_at(own, nullptr);
+        const head_slice& heads = plan_->slice(own);
+        Kernel::copy(how, result.out, out.slice_heads(heads.first_query_head, heads.query_heads));
+        Kernel::copy(how, result.lse, lse.slice_heads(heads.first_query_head, heads.query_heads));
+      }
+    }
+  }
+
+ private:
+  using array = plan_array<accumulator, Memory>;
+
+  /// Does the kernel accumulate in the trainer's own type? Then it does so in the trainer's memory.
+  static constexpr bool direct = std::is_same_v<storage, accumulator>;
+
+  struct partial {
+    tensor_view<accumulator> out;
+    row_view<accumulator> lse;
+  };
+
+  [[nodiscard]] std::int64_t own_tokens() const {
+    return plan_->query_shards[static_cast<std::size_t>(plan_->rank)].tokens();
+  }
+  [[nodiscard]] block_reader reader(const block& b, std::byte* memory) const {
+    return {memory, plan_->batch, plan_->heads(b), plan_->tokens(b)};
+  }
+  [[nodiscard]] partial partial_at(const block& b, std::byte* memory) {
+    const head_slice& s = plan_->slice(b);
+    if (memory != nullptr) {
+      block_reader packed = reader(b, memory);
+      const auto packed_out = packed.template tensor<accumulator>(plan_->value_dim);
+      return {packed_out, packed.template rows<accumulator>()};
+    }
+    if constexpr (direct) {
+      return {out.slice_heads(s.first_query_head, s.query_heads), lse.slice_heads(s.first_query_head, s.query_heads)};
+    } else {
+      return {batch_head_sequence_dim(own_out_.data(), plan_->batch, plan_->query_heads, own_tokens(), plan_->value_dim)
+                  .slice_heads(s.first_query_head, s.query_heads),
+              batch_head_sequence(own_lse_.data(), plan_->batch, plan_->query_heads, own_tokens())
+                  .slice_heads(s.first_query_head, s.query_heads)};
+    }
+  }
+
+  const attention_plan<Mask>* plan_;
+  std::vector<forward_queries<storage, accumulator>> queries_;
+  std::vector<forward_keys<storage>> keys_;
+  array own_out_;
+  array own_lse_;
+};
+
+}  // namespace orrery

@@ -1,0 +1,326 @@
+// Copyright The Orrery authors. SPDX-License-Identifier: Apache-2.0
+//
+// What an operator refuses, and with which sentence; nothing is written then, and the operator still works.
+#include <cmath>
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <limits>
+#include <stdexcept>
+#include <string>
+#include <type_traits>
+#include <vector>
+
+#include <doctest/doctest.h>
+
+#include "orrery/kernel/flash.hpp"
+#include "orrery/kernel/reference.hpp"
+#include "orrery/transport/threads.hpp"
+
+#include "conformance.hpp"
+#include "topologies.hpp"
+
+namespace {
+
+using orrery::attention_shape;
+using orrery::pass;
+
+/// The sentence with which all ranks refuse to construct an operator; says so if they do not agree.
+template <class Topology, class Kernel = orrery::flash<float>>
+std::string refusal(int world, const attention_shape& shape, const Topology& topology = {}) {
+  std::vector<std::string> sentences(static_cast<std::size_t>(world), "not refused");
+  orrery::threads::run(world, [&](auto& on) {
+    try {
+      const orrery::attention<Topology, Kernel> attend{on, shape, orrery::full{}, orrery::contiguous{}, topology};
+    } catch (const std::invalid_argument& e) {
+      sentences[static_cast<std::size_t>(on.rank())] = e.what();
+    }
+  });
+  for (const std::string& one : sentences) {
+    if (one != sentences[0]) return "ranks say different things: " + sentences[0] + " / " + one;
+  }
+  return sentences[0];
+}
+
+/// A ring whose rank 1 computes its last tile twice.
+struct twice {
+  constexpr orrery::program program(int rank, int world) const {
+    orrery::builder schedule{rank, world};
+    for (int hop = 0; hop < world; ++hop) {
+      if (hop + 1 < world) schedule.shift(orrery::key(rank - hop), +1);
+      schedule.interact(orrery::query(rank), orrery::key(rank - hop));
+      schedule.next_step();
+    }
+    if (rank == 1) schedule.interact(orrery::query(rank), orrery::key(rank + 1));
+    return schedule;
+  }
+  static std::string name() { return "twice"; }
+};
+
+/// A ring that is right forward, but not backward.
+struct no_way_back {
+  constexpr orrery::program program(int rank, int world, pass p) const {
+    orrery::program right = orrery::ring::program(rank, world, p);
+    if (p != pass::forward) right.steps[0].tile = {{0, 0}, {0, 0}};
+    return right;
+  }
+  static std::string name() { return "no_way_back"; }
+};
+
+constexpr attention_shape good{.length = 12, .query_heads = 4, .key_heads = 2, .head_dim = 8};
+
+template <class Change>
+attention_shape but(const Change& change) {
+  attention_shape shape = good;
+  change(shape);
+  return shape;
+}
+
+}  // namespace
+
+TEST_CASE("sizes") {
+  const auto said = [](auto change) { return refusal<orrery::ring>(2, but(change)); };
+  CHECK(said([](auto& s) { s.batch = 0; }) == "orrery: rank 0: batch is 0, expected at least 1");
+  CHECK(said([](auto& s) { s.length = 0; }) == "orrery: rank 0: length is 0, expected at least 1");
+  CHECK(said([](auto& s) { s.length = -5; }) == "orrery: rank 0: length is -5, expected at least 1");
+  CHECK(said([](auto& s) { s.query_heads = 0; }) == "orrery: rank 0: query_heads is 0, expected at least 1");
+  CHECK(said([](auto& s) { s.key_heads = -2; }) == "orrery: rank 0: key_heads is -2, expected at least 1");
+  CHECK(said([](auto& s) { s.head_dim = 0; }) == "orrery: rank 0: head_dim is 0, expected at least 1");
+  CHECK(said([](auto& s) { s.value_dim = -1; }) == "orrery: rank 0: value_dim is -1, expected at least 1");
+  CHECK(said([](auto& s) { s.key_length = -1; }) == "orrery: rank 0: key_length is -1, expected at least 1");
+  CHECK(said([](auto& s) { s.key_heads = 3; }) ==
+        "orrery: rank 0: key_heads is 3, expected a divisor of query_heads, 4");
+  CHECK(said([](auto& s) { s.key_heads = 8; }) ==
+        "orrery: rank 0: key_heads is 8, expected a divisor of query_heads, 4");
+  CHECK(refusal<orrery::ring>(3, good) == "not refused");
+}
+
+TEST_CASE("head dimensions that the kernel does not have") {
+  const std::string most = std::to_string(orrery::flash<float>::max_head_dim);
+  const std::int64_t more = orrery::flash<float>::max_head_dim + 1;
+  const std::string rest = " is " + std::to_string(more) + ", but kernel flash<float> goes up to " + most +
+                           "; orrery::reference has no limit";
+  CHECK(refusal<orrery::ring>(2, but([&](auto& s) { s.head_dim = more; })) == "orrery: rank 0: head_dim" + rest);
+  CHECK(refusal<orrery::ring>(2, but([&](auto& s) { s.value_dim = more; })) == "orrery: rank 0: value_dim" + rest);
+  CHECK(refusal<orrery::ring>(2, but([&](auto& s) { s.value_dim = more - 1; })) == "not refused");
+  CHECK(refusal<orrery::ring, orrery::reference<float>>(2, but([&](auto& s) { s.head_dim = more; })) == "not refused");
+}
+
+TEST_CASE("scale and policy") {
+  const auto said = [](auto change) { return refusal<orrery::ring>(2, but(change)); };
+  CHECK(said([](auto& s) { s.scale = std::numeric_limits<double>::infinity(); }) ==
+        "orrery: rank 0: scale is inf, expected a finite number");
+  CHECK(said([](auto& s) { s.scale = std::nan(""); }) == "orrery: rank 0: scale is nan, expected a finite number");
+  CHECK(said([](auto& s) { s.circulate = pass::forward; }) ==
+        "orrery: rank 0: circulate is pass::forward, expected pass::circulate_keys or pass::circulate_queries");
+}
+
+TEST_CASE("worlds that the topology does not admit") {
+  CHECK(refusal<orrery::wallfacer<3>>(8, good) ==
+        "orrery: rank 0: topology wallfacer<3> over 8 ranks needs a world that C*C divides: choose a smaller C, or "
+        "concentric<C>, for which C need only divide it");
+  CHECK(refusal<orrery::concentric<2, 2>>(6, good) ==
+        "orrery: rank 0: topology concentric<2,2> over 6 ranks needs a world that A*B divides: choose A and B from the "
+        "world's divisors, or ring");
+  CHECK(refusal<orrery::all_to_all<2, orrery::wallfacer<2>>>(6, good).find("over 6 ranks needs a world that C*C") !=
+        std::string::npos);
+  CHECK(refusal<orrery::double_ring<4>>(6, good).find("over 6 ranks needs a world that I divides") !=
+        std::string::npos);
+}
+
+TEST_CASE("a policy that the topology does not write") {
+  CHECK(refusal<my_ring>(3, but([](auto& s) { s.circulate = pass::circulate_queries; })) ==
+        "orrery: rank 0: topology custom topology over 3 ranks writes no backward of its own, and only circulate_keys "
+        "can be derived from a forward: use pass::circulate_keys, or give it program(rank, world, pass)");
+}
+
+TEST_CASE("more slices than query heads: the sentence names a hybrid that works, and it does") {
+  const auto heads = [](std::int64_t count) {
+    return attention_shape{.length = 24, .query_heads = count, .head_dim = 8};
+  };
+  CHECK(refusal<orrery::ulysses>(8, heads(6)) ==
+        "orrery: rank 0: topology ulysses cuts the heads into 8 slices, but query_heads is 6; usp<4> works here: "
+        "all-to-all over 4 ranks, a ring across");
+  CHECK(refusal<orrery::usp<4>>(8, heads(6)) == "not refused");
+  CHECK(refusal<orrery::ulysses>(9, heads(4)).find("; usp<3> works here") != std::string::npos);
+  CHECK(refusal<orrery::usp<3>>(9, heads(4)) == "not refused");
+  CHECK(refusal<orrery::ulysses>(5, heads(4)) ==
+        "orrery: rank 0: topology ulysses cuts the heads into 5 slices, but query_heads is 4; ring and concentric do "
+        "not cut heads");
+  CHECK(
+      refusal<orrery::usp<4>>(8, heads(3)).find("usp<4> cuts the heads into 4 slices, but query_heads is 3; usp<2>") !=
+      std::string::npos);
+}
+
+TEST_CASE("a wrong schedule is refused at run time, with the verifier's sentence") {
+  const std::string verdict = orrery::verify(twice{}, 4).sentence();
+  CHECK(verdict.find("query shard 1 meets key shard 2 for the second time") != std::string::npos);
+  CHECK(refusal<twice>(4, good) ==
+        "orrery: rank 0: the schedule of topology twice (forward) is wrong for 4 ranks: " + verdict);
+  const std::string backward = orrery::verify(no_way_back{}, 3, pass::circulate_queries).sentence();
+  CHECK(refusal<no_way_back>(3, but([](auto& s) { s.circulate = pass::circulate_queries; })) ==
+        "orrery: rank 0: the schedule of topology no_way_back (circulate_queries) is wrong for 3 ranks: " + backward);
+}
+
+namespace {
+
+using kernel = orrery::flash<double>;
+using tensors = conformance::rank_tensors<kernel>;
+using attention = orrery::attention<orrery::ring, kernel>;
+
+/// The views of one call.
+struct call {
+  orrery::tensor_view<const double> q, k, v, in_out, grad_out;
+  orrery::row_view<const double> in_lse;
+  orrery::tensor_view<double> out, grad_q, grad_k, grad_v;
+  orrery::row_view<double> lse;
+
+  explicit call(const tensors& t)
+      : q(t.q.view()),
+        k(t.k.view()),
+        v(t.v.view()),
+        in_out(t.out.view()),
+        grad_out(t.grad_out.view()),
+        in_lse(t.lse.view()),
+        out(t.out.view()),
+        grad_q(t.grad_q.view()),
+        grad_k(t.grad_k.view()),
+        grad_v(t.grad_v.view()),
+        lse(t.lse.view()) {}
+
+  void forward(attention& attend) const { attend.forward(q, k, v, out, lse); }
+  void backward(attention& attend) const { attend.backward(q, k, v, in_out, in_lse, grad_out, grad_q, grad_k, grad_v); }
+};
+
+constexpr attention_shape called{
+    .batch = 2, .length = 10, .query_heads = 4, .key_heads = 2, .head_dim = 3, .value_dim = 5, .key_length = 6};
+
+/// Each rank makes a call whose views `change` has spoilt, compares its sentence, makes sure that nothing was written,
+/// and then makes the right call. Empty if all is well.
+std::string refused_call(bool forward, const std::string& sentence, const std::function<void(call&)>& change) {
+  const auto p = oracle::random_problem<double>(conformance::oracle_shape(called), 1);
+  const oracle::answer a = oracle::solve(p, orrery::full{});
+  try {
+    orrery::threads::run(2, [&](auto& on) {
+      attention attend{on, called};
+      tensors mine{p, attend.query_positions(), attend.key_positions(), {kernel_test::order::batch_sequence_head, 3}};
+      if (!forward) mine.forward(attend);
+      const std::string before = mine.bits();
+      call spoilt{mine};
+      change(spoilt);
+      std::string said = "nothing";
+      try {
+        if (forward) {
+          spoilt.forward(attend);
+        } else {
+          spoilt.backward(attend);
+        }
+      } catch (const std::invalid_argument& e) {
+        said = e.what();
+      }
+      if (said != sentence) throw std::logic_error{"it says: " + said};
+      if (mine.bits() != before) throw std::logic_error{"something was written"};
+      if (forward) mine.forward(attend);
+      mine.backward(attend);
+      const std::string wrong = mine.mismatch(p, a, attend.query_positions(), attend.key_positions());
+      if (!wrong.empty()) throw std::logic_error{"afterwards" + wrong};
+    });
+  } catch (const std::exception& e) {
+    return e.what();
+  }
+  return "";
+}
+
+template <class T>
+T* shifted_by_one_byte(T* data) {
+  using byte = std::conditional_t<std::is_const_v<T>, const std::byte, std::byte>;
+  return reinterpret_cast<T*>(reinterpret_cast<std::uintptr_t>(reinterpret_cast<byte*>(data) + 1));
+}
+
+/// Spoils one view, which is `view(call)`, in every way.
+template <class View>
+void check_view(bool forward, const std::string& name, const View& view, int tokens, int heads, int dim) {
+  const std::string begin = std::string{"orrery: attention::"} + (forward ? "forward: " : "backward: ") + name + " ";
+  INFO(begin);
+  const auto has = [&](const char* what, int got, int expected) {
+    return begin + "has " + what + " " + std::to_string(got) + ", expected " + std::to_string(expected);
+  };
+  const auto check = [&](const std::string& sentence, const auto& spoil) {
+    CHECK(refused_call(forward, sentence, [&](call& c) { spoil(view(c)); }) == "");
+  };
+  check(has("batch", 3, 2), [](auto& v) { v.batch = 3; });
+  check(has("sequence (this rank's tokens)", tokens - 1, tokens), [&](auto& v) { v.sequence = tokens - 1; });
+  check(has("sequence (this rank's tokens)", 2 * tokens, tokens), [&](auto& v) { v.sequence = 2 * tokens; });
+  check(has("heads", heads + 1, heads), [&](auto& v) { v.heads = heads + 1; });
+  if (dim > 0) {
+    check(has("dim", dim + 1, dim), [&](auto& v) {
+      if constexpr (requires { v.dim; }) v.dim = dim + 1;
+    });
+  }
+  check(begin + "is null", [](auto& v) { v.data = nullptr; });
+  check(begin + "is not aligned to its elements of 8 bytes", [](auto& v) { v.data = shifted_by_one_byte(v.data); });
+}
+
+}  // namespace
+
+TEST_CASE("views of a forward that do not fit") {
+  check_view(
+      true, "q", [](call & c) -> auto& { return c.q; }, 5, 4, 3);
+  check_view(
+      true, "k", [](call & c) -> auto& { return c.k; }, 3, 2, 3);
+  check_view(
+      true, "v", [](call & c) -> auto& { return c.v; }, 3, 2, 5);
+  check_view(
+      true, "out", [](call & c) -> auto& { return c.out; }, 5, 4, 5);
+  check_view(
+      true, "lse", [](call & c) -> auto& { return c.lse; }, 5, 4, 0);
+}
+
+TEST_CASE("views of a backward that do not fit") {
+  check_view(
+      false, "q", [](call & c) -> auto& { return c.q; }, 5, 4, 3);
+  check_view(
+      false, "k", [](call & c) -> auto& { return c.k; }, 3, 2, 3);
+  check_view(
+      false, "v", [](call & c) -> auto& { return c.v; }, 3, 2, 5);
+  check_view(
+      false, "out", [](call & c) -> auto& { return c.in_out; }, 5, 4, 5);
+  check_view(
+      false, "lse", [](call & c) -> auto& { return c.in_lse; }, 5, 4, 0);
+  check_view(
+      false, "grad_out", [](call & c) -> auto& { return c.grad_out; }, 5, 4, 5);
+  check_view(
+      false, "grad_q", [](call & c) -> auto& { return c.grad_q; }, 5, 4, 3);
+  check_view(
+      false, "grad_k", [](call & c) -> auto& { return c.grad_k; }, 3, 2, 3);
+  check_view(
+      false, "grad_v", [](call & c) -> auto& { return c.grad_v; }, 3, 2, 5);
+}
+
+TEST_CASE("a rank without tokens may give null") {
+  orrery::threads::run(3, [](auto& on) {
+    orrery::attention<orrery::ring, orrery::flash<float>> attend{on, {.length = 2, .head_dim = 1}};
+    const std::int64_t tokens = attend.query_positions().tokens();
+    std::vector<float> x(static_cast<std::size_t>(tokens), 1.0F);
+    std::vector<float> y(x.size(), std::numeric_limits<float>::quiet_NaN());
+    std::vector<float> sums(x.size());
+    const auto in = orrery::batch_sequence_head_dim<const float>(x.empty() ? nullptr : x.data(), 1, tokens, 1, 1);
+    const auto out = orrery::batch_sequence_head_dim(y.empty() ? nullptr : y.data(), 1, tokens, 1, 1);
+    attend.forward(in, in, in, out, orrery::batch_head_sequence(sums.empty() ? nullptr : sums.data(), 1, 1, tokens));
+    for (const float value : y) {
+      if (value != 1.0F) throw std::logic_error{"the mean of ones is " + std::to_string(value)};
+    }
+  });
+}
+
+TEST_CASE("the shape is completed") {
+  orrery::threads::run(1, [](auto& on) {
+    const orrery::attention<orrery::ring, kernel> attend{on, {.length = 3, .query_heads = 6, .head_dim = 16}};
+    const attention_shape& s = attend.shape();
+    CHECK(s.key_heads == 6);
+    CHECK(s.value_dim == 16);
+    CHECK(s.key_length == 3);
+    CHECK(s.scale == 0.25);
+    CHECK(attend.workspace_bytes() == 0);
+  });
+}

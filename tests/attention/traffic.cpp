@@ -1,0 +1,179 @@
+// Copyright The Orrery authors. SPDX-License-Identifier: Apache-2.0
+//
+// The bytes and messages that an operator sends are those of its schedule, to the byte, and those that `traffic`
+// predicts.
+#include "orrery/traffic/traffic.hpp"
+
+#include <cmath>
+#include <cstdint>
+#include <set>
+#include <stdexcept>
+#include <string>
+
+#include <doctest/doctest.h>
+
+#include "orrery/kernel/reference.hpp"
+#include "orrery/transport/counted.hpp"
+#include "orrery/transport/threads.hpp"
+
+#include "conformance.hpp"
+#include "topologies.hpp"
+
+namespace {
+
+struct sent {
+  std::int64_t bytes = 0;
+  std::int64_t messages = 0;
+};
+
+/// The bytes of a block, from its definition: how many tokens its shard has, which heads its slice has, which tensors
+/// travel on its side in this pass, of which element type.
+template <class Kernel, class Layout>
+std::int64_t bytes_of(const orrery::block& b, orrery::cargo c, orrery::pass p, const orrery::attention_shape& s,
+                      int world, int slices) {
+  const auto stored = static_cast<std::int64_t>(sizeof(typename Kernel::storage));
+  const auto summed = static_cast<std::int64_t>(sizeof(typename Kernel::accumulator));
+  const bool is_query = b.side == orrery::side::query;
+  std::set<std::int64_t> heads;
+  for (std::int64_t h = 0; h < s.query_heads; ++h) {
+    if (h < b.slice * s.query_heads / slices || h >= (b.slice + 1) * s.query_heads / slices) continue;
+    heads.insert(is_query ? h : h / (s.query_heads / s.key_heads));
+  }
+  const std::int64_t tokens = Layout{}.shard(b.shard, world, is_query ? s.length : s.key_length).tokens();
+  const std::int64_t numbers = s.batch * tokens * static_cast<std::int64_t>(heads.size());
+  if (c == orrery::cargo::operand) {
+    if (!is_query) return numbers * (s.head_dim + s.value_dim) * stored;   // K, V
+    if (p == orrery::pass::forward) return numbers * s.head_dim * stored;  // Q
+    return numbers * ((s.head_dim + s.value_dim) * stored + 2 * summed);   // Q, dO, lse, delta
+  }
+  if (!is_query) return numbers * (s.head_dim + s.value_dim) * summed;                    // dK, dV
+  return numbers * (p == orrery::pass::forward ? s.value_dim + 1 : s.head_dim) * summed;  // O, lse; dQ
+}
+
+/// What a rank's program sends.
+template <class Kernel, class Layout>
+sent expected(const orrery::program& steps, const orrery::attention_shape& s) {
+  sent sum;
+  for (const orrery::exchange& x : steps.exchanges) {
+    sum.messages += x.sent.count > 0 ? 1 : 0;
+    for (int i = x.sent.first; i < x.sent.end(); ++i) {
+      sum.bytes += bytes_of<Kernel, Layout>(steps.sent[i], x.cargo, steps.pass, s, steps.world, steps.slices);
+    }
+  }
+  return sum;
+}
+
+/// Runs an operator on every rank and calls `check(rank, pass, sent)` there for both passes, twice.
+template <class Topology, class Kernel, class Layout, class Check>
+void measure(int world, const orrery::attention_shape& shape, const Check& check) {
+  const auto p = oracle::random_problem<typename Kernel::storage>(conformance::oracle_shape(shape), 1);
+  CHECK_NOTHROW(orrery::threads::run(world, [&](auto& on) {
+    orrery::counted counting{on};
+    orrery::attention<Topology, Kernel> attend{counting, shape, orrery::full{}, Layout{}};
+    conformance::rank_tensors<Kernel> mine{p, attend.query_positions(), attend.key_positions(), {}};
+    const auto check_call = [&](orrery::pass pass) {
+      check(on.rank(), pass, sent{counting.bytes_sent(), counting.messages_sent()});
+      counting.reset();
+    };
+    for (int call = 0; call < 2; ++call) {
+      mine.forward(attend);
+      check_call(orrery::pass::forward);
+      mine.backward(attend);
+      check_call(shape.circulate);
+    }
+  }));
+}
+
+void require(const char* what, std::int64_t expected, std::int64_t got) {
+  if (expected == got) return;
+  throw std::logic_error{std::string{what} + ": expected " + std::to_string(expected) + ", sent " +
+                         std::to_string(got)};
+}
+
+}  // namespace
+
+TEST_CASE_TEMPLATE("uneven shapes: each block's own size, exactly", Topology, ORRERY_TEST_TOPOLOGIES) {
+  using kernel = orrery::reference<float>;  // stores 4 bytes, sums 8
+  for (const int world : {1, 3, 6, 8, 9}) {
+    for (const orrery::pass circulate : {orrery::pass::circulate_keys, orrery::pass::circulate_queries}) {
+      if (orrery::refuses(Topology{}, world, circulate) != nullptr) continue;
+      const orrery::attention_shape shape{.batch = 2,
+                                          .length = 29,
+                                          .query_heads = 14,
+                                          .key_heads = 7,
+                                          .head_dim = 3,
+                                          .value_dim = 5,
+                                          .key_length = 19,
+                                          .circulate = circulate};
+      INFO(orrery::name_of(Topology{}), " over ", world, ", ", orrery::name_of(circulate));
+      measure<Topology, kernel, orrery::zigzag>(world, shape, [&](int rank, orrery::pass p, const sent& got) {
+        const orrery::program steps = orrery::program_of(Topology{}, rank, world, p);
+        const sent should = expected<kernel, orrery::zigzag>(steps, shape);
+        require("bytes", should.bytes, got.bytes);
+        require("messages", should.messages, got.messages);
+      });
+    }
+  }
+}
+
+TEST_CASE_TEMPLATE("even shapes: traffic's units", Topology, ORRERY_TEST_TOPOLOGIES) {
+  using kernel = orrery::reference<double>;
+  for (const int world : {1, 4, 8, 9}) {
+    for (const orrery::pass circulate : {orrery::pass::circulate_keys, orrery::pass::circulate_queries}) {
+      if (orrery::refuses(Topology{}, world, circulate) != nullptr) continue;
+      // As many tokens and heads as each of these worlds divides; three query heads to a key head, so that each slice
+      // has whole groups.
+      const std::int64_t shard = 2;
+      const std::int64_t key_heads = world;
+      const std::int64_t group = 3;
+      const orrery::attention_shape shape{.length = shard * world,
+                                          .query_heads = group * key_heads,
+                                          .key_heads = key_heads,
+                                          .head_dim = 4,
+                                          .value_dim = 4,
+                                          .key_length = shard * world,
+                                          .circulate = circulate};
+      INFO(orrery::name_of(Topology{}), " over ", world, ", ", orrery::name_of(circulate));
+      measure<Topology, kernel, orrery::contiguous>(world, shape, [&](int rank, orrery::pass p, const sent& got) {
+        const auto report = orrery::traffic(Topology{}, world, p, static_cast<double>(group));
+        const orrery::rank_traffic& mine = report.ranks[rank];
+        // One number for each query and head: a partial's lse forward, an operand's lse and delta backward.
+        const std::int64_t rows = shard * shape.query_heads;
+        const std::int64_t small = p == orrery::pass::forward ? mine.blocks_sent[1] : 2 * mine.blocks_sent[0];
+        const double unit = static_cast<double>(rows * shape.head_dim * 8);
+        const double units = mine.units_sent(report.weights, report.slices);
+        const double bytes = units * unit + static_cast<double>(small * rows * 8) / report.slices;
+        require("bytes", std::llround(bytes), got.bytes);
+        require("messages", mine.messages_sent, got.messages);
+        if (mine.units_sent(report.weights, report.slices) > report.units_sent)
+          throw std::logic_error{"not the busiest"};
+      });
+    }
+  }
+}
+
+TEST_CASE("the formulas, in bytes: ring sends 2(P-1), 4(P-1) or 3(P-1) shards") {
+  const int world = 5;
+  for (const orrery::pass circulate : {orrery::pass::circulate_keys, orrery::pass::circulate_queries}) {
+    const orrery::attention_shape shape{.length = 20,
+                                        .query_heads = 2,
+                                        .key_heads = 2,
+                                        .head_dim = 8,
+                                        .value_dim = 8,
+                                        .key_length = 20,
+                                        .circulate = circulate};
+    measure<orrery::ring, orrery::reference<double>, orrery::contiguous>(
+        world, shape, [&](int, orrery::pass p, const sent& got) {
+          const std::int64_t unit = 4 * 2 * 8 * 8;
+          const std::int64_t rows = 4 * 2 * 8;
+          switch (p) {
+            case orrery::pass::forward:
+              return require("forward", 2 * (world - 1) * unit, got.bytes);
+            case orrery::pass::circulate_keys:
+              return require("circulate_keys", 4 * (world - 1) * unit, got.bytes);
+            case orrery::pass::circulate_queries:
+              return require("circulate_queries", (world - 1) * (3 * unit + 2 * rows), got.bytes);
+          }
+        });
+  }
+}

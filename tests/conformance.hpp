@@ -1,0 +1,292 @@
+// Copyright The Orrery authors. SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <cmath>
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <exception>
+#include <limits>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include "orrery/attention.hpp"
+
+#include "kernel/problem.hpp"
+#include "oracle.hpp"
+
+/// One suite for every transport, topology, kernel, mask, layout, policy and shape: a global problem is cut as the
+/// operator says, run through it, and each rank compares its own shards with the double oracle. Ranks share nothing but
+/// the transport, so that each may be a process of its own.
+namespace conformance {
+
+using kernel_test::order;
+using kernel_test::owned_tensor;
+
+/// Where a trainer keeps its tensors: the order of the dimensions, and how many foreign elements lie between heads.
+struct trainer_memory {
+  kernel_test::order order = kernel_test::order::batch_sequence_head;
+  std::int64_t margin = 0;
+
+  [[nodiscard]] static trainer_memory of(std::uint64_t seed) {
+    const kernel_test::order orders[] = {order::batch_sequence_head, order::sequence_batch_head,
+                                         order::batch_head_sequence};
+    return {orders[seed % 3], seed % 2 == 0 ? 0 : 3};
+  }
+};
+
+/// A trainer's log-sum-exp: one number for each (batch, head, token), with strides of its own.
+template <class T>
+class trainer_rows {
+ public:
+  trainer_rows(std::int64_t batch, std::int64_t heads, std::int64_t sequence, const trainer_memory& how)
+      : memory_(static_cast<std::size_t>(batch * (heads + how.margin) * (sequence + how.margin)), mark),
+        view_{memory_.data(), batch, heads, sequence, (heads + how.margin) * (sequence + how.margin), 1, 1} {
+    if (how.order == order::batch_head_sequence) {
+      view_.head_stride = sequence + how.margin;
+    } else {
+      view_.sequence_stride = heads + how.margin;
+    }
+  }
+  trainer_rows(const trainer_rows&) = delete;
+  trainer_rows& operator=(const trainer_rows&) = delete;
+
+  [[nodiscard]] const orrery::row_view<T>& view() const { return view_; }
+  [[nodiscard]] std::vector<T> values() const {
+    std::vector<T> all;
+    each([&](T& value) { all.push_back(value); });
+    return all;
+  }
+  void fill(T value) {
+    each([&](T& element) { element = value; });
+  }
+  /// Are the elements outside the view as they were?
+  [[nodiscard]] bool margins_kept() const {
+    std::int64_t marks = 0;
+    for (const T value : memory_) marks += value == mark ? 1 : 0;
+    each([&](T& value) { marks -= value == mark ? 1 : 0; });
+    return marks == static_cast<std::int64_t>(memory_.size()) - view_.size();
+  }
+
+ private:
+  static constexpr T mark{12345};
+
+  template <class Visit>
+  void each(Visit&& visit) const {
+    for (std::int64_t b = 0; b < view_.batch; ++b) {
+      for (std::int64_t h = 0; h < view_.heads; ++h) {
+        for (std::int64_t t = 0; t < view_.sequence; ++t) visit(*view_.at(b, h, t));
+      }
+    }
+  }
+
+  std::vector<T> memory_;
+  orrery::row_view<T> view_;
+};
+
+template <class T>
+void fill(const owned_tensor<T>& tensor, T value) {
+  tensor.each(
+      [&](std::int64_t b, std::int64_t t, std::int64_t h, std::int64_t c) { tensor.view().at(b, t, h)[c] = value; });
+}
+
+template <class T>
+[[nodiscard]] std::vector<T> values(const owned_tensor<T>& tensor) {
+  std::vector<T> all;
+  tensor.each([&](std::int64_t b, std::int64_t t, std::int64_t h, std::int64_t c) {
+    all.push_back(tensor.view().at(b, t, h)[c]);
+  });
+  return all;
+}
+
+/// A shard of a whole [batch, sequence, head, dim] tensor.
+[[nodiscard]] inline std::vector<double> shard_of(const std::vector<double>& whole, std::int64_t batch,
+                                                  std::int64_t tokens, std::int64_t heads, std::int64_t dim,
+                                                  const orrery::segments& positions) {
+  std::vector<double> shard;
+  for (std::int64_t b = 0; b < batch; ++b) {
+    for (std::int64_t t = 0; t < positions.tokens(); ++t) {
+      for (std::int64_t h = 0; h < heads; ++h) {
+        for (std::int64_t c = 0; c < dim; ++c) {
+          shard.push_back(whole[kernel_test::place(b, positions.position(t), h, tokens, heads, dim, c)]);
+        }
+      }
+    }
+  }
+  return shard;
+}
+
+/// A shard of a whole [batch, head, sequence] array.
+[[nodiscard]] inline std::vector<double> rows_of(const std::vector<double>& whole, std::int64_t batch,
+                                                 std::int64_t heads, std::int64_t tokens,
+                                                 const orrery::segments& positions) {
+  std::vector<double> shard;
+  for (std::int64_t b = 0; b < batch; ++b) {
+    for (std::int64_t h = 0; h < heads; ++h) {
+      for (std::int64_t t = 0; t < positions.tokens(); ++t) {
+        shard.push_back(whole[static_cast<std::size_t>((b * heads + h) * tokens + positions.position(t))]);
+      }
+    }
+  }
+  return shard;
+}
+
+/// One rank's tensors, in memory like a trainer's; results begin as NaN.
+template <class Kernel>
+struct rank_tensors {
+  using storage = typename Kernel::storage;
+  using accumulator = typename Kernel::accumulator;
+
+  owned_tensor<storage> q, k, v, grad_out, out, grad_q, grad_k, grad_v;
+  trainer_rows<accumulator> lse;
+
+  rank_tensors(const oracle::problem& p, const orrery::segments& queries, const orrery::segments& keys,
+               const trainer_memory& how)
+      : q{operand(p.q, p.shape.queries, p.shape.query_heads, p.shape.key_dim, queries, p, how)},
+        k{operand(p.k, p.shape.keys, p.shape.key_heads, p.shape.key_dim, keys, p, how)},
+        v{operand(p.v, p.shape.keys, p.shape.key_heads, p.shape.value_dim, keys, p, how)},
+        grad_out{operand(p.grad_out, p.shape.queries, p.shape.query_heads, p.shape.value_dim, queries, p, how)},
+        out{result(queries, p.shape.query_heads, p.shape.value_dim, p, how)},
+        grad_q{result(queries, p.shape.query_heads, p.shape.key_dim, p, how)},
+        grad_k{result(keys, p.shape.key_heads, p.shape.key_dim, p, how)},
+        grad_v{result(keys, p.shape.key_heads, p.shape.value_dim, p, how)},
+        lse{p.shape.batch, p.shape.query_heads, queries.tokens(), how} {
+    poison();
+  }
+
+  /// Whoever reads a result before writing it, or leaves one out, is found out.
+  void poison() {
+    const storage nan = std::numeric_limits<storage>::quiet_NaN();
+    for (const owned_tensor<storage>* one : {&out, &grad_q, &grad_k, &grad_v}) fill(*one, nan);
+    lse.fill(std::numeric_limits<accumulator>::quiet_NaN());
+  }
+
+  template <class Attention>
+  void forward(Attention& attend) {
+    attend.forward(q.view(), k.view(), v.view(), out.view(), lse.view());
+  }
+  template <class Attention>
+  void backward(Attention& attend) {
+    attend.backward(q.view(), k.view(), v.view(), out.view(), lse.view(), grad_out.view(), grad_q.view(), grad_k.view(),
+                    grad_v.view());
+  }
+
+  /// The bits of all results.
+  [[nodiscard]] std::string bits() const {
+    std::string all;
+    const auto append = [&](const auto& numbers) {
+      if (numbers.empty()) return;
+      const std::size_t size = all.size();
+      all.resize(size + numbers.size() * sizeof(numbers[0]));
+      std::memcpy(&all[size], numbers.data(), all.size() - size);
+    };
+    for (const owned_tensor<storage>* one : {&out, &grad_q, &grad_k, &grad_v}) append(values(*one));
+    append(lse.values());
+    return all;
+  }
+
+  /// Has nothing been written beside the views?
+  [[nodiscard]] bool margins_kept() const {
+    for (const owned_tensor<storage>* one : {&out, &grad_q, &grad_k, &grad_v}) {
+      if (one->marks_outside() != one->elements_outside()) return false;
+    }
+    return lse.margins_kept();
+  }
+
+  /// Empty, or which results differ from the oracle's, and where.
+  [[nodiscard]] std::string mismatch(const oracle::problem& p, const oracle::answer& a, const orrery::segments& queries,
+                                     const orrery::segments& keys) const {
+    const oracle::shape& s = p.shape;
+    std::string text;
+    const auto compare = [&](const char* name, const std::vector<double>& expected, const auto& got) {
+      const oracle::difference worst = oracle::compare(expected, got);
+      if (worst.error > oracle::tolerance<storage>) text += std::string{"; "} + name + ": " + worst.text();
+    };
+    const auto expected_lse = rows_of(a.lse, s.batch, s.query_heads, s.queries, queries);
+    compare("out", shard_of(a.out, s.batch, s.queries, s.query_heads, s.value_dim, queries), values(out));
+    compare("lse", expected_lse, lse.values());
+    compare("grad_q", shard_of(a.grad_q, s.batch, s.queries, s.query_heads, s.key_dim, queries), values(grad_q));
+    compare("grad_k", shard_of(a.grad_k, s.batch, s.keys, s.key_heads, s.key_dim, keys), values(grad_k));
+    compare("grad_v", shard_of(a.grad_v, s.batch, s.keys, s.key_heads, s.value_dim, keys), values(grad_v));
+
+    // A query that sees no key: nothing, exactly.
+    std::size_t row = 0;
+    for (std::int64_t b = 0; b < s.batch; ++b) {
+      for (std::int64_t h = 0; h < s.query_heads; ++h) {
+        for (std::int64_t t = 0; t < queries.tokens(); ++t, ++row) {
+          if (expected_lse[row] > -std::numeric_limits<double>::infinity()) continue;
+          bool zero = true;
+          for (std::int64_t c = 0; c < s.value_dim; ++c) zero = zero && out.view().at(b, t, h)[c] == 0;
+          for (std::int64_t c = 0; c < s.key_dim; ++c) zero = zero && grad_q.view().at(b, t, h)[c] == 0;
+          if (!zero) text += "; a query that sees nothing has an output or a gradient";
+        }
+      }
+    }
+    if (!margins_kept()) text += "; something was written outside the views";
+    return text;
+  }
+
+ private:
+  static owned_tensor<storage> operand(const std::vector<double>& whole, std::int64_t tokens, std::int64_t heads,
+                                       std::int64_t dim, const orrery::segments& positions, const oracle::problem& p,
+                                       const trainer_memory& how) {
+    kernel_test::plan plan;
+    plan.layout = how.order;
+    plan.margin = how.margin;
+    return kernel_test::scatter<storage>(whole, p.shape.batch, tokens, heads, dim, positions, plan);
+  }
+  static owned_tensor<storage> result(const orrery::segments& positions, std::int64_t heads, std::int64_t dim,
+                                      const oracle::problem& p, const trainer_memory& how) {
+    return {p.shape.batch, positions.tokens(), heads, dim, how.order, how.margin, storage{0}};
+  }
+};
+
+/// The oracle's shape of an operator's.
+[[nodiscard]] inline oracle::shape oracle_shape(const orrery::attention_shape& shape) {
+  const auto or_else = [](auto value, auto otherwise) { return value == 0 ? otherwise : value; };
+  return {shape.batch,
+          shape.length,
+          or_else(shape.key_length, shape.length),
+          shape.query_heads,
+          or_else(shape.key_heads, shape.query_heads),
+          shape.head_dim,
+          or_else(shape.value_dim, shape.head_dim),
+          or_else(shape.scale, 1 / std::sqrt(static_cast<double>(shape.head_dim)))};
+}
+
+/// Runs one case on `world` ranks by `run(world, body)`, which calls `body(world&)` on each of them. Each rank calls
+/// forward and backward twice and compares with the oracle, and the second call's bits with the first's. Empty if all
+/// is well; else what all ranks have found.
+template <class Topology, class Kernel, class Run, class Mask, class Layout>
+[[nodiscard]] std::string failures(const Run& run, int world, const orrery::attention_shape& shape, const Mask& mask,
+                                   const Layout& layout, std::uint64_t seed = 1, const Topology& topology = {}) {
+  const auto p = oracle::random_problem<typename Kernel::storage>(oracle_shape(shape), seed);
+  const oracle::answer a = oracle::solve(p, mask);
+  try {
+    run(world, [&](auto& on) {
+      orrery::attention<Topology, Kernel> attend{on, shape, mask, layout, topology};
+      const orrery::segments& queries = attend.query_positions();
+      const orrery::segments& keys = attend.key_positions();
+      rank_tensors<Kernel> mine{p, queries, keys, trainer_memory::of(seed)};
+      mine.forward(attend);
+      mine.backward(attend);
+      std::string text = mine.mismatch(p, a, queries, keys);
+      const std::string bits = mine.bits();
+      mine.poison();
+      mine.forward(attend);
+      mine.backward(attend);
+      if (mine.bits() != bits) text += "; the second call has other bits";
+
+      if (!text.empty()) text = "rank " + std::to_string(on.rank()) + text + "\n";
+      std::string all;
+      for (const std::string& of_rank : on.all_gather(text)) all += of_rank;
+      if (!all.empty()) throw std::runtime_error{all};
+    });
+  } catch (const std::exception& e) {
+    return e.what();
+  }
+  return "";
+}
+
+}  // namespace conformance

@@ -1,0 +1,324 @@
+// Copyright The Orrery authors. SPDX-License-Identifier: Apache-2.0
+//
+// Every kernel against the oracle, forward and backward: masks, layouts, shapes, accumulation, memory.
+#include <cmath>
+#include <cstdint>
+#include <limits>
+#include <span>
+#include <string>
+#include <vector>
+
+#include <doctest/doctest.h>
+
+#include "orrery/kernel/flash.hpp"
+#include "orrery/kernel/mask.hpp"
+#include "orrery/kernel/reference.hpp"
+
+#include "kernel/problem.hpp"
+#include "oracle.hpp"
+
+namespace {
+
+using kernel_test::contiguous;
+using kernel_test::order;
+using kernel_test::plan;
+using kernel_test::striped;
+using kernel_test::zigzag;
+using orrery::instruction_set;
+
+/// A user's mask: keys at most `reach` positions away. Its interval test never knows more than `some`.
+struct band {
+  std::int64_t reach = 3;
+  [[nodiscard]] bool visible(std::int64_t query, std::int64_t key) const {
+    return (query > key ? query - key : key - query) <= reach;
+  }
+  [[nodiscard]] orrery::visibility classify(std::int64_t, std::int64_t, std::int64_t, std::int64_t) const {
+    return orrery::visibility::some;
+  }
+  [[nodiscard]] std::string name() const { return "band " + std::to_string(reach); }
+};
+
+/// The same with an exact interval test, so that whole blocks are skipped and granules of keys trimmed on both sides.
+struct exact_band : band {
+  [[nodiscard]] orrery::visibility classify(std::int64_t query_first, std::int64_t query_last, std::int64_t key_first,
+                                            std::int64_t key_last) const {
+    if (key_first - query_last > reach || query_first - key_last > reach) return orrery::visibility::none;
+    if (key_last - query_first <= reach && query_last - key_first <= reach) return orrery::visibility::all;
+    return orrery::visibility::some;
+  }
+};
+
+/// Hash-like holes: no structure that a block could hide behind.
+struct holes {
+  [[nodiscard]] bool visible(std::int64_t query, std::int64_t key) const { return (query * 7 + key * 13) % 5 != 0; }
+  [[nodiscard]] orrery::visibility classify(std::int64_t query_first, std::int64_t query_last, std::int64_t key_first,
+                                            std::int64_t key_last) const {
+    if (query_first == query_last && key_first == key_last) {
+      return visible(query_first, key_first) ? orrery::visibility::all : orrery::visibility::none;
+    }
+    return orrery::visibility::some;
+  }
+  [[nodiscard]] std::string name() const { return "holes"; }
+};
+
+template <class Kernel, class Mask>
+void check(const oracle::problem& p, const Mask& mask, const plan& how,
+           double tolerance = oracle::tolerance<typename Kernel::accumulator>) {
+  const oracle::answer expected = oracle::solve(p, mask);
+  const auto got = kernel_test::run<Kernel>(p, mask, how);
+  INFO(Kernel::name(), " with ", std::string(mask.name()), ", queries ", p.shape.queries, ", keys ", p.shape.keys,
+       ", heads ", p.shape.query_heads, "/", p.shape.key_heads, ", dims ", p.shape.key_dim, "/", p.shape.value_dim,
+       ", shards ", how.queries.size(), "/", how.keys.size(), ", one call ", how.one_call);
+  const auto compare = [&](const char* what, const auto& want, const auto& have) {
+    const oracle::difference d = oracle::compare(want, have);
+    INFO(what, ": ", d.text());
+    CHECK(d.error <= tolerance);
+  };
+  compare("out", expected.out, got.out);
+  compare("lse", expected.lse, got.lse);
+  compare("delta", expected.delta, got.delta);
+  compare("grad_q", expected.grad_q, got.grad_q);
+  compare("grad_k", expected.grad_k, got.grad_k);
+  compare("grad_v", expected.grad_v, got.grad_v);
+  CHECK(got.stayed_inside);
+}
+
+template <class Kernel, class Mask>
+void check_all_layouts(const oracle::shape& shape, const Mask& mask, std::uint64_t seed) {
+  const auto p = oracle::random_problem<typename Kernel::storage>(shape, seed);
+  const std::int64_t n = shape.queries;
+  const std::int64_t m = shape.keys;
+  for (const bool one_call : {false, true}) {
+    plan how;
+    how.one_call = one_call;
+    how.queries = contiguous(n, 1);
+    how.keys = contiguous(m, 1);
+    check<Kernel>(p, mask, how);
+    how.queries = contiguous(n, 3);
+    how.keys = contiguous(m, 2);
+    check<Kernel>(p, mask, how);
+    how.queries = zigzag(n, 2);
+    how.keys = zigzag(m, 3);
+    check<Kernel>(p, mask, how);
+    how.queries = striped(n, 3, 1);
+    how.keys = striped(m, 2, 5);
+    check<Kernel>(p, mask, how);
+  }
+}
+
+}  // namespace
+
+#define KERNELS                                                                                     \
+  orrery::reference<float>, orrery::reference<double>, orrery::flash<float>, orrery::flash<double>, \
+      orrery::flash<float, instruction_set::avx2>, orrery::flash<double, instruction_set::avx2>,    \
+      orrery::flash<float, instruction_set::baseline>, orrery::flash<double, instruction_set::baseline>
+
+TEST_CASE_TEMPLATE("masks and layouts", Kernel, KERNELS) {
+  const oracle::shape square{1, 150, 150, 2, 2, 16, 16, 0.25};
+  check_all_layouts<Kernel>(square, orrery::full{}, 1);
+  check_all_layouts<Kernel>(square, orrery::causal{}, 2);
+  check_all_layouts<Kernel>(square, orrery::causal{-40}, 3);  // the first 40 queries see nothing
+  check_all_layouts<Kernel>(square, band{5}, 4);
+  check_all_layouts<Kernel>(square, exact_band{{17}}, 5);
+  check_all_layouts<Kernel>(square, holes{}, 6);
+  const oracle::shape cross{1, 70, 190, 2, 1, 16, 24, 0.25};
+  check_all_layouts<Kernel>(cross, orrery::full{}, 7);
+  check_all_layouts<Kernel>(cross, orrery::causal{120}, 8);
+  const oracle::shape more_queries{1, 190, 70, 2, 1, 16, 24, 0.25};
+  check_all_layouts<Kernel>(more_queries, orrery::causal{}, 9);
+  check_all_layouts<Kernel>(more_queries, orrery::causal{-120}, 10);
+}
+
+TEST_CASE_TEMPLATE("shapes: tiny, odd, grouped heads, batches, unequal head dimensions", Kernel, KERNELS) {
+  std::uint64_t seed = 100;
+  for (const std::int64_t n : {1, 2, 7, 33, 49}) {
+    for (const std::int64_t m : {1, 3, 8, 65}) {
+      const oracle::shape shape{2, n, m, 6, 2, 5, 3, 0.4};
+      const auto p = oracle::random_problem<typename Kernel::storage>(shape, ++seed);
+      plan how;
+      how.queries = contiguous(n, 2);
+      how.keys = zigzag(m, 2);
+      check<Kernel>(p, orrery::full{}, how);
+      check<Kernel>(p, orrery::causal{}, how);
+    }
+  }
+  for (const std::int64_t key_dim : {1, 17, 64, 100, 128}) {
+    for (const std::int64_t value_dim : {1, 31, 64, 128}) {
+      const oracle::shape shape{1, 61, 103, 4, 1, key_dim, value_dim, 1 / std::sqrt(static_cast<double>(key_dim))};
+      const auto p = oracle::random_problem<typename Kernel::storage>(shape, ++seed);
+      plan how;
+      how.queries = contiguous(shape.queries, 1);
+      how.keys = contiguous(shape.keys, 2);
+      check<Kernel>(p, orrery::causal{42}, how);
+    }
+  }
+}
+
+TEST_CASE_TEMPLATE("the largest head dimension", Kernel, KERNELS) {
+  const oracle::shape shape{1, 130, 75, 1, 1, 512, 512, 1 / std::sqrt(512.0)};
+  plan how;
+  how.queries = contiguous(shape.queries, 1);
+  how.keys = contiguous(shape.keys, 1);
+  check<Kernel>(oracle::random_problem<typename Kernel::storage>(shape, 50), orrery::causal{}, how);
+}
+
+TEST_CASE_TEMPLATE("several blocks of rows and keys", Kernel, KERNELS) {
+  const oracle::shape shape{1, 700, 700, 1, 1, 64, 64, 0.125};
+  const auto p = oracle::random_problem<typename Kernel::storage>(shape, 60);
+  plan how;
+  how.queries = contiguous(shape.queries, 1);
+  how.keys = contiguous(shape.keys, 1);
+  check<Kernel>(p, orrery::causal{}, how);
+  check<Kernel>(p, orrery::full{}, how);
+  how.queries = zigzag(shape.queries, 2);
+  how.keys = zigzag(shape.keys, 2);
+  check<Kernel>(p, orrery::causal{}, how);
+  check<Kernel>(p, exact_band{{130}}, how);
+}
+
+TEST_CASE_TEMPLATE("strided views: nothing outside them is touched", Kernel, KERNELS) {
+  const oracle::shape shape{2, 45, 58, 4, 2, 20, 12, 0.3};
+  const auto p = oracle::random_problem<typename Kernel::storage>(shape, 70);
+  for (const order layout : {order::batch_sequence_head, order::sequence_batch_head, order::batch_head_sequence}) {
+    for (const std::int64_t margin : {0, 1, 7}) {
+      plan how;
+      how.layout = layout;
+      how.margin = margin;
+      how.queries = zigzag(shape.queries, 2);
+      how.keys = contiguous(shape.keys, 3);
+      check<Kernel>(p, orrery::causal{}, how);
+      how.clear_first = true;
+      check<Kernel>(p, orrery::causal{}, how);
+    }
+  }
+}
+
+TEST_CASE_TEMPLATE("empty shards and no keys at all", Kernel, KERNELS) {
+  const oracle::shape shape{1, 5, 3, 2, 2, 8, 8, 0.5};
+  const auto p = oracle::random_problem<typename Kernel::storage>(shape, 80);
+  for (const bool one_call : {false, true}) {
+    plan how;
+    how.one_call = one_call;
+    how.queries = contiguous(shape.queries, 8);  // some shards hold no token
+    how.keys = contiguous(shape.keys, 5);
+    check<Kernel>(p, orrery::full{}, how);
+    check<Kernel>(p, orrery::causal{}, how);
+  }
+  const oracle::shape no_keys{1, 5, 0, 2, 2, 8, 8, 0.5};
+  plan how;
+  how.queries = contiguous(5, 2);
+  how.keys = contiguous(0, 1);
+  check<Kernel>(oracle::random_problem<typename Kernel::storage>(no_keys, 81), orrery::full{}, how);
+  how.keys.clear();
+  how.one_call = true;
+  check<Kernel>(oracle::random_problem<typename Kernel::storage>(no_keys, 82), orrery::full{}, how);
+  const oracle::shape no_queries{1, 0, 5, 2, 2, 8, 8, 0.5};
+  how.queries.clear();
+  how.keys = contiguous(5, 2);
+  check<Kernel>(oracle::random_problem<typename Kernel::storage>(no_queries, 83), orrery::full{}, how);
+}
+
+TEST_CASE_TEMPLATE("rows that see nothing are complete: zero, and minus infinity", Kernel, KERNELS) {
+  using A = typename Kernel::accumulator;
+  const oracle::shape shape{1, 40, 40, 1, 1, 8, 8, 1.0};
+  const auto p = oracle::random_problem<typename Kernel::storage>(shape, 90);
+  for (const bool one_call : {false, true}) {
+    plan how;  // results are NaN beforehand
+    how.one_call = one_call;
+    how.queries = contiguous(40, 2);
+    how.keys = contiguous(40, 2);
+    const auto got = kernel_test::run<Kernel>(p, orrery::causal{-1000}, how);
+    for (const A value : got.out) CHECK(value == 0);
+    for (const A value : got.lse) CHECK(value == -std::numeric_limits<A>::infinity());
+    for (const A value : got.grad_q) CHECK(value == 0);
+    for (const A value : got.grad_k) CHECK(value == 0);
+    for (const A value : got.grad_v) CHECK(value == 0);
+  }
+}
+
+TEST_CASE_TEMPLATE("backward: a row whose lse is minus infinity contributes nothing, whatever the mask says", Kernel,
+                   KERNELS) {
+  using S = typename Kernel::storage;
+  using A = typename Kernel::accumulator;
+  constexpr std::int64_t n = 21, dim = 8;
+  const std::vector<S> ones(n * dim, S{1});
+  std::vector<A> grad_q(n * dim, A{7}), grad_k(n * dim, A{7}), grad_v(n * dim, A{7});
+  const std::vector<A> lse(n, -std::numeric_limits<A>::infinity()), delta(n, A{3});
+  const auto view = [](auto& data) { return orrery::batch_sequence_head_dim(data.data(), 1, n, 1, dim); };
+  const auto rows = [](auto& data) { return orrery::batch_head_sequence(data.data(), 1, 1, n); };
+  const orrery::segments positions = kernel_test::piece(0, n);
+  const orrery::backward_queries<S, A> queries{view(ones),   view(ones), rows(lse), rows(delta),
+                                               view(grad_q), positions,  true};
+  const orrery::backward_keys<S, A> keys{view(ones), view(ones), view(grad_k), view(grad_v), positions, true};
+  Kernel::backward(orrery::host_context{}, std::span(&queries, 1), std::span(&keys, 1), orrery::head_map{}, A{1},
+                   orrery::full{});
+  for (const A value : grad_q) CHECK(value == 0);
+  for (const A value : grad_k) CHECK(value == 0);
+  for (const A value : grad_v) CHECK(value == 0);
+}
+
+TEST_CASE_TEMPLATE("large scores: no overflow, and an error in proportion to the scores' own rounding", Kernel,
+                   KERNELS) {
+  using S = typename Kernel::storage;
+  // Scores up to several hundred: a rounding of one of them is |score| roundings of its exponential.
+  const oracle::shape shape{1, 80, 120, 1, 1, 32, 16, 1.0};
+  for (const double magnitude : {6.0, 30.0}) {
+    const auto p = oracle::random_problem<S>(shape, 95, magnitude);
+    plan how;
+    how.queries = contiguous(shape.queries, 1);
+    how.keys = contiguous(shape.keys, 3);
+    const double largest_score = 32 * magnitude * magnitude;
+    const double tolerance = oracle::tolerance<typename Kernel::accumulator> * largest_score;
+    check<Kernel>(p, orrery::full{}, how, tolerance);
+    check<Kernel>(p, orrery::causal{}, how, tolerance);
+    // One shift of all of a row's scores far below and above what exp can represent.
+    auto shifted = p;
+    for (std::size_t i = 0; i < shifted.q.size(); i += 32) shifted.q[i] = 64;
+    for (std::size_t i = 0; i < shifted.k.size(); i += 32) shifted.k[i] = magnitude < 10 ? 64 : -64;
+    check<Kernel>(shifted, orrery::full{}, how, oracle::tolerance<typename Kernel::accumulator> * 4096 * 2);
+  }
+}
+
+TEST_CASE_TEMPLATE("negative and zero scale", Kernel, KERNELS) {
+  for (const double scale : {-0.5, 0.0}) {
+    const oracle::shape shape{1, 30, 70, 1, 1, 8, 8, scale};
+    plan how;
+    how.queries = contiguous(30, 1);
+    how.keys = contiguous(70, 2);
+    check<Kernel>(oracle::random_problem<typename Kernel::storage>(shape, 96), orrery::causal{}, how);
+  }
+}
+
+TEST_CASE_TEMPLATE("the same call twice gives the same bits", Kernel, KERNELS) {
+  const oracle::shape shape{2, 90, 130, 4, 2, 40, 24, 0.2};
+  const auto p = oracle::random_problem<typename Kernel::storage>(shape, 97);
+  plan how;
+  how.queries = zigzag(shape.queries, 2);
+  how.keys = striped(shape.keys, 2, 3);
+  const auto one = kernel_test::run<Kernel>(p, orrery::causal{20}, how);
+  const auto other = kernel_test::run<Kernel>(p, orrery::causal{20}, how);
+  CHECK(one.out == other.out);
+  CHECK(one.lse == other.lse);
+  CHECK(one.grad_q == other.grad_q);
+  CHECK(one.grad_k == other.grad_k);
+  CHECK(one.grad_v == other.grad_v);
+}
+
+TEST_CASE_TEMPLATE("keys that a running result does not see leave its bits alone", Kernel, KERNELS) {
+  const oracle::shape shape{1, 64, 128, 1, 1, 16, 16, 0.25};
+  const auto p = oracle::random_problem<typename Kernel::storage>(shape, 98);
+  plan seen_only;
+  seen_only.queries = contiguous(64, 1);
+  seen_only.keys = {kernel_test::piece(0, 64)};
+  plan both = seen_only;
+  both.keys = {
+      kernel_test::piece(64, 64),
+      kernel_test::piece(0, 64),
+  };
+  // Calls go through the keys from the last to the first: the visible half, then the half that nobody sees.
+  const auto one = kernel_test::run<Kernel>(p, orrery::causal{}, seen_only);
+  const auto other = kernel_test::run<Kernel>(p, orrery::causal{}, both);
+  CHECK(one.out == other.out);
+  CHECK(one.lse == other.lse);
+  CHECK(one.grad_q == other.grad_q);
+}

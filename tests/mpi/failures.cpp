@@ -1,0 +1,133 @@
+// Copyright The Orrery authors. SPDX-License-Identifier: Apache-2.0
+//
+// Ranks that disagree, do not come or fail: every rank throws a sentence, and none hangs.
+#include <chrono>
+#include <cstddef>
+#include <stdexcept>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include <doctest/doctest.h>
+
+#include "orrery/kernel/flash.hpp"
+#include "orrery/schedule/builder.hpp"
+#include "orrery/topology/ring.hpp"
+
+#include "conformance.hpp"
+#include "mpi/main.hpp"
+
+using mpi_test::contains;
+using mpi_test::rank;
+using mpi_test::ranks;
+using mpi_test::sentence_of;
+using kernel = orrery::flash<double>;
+using ring = orrery::attention<orrery::ring, kernel>;
+
+namespace {
+
+const orrery::attention_shape shape{.length = 40, .query_heads = 2, .head_dim = 4};
+
+void call_forward(ring& attend) {
+  const oracle::problem p = oracle::random_problem<double>(conformance::oracle_shape(shape), 1);
+  conformance::rank_tensors<kernel> mine{p, attend.query_positions(), attend.key_positions(), {}};
+  mine.forward(attend);
+}
+
+/// A world that works: after every failure another one can be made.
+void check_new_world() {
+  MPI_Barrier(MPI_COMM_WORLD);
+  orrery::mpi::world world{MPI_COMM_WORLD};
+  const auto on_mpi = [&](int, auto&& body) { body(world); };
+  CHECK(conformance::failures<orrery::ring, kernel>(on_mpi, ranks(), shape, orrery::causal{}, orrery::zigzag{}) == "");
+}
+
+}  // namespace
+
+TEST_CASE("ranks that say different things") {
+  orrery::mpi::world world{MPI_COMM_WORLD};
+  orrery::attention_shape mine = shape;
+  mine.length += rank() == ranks() - 1 ? 1 : 0;
+  const std::string sentence = sentence_of<std::invalid_argument>([&] { const ring attend{world, mine}; });
+  if (ranks() == 1) {
+    CHECK(sentence == "nothing");
+  } else {
+    CHECK(contains(sentence, "ranks disagree about length"));
+  }
+  const ring attend{world, shape};  // and the world goes on
+}
+
+TEST_CASE("a message that its receiver does not expect") {
+  if (ranks() == 1) return;
+  orrery::mpi::world world{MPI_COMM_WORLD};
+  orrery::builder schedule{rank(), ranks()};
+  schedule.shift(orrery::key(rank()), +1);
+  schedule.next_step();
+  const orrery::program p = schedule;
+  std::vector<std::byte> memory(64);
+  std::vector<orrery::exchange_pieces> pieces(1);
+  pieces[0].sent = {{memory.data(), rank() == 0 ? 24 : 16}};
+  pieces[0].received = {{memory.data() + 32, 16}};
+  const std::string sentence = sentence_of<orrery::transport_error>([&] { static_cast<void>(world.open(p, pieces)); });
+  CHECK(contains(sentence, "rank 0 sends to rank 1 other messages than that expects"));
+  world.barrier();
+}
+
+TEST_CASE("a rank that never comes") {
+  if (ranks() == 1) return;
+  const int late = ranks() - 1;
+  {
+    orrery::mpi::world world{MPI_COMM_WORLD, {.deadline = 1}};
+    ring attend{world, shape};
+    if (rank() == late) std::this_thread::sleep_for(std::chrono::milliseconds{3000});
+    const std::string sentence = sentence_of<orrery::transport_error>([&] {
+      call_forward(attend);
+      world.barrier();
+      world.barrier();
+    });
+    CAPTURE(sentence);
+    CHECK(contains(sentence, "orrery: rank " + std::to_string(rank()) + " stops: "));
+    CHECK(contains(sentence, " has waited 1 s in step "));
+    CHECK(contains(sentence, "key shard "));
+    // The one that waits for the late rank may not be the first to give up: others wait for it in turn.
+    CHECK((ranks() > 2 || contains(sentence, " rank " + std::to_string(late))));
+    CHECK(contains(sentence, "cannot be used any more"));
+    // From now on it says nothing else.
+    CHECK(sentence_of<orrery::transport_error>([&] { call_forward(attend); }) == sentence);
+    CHECK(sentence_of<orrery::transport_error>([&] { world.barrier(); }) == sentence);
+  }
+  check_new_world();
+}
+
+TEST_CASE("a rank that never comes to a collective call") {
+  if (ranks() == 1) return;
+  {
+    orrery::mpi::world world{MPI_COMM_WORLD, {.deadline = 0.75}};
+    if (rank() == 0) std::this_thread::sleep_for(std::chrono::milliseconds{2000});
+    const std::string sentence = sentence_of<orrery::transport_error>([&] {
+      static_cast<void>(world.all_gather("here"));
+      world.barrier();
+      world.barrier();
+    });
+    CAPTURE(sentence);
+    CHECK(contains(sentence, " has waited 0.75 s for all ranks to come to the same collective call"));
+  }
+  check_new_world();
+}
+
+TEST_CASE("a rank that ends by an exception") {
+  if (ranks() == 1) return;
+  const std::string sentence = sentence_of<std::exception>([&] {
+    orrery::mpi::world world{MPI_COMM_WORLD, {.deadline = 30}};
+    ring attend{world, shape};
+    if (rank() == 0) throw std::runtime_error{"out of data"};
+    call_forward(attend);
+    world.barrier();
+  });
+  if (rank() == 0) {
+    CHECK(sentence == "out of data");
+  } else {
+    CHECK(contains(sentence, "stops: rank 0 has ended by an exception"));
+  }
+  check_new_world();
+}

@@ -1,0 +1,431 @@
+// Copyright The Orrery authors. SPDX-License-Identifier: Apache-2.0
+//
+// Ranks that are threads: what they share, and how they fail together.
+#include "orrery/transport/threads.hpp"
+
+#include <array>
+#include <atomic>
+#include <cmath>
+#include <cstddef>
+#include <cstdint>
+#include <future>
+#include <limits>
+#include <optional>
+#include <span>
+#include <stdexcept>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include <doctest/doctest.h>
+
+#include "orrery/schedule/builder.hpp"
+#include "orrery/topology/topology.hpp"
+#include "orrery/transport/counted.hpp"
+
+namespace {
+
+namespace threads = orrery::threads;
+
+static_assert(orrery::transport<threads::world>);
+static_assert(orrery::transport<orrery::counted<threads::world>>);
+
+/// Waiting in these tests is meant to end by the deadline: short, but long enough for two threads to meet.
+constexpr threads::options impatient{.deadline = 0.3};
+
+/// Rank 0 receives key shard 1 (or the partial of query shard 0) from rank 1.
+orrery::program one_message(int rank, orrery::cargo cargo = orrery::cargo::operand) {
+  orrery::builder schedule{rank, 2};
+  const orrery::blocks what = cargo == orrery::cargo::operand ? orrery::key(1) : orrery::query(0);
+  schedule.next_step();
+  schedule.begin_exchange(rank == 1 ? 0 : orrery::nobody, rank == 0 ? 1 : orrery::nobody, {}, cargo);
+  if (rank == 1) schedule.send(what);
+  if (rank == 0) schedule.receive(what);
+  schedule.next_step();
+  orrery::program p = schedule;
+  orrery::finish(p);
+  return p;
+}
+
+/// One rank's end of `one_message`, over `bytes` of its own.
+struct end_of_message {
+  std::array<std::byte, 64> memory{};
+  threads::channel channel;
+
+  end_of_message(threads::world& on, std::int64_t bytes = 8, orrery::cargo cargo = orrery::cargo::operand)
+      : channel{on.open(one_message(on.rank(), cargo), pieces(on.rank(), bytes))} {}
+
+  void call() {
+    channel.begin();
+    channel.post(0);
+    channel.await(0);
+  }
+
+ private:
+  std::vector<orrery::exchange_pieces> pieces(int rank, std::int64_t bytes) {
+    std::vector<orrery::exchange_pieces> all(1);
+    (rank == 1 ? all[0].sent : all[0].received).push_back({memory.data(), bytes});
+    return all;
+  }
+};
+
+/// What each rank's `body` throws as a transport_error.
+template <class Body>
+std::vector<std::string> failures(int ranks, const threads::options& how, const Body& body) {
+  std::vector<std::string> said(static_cast<std::size_t>(ranks), "nothing");
+  try {
+    threads::run(ranks, how, [&](threads::world& on) {
+      try {
+        body(on);
+      } catch (const orrery::transport_error& e) {
+        said[static_cast<std::size_t>(on.rank())] = e.what();
+        throw;
+      }
+    });
+  } catch (const std::exception&) {}
+  return said;
+}
+
+template <class Exception = std::invalid_argument, class Call>
+std::string what(const Call& call) {
+  try {
+    call();
+  } catch (const Exception& e) {
+    return e.what();
+  }
+  return "nothing";
+}
+
+}  // namespace
+
+TEST_CASE("each rank runs once, and knows its number and the world's size") {
+  for (const int ranks : {1, 2, 7, 40}) {
+    std::vector<int> ran(static_cast<std::size_t>(ranks), 0);
+    threads::run(ranks, [&](auto& on) {
+      ++ran[static_cast<std::size_t>(on.rank())];
+      if (on.size() != ranks) throw std::logic_error{"size"};
+    });
+    for (const int times : ran) CHECK(times == 1);
+  }
+}
+
+TEST_CASE("barrier: nobody leaves before all have come") {
+  const int ranks = 8;
+  std::atomic<int> come{0};
+  CHECK_NOTHROW(threads::run(ranks, [&](auto& on) {
+    for (int round = 1; round <= 50; ++round) {
+      ++come;
+      on.barrier();
+      if (come.load() < round * ranks) throw std::logic_error{"left early"};
+      on.barrier();
+    }
+  }));
+  CHECK(come == 50 * ranks);
+}
+
+TEST_CASE("all_gather: everybody gets everybody's text, in the order of the ranks") {
+  CHECK_NOTHROW(threads::run(5, [](auto& on) {
+    for (const std::string round : {"a", "", "a longer text that is not kept inside the string"}) {
+      const std::vector<std::string> all = on.all_gather(round + std::to_string(on.rank()));
+      if (all.size() != 5) throw std::logic_error{"size"};
+      for (int rank = 0; rank < 5; ++rank) {
+        if (all[static_cast<std::size_t>(rank)] != round + std::to_string(rank)) throw std::logic_error{"text"};
+      }
+    }
+  }));
+}
+
+TEST_CASE("all_reduce_sum: everybody gets the sum, in the order of the ranks and so with the same bits") {
+  const int ranks = 7;
+  for (const std::size_t count : {0U, 1U, 3U, 100U}) {
+    // Of different magnitudes, so that another order would have other bits.
+    const auto value = [](int rank, std::size_t i) {
+      return std::ldexp(1.0F + 0.3F * static_cast<float>(i), 5 * (rank * 3 % 7) - 14) * (rank % 2 == 0 ? 1.0F : -1.0F);
+    };
+    CHECK_NOTHROW(threads::run(ranks, [&](auto& on) {
+      for (int call = 0; call < 3; ++call) {
+        std::vector<float> mine(count);
+        for (std::size_t i = 0; i < count; ++i) mine[i] = value(on.rank(), i);
+        on.all_reduce_sum(std::span{mine});
+        for (std::size_t i = 0; i < count; ++i) {
+          float sum = 0;
+          for (int rank = 0; rank < ranks; ++rank) sum += value(rank, i);
+          if (mine[i] != sum) throw std::logic_error{"sum"};
+        }
+      }
+    }));
+  }
+}
+
+TEST_CASE("all_reduce_sum of different numbers of values is refused on every rank") {
+  std::vector<std::string> said(3);
+  threads::run(3, [&](auto& on) {
+    std::vector<double> mine(on.rank() == 2 ? 5 : 4);
+    said[static_cast<std::size_t>(on.rank())] = what([&] { on.all_reduce_sum(std::span{mine}); });
+    on.barrier();
+  });
+  for (const std::string& one : said) {
+    CHECK(one == "orrery: all_reduce_sum: rank 0 gives 4 values and rank 2 gives 5; give equally many");
+  }
+}
+
+TEST_CASE("a message arrives, call after call, whoever comes first") {
+  CHECK_NOTHROW(threads::run(2, [](auto& on) {
+    end_of_message end{on};
+    for (unsigned char call = 1; call < 200; ++call) {
+      if (on.rank() == 1) end.memory.fill(std::byte{call});
+      end.call();
+      if (on.rank() == 1) end.memory.fill(std::byte{0});  // sent is sent
+      if (on.rank() == 0 && (end.memory[7] != std::byte{call} || end.memory[8] != std::byte{0})) {
+        throw std::logic_error{"message " + std::to_string(call)};
+      }
+      if (call % 3 == 0) on.barrier();
+    }
+  }));
+}
+
+TEST_CASE("options are checked") {
+  const auto with_deadline = [](double seconds) {
+    return what([&] { threads::run(1, {.deadline = seconds}, [](auto&) {}); });
+  };
+  const std::string expected = ", expected a positive number of seconds";
+  CHECK(with_deadline(0) == "orrery: threads::options: deadline is 0.000000" + expected);
+  CHECK(with_deadline(-1.5) == "orrery: threads::options: deadline is -1.500000" + expected);
+  CHECK(with_deadline(std::numeric_limits<double>::infinity()) ==
+        "orrery: threads::options: deadline is inf" + expected);
+  CHECK(with_deadline(std::nan("")) == "orrery: threads::options: deadline is nan" + expected);
+  CHECK(what([] { threads::run(1, {.threads_per_rank = 0}, [](auto&) {}); }) ==
+        "orrery: threads::options: threads_per_rank is 0, expected at least 1");
+  for (const int ranks : {0, -3}) {
+    CHECK(what([&] { threads::run(ranks, [](auto&) {}); }) ==
+          "orrery: threads::run: the number of ranks is " + std::to_string(ranks) + ", expected at least 1");
+  }
+}
+
+TEST_CASE("a deadline of any length is one") {
+  for (const double seconds : {1e10, 1e300}) {
+    CHECK_NOTHROW(threads::run(2, {.deadline = seconds}, [](auto& on) {
+      end_of_message end{on};
+      for (int call = 0; call < 100; ++call) end.call();
+    }));
+  }
+}
+
+TEST_CASE("kernels get as many threads as the options say") {
+  threads::run(2, {.threads_per_rank = 3}, [](auto& on) {
+    const end_of_message end{on};
+    if (end.channel.context().threads != 3) throw std::logic_error{"threads"};
+  });
+}
+
+TEST_CASE("the first exception is thrown by run, as it was, and stops the others") {
+  struct mine {
+    int number;
+  };
+  CHECK_THROWS_AS(threads::run(3,
+                               [](auto& on) {
+                                 if (on.rank() == 1) throw mine{7};
+                                 on.barrier();
+                               }),
+                  mine);
+  const std::vector<std::string> said = failures(3, {}, [](auto& on) {
+    if (on.rank() == 1) throw std::out_of_range{"boom"};
+    on.barrier();
+  });
+  CHECK(said == std::vector<std::string>{"orrery: rank 0 stops: rank 1 failed: boom", "nothing",
+                                         "orrery: rank 2 stops: rank 1 failed: boom"});
+  CHECK(what<std::out_of_range>([] {
+          threads::run(3, [](auto& on) {
+            if (on.rank() == 1) throw std::out_of_range{"boom"};
+            on.barrier();
+          });
+        }) == "boom");
+}
+
+TEST_CASE("a rank that does not communicate is not stopped by another's failure") {
+  bool ended = false;
+  CHECK_THROWS_AS(threads::run(2,
+                               [&](auto& on) {
+                                 if (on.rank() == 1) throw std::out_of_range{"boom"};
+                                 ended = true;
+                               }),
+                  std::out_of_range);
+  CHECK(ended);
+}
+
+TEST_CASE("a failure stops those who wait for a message, and every later call") {
+  const std::vector<std::string> said = failures(2, {}, [](auto& on) {
+    end_of_message end{on};
+    end.call();
+    if (on.rank() == 1) throw std::runtime_error{"out of memory"};
+    CHECK_THROWS_AS(end.call(), orrery::transport_error);
+    CHECK_THROWS_AS(on.barrier(), orrery::transport_error);
+    end.call();
+  });
+  CHECK(said[0] == "orrery: rank 0 stops: rank 1 failed: out of memory");
+}
+
+TEST_CASE("a rank that never comes is named, with the step, the block and who waits") {
+  // Rank `late` waits for something else, here for the failure of the other; the other waits for it.
+  const auto run = [](int late, orrery::cargo cargo) {
+    std::promise<void> over;
+    const std::shared_future<void> until = over.get_future().share();
+    return failures(2, impatient, [&](auto& on) {
+      end_of_message end{on, 8, cargo};
+      if (on.rank() == late) {
+        until.wait();
+        end.call();
+        return;
+      }
+      try {
+        end.call();
+      } catch (...) {
+        over.set_value();
+        throw;
+      }
+      over.set_value();
+    });
+  };
+  std::string why = "rank 0 has waited 0.3 s in step 2 for key shard 1 from rank 1";
+  CHECK(run(1, orrery::cargo::operand) ==
+        std::vector<std::string>{"orrery: rank 0 stops: " + why, "orrery: rank 1 stops: " + why});
+  why = "rank 1 has waited 0.3 s in step 2 for rank 0 to take key shard 1";
+  CHECK(run(0, orrery::cargo::operand) ==
+        std::vector<std::string>{"orrery: rank 0 stops: " + why, "orrery: rank 1 stops: " + why});
+  why = "rank 0 has waited 0.3 s in step 2 for the partial of query shard 0 from rank 1";
+  CHECK(run(1, orrery::cargo::partial)[0] == "orrery: rank 0 stops: " + why);
+}
+
+TEST_CASE("a rank that never comes to a collective call") {
+  std::promise<void> over;
+  const std::shared_future<void> until = over.get_future().share();
+  const std::vector<std::string> said = failures(2, impatient, [&](auto& on) {
+    if (on.rank() == 1) return until.wait();
+    try {
+      on.barrier();
+    } catch (...) {
+      over.set_value();
+      throw;
+    }
+  });
+  CHECK(said[0] == "orrery: rank 0 stops: rank 0 has waited 0.3 s for all ranks to come to the same collective call");
+}
+
+TEST_CASE("a rank that ends early is named at once, whatever the deadline") {
+  CHECK(failures(2, {.deadline = 3600}, [](auto& on) {
+          end_of_message end{on};
+          if (on.rank() == 0) end.call();
+        })[0] == "orrery: rank 0 stops: rank 0 waits in step 2 for key shard 1 from rank 1, but rank 1 has ended");
+  CHECK(failures(3, {.deadline = 3600},
+                 [](auto& on) {
+                   if (on.rank() != 2) on.barrier();
+                 })[0]
+            .find("for all ranks to come to the same collective call, but rank 2 has ended") != std::string::npos);
+}
+
+TEST_CASE("what a rank has posted before it gives up is never copied: its memory may be gone") {
+  for (const int leaver : {0, 1}) {
+    CHECK_NOTHROW(threads::run(2, [&](auto& on) {
+      std::optional<end_of_message> end{on};
+      std::array<std::byte, 64>& memory = end->memory;
+      end->channel.begin();
+      if (on.rank() == 1) memory.fill(std::byte{7});
+      if (on.rank() == leaver) {
+        end->channel.post(0);
+        const threads::channel gone = std::move(end->channel);
+      }
+      on.barrier();
+      if (on.rank() != leaver) end->channel.post(0);
+      on.barrier();
+      if (on.rank() == 0 && memory[0] != std::byte{0}) throw std::logic_error{"it was copied"};
+    }));
+  }
+}
+
+TEST_CASE("a rank may end when its messages are taken, before the others do") {
+  for (int attempt = 0; attempt < 100; ++attempt) {
+    CHECK_NOTHROW(threads::run(2, [](auto& on) {
+      end_of_message end{on};
+      end.call();
+    }));
+  }
+}
+
+TEST_CASE("the two ends of a message must agree about its size") {
+  const std::vector<std::string> said = failures(2, {}, [](auto& on) {
+    end_of_message end{on, on.rank() == 0 ? 8 : 16};
+    end.call();
+  });
+  CHECK(said[1] == "orrery: rank 1 sends key shard 1 to rank 0, which does not expect it, or not in this size");
+  CHECK(said[0] ==
+        "orrery: rank 0 stops: rank 1 sends key shard 1 to rank 0, which does not expect it, or not in "
+        "this size");
+}
+
+TEST_CASE("a message that nobody expects") {
+  const std::vector<std::string> said = failures(2, {}, [](auto& on) {
+    orrery::builder schedule{on.rank(), 2};
+    std::array<std::byte, 8> memory{};
+    std::vector<orrery::exchange_pieces> pieces;
+    if (on.rank() == 1) {
+      schedule.begin_exchange(0, orrery::nobody);
+      schedule.send(orrery::key(1));
+      pieces.push_back({{{memory.data(), 8}}, {}});
+    }
+    orrery::program p = schedule;
+    orrery::finish(p);
+    const auto channel = on.open(p, pieces);
+    on.barrier();
+  });
+  CHECK(said[1].find("which does not expect it") != std::string::npos);
+  CHECK(said[0].find("rank 1 sends key shard 1 to rank 0, which does not expect it") != std::string::npos);
+}
+
+TEST_CASE("lanes: messages between the same ranks, posted in one order and awaited in another") {
+  // Two exchanges in each direction, in lanes of their own; the ranks post them in opposite orders.
+  CHECK_NOTHROW(threads::run(2, [](auto& on) {
+    const int me = on.rank();
+    const int other = 1 - me;
+    orrery::builder schedule{me, 2};
+    for (int i = 0; i < 2; ++i) {
+      const int lane = i == me ? 0 : 1;
+      const auto s = lane == 0 ? orrery::side::query : orrery::side::key;
+      schedule.begin_exchange(other, other, {lane});
+      schedule.send({s, me});
+      schedule.receive({s, other});
+    }
+    orrery::program p = schedule;
+    orrery::finish(p);
+    std::array<std::uint64_t, 4> memory{};
+    const auto piece = [&](int i) {
+      return orrery::piece{reinterpret_cast<std::byte*>(&memory[static_cast<std::size_t>(i)]), 8};
+    };
+    auto channel = on.open(p, {{{piece(0)}, {piece(2)}}, {{piece(1)}, {piece(3)}}});
+    for (std::uint64_t call = 1; call < 50; ++call) {
+      for (int i = 0; i < 2; ++i) {
+        const std::uint64_t lane = i == me ? 0 : 1;
+        memory[static_cast<std::size_t>(i)] = 100 * call + 10 * static_cast<std::uint64_t>(me) + lane;
+      }
+      channel.begin();
+      channel.post(0);
+      channel.post(1);
+      channel.await(0);
+      channel.await(1);
+      for (int i = 0; i < 2; ++i) {
+        const std::uint64_t lane = i == me ? 0 : 1;
+        if (memory[static_cast<std::size_t>(2 + i)] != 100 * call + 10 * static_cast<std::uint64_t>(other) + lane) {
+          throw std::logic_error{"the messages are confused"};
+        }
+      }
+    }
+  }));
+}
+
+TEST_CASE("host_memory is aligned and zeroed") {
+  const threads::host_memory memory{1000};
+  CHECK(reinterpret_cast<std::uintptr_t>(memory.data()) % 64 == 0);
+  bool zero = true;
+  for (int i = 0; i < 1000; ++i) zero = zero && memory.data()[i] == std::byte{0};
+  CHECK(zero);
+  CHECK(threads::host_memory{0}.data() == nullptr);
+}

@@ -1,0 +1,122 @@
+// Copyright The Orrery authors. SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+// Every topology, for tests that hold for all of them; and topologies as a user writes them.
+
+#include <string>
+#include <vector>
+
+#include "orrery/topology/all_gather.hpp"
+#include "orrery/topology/all_to_all.hpp"
+#include "orrery/topology/concentric.hpp"
+#include "orrery/topology/double_ring.hpp"
+#include "orrery/topology/ring.hpp"
+#include "orrery/topology/topology.hpp"
+#include "orrery/topology/wallfacer.hpp"
+#include "orrery/verify/verify.hpp"
+
+namespace topologies {
+
+inline constexpr orrery::pass every_pass[] = {orrery::pass::forward, orrery::pass::circulate_keys,
+                                              orrery::pass::circulate_queries};
+
+/// A ring as the user's guide writes it: one function, no backward, no name.
+struct my_ring {
+  [[nodiscard]] constexpr orrery::program program(int rank, int world) const {
+    orrery::builder schedule{rank, world};
+    for (int hop = 0; hop < world; ++hop) {
+      if (hop + 1 < world) schedule.shift(orrery::key(rank - hop), +1);
+      schedule.interact(orrery::query(rank), orrery::key(rank - hop));
+      schedule.next_step();
+    }
+    return schedule;
+  }
+};
+
+/// Everyone gathers the keys, but every other rank begins with a tile of its own, and so is a step late.
+struct my_staggered_gather {
+  [[nodiscard]] constexpr orrery::program program(int rank, int world) const {
+    const int late = rank % 2;
+    orrery::builder schedule{rank, world};
+    if (late == 1) {
+      schedule.interact(orrery::query(rank), orrery::key(rank));
+      schedule.next_step();
+    }
+    if (world > 1) {
+      schedule.all_gather({0, world}, orrery::side::key);
+      schedule.next_step();
+    }
+    if (world > late) schedule.interact(orrery::query(rank), orrery::keys(rank + late, world - late));
+    return schedule;
+  }
+};
+
+struct entry {
+  std::string name;
+  int divisor;              ///< the worlds that are admitted are its multiples
+  bool circulates_queries;  ///< there is a backward in which queries travel
+  orrery::verdict (*verify)(int world, orrery::pass p);
+  orrery::list<orrery::program> (*programs)(int world, orrery::pass p);
+
+  [[nodiscard]] bool admits(int world, orrery::pass p) const {
+    return world % divisor == 0 && (circulates_queries || p != orrery::pass::circulate_queries);
+  }
+};
+
+template <class Topology>
+[[nodiscard]] entry entry_of(int divisor, bool circulates_queries = true, const char* name = nullptr) {
+  return {name != nullptr ? name : orrery::name_of(Topology{}), divisor, circulates_queries,
+          +[](int world, orrery::pass p) { return orrery::verify(Topology{}, world, p); },
+          +[](int world, orrery::pass p) { return orrery::programs_of(Topology{}, world, p); }};
+}
+
+/// All topologies, with the worlds that they are documented to admit.
+[[nodiscard]] inline const std::vector<entry>& all() {
+  using namespace orrery;
+  static const std::vector<entry> entries{
+      entry_of<ring>(1),
+      entry_of<wallfacer<1>>(1),
+      entry_of<wallfacer<2>>(4),
+      entry_of<wallfacer<3>>(9),
+      entry_of<wallfacer<4>>(16),
+      entry_of<concentric<1, 1>>(1),
+      entry_of<concentric<2>>(2),
+      entry_of<concentric<3>>(3),
+      entry_of<concentric<4>>(4),
+      entry_of<concentric<5>>(5),
+      entry_of<concentric<8>>(8),
+      entry_of<concentric<1, 2>>(2),
+      entry_of<concentric<1, 3>>(3),
+      entry_of<concentric<2, 2>>(4),
+      entry_of<concentric<2, 3>>(6),
+      entry_of<concentric<3, 2>>(6),
+      entry_of<concentric<2, 4>>(8),
+      entry_of<concentric<3, 3>>(9),
+      entry_of<concentric<3, 4>>(12),
+      entry_of<concentric<5, 3>>(15),
+      entry_of<concentric<4, 4>>(16),
+      entry_of<concentric<9, 9>>(81),
+      entry_of<all_gather>(1),
+      entry_of<ulysses>(1),
+      entry_of<usp<2>>(2),
+      entry_of<usp<4>>(4),
+      entry_of<all_to_all<3>>(3),
+      entry_of<all_to_all<2, wallfacer<2>>>(8),
+      entry_of<all_to_all<2, all_to_all<3, concentric<2>>>>(12),
+      entry_of<all_to_all<3, double_ring<3>>>(9),
+      entry_of<double_ring<1>>(1),
+      entry_of<double_ring<2>>(2),
+      entry_of<double_ring<3>>(3),
+      entry_of<double_ring<4>>(4),
+      entry_of<double_ring<5>>(5),
+      entry_of<double_ring<6>>(6),
+      entry_of<double_ring<7>>(7),
+      entry_of<double_ring<8>>(8),
+      entry_of<my_ring>(1, false, "my_ring"),
+      entry_of<all_to_all<2, my_ring>>(2, false, "all_to_all<2,my_ring>"),
+      entry_of<my_staggered_gather>(1, false, "my_staggered_gather"),
+  };
+  return entries;
+}
+
+}  // namespace topologies

@@ -1,0 +1,314 @@
+// Copyright The Orrery authors. SPDX-License-Identifier: Apache-2.0
+
+// Faults in topologies as a user might write them, and the sentences that name them.
+
+#include <array>
+#include <sstream>
+#include <string>
+
+#include <doctest/doctest.h>
+
+#include "orrery/draw/grid.hpp"
+#include "orrery/schedule/builder.hpp"
+#include "orrery/topology/ring.hpp"
+#include "orrery/topology/wallfacer.hpp"
+#include "orrery/verify/verify.hpp"
+
+#include "verify/every_topology.hpp"
+
+using namespace orrery;
+
+namespace {
+
+/// A ring with a mistake in it, chosen by name.
+struct wrong_ring {
+  enum mistake {
+    forgets_the_last_hop,
+    forgets_the_last_tile,
+    repeats_the_first_tile,
+    hops_by_two,
+    tile_before_arrival,
+    receives_only,
+    sends_only,
+    names_another_block,
+    ignores_the_rank,
+    forgets_its_slices,
+    uses_lane_16,
+    is_right
+  };
+  mistake made;
+
+  [[nodiscard]] constexpr orrery::program program(int rank, int world) const {
+    builder schedule{made == ignores_the_rank ? 0 : rank, world};
+    for (int hop = 0; hop < world; ++hop) {
+      const bool last = hop + 1 == world;
+      const int slice = made == forgets_its_slices ? rank : 0;
+      const int lane = made == uses_lane_16 ? 16 : 0;
+      const int next = (rank + (made == hops_by_two ? 2 : 1)) % world;
+      const int previous = (rank + world - (made == hops_by_two ? 2 : 1)) % world;
+      if (!last && !(made == forgets_the_last_hop && hop + 2 == world)) {
+        schedule.begin_exchange(made == receives_only ? nobody : next, made == sends_only ? nobody : previous, {lane});
+        schedule.send(key(rank - hop).in_slice(slice));
+        schedule.receive(key(rank - hop - (made == names_another_block && hop > 0 ? 2 : 1)).in_slice(slice));
+      }
+      if (!(made == forgets_the_last_tile && last)) {
+        schedule.interact(query(rank).in_slice(slice), key(rank - hop - (made == tile_before_arrival ? 1 : 0)));
+      }
+      if (made == repeats_the_first_tile && hop == 1) schedule.add_to_tile(key(rank));
+      schedule.next_step();
+    }
+    return schedule;
+  }
+};
+
+/// Each rank waits until its message has been taken before it takes its neighbour's.
+struct circle {
+  [[nodiscard]] constexpr orrery::program program(int rank, int world) const {
+    builder schedule{rank, world};
+    schedule.all_gather({0, world}, side::key);
+    schedule.next_step();
+    schedule.begin_exchange((rank + 1) % world, nobody, {1});
+    schedule.send(query(rank));
+    schedule.interact(query(rank), keys(rank, world));
+    schedule.next_step();
+    schedule.begin_exchange(nobody, (rank + world - 1) % world, {1});
+    schedule.receive(query(rank - 1));
+    return schedule;
+  }
+};
+
+/// Two ranks that need each other's keys. Rank r posts its send in step sends[r] and its receive in step receives[r],
+/// and waits for either until the next step.
+list<program> two_ranks(const std::array<int, 2>& sends, const std::array<int, 2>& receives) {
+  list<program> both(2);
+  for (int rank = 0; rank < 2; ++rank) {
+    builder schedule{rank, 2};
+    for (int i = 0; i < 4; ++i) {
+      if (i == sends[static_cast<unsigned>(rank)]) {
+        schedule.begin_exchange(1 - rank, nobody);
+        schedule.send(key(rank));
+      }
+      if (i == receives[static_cast<unsigned>(rank)]) {
+        schedule.begin_exchange(nobody, 1 - rank);
+        schedule.receive(key(1 - rank));
+      }
+      schedule.next_step();
+    }
+    schedule.interact(query(rank), keys(0, 2));
+    both[rank] = schedule;
+    finish(both[rank]);
+  }
+  return both;
+}
+
+bool contains(const std::string& text, const std::string& part) { return text.find(part) != std::string::npos; }
+
+}  // namespace
+
+TEST_CASE("mistakes that all ranks make alike are found by symmetry and without it") {
+  struct expectation {
+    wrong_ring::mistake made;
+    fault found;
+  };
+  for (const expectation& expected : {
+           expectation{wrong_ring::forgets_the_last_hop, fault::operand_missing},
+           expectation{wrong_ring::forgets_the_last_tile, fault::pair_missing},
+           expectation{wrong_ring::repeats_the_first_tile, fault::pair_computed_twice},
+           expectation{wrong_ring::hops_by_two, fault::blocks_disagree},
+           expectation{wrong_ring::tile_before_arrival, fault::operand_missing},
+           expectation{wrong_ring::receives_only, fault::receive_unmatched},
+           expectation{wrong_ring::sends_only, fault::operand_missing},
+           expectation{wrong_ring::names_another_block, fault::operand_missing},
+           expectation{wrong_ring::ignores_the_rank, fault::program_of_another},
+           expectation{wrong_ring::forgets_its_slices, fault::block_outside_world},
+           expectation{wrong_ring::uses_lane_16, fault::lane_does_not_exist},
+           expectation{wrong_ring::is_right, fault::none},
+       }) {
+    for (const int world : {3, 4, 7, 8}) {
+      for (const pass p : {pass::forward, pass::circulate_keys}) {
+        // A derived backward has the ranks that it was derived for.
+        if (expected.made == wrong_ring::ignores_the_rank && p != pass::forward) continue;
+        const wrong_ring topology{expected.made};
+        CAPTURE(static_cast<int>(expected.made));
+        CAPTURE(world);
+        const verdict by_symmetry = verify(topology, world, p);
+        INFO(by_symmetry.sentence());
+        CHECK(by_symmetry.found == expected.found);
+        const verdict by_all_ranks = verify(programs_of(topology, world, p));
+        INFO(by_all_ranks.sentence());
+        CHECK(by_all_ranks.found == expected.found);
+        CHECK(by_all_ranks.rank == by_symmetry.rank);
+        CHECK(by_all_ranks.step == by_symmetry.step);
+        CHECK((by_all_ranks.block == by_symmetry.block));
+        CHECK(by_all_ranks.peer == by_symmetry.peer);
+      }
+    }
+  }
+}
+
+TEST_CASE("a rank that differs from all others is looked at") {
+  struct my_topology {
+    int different;
+    [[nodiscard]] constexpr orrery::program program(int rank, int world) const {
+      return wrong_ring{rank == different ? wrong_ring::forgets_the_last_tile : wrong_ring::is_right}.program(rank,
+                                                                                                              world);
+    }
+  };
+  for (const int world : {4, 6, 8, 9}) {
+    for (int different = 0; different < world; ++different) {
+      const verdict found = verify(my_topology{different}, world);
+      CHECK(found.found == fault::pair_missing);
+      CHECK((found.block == block{side::query, different, 0}));
+      CHECK(found.peer == (different + 1) % world);
+    }
+  }
+}
+
+TEST_CASE("a circle of waiting ranks is a deadlock") {
+  for (const int world : {2, 3, 4, 9}) {
+    const verdict by_symmetry = verify(circle{}, world);
+    const list<program> programs = programs_of(circle{}, world);
+    INFO(draw_grid(programs));
+    INFO(by_symmetry.sentence());
+    CHECK(by_symmetry.found == fault::deadlock);
+    CHECK(by_symmetry.rank == 0);
+    CHECK(by_symmetry.step == 2);
+    CHECK(by_symmetry.peer == 1);
+    CHECK(verify(programs).found == fault::deadlock);
+  }
+  CHECK(verify(circle{}, 1).ok());
+}
+
+TEST_CASE("two ranks deadlock exactly if each waits before it posts what the other waits for") {
+  const auto at = [](const std::array<int, 2>& steps, int rank) { return steps[static_cast<unsigned>(rank)]; };
+  int deadlocks = 0;
+  for (int choice = 0; choice < 4 * 4 * 4 * 4; ++choice) {
+    const std::array<int, 2> sends{choice % 4, choice / 4 % 4};
+    const std::array<int, 2> receives{choice / 16 % 4, choice / 64 % 4};
+    const list<program> programs = two_ranks(sends, receives);
+    const verdict found = verify(programs);
+    // Rank 0 may not go on beyond the earlier one of its posts before rank 1 has posted that one's counterpart, and so
+    // on: they pass the two messages in one order, or in the same step.
+    const auto order = [&](int rank) {
+      const int ours = rank == 0 ? at(sends, 0) : at(receives, 1);  // the message from 0 to 1
+      const int theirs = rank == 0 ? at(receives, 0) : at(sends, 1);
+      return ours < theirs ? -1 : ours > theirs ? 1 : 0;
+    };
+    const bool deadlock = order(0) * order(1) < 0;
+    CAPTURE(choice);
+    INFO(found.sentence());
+    INFO(draw_grid(programs));
+    CHECK(found.found == (deadlock ? fault::deadlock : fault::none));
+    deadlocks += deadlock ? 1 : 0;
+  }
+  CHECK(deadlocks == 2 * 6 * 6);
+}
+
+TEST_CASE("a deadlock of some ranks does not hide behind the others' progress") {
+  // Ranks 1 and 2 wait for each other; rank 0 and 3 get on.
+  const int world = 4;
+  list<program> programs(world);
+  for (int rank = 0; rank < world; ++rank) {
+    builder schedule{rank, world};
+    schedule.all_gather({0, world}, side::key);
+    schedule.next_step();
+    const bool stuck = rank == 1 || rank == 2;
+    if (stuck) {
+      schedule.begin_exchange(3 - rank, nobody, {1});
+      schedule.send(query(rank));
+    }
+    schedule.interact(query(rank), keys(0, world));
+    schedule.next_step();
+    if (stuck) {
+      schedule.begin_exchange(nobody, 3 - rank, {1});
+      schedule.receive(query(3 - rank));
+    }
+    programs[rank] = schedule;
+    finish(programs[rank]);
+  }
+  const verdict found = verify(programs);
+  INFO(found.sentence());
+  CHECK(found.found == fault::deadlock);
+  CHECK(found.rank == 1);
+  CHECK(found.step == 2);
+  CHECK(found.peer == 2);
+}
+
+TEST_CASE("a verdict is a sentence with its place and a way out") {
+  CHECK(verify(ring{}, 8).sentence() == "the schedule is right for 8 ranks");
+
+  const std::string missing = verify(wrong_ring{wrong_ring::forgets_the_last_tile}, 3).sentence();
+  CHECK(missing ==
+        "query shard 0 never meets key shard 1; let the two interact, for example on rank 0, which has the queries");
+
+  const std::string early = verify(wrong_ring{wrong_ring::tile_before_arrival}, 3).sentence();
+  CHECK(early == "rank 0, step 0: key shard 2 is used, but it is not on this rank; receive it in an earlier step");
+
+  const std::string twice = verify(wrong_ring{wrong_ring::repeats_the_first_tile}, 3).sentence();
+  CHECK(twice == "rank 0, step 1: query shard 0 meets key shard 0 for the second time; leave one of the two tiles out");
+
+  const std::string lane = verify(wrong_ring{wrong_ring::uses_lane_16}, 3).sentence();
+  CHECK(contains(lane, "rank 0, step 0: lane 16 does not exist"));
+
+  const std::string unsent = verify(wrong_ring{wrong_ring::receives_only}, 3).sentence();
+  CHECK(contains(unsent, "rank 0, step 0: key shard 2 is awaited from rank 2"));
+
+  const std::string other = verify(wrong_ring{wrong_ring::ignores_the_rank}, 3).sentence();
+  CHECK(contains(other, "the program of rank 1 is for another rank, world, pass or number of slices"));
+
+  const std::string circular = verify(circle{}, 2).sentence();
+  CHECK(contains(circular, "rank 0, step 2: the rank waits for rank 1"));
+
+  const std::string refusal = verify(wallfacer<3>{}, 8).sentence();
+  CHECK(contains(refusal, "a world of 8 ranks is refused: the topology needs a world that C*C divides"));
+  CHECK(contains(refusal, "concentric<C>"));
+
+  const std::string backward = verify(topologies::my_ring{}, 8, pass::circulate_queries).sentence();
+  CHECK(contains(backward, "use pass::circulate_keys"));
+
+  std::ostringstream printed;
+  printed << verify(ring{}, 8);
+  CHECK(printed.str() == "the schedule is right for 8 ranks");
+}
+
+TEST_CASE("every fault has a sentence of its own with all its numbers") {
+  std::string before;
+  for (int f = static_cast<int>(fault::program_of_another); f <= static_cast<int>(fault::deadlock); ++f) {
+    const verdict v{static_cast<fault>(f), 64, 11, 22, {side::key, 33, 5}, 44, nullptr};
+    const std::string sentence = v.sentence();
+    CAPTURE(sentence);
+    CHECK(sentence != before);
+    CHECK(sentence != "unknown fault");
+    CHECK(contains(sentence, "rank 11"));
+    CHECK(contains(sentence, ";") != (v.found == fault::peer_outside_world ||
+                                      v.found == fault::exchange_takes_no_step || v.found == fault::sides_confused));
+    CHECK(sentence.back() != '.');
+    switch (v.found) {
+      case fault::program_of_another:
+        break;
+      case fault::pair_missing:
+      case fault::partial_stranded:
+        CHECK(contains(sentence, "33 (slice 5)"));
+        break;
+      case fault::lane_does_not_exist:
+      case fault::peer_outside_world:
+      case fault::exchange_takes_no_step:
+      case fault::deadlock:
+        CHECK(contains(sentence, "rank 11, step 22: "));
+        CHECK(contains(sentence, "44"));
+        break;
+      default:
+        CHECK(contains(sentence, "rank 11, step 22: "));
+        CHECK(contains(sentence, "key shard 33 (slice 5)"));
+    }
+    before = sentence;
+  }
+  CHECK(verdict{static_cast<fault>(200)}.sentence() == "unknown fault");
+}
+
+TEST_CASE("at run time a verdict converts to bool") {
+  verdict v;
+  CHECK(static_cast<bool>(v));
+  v.found = fault::deadlock;
+  CHECK_FALSE(static_cast<bool>(v));
+}

@@ -1,0 +1,32 @@
+// Copyright The Orrery authors. SPDX-License-Identifier: Apache-2.0
+
+// Proofs by the compiler, backward.
+
+#include <doctest/doctest.h>
+
+#include "verify/every_topology.hpp"
+
+using namespace orrery;
+
+template <class Topology>
+constexpr bool both_backwards(int world) {
+  return verify(Topology{}, world, pass::circulate_keys).ok() &&
+         verify(Topology{}, world, pass::circulate_queries).ok();
+}
+
+static_assert(both_backwards<ring>(8));
+static_assert(both_backwards<wallfacer<2>>(8));
+static_assert(both_backwards<wallfacer<2>>(16));
+static_assert(both_backwards<concentric<2, 2>>(8));
+static_assert(both_backwards<concentric<3>>(6));
+static_assert(both_backwards<all_gather>(8));
+static_assert(both_backwards<ulysses>(8));
+static_assert(both_backwards<usp<2>>(8));
+static_assert(both_backwards<double_ring<2>>(8));
+static_assert(both_backwards<ring>(1));
+
+static_assert(verify(topologies::my_ring{}, 8, pass::circulate_keys));
+static_assert(verify(topologies::my_ring{}, 8, pass::circulate_queries).found == fault::world_refused);
+static_assert(verify(all_to_all<2, topologies::my_ring>{}, 8, pass::circulate_keys));
+
+TEST_CASE("the compiler has proved backward schedules") { CHECK(both_backwards<ring>(8)); }

@@ -62,7 +62,8 @@ namespace orrery {
 /// the lower bound of all-pairs interactions (Driscoll et al., IPDPS 2013) at A = sqrt(P), or sqrt(P / g) with g query
 /// heads per key head. Sends per rank, forward, in shard units: 2(A-1) + 2(P/A-1). Backward: 3(A-1) + 4(P/A-1) when
 /// keys circulate, 4(A-1) + 3(P/A-1) when queries do. Messages: P/(AB)-1 hops, the collectives apart.
-/// Slots: A-1 query operands, A-1 partials, and 2B keys (B-1 where there is no ring).
+/// Slots, forward: A-1 query operands, 2(A-1) query partials (those going out and those arriving), and 2B keys (2B-1
+/// where there are two stations, B-1 where there is no ring).
 ///
 /// `concentric<1, 1>` is `ring`. A·B must divide P.
 template <int A, int B = 1>

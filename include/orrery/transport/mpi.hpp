@@ -30,7 +30,8 @@ namespace orrery::mpi {
 struct options {
   /// How long a rank waits for another, in seconds, before it fails with a sentence.
   double deadline = 60;
-  /// Threads that each rank's kernels may use. More than one needs MPI_THREAD_FUNNELED.
+  /// Threads that each rank's kernels may use, passed on in their context (`flash` and `reference` use one). More than
+  /// one needs MPI_THREAD_FUNNELED.
   int threads_per_rank = 1;
   /// Seconds between two calls of MPI while a tile is computed. Most MPI libraries move large messages only while the
   /// program is inside of MPI: without these calls nothing would fly.

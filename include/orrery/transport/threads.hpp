@@ -22,7 +22,7 @@ namespace orrery::threads {
 struct options {
   /// How long a rank waits for another, in seconds, before both fail with a sentence.
   double deadline = 60;
-  /// Threads that each rank's kernels may use.
+  /// Threads that each rank's kernels may use, passed on in their context. `flash` and `reference` use one.
   int threads_per_rank = 1;
 };
 

@@ -21,7 +21,7 @@ void check_against_long_double(A a, A b) {
   CAPTURE(a);
   CAPTURE(b);
   const auto w = orrery::merge_weights(a, b);
-  const long double largest = a > b ? a : b;
+  const auto largest = static_cast<long double>(a > b ? a : b);
   const long double ea = std::exp(static_cast<long double>(a) - largest);
   const long double eb = std::exp(static_cast<long double>(b) - largest);
   constexpr auto epsilon = static_cast<long double>(std::numeric_limits<A>::epsilon());

@@ -2,11 +2,14 @@
 #pragma once
 
 #include <cmath>
+#include <concepts>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
 #include <exception>
+#include <functional>
 #include <limits>
+#include <memory>
 #include <stdexcept>
 #include <string>
 #include <vector>
@@ -255,30 +258,80 @@ struct rank_tensors {
           or_else(shape.scale, 1 / std::sqrt(static_cast<double>(shape.head_dim)))};
 }
 
-/// Runs one case on `world` ranks by `run(world, body)`, which calls `body(world&)` on each of them. Each rank calls
-/// forward and backward twice and compares with the oracle, and the second call's bits with the first's. Empty if all
-/// is well; else what all ranks have found.
-template <class Topology, class Kernel, class Run, class Mask, class Layout>
-[[nodiscard]] std::string failures(const Run& run, int world, const orrery::attention_shape& shape, const Mask& mask,
-                                   const Layout& layout, std::uint64_t seed = 1, const Topology& topology = {}) {
-  const auto p = oracle::random_problem<typename Kernel::storage>(oracle_shape(shape), seed);
-  const oracle::answer a = oracle::solve(p, mask);
+/// Any layout, chosen at run time, so that what follows is compiled once for all of them.
+class any_layout {
+ public:
+  template <class Layout>
+    requires(!std::same_as<Layout, any_layout>)
+  any_layout(const Layout& layout)  // NOLINT(google-explicit-constructor): a layout is a layout
+      : name_{layout.name()}, shard_{[layout](int rank, int world, std::int64_t length) {
+          return layout.shard(rank, world, length);
+        }} {}
+
+  [[nodiscard]] orrery::segments shard(int rank, int world, std::int64_t length) const {
+    return shard_(rank, world, length);
+  }
+  [[nodiscard]] const std::string& name() const { return name_; }
+
+ private:
+  std::string name_;
+  std::function<orrery::segments(int, int, std::int64_t)> shard_;
+};
+
+/// An operator of any topology, so that what follows is compiled once for each kernel.
+template <class Kernel>
+struct any_attention {
+  any_attention() = default;
+  any_attention(const any_attention&) = delete;
+  any_attention& operator=(const any_attention&) = delete;
+  virtual ~any_attention() = default;
+  virtual void call(rank_tensors<Kernel>& tensors) = 0;
+  [[nodiscard]] virtual const orrery::segments& query_positions() const = 0;
+  [[nodiscard]] virtual const orrery::segments& key_positions() const = 0;
+};
+
+template <class Topology, class Kernel>
+struct some_attention final : any_attention<Kernel> {
+  orrery::attention<Topology, Kernel> attend;
+
+  template <class World, class Mask, class Layout>
+  some_attention(World& on, const orrery::attention_shape& shape, const Mask& mask, const Layout& layout,
+                 const Topology& topology)
+      : attend{on, shape, mask, layout, topology} {}
+  void call(rank_tensors<Kernel>& tensors) override {
+    tensors.forward(attend);
+    tensors.backward(attend);
+  }
+  [[nodiscard]] const orrery::segments& query_positions() const override { return attend.query_positions(); }
+  [[nodiscard]] const orrery::segments& key_positions() const override { return attend.key_positions(); }
+};
+
+/// What one rank finds wrong when it calls forward and backward twice and compares with the oracle, and the second
+/// call's bits with the first's. Empty if all is well.
+template <class Kernel>
+[[nodiscard]] std::string failures_of_rank(int rank, any_attention<Kernel>& attend, const oracle::problem& p,
+                                           const oracle::answer& a, const trainer_memory& how) {
+  const orrery::segments& queries = attend.query_positions();
+  const orrery::segments& keys = attend.key_positions();
+  rank_tensors<Kernel> mine{p, queries, keys, how};
+  attend.call(mine);
+  std::string text = mine.mismatch(p, a, queries, keys);
+  const std::string bits = mine.bits();
+  mine.poison();
+  attend.call(mine);
+  if (mine.bits() != bits) text += "; the second call has other bits";
+  return text.empty() ? text : "rank " + std::to_string(rank) + text + "\n";
+}
+
+/// Calls the operator that `make(world&)` constructs on each of `world` ranks, by `run(world, body)`, which calls
+/// `body(world&)` on them.
+template <class Kernel, class Run, class Make>
+[[nodiscard]] std::string failures_of(const Run& run, int world, const Make& make, const oracle::problem& p,
+                                      const oracle::answer& a, std::uint64_t seed) {
   try {
     run(world, [&](auto& on) {
-      orrery::attention<Topology, Kernel> attend{on, shape, mask, layout, topology};
-      const orrery::segments& queries = attend.query_positions();
-      const orrery::segments& keys = attend.key_positions();
-      rank_tensors<Kernel> mine{p, queries, keys, trainer_memory::of(seed)};
-      mine.forward(attend);
-      mine.backward(attend);
-      std::string text = mine.mismatch(p, a, queries, keys);
-      const std::string bits = mine.bits();
-      mine.poison();
-      mine.forward(attend);
-      mine.backward(attend);
-      if (mine.bits() != bits) text += "; the second call has other bits";
-
-      if (!text.empty()) text = "rank " + std::to_string(on.rank()) + text + "\n";
+      const std::unique_ptr<any_attention<Kernel>> attend = make(on);
+      const std::string text = failures_of_rank<Kernel>(on.rank(), *attend, p, a, trainer_memory::of(seed));
       std::string all;
       for (const std::string& of_rank : on.all_gather(text)) all += of_rank;
       if (!all.empty()) throw std::runtime_error{all};
@@ -287,6 +340,17 @@ template <class Topology, class Kernel, class Run, class Mask, class Layout>
     return e.what();
   }
   return "";
+}
+
+/// Runs one case on `world` ranks of World by `run(world, body)`. Empty if all is well; else what all ranks have found.
+template <class Topology, class Kernel, class World, class Run, class Mask>
+[[nodiscard]] std::string failures(const Run& run, int world, const orrery::attention_shape& shape, const Mask& mask,
+                                   const any_layout& layout, std::uint64_t seed = 1, const Topology& topology = {}) {
+  const auto p = oracle::random_problem<typename Kernel::storage>(oracle_shape(shape), seed);
+  const std::function<std::unique_ptr<any_attention<Kernel>>(World&)> make = [&](World& on) {
+    return std::make_unique<some_attention<Topology, Kernel>>(on, shape, mask, layout, topology);
+  };
+  return failures_of<Kernel>(run, world, make, p, oracle::solve(p, mask), seed);
 }
 
 }  // namespace conformance

@@ -5,6 +5,7 @@
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <limits>
 #include <random>
 #include <sstream>
@@ -70,9 +71,9 @@ template <class T>
   return p;
 }
 
-/// Attention and its gradients by definition; query token i has position i, key token j position j.
-template <class Mask>
-[[nodiscard]] answer solve(const problem& p, const Mask& mask) {
+/// Attention and its gradients by definition; query token i has position i, key token j position j, and `visible_to(i,
+/// j)` says whether i sees j.
+[[nodiscard]] inline answer solve(const problem& p, const std::function<bool(std::int64_t, std::int64_t)>& visible_to) {
   const shape& s = p.shape;
   const auto at = [](std::int64_t b, std::int64_t token, std::int64_t head, std::int64_t tokens, std::int64_t heads,
                      std::int64_t dim) {
@@ -104,7 +105,7 @@ template <class Mask>
         };
         double largest = -std::numeric_limits<double>::infinity();
         for (std::size_t j = 0; j < keys; ++j) {
-          const bool visible = mask.visible(i, static_cast<std::int64_t>(j));
+          const bool visible = visible_to(i, static_cast<std::int64_t>(j));
           score[j] = visible ? s.scale * dot(p.q, qi, p.k, kj(j), s.key_dim) : -std::numeric_limits<double>::infinity();
           largest = (std::max)(largest, score[j]);
         }
@@ -134,6 +135,12 @@ template <class Mask>
     }
   }
   return a;
+}
+
+template <class Mask>
+  requires requires(const Mask& mask) { mask.visible(std::int64_t{0}, std::int64_t{0}); }
+[[nodiscard]] answer solve(const problem& p, const Mask& mask) {
+  return solve(p, [&](std::int64_t query, std::int64_t key) { return mask.visible(query, key); });
 }
 
 /// The bound on `error` for a kernel that computes in T. Sums of n terms of size 1 err by about sqrt(n) roundings, and

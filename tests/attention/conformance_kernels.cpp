@@ -39,9 +39,9 @@ struct forgetful : reference<double> {
 
 template <class Kernel>
 std::string failures() {
-  return conformance::failures<orrery::ring, Kernel>(attention_test::on_threads, 2,
-                                                     {.length = 16, .query_heads = 1, .head_dim = 4}, orrery::full{},
-                                                     orrery::contiguous{});
+  return conformance::failures<orrery::ring, Kernel, orrery::threads::world>(
+      attention_test::on_threads, 2, {.length = 16, .query_heads = 1, .head_dim = 4}, orrery::full{},
+      orrery::contiguous{});
 }
 
 }  // namespace

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <string>
+#include <utility>
 
 #include <doctest/doctest.h>
 
@@ -35,19 +36,35 @@ struct band {
   [[nodiscard]] std::string name() const { return "band " + std::to_string(reach); }
 };
 
+/// The case, for a failure's message.
+[[nodiscard]] inline std::string describe(const std::string& topology, int world, const std::string& kernel,
+                                          const std::string& mask, const std::string& layout,
+                                          const orrery::attention_shape& shape) {
+  std::string text = topology + " over " + std::to_string(world) + ", " + kernel + ", " + mask + ", " + layout + ", " +
+                     orrery::name_of(shape.circulate);
+  const std::pair<const char*, std::int64_t> sizes[] = {{"batch", shape.batch},           {"length", shape.length},
+                                                        {"key length", shape.key_length}, {"heads", shape.query_heads},
+                                                        {"key heads", shape.key_heads},   {"head dim", shape.head_dim},
+                                                        {"value dim", shape.value_dim}};
+  for (const auto& [name, size] : sizes) text += std::string{", "} + name + " " + std::to_string(size);
+  return text;
+}
+
+inline void expect_none(const std::string& found, const std::string& description) {
+  INFO(description);
+  CHECK(found == "");
+}
+
 /// One case in all policies that the topology admits.
-template <class Topology, class Kernel = orrery::flash<double>, class Mask, class Layout>
-void check(int world, orrery::attention_shape shape, const Mask& mask, const Layout& layout) {
+template <class Topology, class Kernel = orrery::flash<double>, class Mask>
+void check(int world, orrery::attention_shape shape, const Mask& mask, const conformance::any_layout& layout) {
   static std::uint64_t seed = 0;
   for (const orrery::pass circulate : {orrery::pass::circulate_keys, orrery::pass::circulate_queries}) {
     if (orrery::refuses(Topology{}, world, circulate) != nullptr) continue;
     shape.circulate = circulate;
-    const std::string found = conformance::failures<Topology, Kernel>(on_threads, world, shape, mask, layout, ++seed);
-    INFO(orrery::name_of(Topology{}), " over ", world, ", ", Kernel::name(), ", ", mask.name(), ", ", layout.name(),
-         ", ", orrery::name_of(circulate), ": batch ", shape.batch, ", length ", shape.length, ", key length ",
-         shape.key_length, ", heads ", shape.query_heads, "/", shape.key_heads, ", dims ", shape.head_dim, "/",
-         shape.value_dim);
-    CHECK(found == "");
+    expect_none(
+        conformance::failures<Topology, Kernel, orrery::threads::world>(on_threads, world, shape, mask, layout, ++seed),
+        describe(orrery::name_of(Topology{}), world, Kernel::name(), mask.name(), layout.name(), shape));
   }
 }
 

@@ -61,15 +61,13 @@ struct holes {
   [[nodiscard]] std::string name() const { return "holes"; }
 };
 
-template <class Kernel, class Mask>
-void check(const oracle::problem& p, const Mask& mask, const plan& how,
-           double tolerance = oracle::tolerance<typename Kernel::accumulator>) {
-  const oracle::answer expected = oracle::solve(p, mask);
-  const auto got = kernel_test::run<Kernel>(p, mask, how);
-  INFO(Kernel::name(), " with ", std::string(mask.name()), ", queries ", p.shape.queries, ", keys ", p.shape.keys,
-       ", heads ", p.shape.query_heads, "/", p.shape.key_heads, ", dims ", p.shape.key_dim, "/", p.shape.value_dim,
-       ", shards ", how.queries.size(), "/", how.keys.size(), ", one call ", how.one_call);
-  const auto compare = [&](const char* what, const auto& want, const auto& have) {
+template <class A>
+void check_result(const std::string& kernel, const std::string& mask, const oracle::problem& p, const plan& how,
+                  const oracle::answer& expected, const kernel_test::result<A>& got, double tolerance) {
+  INFO(kernel, " with ", mask, ", queries ", p.shape.queries, ", keys ", p.shape.keys, ", heads ", p.shape.query_heads,
+       "/", p.shape.key_heads, ", dims ", p.shape.key_dim, "/", p.shape.value_dim, ", shards ", how.queries.size(), "/",
+       how.keys.size(), ", one call ", how.one_call);
+  const auto compare = [&](const char* what, const std::vector<double>& want, const std::vector<A>& have) {
     const oracle::difference d = oracle::compare(want, have);
     INFO(what, ": ", d.text());
     CHECK(d.error <= tolerance);
@@ -81,6 +79,13 @@ void check(const oracle::problem& p, const Mask& mask, const plan& how,
   compare("grad_k", expected.grad_k, got.grad_k);
   compare("grad_v", expected.grad_v, got.grad_v);
   CHECK(got.stayed_inside);
+}
+
+template <class Kernel, class Mask>
+void check(const oracle::problem& p, const Mask& mask, const plan& how,
+           double tolerance = oracle::tolerance<typename Kernel::accumulator>) {
+  check_result(Kernel::name(), std::string(mask.name()), p, how, oracle::solve(p, mask),
+               kernel_test::run<Kernel>(p, mask, how), tolerance);
 }
 
 template <class Kernel, class Mask>

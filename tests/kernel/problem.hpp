@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <limits>
 #include <span>
 #include <string>
@@ -187,19 +188,23 @@ void gather(const owned_tensor<A>& from, std::vector<A>& to, std::int64_t tokens
   stayed_inside = stayed_inside && from.marks_outside() == from.elements_outside();
 }
 
-/// Forward, row dots and backward of `Kernel` over all pairs of shards.
-template <class Kernel, class Mask>
-result<typename Kernel::accumulator> run(const oracle::problem& p, const Mask& mask, const plan& how) {
-  using S = typename Kernel::storage;
-  using A = typename Kernel::accumulator;
+/// A kernel's calls, whatever its mask, so that what follows is compiled once for each element type.
+template <class S, class A>
+struct calls {
+  std::function<void(std::span<const orrery::forward_queries<S, A>>, std::span<const orrery::forward_keys<S>>)> forward;
+  std::function<void(std::span<const orrery::backward_queries<S, A>>, std::span<const orrery::backward_keys<S, A>>)>
+      backward;
+  std::function<void(const orrery::tensor_view<A>&, const orrery::tensor_view<S>&, const orrery::row_view<A>&)> row_dot;
+};
+
+/// Forward, row dots and backward over all pairs of shards.
+template <class S, class A>
+result<A> run_calls(const oracle::problem& p, const plan& how, const calls<S, A>& kernel) {
   using forward_queries = orrery::forward_queries<S, A>;
   using forward_keys = orrery::forward_keys<S>;
   using backward_queries = orrery::backward_queries<S, A>;
   using backward_keys = orrery::backward_keys<S, A>;
   const oracle::shape& s = p.shape;
-  const orrery::host_context context{};
-  const orrery::head_map heads{0, 0, s.group()};
-  const auto scale = static_cast<A>(s.scale);
   const A nan = std::numeric_limits<A>::quiet_NaN();
   const A initial = how.clear_first ? A{0} : nan;
 
@@ -242,24 +247,24 @@ result<typename Kernel::accumulator> run(const oracle::problem& p, const Mask& m
 
   // The keys in reverse and the queries in turn, so that running results meet their blocks in no natural order.
   if (how.one_call) {
-    Kernel::template forward<Mask>(context, fq, fk, heads, scale, mask);
+    kernel.forward(fq, fk);
   } else {
     for (std::size_t j = fk.size(); j-- > 0;) {
       for (forward_queries& side : fq) {
-        Kernel::template forward<Mask>(context, std::span(&side, 1), std::span(&fk[j], 1), heads, scale, mask);
+        kernel.forward(std::span(&side, 1), std::span(&fk[j], 1));
         side.fresh = false;
       }
     }
   }
   for (std::size_t i = 0; i < q.size(); ++i) {
-    Kernel::row_dot(context, out[i].view(), grad_out[i].view(), delta[i].view());
+    kernel.row_dot(out[i].view(), grad_out[i].view(), delta[i].view());
   }
   if (how.one_call) {
-    Kernel::template backward<Mask>(context, bq, bk, heads, scale, mask);
+    kernel.backward(bq, bk);
   } else {
     for (std::size_t j = bk.size(); j-- > 0;) {
       for (backward_queries& side : bq) {
-        Kernel::template backward<Mask>(context, std::span(&side, 1), std::span(&bk[j], 1), heads, scale, mask);
+        kernel.backward(std::span(&side, 1), std::span(&bk[j], 1));
         side.fresh = false;
         bk[j].fresh = false;
       }
@@ -291,6 +296,23 @@ result<typename Kernel::accumulator> run(const oracle::problem& p, const Mask& m
     gather(grad_v[j], r.grad_v, s.keys, how.keys[j], r.stayed_inside);
   }
   return r;
+}
+
+/// The same of `Kernel` with `mask`.
+template <class Kernel, class Mask>
+result<typename Kernel::accumulator> run(const oracle::problem& p, const Mask& mask, const plan& how) {
+  using S = typename Kernel::storage;
+  using A = typename Kernel::accumulator;
+  const orrery::host_context context{};
+  const orrery::head_map heads{0, 0, p.shape.group()};
+  const auto scale = static_cast<A>(p.shape.scale);
+  return run_calls<S, A>(
+      p, how,
+      {[&](const auto& queries, const auto& keys) { Kernel::forward(context, queries, keys, heads, scale, mask); },
+       [&](const auto& queries, const auto& keys) { Kernel::backward(context, queries, keys, heads, scale, mask); },
+       [&](const auto& out, const auto& grad_out, const auto& delta) {
+         Kernel::row_dot(context, out, grad_out, delta);
+       }});
 }
 
 }  // namespace kernel_test

@@ -39,7 +39,8 @@ void check_new_world() {
   MPI_Barrier(MPI_COMM_WORLD);
   orrery::mpi::world world{MPI_COMM_WORLD};
   const auto on_mpi = [&](int, auto&& body) { body(world); };
-  CHECK(conformance::failures<orrery::ring, kernel>(on_mpi, ranks(), shape, orrery::causal{}, orrery::zigzag{}) == "");
+  CHECK(conformance::failures<orrery::ring, kernel, orrery::mpi::world>(on_mpi, ranks(), shape, orrery::causal{},
+                                                                        orrery::zigzag{}) == "");
 }
 
 }  // namespace

@@ -167,8 +167,8 @@ TEST_CASE("a part of a communicator, in an order of its own") {
     CHECK(world.size() == (ranks() + 1 - rank() % 2) / 2);
     const auto on_part = [&](int, auto&& body) { body(world); };
     const orrery::attention_shape shape{.length = 29, .query_heads = 2, .head_dim = 4};
-    CHECK(conformance::failures<orrery::ring, orrery::flash<double>>(on_part, world.size(), shape, orrery::causal{},
-                                                                     orrery::zigzag{}) == "");
+    CHECK(conformance::failures<orrery::ring, orrery::flash<double>, orrery::mpi::world>(
+              on_part, world.size(), shape, orrery::causal{}, orrery::zigzag{}) == "");
   }
   MPI_Comm_free(&part);
 }
@@ -180,8 +180,8 @@ TEST_CASE("the trainer's messages stay the trainer's") {
   orrery::mpi::world world{MPI_COMM_WORLD};
   const auto on_mpi = [&](int, auto&& body) { body(world); };
   const orrery::attention_shape shape{.length = 29, .query_heads = 2, .head_dim = 4};
-  CHECK(conformance::failures<orrery::ring, orrery::flash<double>>(on_mpi, ranks(), shape, orrery::causal{},
-                                                                   orrery::zigzag{}) == "");
+  CHECK(conformance::failures<orrery::ring, orrery::flash<double>, orrery::mpi::world>(
+            on_mpi, ranks(), shape, orrery::causal{}, orrery::zigzag{}) == "");
   const int sent = 4711;
   MPI_Send(&sent, 1, MPI_INT, (rank() + 1) % ranks(), 1, MPI_COMM_WORLD);
   MPI_Wait(&trainers, MPI_STATUS_IGNORE);

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "orrery/kernel/tile.hpp"
+#include "orrery/run/attention_shape.hpp"
 #include "orrery/schedule/block.hpp"
 
 namespace orrery {
@@ -28,20 +29,34 @@ struct head_slice {
   }
 };
 
-/// The sizes that both calls of an attention operator share on one rank.
+/// What both calls of an attention operator share on one rank.
 template <class Mask>
 struct attention_plan {
-  std::int64_t batch = 1;
-  std::int64_t query_heads = 1;
-  std::int64_t key_heads = 1;
-  std::int64_t head_dim = 1;
-  std::int64_t value_dim = 1;
-  double scale = 1;
-  int rank = 0;
+  std::int64_t batch;
+  std::int64_t query_heads;
+  std::int64_t key_heads;
+  std::int64_t head_dim;
+  std::int64_t value_dim;
+  double scale;
+  int rank;
   Mask mask;
   std::vector<segments> query_shards;  ///< of all ranks
   std::vector<segments> key_shards;
   std::vector<head_slice> slices;
+
+  /// Without shards. `shape` is completed.
+  attention_plan(const attention_shape& shape, int of_rank, const Mask& of_mask, int slice_count)
+      : batch{shape.batch},
+        query_heads{shape.query_heads},
+        key_heads{shape.key_heads},
+        head_dim{shape.head_dim},
+        value_dim{shape.value_dim},
+        scale{shape.scale},
+        rank{of_rank},
+        mask{of_mask} {
+    for (int s = 0; s < slice_count; ++s)
+      slices.push_back(head_slice::of(s, slice_count, shape.query_heads, shape.key_heads));
+  }
 
   [[nodiscard]] const head_slice& slice(const block& b) const { return slices[static_cast<std::size_t>(b.slice)]; }
   [[nodiscard]] const segments& positions(const block& b) const {

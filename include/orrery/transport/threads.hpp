@@ -7,6 +7,7 @@
 #include <condition_variable>
 #include <cstring>
 #include <exception>
+#include <functional>
 #include <memory>
 #include <mutex>
 #include <new>
@@ -395,12 +396,8 @@ class world {
   int rank_;
 };
 
-/// Calls `body(world&)` on `ranks` new threads, each with its own rank, and returns when all have ended. If one of them
-/// throws, the others fail at their next communication, and the first exception is thrown here.
-///
-/// Throws `std::invalid_argument` for a number of ranks, deadline or threads that is not positive.
-template <class Body>
-void run(int ranks, const options& how, Body&& body) {
+/// `run` below, whatever the body.
+inline void run_ranks(int ranks, const options& how, const std::function<void(world&)>& body) {
   shared_world shared{ranks, how};
   std::mutex mutex;
   std::exception_ptr first;
@@ -441,9 +438,18 @@ void run(int ranks, const options& how, Body&& body) {
   if (first != nullptr) std::rethrow_exception(first);
 }
 
+/// Calls `body(world&)` on `ranks` new threads, each with its own rank, and returns when all have ended. If one of them
+/// throws, the others fail at their next communication, and the first exception is thrown here.
+///
+/// Throws `std::invalid_argument` for a number of ranks, deadline or threads that is not positive.
+template <class Body>
+void run(int ranks, const options& how, Body&& body) {
+  run_ranks(ranks, how, std::ref(body));
+}
+
 template <class Body>
 void run(int ranks, Body&& body) {
-  run(ranks, options{}, static_cast<Body&&>(body));
+  run_ranks(ranks, options{}, std::ref(body));
 }
 
 }  // namespace orrery::threads

@@ -69,14 +69,8 @@ struct agreement {
   std::string value;
 };
 
-/// Throws on every rank, with the same sentence, if ranks do not all say the same: it names the field and who says
-/// what. An entry named "error" is a rank's own failure, thrown on all ranks with its rank. Collective.
-template <transport World>
-void require_agreement(World& world, std::span<const agreement> mine) {
-  std::string text;
-  for (const agreement& field : mine) text += field.name + '\x1f' + field.value + '\x1e';
-  const std::vector<std::string> texts = world.all_gather(text);
-
+/// Throws if the ranks' texts, lists of `agreement`s, are not all the same (see `require_agreement`).
+inline void compare_agreements(const std::vector<std::string>& texts) {
   std::vector<std::vector<agreement>> all;
   for (const std::string& from : texts) {
     std::vector<agreement>& fields = all.emplace_back();
@@ -114,6 +108,16 @@ void require_agreement(World& world, std::span<const agreement> mine) {
     }
     throw std::invalid_argument{sentence + "; give all ranks the same"};
   }
+}
+
+/// Throws `std::invalid_argument` on every rank, with the same sentence, if ranks do not all say the same: it names the
+/// field and who says what. An entry named "error" is a rank's own failure, thrown on all ranks with its rank.
+/// Collective.
+template <transport World>
+void require_agreement(World& world, std::span<const agreement> mine) {
+  std::string text;
+  for (const agreement& field : mine) text += field.name + '\x1f' + field.value + '\x1e';
+  compare_agreements(world.all_gather(text));
 }
 
 /// "key shard 3" or "query shards 0, 1 (slice 2)": the blocks of a message, for sentences.

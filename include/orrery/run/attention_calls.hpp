@@ -1,0 +1,99 @@
+// Copyright The Orrery authors. SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <cstdint>
+#include <utility>
+
+#include "orrery/kernel/view.hpp"
+#include "orrery/run/attention_backward.hpp"
+#include "orrery/run/attention_forward.hpp"
+#include "orrery/run/attention_plan.hpp"
+#include "orrery/run/executor.hpp"
+#include "orrery/schedule/program.hpp"
+
+namespace orrery {
+
+/// The calls of a planned attention operator, whatever its transport and mask.
+template <class Kernel>
+struct attention_calls {
+  using storage = typename Kernel::storage;
+  using accumulator = typename Kernel::accumulator;
+
+  attention_calls() = default;
+  attention_calls(const attention_calls&) = delete;
+  attention_calls& operator=(const attention_calls&) = delete;
+  virtual ~attention_calls() = default;
+
+  virtual void forward(const tensor_view<const storage>& q, const tensor_view<const storage>& k,
+                       const tensor_view<const storage>& v, const tensor_view<storage>& out,
+                       const row_view<accumulator>& lse) = 0;
+  virtual void backward(const tensor_view<const storage>& q, const tensor_view<const storage>& k,
+                        const tensor_view<const storage>& v, const tensor_view<const storage>& out,
+                        const row_view<const accumulator>& lse, const tensor_view<const storage>& grad_out,
+                        const tensor_view<storage>& grad_q, const tensor_view<storage>& grad_k,
+                        const tensor_view<storage>& grad_v) = 0;
+  [[nodiscard]] virtual std::int64_t workspace_bytes() const = 0;
+};
+
+/// The same for one transport and mask: compiled once for them, whatever the topology and the layout.
+template <class Kernel, class World, class Mask>
+class planned_attention final : public attention_calls<Kernel> {
+ public:
+  using storage = typename Kernel::storage;
+  using accumulator = typename Kernel::accumulator;
+
+  /// Collective. The programs must be proven (see `verify`) and finished.
+  planned_attention(World& world, attention_plan<Mask> plan, program forward_program, program backward_program)
+      : plan_{std::move(plan)},
+        forward_program_{std::move(forward_program)},
+        backward_program_{std::move(backward_program)},
+        forward_{plan_, forward_program_},
+        backward_{plan_, backward_program_},
+        run_forward_{world, forward_program_, forward_},
+        run_backward_{world, backward_program_, backward_} {}
+
+  void forward(const tensor_view<const storage>& q, const tensor_view<const storage>& k,
+               const tensor_view<const storage>& v, const tensor_view<storage>& out,
+               const row_view<accumulator>& lse) override {
+    forward_.q = q;
+    forward_.k = k;
+    forward_.v = v;
+    forward_.out = out;
+    forward_.lse = lse;
+    run_forward_.run();
+  }
+
+  void backward(const tensor_view<const storage>& q, const tensor_view<const storage>& k,
+                const tensor_view<const storage>& v, const tensor_view<const storage>& out,
+                const row_view<const accumulator>& lse, const tensor_view<const storage>& grad_out,
+                const tensor_view<storage>& grad_q, const tensor_view<storage>& grad_k,
+                const tensor_view<storage>& grad_v) override {
+    backward_.q = q;
+    backward_.k = k;
+    backward_.v = v;
+    backward_.out = out;
+    backward_.lse = lse;
+    backward_.grad_out = grad_out;
+    backward_.grad_q = grad_q;
+    backward_.grad_k = grad_k;
+    backward_.grad_v = grad_v;
+    run_backward_.run();
+  }
+
+  [[nodiscard]] std::int64_t workspace_bytes() const override {
+    return run_forward_.workspace_bytes() + run_backward_.workspace_bytes();
+  }
+
+ private:
+  using memory = typename World::memory;
+
+  attention_plan<Mask> plan_;
+  program forward_program_;
+  program backward_program_;
+  attention_forward<Kernel, Mask, memory> forward_;
+  attention_backward<Kernel, Mask, memory> backward_;
+  executor<World, attention_forward<Kernel, Mask, memory>> run_forward_;
+  executor<World, attention_backward<Kernel, Mask, memory>> run_backward_;
+};
+
+}  // namespace orrery

@@ -1,6 +1,6 @@
 // Copyright The Orrery authors. SPDX-License-Identifier: Apache-2.0
 
-// What is done to programs after they are written: finish, derive_backward, is_translate.
+// What is done to programs after they are written: finish, derive_backward, is_translate, is_renamed.
 
 #include <algorithm>
 #include <string>
@@ -288,4 +288,69 @@ TEST_CASE("programs that differ anywhere are no translates") {
   program alone = draft_of(ring{}, 1, 4);
   alone.keys[0].block.slice = 1;
   CHECK_FALSE(is_translate(draft_of(ring{}, 0, 4), alone, 1));
+}
+
+TEST_CASE("programs that are renamed get the same slots") {
+  for (const auto& [programs, alike] :
+       {std::pair{drafts_of(ring{}, 6, pass::circulate_keys), 1},
+        std::pair{drafts_of(wallfacer<2>{}, 8, pass::forward), 0}, std::pair{drafts_of(ulysses{}, 5, pass::forward), 1},
+        std::pair{drafts_of(double_ring<3>{}, 12, pass::circulate_queries), 1}}) {
+    const list<int> first = first_alike(programs);
+    int different = 0;
+    for (int rank = 0; rank < programs.size(); ++rank) {
+      different += first[rank] == rank ? 1 : 0;
+      program one = programs[rank];
+      program other = programs[first[rank]];
+      finish(one);
+      finish(other);
+      CHECK(one.slots == other.slots);
+      for (int r = 0; r < one.received.size(); ++r) CHECK(one.received[r].slot == other.received[r].slot);
+      for (int k = 0; k < one.keys.size(); ++k) CHECK(one.keys[k].slot == other.keys[k].slot);
+      for (int q = 0; q < one.queries.size(); ++q) CHECK(one.queries[q].slot == other.queries[q].slot);
+    }
+    CHECK(different < programs.size());
+    if (alike > 0) CHECK(different == alike);
+  }
+}
+
+TEST_CASE("programs that differ in more than names are not renamed") {
+  const list<program> programs = drafts_of(usp<2>{}, 8, pass::circulate_queries);
+  REQUIRE(is_renamed(programs[1], programs[3]));
+  const auto differs = [&](auto change) {
+    program changed = programs[3];
+    change(changed);
+    return !is_renamed(programs[1], changed);
+  };
+  CHECK_FALSE(differs([](program&) {}));
+  CHECK(differs([](program& p) { p.rank = 5; }));  // its home is another one's
+  CHECK(differs([](program& p) { p.slices = 4; }));
+  CHECK(differs([](program& p) { p.pass = pass::circulate_keys; }));
+  CHECK(differs([](program& p) { --p.steps[0].exchanges.count; }));
+  CHECK(differs([](program& p) { --p.steps[1].tile.keys.count; }));
+  for (int e = 0; e < programs[3].exchanges.size(); ++e) {
+    CHECK(differs([&](program& p) { p.exchanges[e].to = p.rank; }));
+    CHECK(differs([&](program& p) { p.exchanges[e].to = 8; }));
+    CHECK(differs([&](program& p) { p.exchanges[e].to = nobody; }));
+    CHECK(differs([&](program& p) { p.exchanges[e].from = p.rank; }));
+    CHECK(differs([&](program& p) { p.exchanges[e].from = -2; }));
+    CHECK(differs([&](program& p) { ++p.exchanges[e].lane; }));
+    CHECK(differs([&](program& p) { ++p.exchanges[e].complete_before; }));
+  }
+  const auto each_block = [&](auto block_of, int count) {
+    for (int b = 0; b < count; ++b) {
+      CHECK(differs([&](program& p) { block_of(p, b).shard += 8; }));
+      CHECK(differs([&](program& p) { block_of(p, b).slice += 2; }));
+      CHECK(differs([&](program& p) { block_of(p, b).side = other_side(block_of(p, b).side); }));
+    }
+  };
+  each_block([](program& p, int b) -> block& { return p.sent[b]; }, programs[3].sent.size());
+  each_block([](program& p, int b) -> block& { return p.received[b].block; }, programs[3].received.size());
+  each_block([](program& p, int b) -> block& { return p.queries[b].block; }, programs[3].queries.size());
+  each_block([](program& p, int b) -> block& { return p.keys[b].block; }, programs[3].keys.size());
+  // One name for two shards, and two for one.
+  program ring_of_four = draft_of(ring{}, 1, 4);
+  CHECK(is_renamed(draft_of(ring{}, 0, 4), ring_of_four));
+  ring_of_four.keys[1].block.shard = ring_of_four.keys[2].block.shard;
+  CHECK_FALSE(is_renamed(draft_of(ring{}, 0, 4), ring_of_four));
+  CHECK_FALSE(is_renamed(ring_of_four, draft_of(ring{}, 0, 4)));
 }

@@ -5,37 +5,49 @@
 
 namespace orrery {
 
-/// Is `b` what `a` becomes when all ranks and shards are counted on by `distance` (modulo the world), and all slices
-/// (modulo their number)? Such programs do the same in different places; what is true of one is true of the other.
-/// Compares what topologies write, not what `finish` adds. Costs time linear in the programs.
-[[nodiscard]] constexpr bool is_translate(const program& a, const program& b, int distance) {
-  const int world = a.world;
-  const int slices = a.slices;
-  const auto moved = [&](const block& from, const block& to) {
-    return (from.shard + distance == to.shard || from.shard + distance == to.shard + world) && to.shard < world &&
-           from.side == to.side && (slices == 1 ? from.slice : (from.slice + distance) % slices) == to.slice;
-  };
-  const auto moved_peer = [&](int from, int to) {
-    return from < 0 || to < 0 ? from == to : (from + distance) % world == to;
-  };
-  if (b.rank != (a.rank + distance) % world || b.world != world || b.slices != slices || b.pass != a.pass ||
-      a.steps.count != b.steps.count || a.exchanges.count != b.exchanges.count || a.sent.count != b.sent.count ||
-      a.received.count != b.received.count || a.queries.count != b.queries.count || a.keys.count != b.keys.count) {
+/// Do two programs of one world differ in nothing but the names of peers, shards and slices? Compares what topologies
+/// write, not what `finish` adds. Costs time linear in the number of exchanges and steps.
+[[nodiscard]] constexpr bool have_one_structure(const program& a, const program& b) {
+  if (b.world != a.world || b.slices != a.slices || b.pass != a.pass || a.steps.count != b.steps.count ||
+      a.exchanges.count != b.exchanges.count || a.sent.count != b.sent.count || a.received.count != b.received.count ||
+      a.queries.count != b.queries.count || a.keys.count != b.keys.count) {
     return false;
+  }
+  for (int e = 0; e < a.exchanges.count; ++e) {
+    const exchange& x = a.exchanges.items[e];
+    const exchange& y = b.exchanges.items[e];
+    if (x.lane != y.lane || x.cargo != y.cargo || x.posted != y.posted || x.complete_before != y.complete_before ||
+        x.sent.first != y.sent.first || x.sent.count != y.sent.count || x.received.first != y.received.first ||
+        x.received.count != y.received.count || (x.to == nobody) != (y.to == nobody) ||
+        (x.from == nobody) != (y.from == nobody)) {
+      return false;
+    }
   }
   for (int i = 0; i < a.steps.count; ++i) {
     if (!(a.steps.items[i].exchanges == b.steps.items[i].exchanges) ||
         !(a.steps.items[i].tile == b.steps.items[i].tile))
       return false;
   }
+  return true;
+}
+
+/// Is `b` what `a` becomes when all ranks and shards are counted on by `distance` (modulo the world), and all slices
+/// (modulo their number)? Such programs do the same in different places; what is true of one is true of the other.
+/// Costs time linear in the programs.
+[[nodiscard]] constexpr bool is_translate(const program& a, const program& b, int distance) {
+  if (b.rank != (a.rank + distance) % a.world || !have_one_structure(a, b)) return false;
+  const int world = a.world;
+  const int slices = a.slices;
+  const auto moved = [&](const block& from, const block& to) {
+    return (from.shard + distance == to.shard || from.shard + distance == to.shard + world) && to.shard < world &&
+           from.side == to.side && (slices == 1 ? from.slice : (from.slice + distance) % slices) == to.slice;
+  };
   for (int e = 0; e < a.exchanges.count; ++e) {
     const exchange& x = a.exchanges.items[e];
     const exchange& y = b.exchanges.items[e];
-    if (!moved_peer(x.to, y.to) || !moved_peer(x.from, y.from) || x.lane != y.lane || x.cargo != y.cargo ||
-        x.posted != y.posted || x.complete_before != y.complete_before || x.sent.first != y.sent.first ||
-        x.sent.count != y.sent.count || x.received.first != y.received.first || x.received.count != y.received.count) {
+    if ((x.to != nobody && (x.to + distance) % world != y.to) ||
+        (x.from != nobody && (x.from + distance) % world != y.from))
       return false;
-    }
   }
   for (int s = 0; s < a.sent.count; ++s)
     if (!moved(a.sent.items[s], b.sent.items[s])) return false;
@@ -46,6 +58,62 @@ namespace orrery {
   for (int k = 0; k < a.keys.count; ++k)
     if (!moved(a.keys.items[k].block, b.keys.items[k].block)) return false;
   return true;
+}
+
+/// Is `b` what `a` becomes when its shards and its slices are given other names, one to one, and its rank's own shard
+/// the other rank's own? Such programs need the same slots, and hold the same in them in each step: they differ only in
+/// what they exchange with whom. Costs time linear in the programs, and memory in the world.
+[[nodiscard]] constexpr bool is_renamed(const program& a, const program& b) {
+  if (!have_one_structure(a, b)) return false;
+  const int world = a.world;
+  const int slices = a.slices;
+  // 1 + the other name of each shard, then of each slice; and the way back. Zero: not named yet.
+  list<int> names(2 * (world + slices));
+  int* const to = names.items;
+  int* const back = names.items + world + slices;
+  to[a.rank] = b.rank + 1;
+  back[b.rank] = a.rank + 1;
+  const auto name = [&](int x, int y) {
+    return to[x] == 0 && back[y] == 0 ? (to[x] = y + 1, back[y] = x + 1, true) : to[x] == y + 1;
+  };
+  const auto named = [&](const block& x, const block& y) {
+    return x.side == y.side && y.shard >= 0 && y.shard < world && x.shard >= 0 && x.shard < world && y.slice >= 0 &&
+           y.slice < slices && x.slice >= 0 && x.slice < slices &&
+           (to[x.shard] == y.shard + 1 || name(x.shard, y.shard)) &&
+           (to[world + x.slice] == world + y.slice + 1 || name(world + x.slice, world + y.slice));
+  };
+  for (int e = 0; e < a.exchanges.count; ++e) {
+    const exchange& y = b.exchanges.items[e];
+    if (y.to < nobody || y.to >= world || y.to == b.rank || y.from < nobody || y.from >= world || y.from == b.rank)
+      return false;
+  }
+  for (int s = 0; s < a.sent.count; ++s)
+    if (!named(a.sent.items[s], b.sent.items[s])) return false;
+  for (int r = 0; r < a.received.count; ++r)
+    if (!named(a.received.items[r].block, b.received.items[r].block)) return false;
+  for (int q = 0; q < a.queries.count; ++q)
+    if (!named(a.queries.items[q].block, b.queries.items[q].block)) return false;
+  for (int k = 0; k < a.keys.count; ++k)
+    if (!named(a.keys.items[k].block, b.keys.items[k].block)) return false;
+  return true;
+}
+
+/// For each program the first one that it is a renaming of, often itself; few are tried. Costs time linear in the
+/// programs.
+[[nodiscard]] constexpr list<int> first_alike(const list<program>& programs) {
+  constexpr int most_tried = 4;
+  list<int> first(programs.count);
+  list<int> different;
+  for (int rank = 0; rank < programs.count; ++rank) {
+    first.items[rank] = rank;
+    for (int d = 0; d < different.count && d < most_tried; ++d) {
+      if (!is_renamed(programs.items[different.items[d]], programs.items[rank])) continue;
+      first.items[rank] = different.items[d];
+      break;
+    }
+    if (first.items[rank] == rank) different.push_back(rank);
+  }
+  return first;
 }
 
 }  // namespace orrery

@@ -25,26 +25,33 @@ namespace orrery {
 /// It may be given the programs of the first ranks only, if those of all others are the same after all ranks and shards
 /// (modulo the world) and slices (modulo their number) were counted on: rank r's is the one of rank r modulo `period`,
 /// moved on by the rest. What is proven of a program holds for the moved one, and each message and each tile is proven
-/// where it comes from.
+/// where it comes from. Of programs that are the same but for the names of shards and slices (`first_alike`), 1 is
+/// proven for the first: only these need be finished.
 ///
 /// Time: linear in the number of blocks that the given programs name, and slices × period × world / 64 words.
 class verification {
  public:
-  constexpr verification(const list<program>& programs, int world)
-      : programs_{programs}, world_{world}, period_{programs.count} {
+  /// All programs of a world, finished.
+  constexpr explicit verification(const list<program>& programs)
+      : programs_{programs}, world_{programs.count}, period_{programs.count} {
+    verdict_.world = world_;
+  }
+  /// Those of the first period, with what `first_alike` says of them; finished are those that it names.
+  constexpr verification(const list<program>& programs, int world, list<int> alike)
+      : programs_{programs}, world_{world}, period_{programs.count}, alike_{static_cast<list<int>&&>(alike)} {
     verdict_.world = world;
   }
 
   template <class Visible>
   constexpr verdict run(const Visible& visible) {
     for (int rank = 0; rank < period_; ++rank) {
-      if (!walk(programs_.items[rank])) return verdict_;
+      if ((alike_.empty() || alike_.items[rank] == rank) && !walk(programs_.items[rank])) return verdict_;
     }
     if (match() && cover(visible)) advance();
     return verdict_;
   }
 
-  /// Do all exchanges overlap, in steps, with their counterparts? Only then do the first ranks prove progress for all.
+  /// Do all exchanges overlap, in steps, with their counterparts? Only then is progress proven without all programs.
   [[nodiscard]] constexpr bool in_step() const noexcept { return in_step_; }
 
  private:
@@ -488,7 +495,7 @@ class verification {
 
   constexpr bool advance() {
     // If each end posts before the other must be complete, counting steps orders all waits, and none is circular.
-    if (in_step_ || period_ < world_) return true;
+    if (in_step_ || !alike_.empty()) return true;
     const int world = programs_.count;
     list<int> entered(world);
     int peer = 0;
@@ -512,6 +519,7 @@ class verification {
   const list<program>& programs_;
   int world_;
   int period_;
+  list<int> alike_;
   verdict verdict_;
   list<receives> receives_;
   list<counterparts> counterparts_;
@@ -543,7 +551,7 @@ template <class Visible = every_pair>
     refusal.rank = rank;
     return refusal;
   }
-  return verification{programs, programs.size()}.run(visible);
+  return verification{programs}.run(visible);
 }
 
 /// Proves a topology's schedule for a world: forward, or a backward.
@@ -590,10 +598,13 @@ template <topology Topology>
     if (period == -1) break;
   }
   if (period != -1) {
-    for (program& one : first) finish(one);
-    verification proof{first, world};
+    list<int> alike = first_alike(first);
+    for (int rank = 0; rank < first.count; ++rank) {
+      if (alike.items[rank] == rank) finish(first.items[rank]);
+    }
+    verification proof{first, world, static_cast<list<int>&&>(alike)};
     const verdict found = proof.run(every_pair{});
-    if (first.size() == world || !found.ok() || proof.in_step()) return found;
+    if (!found.ok() || proof.in_step()) return found;
   }
   // The first ranks' programs do not speak for all.
   return verify(programs_of(t, world, p));

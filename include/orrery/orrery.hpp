@@ -16,6 +16,7 @@
 #include "orrery/topology/all_to_all.hpp"
 #include "orrery/topology/concentric.hpp"
 #include "orrery/topology/double_ring.hpp"
+#include "orrery/topology/placed.hpp"
 #include "orrery/topology/ring.hpp"
 #include "orrery/topology/wallfacer.hpp"
 #include "orrery/traffic/traffic.hpp"

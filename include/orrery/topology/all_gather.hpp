@@ -14,6 +14,7 @@ namespace orrery {
 /// queries are gathered instead. Slots: P-1 keys.
 struct all_gather {
   [[nodiscard]] static std::string name() { return "all_gather"; }
+  [[nodiscard]] static constexpr int team(int) { return 1; }
   [[nodiscard]] static constexpr orrery::program program(int rank, int world, pass p = pass::forward) {
     return concentric_program(rank, world, 1, world, p);
   }

@@ -101,6 +101,9 @@ struct all_to_all {
     return orrery::refuses(Inner{}, world / U, p);
   }
   [[nodiscard]] static constexpr int slices(int world) { return U * slices_of(Inner{}, world / U); }
+  [[nodiscard]] static constexpr int team(int world) requires(requires { Inner{}.team(1); }) {
+    return U * Inner{}.team(world / U);
+  }
   [[nodiscard]] static constexpr orrery::program program(int rank, int world, pass p = pass::forward) {
     return all_to_all_program(draft_of(Inner{}, rank / U, world / U, p), rank, world, U);
   }
@@ -118,6 +121,7 @@ struct all_to_all {
 struct ulysses {
   [[nodiscard]] static std::string name() { return "ulysses"; }
   [[nodiscard]] static constexpr int slices(int world) { return world; }
+  [[nodiscard]] static constexpr int team(int world) { return world; }
   [[nodiscard]] static constexpr orrery::program program(int rank, int world, pass p = pass::forward) {
     return all_to_all_program(ring::program(0, 1, p), rank, world, world);
   }

@@ -75,6 +75,7 @@ struct concentric {
     return world % (A * B) == 0 ? nullptr
                                 : "needs a world that A*B divides: choose A and B from the world's divisors, or ring";
   }
+  [[nodiscard]] static constexpr int team(int) { return A; }
   [[nodiscard]] static constexpr orrery::program program(int rank, int world, pass p = pass::forward) {
     return concentric_program(rank, world, A, B, p);
   }

@@ -21,6 +21,7 @@ struct double_ring {
   [[nodiscard]] static constexpr const char* refuses(int world) {
     return world % I == 0 ? nullptr : "needs a world that I divides: choose I from the world's divisors, or ring";
   }
+  [[nodiscard]] static constexpr int team(int) { return I; }
 
   [[nodiscard]] static constexpr orrery::program program(int rank, int world, pass p = pass::forward) {
     // With inner rings of one rank the outer ring is the ring; its lanes are then numbered alike.

@@ -15,6 +15,7 @@ namespace orrery {
 /// home; its home adds its own part there, which saves one hop of the usual P. Slots: 2 keys, whatever P is.
 struct ring {
   [[nodiscard]] static std::string name() { return "ring"; }
+  [[nodiscard]] static constexpr int team(int) { return 1; }
   [[nodiscard]] static constexpr orrery::program program(int rank, int world, pass p = pass::forward) {
     return concentric_program(rank, world, 1, 1, p);
   }

@@ -31,6 +31,7 @@ struct wallfacer {
                                 : "needs a world that C*C divides: choose a smaller C, or concentric<C>, for which C "
                                   "need only divide it";
   }
+  [[nodiscard]] static constexpr int team(int) { return C; }
 
   [[nodiscard]] static constexpr orrery::program program(int rank, int world, pass p = pass::forward) {
     // What flies at the same time: operands of the travelling side, and the rest.

@@ -30,8 +30,9 @@ struct options {
 };
 
 inline constexpr const char* usage =
-    R"(Trains a small GPT on one rank and then, with every topology, on several ranks (threads) that each hold a part of every
-sequence. Fails if a loss curve leaves that of one rank by more than rounding.
+    R"(Trains a small GPT on one rank and then, with every topology, on several ranks (train: threads; train_mpi: the
+processes that mpirun starts) that each hold a part of every sequence. Fails if a loss curve leaves that of one rank by
+more than rounding.
 
   --ranks N        ranks (default 8)
   --steps N        optimiser steps (default 24)
@@ -45,9 +46,8 @@ sequence. Fails if a loss curve leaves that of one rank by more than rounding.
   --text FILE      what to learn, may be given several times (default: this repository's LICENSE and README.md)
 )";
 
-/// Throws `std::invalid_argument` with a sentence.
-inline options parse(const std::vector<std::string>& arguments) {
-  options o;
+/// Throws `std::invalid_argument` with a sentence. What is not said stays as it is in `o`.
+inline options parse(const std::vector<std::string>& arguments, options o = {}) {
   struct number {
     const char* flag;
     std::int64_t* value;

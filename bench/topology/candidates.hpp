@@ -8,17 +8,34 @@
 
 namespace bench {
 
-/// Any topology, chosen at run time: one operator serves them all.
+/// Any topology, chosen at run time and placed on nodes: one operator serves them all.
 struct candidate {
   std::string title;
   orrery::program (*write)(int rank, int world, orrery::pass p) = nullptr;
   const char* (*refused)(int world, orrery::pass p) = nullptr;
   int (*sliced)(int world) = nullptr;
+  int (*of_team)(int world) = nullptr;
+  std::string placement = "teams";
+  int ranks_per_node = 1;
+  double query_heads_per_key_head = 1;
 
-  [[nodiscard]] std::string name() const { return title; }
+  [[nodiscard]] std::string name() const { return title + " placed " + placement; }
   [[nodiscard]] const char* refuses(int world, orrery::pass p) const { return refused(world, p); }
   [[nodiscard]] int slices(int world) const { return sliced(world); }
-  [[nodiscard]] orrery::program program(int rank, int world, orrery::pass p) const { return write(rank, world, p); }
+  [[nodiscard]] int team(int world) const { return of_team(world); }
+  [[nodiscard]] orrery::program program(int rank, int world, orrery::pass p) const {
+    if (placement == "teams") return write(rank, world, p);
+    return programs(world, p)[rank];
+  }
+  [[nodiscard]] orrery::list<orrery::program> programs(int world, orrery::pass p) const {
+    orrery::list<orrery::program> all(world);
+    for (int rank = 0; rank < world; ++rank) all[rank] = write(rank, world, p);
+    if (placement == "teams") return all;
+    candidate as_written = *this;
+    as_written.placement = "teams";
+    if (placement == "rings") return relabel(all, orrery::rings_in_nodes{}.ranks(as_written, world, p));
+    return relabel(all, orrery::least_egress{ranks_per_node, query_heads_per_key_head}.ranks(as_written, world, p));
+  }
 };
 
 template <class Topology>
@@ -26,7 +43,8 @@ candidate candidate_of() {
   return {orrery::name_of(Topology{}),
           [](int rank, int world, orrery::pass p) { return orrery::draft_of(Topology{}, rank, world, p); },
           [](int world, orrery::pass p) { return orrery::refuses(Topology{}, world, p); },
-          [](int world) { return orrery::slices_of(Topology{}, world); }};
+          [](int world) { return orrery::slices_of(Topology{}, world); },
+          [](int world) { return Topology{}.team(world); }};
 }
 
 template <class... Topologies>

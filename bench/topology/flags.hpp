@@ -33,11 +33,13 @@ struct flags {
   orrery::pass backward = orrery::pass::circulate_keys;
   std::vector<orrery::pass> passes{orrery::pass::forward};
   std::vector<candidate> topologies;
+  std::vector<std::string> placements{"teams"};
   bool help = false;
 };
 
 inline const char* usage() {
-  return R"(bench_topology: what each topology costs and gives, over ranks that are threads of this process.
+  return R"(bench_topology: what each topology costs and gives, over ranks that are threads of this process
+(bench_topology_mpi: over processes, as many as mpirun starts).
 
   -b, --min-tokens N       smallest sequence, in tokens of the whole world; K and M mean 1024 and 1024*1024 (1K)
   -e, --max-tokens N       largest sequence, in tokens (4K)
@@ -54,7 +56,10 @@ inline const char* usage() {
       --heads N            query heads (8)
       --key-heads N        key heads, a divisor of the query heads (as many)
       --dim N              of a head, up to 256 (64)
-      --nodes N            nodes that share the ranks evenly, neighbours together; for node egress only (2 if even)
+      --nodes N            nodes that share the ranks evenly, neighbours together; for node egress and placements
+                           (2 if even)
+      --placement A,B,...  teams (teams in nodes, as topologies are written), rings (rings in nodes) or least (least
+                           egress of a node); what is the same schedule is run once (teams)
       --dtype T            float or double (float)
       --json FILE          write the same rows there
   -h, --help               this text
@@ -116,12 +121,32 @@ inline bool is_called(const candidate& c, const std::string& name) {
   return name.starts_with("concentric<") && name.back() == '>' && c.title == name.substr(0, name.size() - 1) + ",1>";
 }
 
+/// Each of these in all placements, without those that are an earlier placement of the same topology.
+inline std::vector<candidate> placed_all(const std::vector<candidate>& topologies, const flags& f,
+                                         const std::vector<orrery::pass>& passes) {
+  std::vector<candidate> all;
+  for (const candidate& topology : topologies) {
+    const std::size_t first = all.size();
+    for (const std::string& placement : f.placements) {
+      candidate here = topology;
+      here.placement = placement;
+      here.ranks_per_node = f.ranks / f.nodes;
+      here.query_heads_per_key_head = static_cast<double>(f.heads) / static_cast<double>(f.key_heads);
+      bool known = false;
+      for (std::size_t i = first; i < all.size(); ++i) known = known || same_schedule(all[i], here, f.ranks, passes);
+      if (!known) all.push_back(here);
+    }
+  }
+  return all;
+}
+
 }  // namespace flag_values
 
-/// Throws `std::invalid_argument` with a sentence.
-inline flags read_flags(const std::vector<std::string>& arguments) {
+/// Throws `std::invalid_argument` with a sentence. If ranks have been started already, there are so many.
+inline flags read_flags(const std::vector<std::string>& arguments, int ranks_started = 0) {
   using namespace flag_values;
   flags f;
+  if (ranks_started > 0) f.ranks = ranks_started;
   std::string passes = "forward";
   std::string topologies;
   bool chosen = false;
@@ -174,6 +199,9 @@ inline flags read_flags(const std::vector<std::string>& arguments) {
       f.dim = number(flag, value, 1, orrery::flash<float>::max_head_dim);
     } else if (flag == "--nodes") {
       f.nodes = small(flag, value, 1, 1024);
+    } else if (flag == "--placement") {
+      f.placements = names(value);
+      for (const std::string& one : f.placements) static_cast<void>(one_of(flag, one, {"teams", "rings", "least"}));
     } else if (flag == "--dtype") {
       f.dtype = one_of(flag, value, {"float", "double"});
     } else if (flag == "--json") {
@@ -184,6 +212,10 @@ inline flags read_flags(const std::vector<std::string>& arguments) {
     }
   }
 
+  if (ranks_started > 0 && f.ranks != ranks_started) {
+    throw std::invalid_argument{"--ranks is " + std::to_string(f.ranks) + ", but there are " +
+                                std::to_string(ranks_started) + " processes: leave it out"};
+  }
   if (f.largest < f.smallest) {
     throw std::invalid_argument{"-e is " + std::to_string(f.largest) + ", expected at least -b, " +
                                 std::to_string(f.smallest)};
@@ -206,7 +238,7 @@ inline flags read_flags(const std::vector<std::string>& arguments) {
   // An operator is made for both passes.
   const std::vector<orrery::pass> both{orrery::pass::forward, f.backward};
   if (!chosen) {
-    f.topologies = admitted(f.ranks, static_cast<int>(f.heads), both);
+    f.topologies = placed_all(admitted(f.ranks, static_cast<int>(f.heads), both), f, both);
     return f;
   }
   for (const std::string& name : names(topologies)) {
@@ -222,6 +254,7 @@ inline flags read_flags(const std::vector<std::string>& arguments) {
     }
     if (!found) throw std::invalid_argument{"--topology does not know \"" + name + "\", only " + known};
   }
+  f.topologies = placed_all(f.topologies, f, both);
   return f;
 }
 

@@ -1,0 +1,48 @@
+// Copyright The Orrery authors. SPDX-License-Identifier: Apache-2.0
+//
+// The same as topology.cpp, with ranks that are processes: started by mpirun, which says how many there are. Times are
+// taken from a clock that all processes of one machine share, so run it on one machine (see cluster.py).
+#include "orrery/transport/mpi.hpp"
+
+#include "topology/run.hpp"
+
+namespace {
+
+class process_ranks {
+ public:
+  static constexpr const char* transport = "mpi";
+  static constexpr const char* described = "processes of an MPI job";
+
+  explicit process_ranks(orrery::mpi::world& world) : world_{&world} {}
+
+  [[nodiscard]] int count() const { return world_->size(); }
+  [[nodiscard]] bool first() const { return world_->rank() == 0; }
+  template <class Body>
+  void run(int, const Body& body) const {
+    body(*world_);
+  }
+
+ private:
+  orrery::mpi::world* world_;
+};
+
+int run(const std::vector<std::string>& arguments) {
+  orrery::mpi::world world{MPI_COMM_WORLD, {.deadline = 300}};
+  return bench::run(process_ranks{world}, arguments);
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  int level = MPI_THREAD_SINGLE;
+  MPI_Init_thread(&argc, &argv, MPI_THREAD_FUNNELED, &level);
+  try {
+    const int result = run({argv + 1, argv + argc});
+    MPI_Finalize();
+    return result;
+  } catch (const std::exception& e) {
+    std::cerr << "bench_topology_mpi: " << e.what() << '\n';
+    MPI_Abort(MPI_COMM_WORLD, 1);
+    return 1;
+  }
+}

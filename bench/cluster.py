@@ -262,8 +262,10 @@ def table(results):
              f"{results['layout']} layout, {results['dtype']}: a shard unit is {results['unit_bytes'] // 1024} KiB.",
              f"Milliseconds of a forward and a backward, medians of {counts} calls each; in brackets the speed relative to "
              "the ring of the same column",
-             "and what the per-node egress of `traffic` predicts for it. *keys* and *queries* say what circulates in the "
-             "backward.", ""]
+             "and what the per-node egress of `traffic` predicts for it, where the network limits: on faster links the "
+             "cores do, which all ranks share.",
+             "*keys* and *queries* say what circulates in the backward. The fastest of a column is bold."
+             + (" Ranks ran at real-time priority." if all(link.get("realtime") for link in results["links"]) else ""), ""]
     for shape in dict.fromkeys(key[0] for key in cells):
         links = list(dict.fromkeys(key[1] for key in cells if key[0] == shape))
         columns = [(link, circulate) for link in links for circulate in ("keys", "queries")]

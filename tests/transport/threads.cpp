@@ -33,6 +33,8 @@ static_assert(orrery::transport<orrery::counted<threads::world>>);
 /// Waiting in these tests is meant to end by the deadline: short, but long enough for two threads to meet.
 constexpr threads::options impatient{.deadline = 0.3};
 
+const std::string lost = "; this world cannot be used any more";
+
 /// Rank 0 receives key shard 1 (or the partial of query shard 0) from rank 1.
 orrery::program one_message(int rank, orrery::cargo cargo = orrery::cargo::operand) {
   orrery::builder schedule{rank, 2};
@@ -232,8 +234,10 @@ TEST_CASE("the first exception is thrown by run, as it was, and stops the others
     if (on.rank() == 1) throw std::out_of_range{"boom"};
     on.barrier();
   });
-  CHECK(said == std::vector<std::string>{"orrery: rank 0 stops: rank 1 failed: boom", "nothing",
-                                         "orrery: rank 2 stops: rank 1 failed: boom"});
+  CHECK(said[0].find("orrery: rank 0 stops: rank 1 failed: boom") == 0);
+  CHECK(said[0].rfind(lost) == said[0].size() - lost.size());
+  CHECK(said[1] == "nothing");
+  CHECK(said[2].find("orrery: rank 2 stops: rank 1 failed: boom") == 0);
   CHECK(what<std::out_of_range>([] {
           threads::run(3, [](auto& on) {
             if (on.rank() == 1) throw std::out_of_range{"boom"};
@@ -260,9 +264,11 @@ TEST_CASE("a failure stops those who wait for a message, and every later call") 
     if (on.rank() == 1) throw std::runtime_error{"out of memory"};
     CHECK_THROWS_AS(end.call(), orrery::transport_error);
     CHECK_THROWS_AS(on.barrier(), orrery::transport_error);
+    CHECK_THROWS_AS(on.barrier(), orrery::transport_error);  // two arrivals are not two ranks
+    CHECK_FALSE(on.usable());
     end.call();
   });
-  CHECK(said[0] == "orrery: rank 0 stops: rank 1 failed: out of memory");
+  CHECK(said[0] == "orrery: rank 0 stops: rank 1 failed: out of memory" + lost);
 }
 
 TEST_CASE("a rank that never comes is named, with the step, the block and who waits") {
@@ -286,14 +292,15 @@ TEST_CASE("a rank that never comes is named, with the step, the block and who wa
       over.set_value();
     });
   };
-  std::string why = "rank 0 has waited 0.3 s in step 2 for key shard 1 from rank 1";
-  CHECK(run(1, orrery::cargo::operand) ==
-        std::vector<std::string>{"orrery: rank 0 stops: " + why, "orrery: rank 1 stops: " + why});
-  why = "rank 1 has waited 0.3 s in step 2 for rank 0 to take key shard 1";
-  CHECK(run(0, orrery::cargo::operand) ==
-        std::vector<std::string>{"orrery: rank 0 stops: " + why, "orrery: rank 1 stops: " + why});
-  why = "rank 0 has waited 0.3 s in step 2 for the partial of query shard 0 from rank 1";
-  CHECK(run(1, orrery::cargo::partial)[0] == "orrery: rank 0 stops: " + why);
+  const auto says = [](int waits, const std::string& what) {
+    const std::string why = "rank " + std::to_string(waits) + " has waited 0.3 s in step 2 for " + what + "; rank " +
+                            std::to_string(1 - waits) + " does not wait for anybody: it is late, or stands still" +
+                            lost;
+    return std::vector<std::string>{"orrery: rank 0 stops: " + why, "orrery: rank 1 stops: " + why};
+  };
+  CHECK(run(1, orrery::cargo::operand) == says(0, "key shard 1 from rank 1"));
+  CHECK(run(0, orrery::cargo::operand) == says(1, "rank 0 to take key shard 1"));
+  CHECK(run(1, orrery::cargo::partial) == says(0, "the partial of query shard 0 from rank 1"));
 }
 
 TEST_CASE("a rank that never comes to a collective call") {
@@ -308,14 +315,16 @@ TEST_CASE("a rank that never comes to a collective call") {
       throw;
     }
   });
-  CHECK(said[0] == "orrery: rank 0 stops: rank 0 has waited 0.3 s for all ranks to come to the same collective call");
+  CHECK(said[0] == "orrery: rank 0 stops: rank 0 has waited 0.3 s for all ranks to come to the same collective call; " +
+                       ("not there: rank 1" + lost));
 }
 
 TEST_CASE("a rank that ends early is named at once, whatever the deadline") {
-  CHECK(failures(2, {.deadline = 3600}, [](auto& on) {
-          end_of_message end{on};
-          if (on.rank() == 0) end.call();
-        })[0] == "orrery: rank 0 stops: rank 0 waits in step 2 for key shard 1 from rank 1, but rank 1 has ended");
+  CHECK(
+      failures(2, {.deadline = 3600}, [](auto& on) {
+        end_of_message end{on};
+        if (on.rank() == 0) end.call();
+      })[0] == "orrery: rank 0 stops: rank 0 waits in step 2 for key shard 1 from rank 1, but rank 1 has ended" + lost);
   CHECK(failures(3, {.deadline = 3600},
                  [](auto& on) {
                    if (on.rank() != 2) on.barrier();
@@ -356,10 +365,16 @@ TEST_CASE("the two ends of a message must agree about its size") {
     end_of_message end{on, on.rank() == 0 ? 8 : 16};
     end.call();
   });
-  CHECK(said[1] == "orrery: rank 1 sends key shard 1 to rank 0, which does not expect it, or not in this size");
-  CHECK(said[0] ==
-        "orrery: rank 0 stops: rank 1 sends key shard 1 to rank 0, which does not expect it, or not in "
-        "this size");
+  for (const std::string& one : said) {
+    CHECK(one ==
+          "orrery: rank 1 sends key shard 1 to rank 0, which does not expect it, or not in this size; this world can "
+          "still be used");
+  }
+  CHECK_NOTHROW(threads::run(2, [](auto& on) {
+    CHECK_THROWS_AS(end_of_message(on, on.rank() == 0 ? 8 : 16), orrery::transport_error);
+    if (!on.usable()) throw std::logic_error{"not usable"};
+    end_of_message{on}.call();
+  }));
 }
 
 TEST_CASE("a message that nobody expects") {
@@ -422,10 +437,10 @@ TEST_CASE("lanes: messages between the same ranks, posted in one order and await
 }
 
 TEST_CASE("host_memory is aligned and zeroed") {
-  const threads::host_memory memory{1000};
+  const orrery::host_memory memory{1000};
   CHECK(reinterpret_cast<std::uintptr_t>(memory.data()) % 64 == 0);
   bool zero = true;
   for (int i = 0; i < 1000; ++i) zero = zero && memory.data()[i] == std::byte{0};
   CHECK(zero);
-  CHECK(threads::host_memory{0}.data() == nullptr);
+  CHECK(orrery::host_memory{0}.data() == nullptr);
 }

@@ -3,7 +3,9 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <exception>
 #include <span>
+#include <string>
 #include <utility>
 #include <vector>
 
@@ -52,12 +54,15 @@ class executor {
     static_assert(transport<World>, "orrery: the executor's first argument is not a transport; see orrery::transport");
   }
 
-  void run() {
+  /// If the interaction throws, the other ranks fail at once, with this rank's name, the step and what it has thrown.
+  void run() try {
     const auto context = channel_.context();
+    now_ = plan_.steps.data();
     channel_.begin();
     work_->prepare(context);
     for (const executor_plan::own_operand& own : plan_.own_operands) work_->pack(context, own.block, own.address);
     for (const executor_plan::planned_step& now : plan_.steps) {
+      now_ = &now;
       for (const executor_plan::completion& done : now.completions) {
         channel_.await(done.exchange);
         for (const executor_plan::arrival& one : done.merges)
@@ -67,6 +72,14 @@ class executor {
       if (!now.queries.empty()) work_->interact(context, now.queries, now.keys);
     }
     work_->finish(context);
+  } catch (const transport_error&) {
+    throw;
+  } catch (const std::exception& e) {
+    abandon(std::string{": "} + e.what());
+    throw;
+  } catch (...) {
+    abandon("");
+    throw;
   }
 
   /// Bytes of the slots and packed operands.
@@ -83,10 +96,17 @@ class executor {
     return plan_.pieces;
   }
 
+  void abandon(const std::string& why) {
+    if constexpr (abandonable<channel_of<World>>) {
+      channel_.abandon("in step " + std::to_string(now_ - plan_.steps.data()) + why);
+    }
+  }
+
   Interaction* work_;
   executor_plan plan_;
+  const executor_plan::planned_step* now_ = nullptr;
   typename World::memory workspace_;
-  decltype(std::declval<World&>().open({}, {})) channel_;
+  channel_of<World> channel_;
 };
 
 }  // namespace orrery

@@ -33,6 +33,7 @@ class counted {
 
   [[nodiscard]] int rank() const noexcept { return world_->rank(); }
   [[nodiscard]] int size() const noexcept { return world_->size(); }
+  [[nodiscard]] bool usable() { return world_->usable(); }
   void barrier() { world_->barrier(); }
   [[nodiscard]] std::vector<std::string> all_gather(const std::string& text) { return world_->all_gather(text); }
   template <class T>
@@ -47,8 +48,7 @@ class counted {
 
   class channel {
    public:
-    channel(decltype(std::declval<World&>().open({}, {})) inner, std::shared_ptr<totals> totals,
-            std::vector<std::int64_t> bytes)
+    channel(channel_of<World> inner, std::shared_ptr<totals> totals, std::vector<std::int64_t> bytes)
         : inner_{std::move(inner)}, totals_{std::move(totals)}, bytes_{std::move(bytes)} {}
 
     void begin() { inner_.begin(); }
@@ -60,10 +60,11 @@ class counted {
       inner_.post(exchange);
     }
     void await(int exchange) { inner_.await(exchange); }
+    void abandon(const std::string& why) requires abandonable<channel_of<World>> { inner_.abandon(why); }
     [[nodiscard]] auto context() const { return inner_.context(); }
 
    private:
-    decltype(std::declval<World&>().open({}, {})) inner_;
+    channel_of<World> inner_;
     std::shared_ptr<totals> totals_;
     std::vector<std::int64_t> bytes_;  // of each exchange; -1 if it sends no message
   };

@@ -21,7 +21,8 @@
 #include <mpi.h>
 
 #include "orrery/kernel/tile.hpp"
-#include "orrery/transport/threads.hpp"
+#include "orrery/transport/deadline.hpp"
+#include "orrery/transport/host_memory.hpp"
 #include "orrery/transport/transport.hpp"
 
 /// Ranks that are processes of an MPI job.
@@ -59,14 +60,9 @@ inline std::vector<std::shared_ptr<void>>& given_up() {
 class communicator {
  public:
   communicator(MPI_Comm parent, const options& how) : options_{how}, owner_{std::this_thread::get_id()} {
-    if (!(how.deadline > 0) || !std::isfinite(how.deadline)) {
-      refuse("deadline is " + std::to_string(how.deadline) + ", expected a positive number of seconds");
-    }
+    if (const std::string wrong = what_is_wrong_with(how.deadline, how.threads_per_rank); !wrong.empty()) refuse(wrong);
     if (!(how.progress_interval >= 0)) {
       refuse("progress_interval is " + std::to_string(how.progress_interval) + ", expected seconds, at least 0");
-    }
-    if (how.threads_per_rank < 1) {
-      refuse("threads_per_rank is " + std::to_string(how.threads_per_rank) + ", expected at least 1");
     }
     if (!running()) refuse("MPI is not initialised, or finalised already; call MPI_Init_thread before");
     if (parent == MPI_COMM_NULL) refuse("the communicator is MPI_COMM_NULL; let only its members make a world");
@@ -141,14 +137,12 @@ class communicator {
   template <class Done, class What>
   void wait_until(const Done& done, const What& what) {
     if (done()) return;
-    // A clock ends after 292 years; so no deadline is later than in 30.
-    const auto patience = std::chrono::duration<double>((std::min)(options_.deadline, 1e9));
-    const auto deadline = std::chrono::steady_clock::now() + patience;
+    const auto deadline = deadline_in(options_.deadline);
     for (unsigned looks = 1; !done(); ++looks) {
       if (looks % 16 == 0) {
-        read_notice();
+        read_notice(what);
         if (std::chrono::steady_clock::now() >= deadline) {
-          fail("rank " + std::to_string(rank_) + " has waited " + seconds(options_.deadline) + " " + what());
+          fail("rank " + std::to_string(rank_) + " has waited " + describe_seconds(options_.deadline) + " " + what());
         }
       }
       std::this_thread::yield();
@@ -181,6 +175,7 @@ class communicator {
 
   /// Fails on this rank, and tells the others why.
   [[noreturn]] void fail(const std::string& why) {
+    if (failed_) throw_failure();
     give_notice(why);
     throw_failure();
   }
@@ -201,6 +196,13 @@ class communicator {
     }
   }
   [[nodiscard]] bool failed() const noexcept { return failed_; }
+  [[nodiscard]] bool usable() {
+    try {
+      if (!failed_) read_notice(nothing);
+    } catch (const transport_error&) {  // read: failed_ says so
+    }
+    return !failed_;
+  }
 
   static std::string for_all() { return "for all ranks to come to the same collective call"; }
 
@@ -298,32 +300,30 @@ class communicator {
 
   [[noreturn]] static void refuse(const std::string& why) { throw std::invalid_argument{"orrery: mpi::world: " + why}; }
 
-  [[noreturn]] void throw_failure() const {
-    throw transport_error{"orrery: rank " + std::to_string(rank_) + " stops: " + failure_ +
+  /// `waiting`: what this rank was waiting for, if it is not the one that failed first.
+  [[noreturn]] void throw_failure(const std::string& waiting = "") const {
+    const std::string me = "rank " + std::to_string(rank_);
+    throw transport_error{"orrery: " + me + " stops: " + failure_ +
+                          (waiting.empty() ? "" : "; " + me + " was waiting " + waiting) +
                           "; this world and its communicator cannot be used any more"};
   }
 
-  void read_notice() {
+  /// Throws if another rank has sent a notice.
+  template <class What>
+  void read_notice(const What& what) {
     if (own_ == MPI_COMM_NULL) return;
     int found = 0;
     MPI_Status status;
-    check(MPI_Iprobe(MPI_ANY_SOURCE, notice_tag, own_, &found, &status), "MPI_Iprobe", nothing);
+    check(MPI_Iprobe(MPI_ANY_SOURCE, notice_tag, own_, &found, &status), "MPI_Iprobe", what);
     if (found == 0) return;
     char text[longest_notice];
     int length = 0;
     check(MPI_Recv(text, static_cast<int>(longest_notice), MPI_CHAR, status.MPI_SOURCE, notice_tag, own_, &status),
-          "MPI_Recv", nothing);
-    check(MPI_Get_count(&status, MPI_CHAR, &length), "MPI_Get_count", nothing);
+          "MPI_Recv", what);
+    check(MPI_Get_count(&status, MPI_CHAR, &length), "MPI_Get_count", what);
     failed_ = true;  // the others know it
     failure_ = std::string(text, static_cast<std::size_t>(length));
-    throw_failure();
-  }
-
-  [[nodiscard]] static std::string seconds(double s) {
-    std::string text = std::to_string(s);
-    text.erase(text.find_last_not_of('0') + 1);
-    if (text.back() == '.') text.pop_back();
-    return text + " s";
+    throw_failure(what());
   }
 
   options options_;
@@ -409,12 +409,18 @@ class channel {
 
   void begin() {
     plan_->world->enter();
-    if (plan_->flying != 0) {
-      plan_->world->fail("rank " + std::to_string(plan_->world->rank()) + " begins a call, but has left its last one");
+    if (plan_->begun && plan_->awaited != plan_->flights.size()) {
+      plan_->world->fail("rank " + std::to_string(plan_->world->rank()) +
+                         " begins a call, but has left its last one in the middle");
     }
+    plan_->begun = true;
+    plan_->awaited = 0;
   }
   void post(int e) { plan_->post(e); }
   void await(int e) { plan_->await(e); }
+  void abandon(const std::string& why) {
+    plan_->world->give_notice("rank " + std::to_string(plan_->world->rank()) + " failed " + why);
+  }
 
   [[nodiscard]] host_context context() const noexcept {
     communicator& world = *plan_->world;
@@ -423,8 +429,8 @@ class channel {
 
  private:
   struct plan {
-    static constexpr std::size_t receiving = 0;
-    static constexpr std::size_t sending = 1;
+    static constexpr auto receiving = static_cast<std::size_t>(way::receiving);
+    static constexpr auto sending = static_cast<std::size_t>(way::sending);
     struct flight {
       MPI_Request requests[2] = {MPI_REQUEST_NULL, MPI_REQUEST_NULL};
       bool flying = false;
@@ -434,7 +440,8 @@ class channel {
     program steps;
     std::vector<flight> flights;
     std::vector<std::unique_ptr<message_type>> types;
-    int flying = 0;
+    bool begun = false;
+    std::size_t awaited = 0;  // exchanges of this call
 
     plan(std::shared_ptr<communicator> on, const program& p, const std::vector<exchange_pieces>& pieces)
         : world{std::move(on)}, steps{p}, flights(pieces.size()) {
@@ -463,12 +470,12 @@ class channel {
     ~plan() {
       if (!running()) return;
       for (flight& one : flights) {
-        for (const std::size_t way : {receiving, sending}) {
-          MPI_Request& request = one.requests[way];
+        for (const std::size_t end : {receiving, sending}) {
+          MPI_Request& request = one.requests[end];
           if (request == MPI_REQUEST_NULL) continue;
           int done = one.flying ? 0 : 1;
           if (done == 0) MPI_Test(&request, &done, MPI_STATUS_IGNORE);
-          if (done == 0 && way == receiving) MPI_Cancel(&request);
+          if (done == 0 && end == receiving) MPI_Cancel(&request);
           const auto limit = std::chrono::steady_clock::now() + std::chrono::milliseconds{50};
           while (done == 0 && std::chrono::steady_clock::now() < limit) {
             if (MPI_Test(&request, &done, MPI_STATUS_IGNORE) != MPI_SUCCESS) break;
@@ -482,10 +489,9 @@ class channel {
     void post(int e) {
       flight& one = flights[static_cast<std::size_t>(e)];
       one.flying = true;
-      ++flying;
-      for (const std::size_t way : {receiving, sending}) {
-        if (one.requests[way] == MPI_REQUEST_NULL) continue;
-        world->check(MPI_Start(&one.requests[way]), "MPI_Start", [&] { return where(e, way); });
+      for (const std::size_t end : {receiving, sending}) {
+        if (one.requests[end] == MPI_REQUEST_NULL) continue;
+        world->check(MPI_Start(&one.requests[end]), "MPI_Start", [&] { return where(e, end); });
       }
     }
 
@@ -497,10 +503,10 @@ class channel {
             int done = 0;
             const int code = MPI_Testall(2, one.requests, &done, statuses);
             if (code == MPI_ERR_IN_STATUS) {
-              for (const std::size_t way : {receiving, sending}) {
-                const int of_one = statuses[way].MPI_ERROR;
-                if (of_one == MPI_ERR_PENDING || one.requests[way] == MPI_REQUEST_NULL) continue;
-                world->check(of_one, "MPI_Testall", [&] { return where(e, way); });
+              for (const std::size_t end : {receiving, sending}) {
+                const int of_one = statuses[end].MPI_ERROR;
+                if (of_one == MPI_ERR_PENDING || one.requests[end] == MPI_REQUEST_NULL) continue;
+                world->check(of_one, "MPI_Testall", [&] { return where(e, end); });
               }
             }
             world->check(code, "MPI_Testall", [&] { return where(e, receiving); });
@@ -512,21 +518,11 @@ class channel {
             return where(e, received != 0 ? sending : receiving);
           });
       one.flying = false;
-      --flying;
+      ++awaited;
     }
 
-    /// "in step 3 for key shard 1 from rank 2"
-    [[nodiscard]] std::string where(int e, std::size_t way) const {
-      const exchange& x = steps.exchanges[e];
-      std::vector<block> named;
-      for (int s = x.sent.first; way == sending && s < x.sent.end(); ++s) named.push_back(steps.sent[s]);
-      for (int r = x.received.first; way == receiving && r < x.received.end(); ++r) {
-        named.push_back(steps.received[r].block);
-      }
-      const std::string what = (x.cargo == cargo::partial ? "the partial of " : "") + describe_blocks(named);
-      const std::string step = "in step " + std::to_string(x.complete_before);
-      return way == sending ? step + " for rank " + std::to_string(x.to) + " to take " + what
-                            : step + " for " + what + " from rank " + std::to_string(x.from);
+    [[nodiscard]] std::string where(int e, std::size_t end) const {
+      return describe_wait(steps, e, static_cast<way>(end));
     }
 
     /// Do all ranks expect what they are sent? Throws on all of them if not. Returns the number of lanes of all ranks.
@@ -562,7 +558,7 @@ class channel {
       int all_lanes = lanes;
       for (const std::string& of_rank : world->all_gather(std::to_string(lanes) + " " + wrong)) {
         const std::size_t space = of_rank.find(' ');
-        if (space + 1 < of_rank.size()) throw transport_error{"orrery: " + of_rank.substr(space + 1)};
+        if (space + 1 < of_rank.size()) throw transport_error{"orrery: " + of_rank.substr(space + 1) + world_is_usable};
         all_lanes = (std::max)(all_lanes, std::stoi(of_rank));
       }
       return all_lanes;
@@ -591,7 +587,7 @@ class channel {
 /// world.
 class world {
  public:
-  using memory = threads::host_memory;
+  using memory = host_memory;
 
   /// Throws `std::invalid_argument` if MPI is not initialised, for a communicator that is null or an intercommunicator,
   /// for options that make no sense and for more threads than MPI was initialised for.
@@ -610,6 +606,10 @@ class world {
 
   [[nodiscard]] int rank() const noexcept { return own_->rank(); }
   [[nodiscard]] int size() const noexcept { return own_->size(); }
+
+  /// False after a failure, this rank's or one that another has told of: from then on every other member throws its
+  /// sentence. Not collective. Looks for such news, once.
+  [[nodiscard]] bool usable() { return own_->usable(); }
 
   /// Returns when all ranks have called it.
   void barrier() { own_->barrier(); }

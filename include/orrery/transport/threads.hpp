@@ -3,18 +3,19 @@
 
 #include <atomic>
 #include <chrono>
-#include <cmath>
 #include <condition_variable>
+#include <cstdint>
 #include <cstring>
 #include <exception>
 #include <functional>
 #include <memory>
 #include <mutex>
-#include <new>
 #include <system_error>
 #include <thread>
 
 #include "orrery/kernel/tile.hpp"
+#include "orrery/transport/deadline.hpp"
+#include "orrery/transport/host_memory.hpp"
 #include "orrery/transport/transport.hpp"
 
 /// Ranks that are threads of one process.
@@ -25,25 +26,6 @@ struct options {
   double deadline = 60;
   /// Threads that each rank's kernels may use, passed on in their context. `flash` and `reference` use one.
   int threads_per_rank = 1;
-};
-
-/// Host memory aligned to 64 bytes, zeroed.
-class host_memory {
- public:
-  host_memory() = default;
-  explicit host_memory(std::int64_t bytes)
-      : data_{bytes > 0 ? static_cast<std::byte*>(::operator new(static_cast<std::size_t>(bytes), alignment))
-                        : nullptr} {
-    if (data_ != nullptr) std::memset(data_.get(), 0, static_cast<std::size_t>(bytes));
-  }
-  [[nodiscard]] std::byte* data() const noexcept { return data_.get(); }
-
- private:
-  static constexpr std::align_val_t alignment{64};
-  struct release {
-    void operator()(std::byte* data) const noexcept { ::operator delete(data, alignment); }
-  };
-  std::unique_ptr<std::byte, release> data_;
 };
 
 /// One message of a plan: where it comes from and goes to, and who has arrived. The second of its two ranks to post
@@ -85,7 +67,7 @@ class shared_world {
         options_{how},
         ranks_(static_cast<std::size_t>(size)),
         gathered_(ranks_.size()),
-        published_(ranks_.size()) {}
+        shown_(ranks_.size()) {}
 
   [[nodiscard]] int size() const noexcept { return size_; }
   [[nodiscard]] const options& how() const noexcept { return options_; }
@@ -99,9 +81,8 @@ class shared_world {
   void wait(int rank, int peer, const Done& done, const What& what) {
     if (done()) return;
     sleeper& me = ranks_[static_cast<std::size_t>(rank)];
-    // A clock ends after 292 years; so no deadline is later than in 30.
-    const auto patience = std::chrono::duration<double>(options_.deadline < 1e9 ? options_.deadline : 1e9);
-    const auto deadline = std::chrono::steady_clock::now() + patience;
+    const auto deadline = deadline_in(options_.deadline);
+    const wait_mark registered{me, peer};
     bool in_time = true;
     std::unique_lock lock{me.mutex};
     while (!done()) {
@@ -111,20 +92,23 @@ class shared_world {
         why =
             "rank " + std::to_string(rank) + " waits " + what() + ", but rank " + std::to_string(ended) + " has ended";
       } else if (!in_time) {
-        why = "rank " + std::to_string(rank) + " has waited " + seconds(options_.deadline) + " " + what();
+        why = "rank " + std::to_string(rank) + " has waited " + describe_seconds(options_.deadline) + " " + what() +
+              who_is_late(rank, peer);
       }
-      if (!why.empty() || failed_.load(std::memory_order_acquire)) {
+      if (!why.empty() || failed()) {
         lock.unlock();
-        fail(why);
-        throw_failure(rank);
+        if (!why.empty() && fail(why)) throw_failure(rank);
+        throw_failure(rank, what());
       }
       in_time = me.wake.wait_until(lock, deadline) == std::cv_status::no_timeout;
     }
   }
 
+  [[nodiscard]] bool failed() const noexcept { return failed_.load(std::memory_order_seq_cst); }
+
   /// Throws if the world has failed.
   void check(int rank) {
-    if (failed_.load(std::memory_order_acquire)) throw_failure(rank);
+    if (failed()) throw_failure(rank);
   }
 
   void wake(int rank) {
@@ -136,15 +120,16 @@ class shared_world {
     for (int rank = 0; rank < size_; ++rank) wake(rank);
   }
 
-  /// The first failure is everybody's.
-  void fail(const std::string& why) {
+  /// The first failure is everybody's. Is it this one?
+  bool fail(const std::string& why) {
     {
       const std::lock_guard lock{failure_mutex_};
-      if (failed_.load(std::memory_order_relaxed)) return;
+      if (failed_.load(std::memory_order_relaxed)) return false;
       failure_ = why;
-      failed_.store(true, std::memory_order_release);
+      failed_.store(true, std::memory_order_seq_cst);
     }
     wake_all();
+    return true;
   }
   void leave(int rank) {
     ranks_[static_cast<std::size_t>(rank)].left.store(true, std::memory_order_release);
@@ -153,6 +138,8 @@ class shared_world {
 
   /// Returns when all ranks have come.
   void barrier(int rank) {
+    check(rank);
+    ranks_[static_cast<std::size_t>(rank)].arrivals.fetch_add(1, std::memory_order_relaxed);
     const std::uint64_t turn = arrived_.fetch_add(1, std::memory_order_acq_rel) / static_cast<std::uint64_t>(size_) + 1;
     const std::uint64_t all = turn * static_cast<std::uint64_t>(size_);
     const auto complete = [&] { return arrived_.load(std::memory_order_acquire) >= all; };
@@ -160,10 +147,38 @@ class shared_world {
     wait(rank, anyone, complete, [] { return std::string{"for all ranks to come to the same collective call"}; });
   }
 
-  /// One entry for each rank, for texts.
-  std::vector<std::string>& gathered() noexcept { return gathered_; }
-  /// One entry for each rank, for what ranks show each other between two barriers.
-  std::vector<void*>& published() noexcept { return published_; }
+  /// The texts of all ranks.
+  [[nodiscard]] std::vector<std::string> all_gather(int rank, const std::string& text) {
+    check(rank);
+    gathered_[static_cast<std::size_t>(rank)] = text;
+    barrier(rank);
+    std::vector<std::string> all = gathered_;
+    barrier(rank);
+    return all;
+  }
+
+  /// Shows `mine` to all ranks, and calls `look` with what all ranks show, in their order. Returns, or throws, when
+  /// nobody looks any more: what a rank shows need not live longer than this call, even if it is given up in between.
+  template <class Look>
+  void show(int rank, void* mine, const Look& look) {
+    std::atomic<bool>& looking = ranks_[static_cast<std::size_t>(rank)].looking;
+    looking.store(true, std::memory_order_seq_cst);
+    try {
+      check(rank);  // after the store: who fails now either sees that this rank looks, or is seen here
+      shown_[static_cast<std::size_t>(rank)] = mine;
+      barrier(rank);
+      look(static_cast<const std::vector<void*>&>(shown_));
+      looking.store(false, std::memory_order_seq_cst);
+      barrier(rank);
+    } catch (...) {
+      looking.store(false, std::memory_order_seq_cst);
+      // Nobody waits while looking, and a barrier of a failed world ends at once: this does, too.
+      for (const sleeper& other : ranks_) {
+        while (other.looking.load(std::memory_order_seq_cst)) std::this_thread::yield();
+      }
+      throw;
+    }
+  }
 
  private:
   /// The size, if all is well with it and the options.
@@ -172,13 +187,8 @@ class shared_world {
       throw std::invalid_argument{"orrery: threads::run: the number of ranks is " + std::to_string(size) +
                                   ", expected at least 1"};
     }
-    if (!(how.deadline > 0) || !std::isfinite(how.deadline)) {
-      throw std::invalid_argument{"orrery: threads::options: deadline is " + std::to_string(how.deadline) +
-                                  ", expected a positive number of seconds"};
-    }
-    if (how.threads_per_rank < 1) {
-      throw std::invalid_argument{"orrery: threads::options: threads_per_rank is " +
-                                  std::to_string(how.threads_per_rank) + ", expected at least 1"};
+    if (const std::string wrong = what_is_wrong_with(how.deadline, how.threads_per_rank); !wrong.empty()) {
+      throw std::invalid_argument{"orrery: threads::options: " + wrong};
     }
     return size;
   }
@@ -187,6 +197,17 @@ class shared_world {
     std::mutex mutex;
     std::condition_variable wake;
     std::atomic<bool> left{false};
+    std::atomic<bool> looking{false};        // at what others show
+    std::atomic<int> waits_for{nobody};      // a rank, anyone, or nobody: it does not wait
+    std::atomic<std::uint64_t> arrivals{0};  // at barriers
+  };
+
+  struct wait_mark {
+    sleeper& me;
+    wait_mark(sleeper& of, int peer) noexcept : me{of} { me.waits_for.store(peer, std::memory_order_relaxed); }
+    wait_mark(const wait_mark&) = delete;
+    wait_mark& operator=(const wait_mark&) = delete;
+    ~wait_mark() { me.waits_for.store(nobody, std::memory_order_relaxed); }
   };
 
   [[nodiscard]] int who_ended(int rank, int peer) const {
@@ -198,16 +219,38 @@ class shared_world {
     return nobody;
   }
 
-  [[nodiscard]] static std::string seconds(double s) {
-    std::string text = std::to_string(s);
-    text.erase(text.find_last_not_of('0') + 1);
-    if (text.back() == '.') text.pop_back();
-    return text + " s";
+  /// Whom `rank`, which waits for `peer`, waits for in the end: the deadlines of several ranks may pass together, and
+  /// the first to say so may wait for one that itself waits.
+  [[nodiscard]] std::string who_is_late(int rank, int peer) const {
+    const auto of = [&](int other) -> const sleeper& { return ranks_[static_cast<std::size_t>(other)]; };
+    std::string text;
+    int last = rank;
+    for (int hops = 0; hops < size_ && peer >= 0; ++hops) {
+      last = peer;
+      peer = of(last).waits_for.load(std::memory_order_relaxed);
+      if (peer >= 0)
+        text += (hops == 0 ? ", which itself waits for rank " : ", which waits for rank ") + std::to_string(peer);
+    }
+    if (peer >= 0) return text;  // round in a circle
+    if (peer == nobody) {
+      return text + "; rank " + std::to_string(last) + " does not wait for anybody: it is late, or stands still";
+    }
+    std::string absent;
+    for (int other = 0; other < size_; ++other) {
+      if (of(other).arrivals.load(std::memory_order_relaxed) >= of(last).arrivals.load(std::memory_order_relaxed))
+        continue;
+      absent += (absent.empty() ? "" : ", ") + std::to_string(other);
+    }
+    if (last != rank) text += "; rank " + std::to_string(last) + " waits for all ranks to come to a collective call";
+    return absent.empty() ? text : text + "; not there: rank " + absent;
   }
 
-  [[noreturn]] void throw_failure(int rank) {
+  /// `waiting`: what the rank itself was waiting for, if it is not the one that failed first.
+  [[noreturn]] void throw_failure(int rank, const std::string& waiting = "") {
     const std::lock_guard lock{failure_mutex_};
-    throw transport_error{"orrery: rank " + std::to_string(rank) + " stops: " + failure_};
+    throw transport_error{"orrery: rank " + std::to_string(rank) + " stops: " + failure_ +
+                          (waiting.empty() ? "" : "; rank " + std::to_string(rank) + " was waiting " + waiting) +
+                          world_is_lost};
   }
 
   int size_;
@@ -218,7 +261,7 @@ class shared_world {
   std::atomic<bool> failed_{false};
   std::string failure_;
   std::vector<std::string> gathered_;
-  std::vector<void*> published_;
+  std::vector<void*> shown_;
 };
 
 /// One rank's end of a plan. See `transport_channel`.
@@ -233,20 +276,22 @@ class channel {
     plan_->leaving.resize(exchanges);
     for (std::size_t e = 0; e < exchanges; ++e) plan_->arriving.get()[e].target = &plan_->pieces[e].received;
 
-    world_->published()[static_cast<std::size_t>(rank)] = plan_.get();
-    world_->barrier(rank);
     std::string wrong;
-    for (std::size_t e = 0; e < exchanges && wrong.empty(); ++e) wrong = find_receiver(e);
-    world_->barrier(rank);  // from here on nobody looks at others' plans, and this one may go away
-    if (!wrong.empty()) {
-      world_->fail(wrong);
-      throw transport_error{"orrery: " + wrong};
+    world_->show(rank, plan_.get(), [&](const std::vector<void*>& plans) {
+      for (std::size_t e = 0; e < exchanges && wrong.empty(); ++e) wrong = find_receiver(e, plans);
+    });
+    for (const std::string& of_rank : world_->all_gather(rank, wrong)) {
+      if (!of_rank.empty()) throw transport_error{"orrery: " + of_rank + world_is_usable};
     }
   }
 
   void begin() {
     world_->check(rank_);
-    ++call_;
+    if (call_++ > 0 && awaited_ != plan_->steps.exchanges.size()) {
+      world_->fail("rank " + std::to_string(rank_) + " begins a call, but has left its last one in the middle");
+      world_->check(rank_);
+    }
+    awaited_ = 0;
   }
 
   void post(int e) {
@@ -257,9 +302,12 @@ class channel {
 
   void await(int e) {
     const exchange& x = plan_->steps.exchanges[e];
-    if (x.received.count > 0) finish(plan_->arriving[e], x.from, e, false);
-    if (x.sent.count > 0) finish(*plan_->leaving[static_cast<std::size_t>(e)], x.to, e, true);
+    if (x.received.count > 0) finish(plan_->arriving[e], x.from, e, way::receiving);
+    if (x.sent.count > 0) finish(*plan_->leaving[static_cast<std::size_t>(e)], x.to, e, way::sending);
+    ++awaited_;
   }
+
+  void abandon(const std::string& why) { world_->fail("rank " + std::to_string(rank_) + " failed " + why); }
 
   [[nodiscard]] host_context context() const noexcept { return {world_->how().threads_per_rank, nullptr, nullptr}; }
 
@@ -282,7 +330,7 @@ class channel {
   };
 
   /// The k-th message to a rank in a lane is the k-th that it expects from here in that lane. Empty, or what is wrong.
-  [[nodiscard]] std::string find_receiver(std::size_t e) {
+  [[nodiscard]] std::string find_receiver(std::size_t e, const std::vector<void*>& plans) {
     const exchange& x = plan_->steps.exchanges[static_cast<int>(e)];
     if (x.sent.count == 0) return "";
     int before = 0;
@@ -290,7 +338,7 @@ class channel {
       const exchange& y = plan_->steps.exchanges[static_cast<int>(d)];
       if (y.sent.count > 0 && y.to == x.to && y.lane == x.lane) ++before;
     }
-    const plan& other = *static_cast<const plan*>(world_->published()[static_cast<std::size_t>(x.to)]);
+    const plan& other = *static_cast<const plan*>(plans[static_cast<std::size_t>(x.to)]);
     for (int r = 0; r < other.steps.exchanges.size(); ++r) {
       const exchange& y = other.steps.exchanges[r];
       if (y.received.count == 0 || y.from != rank_ || y.lane != x.lane || before-- > 0) continue;
@@ -303,37 +351,26 @@ class channel {
       plan_->leaving[e] = std::shared_ptr<message>{other.arriving, &found};
       return "";
     }
-    return "rank " + std::to_string(rank_) + " sends " + describe(static_cast<int>(e), true) + " to rank " +
-           std::to_string(x.to) + ", which does not expect it, or not in this size";
+    return "rank " + std::to_string(rank_) + " sends " +
+           describe_message(plan_->steps, static_cast<int>(e), way::sending) + " to rank " + std::to_string(x.to) +
+           ", which does not expect it, or not in this size";
   }
 
   void arrive(message* m, int peer) {
     if (m->post()) world_->wake(peer);
   }
 
-  void finish(message& m, int peer, int e, bool sending) {
+  void finish(message& m, int peer, int e, way w) {
     world_->wait(
         rank_, peer, [&] { return m.copied.load(std::memory_order_acquire) >= call_; },
-        [&] {
-          return "in step " + std::to_string(plan_->steps.exchanges[e].complete_before) +
-                 (sending ? " for rank " + std::to_string(peer) + " to take " : " for ") + describe(e, sending) +
-                 (sending ? "" : " from rank " + std::to_string(peer));
-        });
-  }
-
-  [[nodiscard]] std::string describe(int e, bool sending) const {
-    const exchange& x = plan_->steps.exchanges[e];
-    std::vector<block> named;
-    for (int s = x.sent.first; sending && s < x.sent.end(); ++s) named.push_back(plan_->steps.sent[s]);
-    for (int r = x.received.first; !sending && r < x.received.end(); ++r)
-      named.push_back(plan_->steps.received[r].block);
-    return (x.cargo == cargo::partial ? "the partial of " : "") + describe_blocks(named);
+        [&] { return describe_wait(plan_->steps, e, w); });
   }
 
   shared_world* world_;
   int rank_;
   std::unique_ptr<plan> plan_;
   std::uint64_t call_ = 0;
+  int awaited_ = 0;  // exchanges of this call
 };
 
 /// One rank of the world: what `run` hands to each thread. See `transport`.
@@ -349,44 +386,42 @@ class world {
   /// Returns when all ranks have called it.
   void barrier() { shared_->barrier(rank_); }
 
+  /// False after a failure: from then on every other member throws its sentence. Not collective.
+  [[nodiscard]] bool usable() const noexcept { return !shared_->failed(); }
+
   /// The texts of all ranks.
   [[nodiscard]] std::vector<std::string> all_gather(const std::string& text) {
-    shared_->gathered()[static_cast<std::size_t>(rank_)] = text;
-    barrier();
-    std::vector<std::string> all = shared_->gathered();
-    barrier();
-    return all;
+    return shared_->all_gather(rank_, text);
   }
 
   /// Replaces the values of all ranks by their sums, added in the order of the ranks: every rank gets the same bits.
   /// Throws `std::invalid_argument` on every rank if they do not all give equally many values.
   template <class T>
   void all_reduce_sum(std::span<T> values) {
-    std::vector<void*>& published = shared_->published();
-    published[static_cast<std::size_t>(rank_)] = &values;
-    barrier();
-    const std::size_t ranks = published.size();
-    const auto values_of = [&](std::size_t rank) { return *static_cast<const std::span<T>*>(published[rank]); };
-    std::size_t odd = 0;
-    while (odd < ranks && values_of(odd).size() == values_of(0).size()) ++odd;
-    if (odd < ranks) {
-      const std::string sentence = "orrery: all_reduce_sum: rank 0 gives " + std::to_string(values_of(0).size()) +
-                                   " values and rank " + std::to_string(odd) + " gives " +
-                                   std::to_string(values_of(odd).size()) + "; give equally many";
-      barrier();
-      throw std::invalid_argument{sentence};
-    }
-    // Each rank adds up its part, for all.
-    const std::size_t begin = values.size() * static_cast<std::size_t>(rank_) / ranks;
-    const std::size_t end = values.size() * (static_cast<std::size_t>(rank_) + 1) / ranks;
-    for (std::size_t i = begin; i < end; ++i) {
-      T sum{};
-      for (std::size_t rank = 0; rank < ranks; ++rank) sum += values_of(rank)[i];
-      for (std::size_t rank = 0; rank < ranks; ++rank) values_of(rank)[i] = sum;
-    }
-    barrier();
+    std::string wrong;
+    shared_->show(rank_, &values, [&](const std::vector<void*>& shown) {
+      const std::size_t ranks = shown.size();
+      const auto values_of = [&](std::size_t rank) { return *static_cast<const std::span<T>*>(shown[rank]); };
+      std::size_t odd = 0;
+      while (odd < ranks && values_of(odd).size() == values_of(0).size()) ++odd;
+      if (odd < ranks) {
+        wrong = "orrery: all_reduce_sum: rank 0 gives " + std::to_string(values_of(0).size()) + " values and rank " +
+                std::to_string(odd) + " gives " + std::to_string(values_of(odd).size()) + "; give equally many";
+        return;
+      }
+      // Each rank adds up its part, for all.
+      const std::size_t begin = values.size() * static_cast<std::size_t>(rank_) / ranks;
+      const std::size_t end = values.size() * (static_cast<std::size_t>(rank_) + 1) / ranks;
+      for (std::size_t i = begin; i < end; ++i) {
+        T sum{};
+        for (std::size_t rank = 0; rank < ranks; ++rank) sum += values_of(rank)[i];
+        for (std::size_t rank = 0; rank < ranks; ++rank) values_of(rank)[i] = sum;
+      }
+    });
+    if (!wrong.empty()) throw std::invalid_argument{wrong};
   }
 
+  /// Throws `transport_error` on every rank if a rank sends what its peer does not expect; the world stays usable.
   [[nodiscard]] channel open(const program& p, std::vector<exchange_pieces> pieces) {
     return {*shared_, rank_, p, std::move(pieces)};
   }
@@ -400,23 +435,26 @@ class world {
 inline void run_ranks(int ranks, const options& how, const std::function<void(world&)>& body) {
   shared_world shared{ranks, how};
   std::mutex mutex;
-  std::exception_ptr first;
+  std::exception_ptr cause;
+  std::exception_ptr echo;
+  const auto keep_first = [&](std::exception_ptr& first) {
+    const std::lock_guard lock{mutex};
+    if (first == nullptr) first = std::current_exception();
+  };
   const auto of_rank = [&](int rank) {
+    const std::string who = "rank " + std::to_string(rank) + " failed";
     try {
       world mine{shared, rank};
       body(mine);
+    } catch (const transport_error& e) {
+      keep_first(echo);
+      shared.fail(who + ": " + e.what());
+    } catch (const std::exception& e) {
+      keep_first(cause);
+      shared.fail(who + ": " + e.what());
     } catch (...) {
-      std::string why = "rank " + std::to_string(rank) + " failed";
-      {
-        const std::lock_guard lock{mutex};
-        if (first == nullptr) first = std::current_exception();
-      }
-      try {
-        throw;
-      } catch (const std::exception& e) {
-        why += std::string{": "} + e.what();
-      } catch (...) {}
-      shared.fail(why);
+      keep_first(cause);
+      shared.fail(who);
     }
     shared.leave(rank);
   };
@@ -426,20 +464,19 @@ inline void run_ranks(int ranks, const options& how, const std::function<void(wo
     try {
       threads.emplace_back(of_rank, rank);
     } catch (const std::system_error& e) {
-      {
-        const std::lock_guard lock{mutex};
-        if (first == nullptr) first = std::current_exception();
-      }
+      keep_first(cause);
       shared.fail("rank " + std::to_string(rank) + " could not be started: " + e.what());
       break;
     }
   }
   for (std::thread& one : threads) one.join();
-  if (first != nullptr) std::rethrow_exception(first);
+  if (cause != nullptr) std::rethrow_exception(cause);
+  if (echo != nullptr) std::rethrow_exception(echo);
 }
 
 /// Calls `body(world&)` on `ranks` new threads, each with its own rank, and returns when all have ended. If one of them
-/// throws, the others fail at their next communication, and the first exception is thrown here.
+/// throws, the others fail at their next communication. The first exception that is no `transport_error`, and so the
+/// cause of those, is thrown here; if there are only such, the first of them.
 ///
 /// Throws `std::invalid_argument` for a number of ranks, deadline or threads that is not positive.
 template <class Body>

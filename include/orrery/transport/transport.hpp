@@ -12,11 +12,12 @@
 #include <vector>
 
 #include "orrery/schedule/program.hpp"
+#include "orrery/transport/describe.hpp"
 
 namespace orrery {
 
-/// Communication failed: a peer did not come in time, left or failed. The message names ranks, step and block. The
-/// world cannot be used any more.
+/// Communication failed: a peer did not come in time, left or failed. The message names the rank that failed first,
+/// what this rank waited for (step, block and peer), and says whether the world can still be used, as `usable()` does.
 struct transport_error : std::runtime_error {
   using std::runtime_error::runtime_error;
 };
@@ -38,6 +39,9 @@ struct exchange_pieces {
 /// `begin` starts a call. `post(e)` starts the program's exchange e, `await(e)` lets what follows be ordered after its
 /// completion: on a host by waiting, on a device by enqueuing. Neither allocates. Each exchange is posted and awaited
 /// once in a call, in the order of the program. `context()` is what kernels are called with.
+///
+/// A channel may also have `abandon(why)`: this rank leaves the call in the middle (its kernel has thrown), so that the
+/// others fail at once, with its name, instead of at their deadline. It does not throw.
 template <class Channel>
 concept transport_channel = requires(Channel& channel, int exchange) {
   channel.begin();
@@ -53,6 +57,9 @@ concept transport_channel = requires(Channel& channel, int exchange) {
 ///   program) stay where they are until the channel is gone.
 /// - `all_gather(text)` returns the texts of all ranks. For plan time only: it may allocate.
 /// - `memory` is where the plan's buffers live: constructed with a number of bytes, aligned to 64, it has `data()`.
+///
+/// Worlds also have `usable()`: false after a failure. From then on every collective member throws the same sentence
+/// again, at once.
 template <class World>
 concept transport = requires(World& world, const program& p, std::vector<exchange_pieces> pieces,
                              const std::string& text) {
@@ -61,6 +68,16 @@ concept transport = requires(World& world, const program& p, std::vector<exchang
   { world.all_gather(text) } -> std::same_as<std::vector<std::string>>;
   { world.open(p, pieces) } -> transport_channel;
   typename World::memory;
+};
+
+/// What `open` returns.
+template <transport World>
+using channel_of = decltype(std::declval<World&>().open({}, {}));
+
+/// Can a rank that leaves a call in the middle say so to the others?
+template <class Channel>
+concept abandonable = requires(Channel& channel, const std::string& why) {
+  channel.abandon(why);
 };
 
 /// One thing that all ranks must say alike.
@@ -118,17 +135,6 @@ void require_agreement(World& world, std::span<const agreement> mine) {
   std::string text;
   for (const agreement& field : mine) text += field.name + '\x1f' + field.value + '\x1e';
   compare_agreements(world.all_gather(text));
-}
-
-/// "key shard 3" or "query shards 0, 1 (slice 2)": the blocks of a message, for sentences.
-[[nodiscard]] inline std::string describe_blocks(std::span<const block> blocks) {
-  std::string text;
-  for (const block& b : blocks) {
-    text += (text.empty() ? "" : ", ");
-    text += (b.side == side::query ? "query shard " : "key shard ") + std::to_string(b.shard);
-    if (b.slice > 0) text += " (slice " + std::to_string(b.slice) + ")";
-  }
-  return text;
 }
 
 }  // namespace orrery

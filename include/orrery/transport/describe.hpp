@@ -1,0 +1,58 @@
+// Copyright The Orrery authors. SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "orrery/schedule/program.hpp"
+
+/// What every transport's sentences are made of.
+namespace orrery {
+
+/// The two ends of a message, seen from one rank.
+enum class way : std::uint8_t { receiving, sending };
+
+/// "key shard 3" or "query shards 0, 1 (slice 2)": the blocks of a message, for sentences.
+[[nodiscard]] inline std::string describe_blocks(std::span<const block> blocks) {
+  std::string text;
+  for (const block& b : blocks) {
+    text += (text.empty() ? "" : ", ");
+    text += (b.side == side::query ? "query shard " : "key shard ") + std::to_string(b.shard);
+    if (b.slice > 0) text += " (slice " + std::to_string(b.slice) + ")";
+  }
+  return text;
+}
+
+/// "key shard 3" or "the partial of query shard 0": what exchange `e` of the program sends or receives.
+[[nodiscard]] inline std::string describe_message(const program& p, int e, way w) {
+  const exchange& x = p.exchanges[e];
+  std::vector<block> named;
+  for (int s = x.sent.first; w == way::sending && s < x.sent.end(); ++s) named.push_back(p.sent[s]);
+  for (int r = x.received.first; w == way::receiving && r < x.received.end(); ++r) named.push_back(p.received[r].block);
+  return (x.cargo == cargo::partial ? "the partial of " : "") + describe_blocks(named);
+}
+
+/// "in step 3 for key shard 1 from rank 2": what a rank waits for that awaits one end of exchange `e`.
+[[nodiscard]] inline std::string describe_wait(const program& p, int e, way w) {
+  const exchange& x = p.exchanges[e];
+  const std::string step = "in step " + std::to_string(x.complete_before) + " for ";
+  const std::string what = describe_message(p, e, w);
+  return w == way::sending ? step + "rank " + std::to_string(x.to) + " to take " + what
+                           : step + what + " from rank " + std::to_string(x.from);
+}
+
+/// "0.3 s".
+[[nodiscard]] inline std::string describe_seconds(double seconds) {
+  std::string text = std::to_string(seconds);
+  text.erase(text.find_last_not_of('0') + 1);
+  if (text.back() == '.') text.pop_back();
+  return text + " s";
+}
+
+/// How a sentence ends, so that whoever reads it knows how to go on.
+inline constexpr const char* world_is_lost = "; this world cannot be used any more";
+inline constexpr const char* world_is_usable = "; this world can still be used";
+
+}  // namespace orrery

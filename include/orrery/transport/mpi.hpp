@@ -111,13 +111,13 @@ class communicator {
   static std::string nothing() { return ""; }
 
   /// Throws if this is another thread than the one that made the world, or if the world has failed.
-  void enter() {
+  void enter(const char* doing = "coming to a collective call") {
     if (std::this_thread::get_id() != owner_) {
       throw std::logic_error{
           "orrery: mpi::world: called from another thread than the one that made it; use it there only, as "
           "MPI_THREAD_FUNNELED demands"};
     }
-    if (failed_) throw_failure();
+    if (failed_) throw_failure(doing);
   }
 
   /// Throws if an MPI call has failed; `where`, called only then, says in which step, for which block and peer.
@@ -175,9 +175,9 @@ class communicator {
 
   /// Fails on this rank, and tells the others why.
   [[noreturn]] void fail(const std::string& why) {
-    if (failed_) throw_failure();
+    if (failed_) throw_failure("");
     give_notice(why);
-    throw_failure();
+    throw_failure("");
   }
   /// The same without throwing.
   void give_notice(const std::string& why) {
@@ -300,12 +300,14 @@ class communicator {
 
   [[noreturn]] static void refuse(const std::string& why) { throw std::invalid_argument{"orrery: mpi::world: " + why}; }
 
-  /// `waiting`: what this rank was waiting for, if it is not the one that failed first.
-  [[noreturn]] void throw_failure(const std::string& waiting = "") const {
-    const std::string me = "rank " + std::to_string(rank_);
-    throw transport_error{"orrery: " + me + " stops: " + failure_ +
-                          (waiting.empty() ? "" : "; " + me + " was waiting " + waiting) +
-                          "; this world and its communicator cannot be used any more"};
+  /// Always the same sentence. `doing`: what this rank was at, if it is not the one that failed first.
+  [[noreturn]] void throw_failure(const std::string& doing) {
+    if (sentence_.empty()) {
+      const std::string me = "rank " + std::to_string(rank_);
+      sentence_ = "orrery: " + me + " stops: " + failure_ + (doing.empty() ? "" : "; " + me + " was " + doing) +
+                  "; this world and its communicator cannot be used any more";
+    }
+    throw transport_error{sentence_};
   }
 
   /// Throws if another rank has sent a notice.
@@ -323,7 +325,7 @@ class communicator {
     check(MPI_Get_count(&status, MPI_CHAR, &length), "MPI_Get_count", what);
     failed_ = true;  // the others know it
     failure_ = std::string(text, static_cast<std::size_t>(length));
-    throw_failure(what());
+    throw_failure(what().empty() ? "" : "waiting " + what());
   }
 
   options options_;
@@ -335,6 +337,7 @@ class communicator {
   int next_tag_ = notice_tag + 1;
   bool failed_ = false;
   std::string failure_;
+  std::string sentence_;
   std::chrono::steady_clock::time_point next_progress_{};
 };
 
@@ -408,7 +411,7 @@ class channel {
       : plan_{std::make_unique<plan>(std::move(world), p, pieces)} {}
 
   void begin() {
-    plan_->world->enter();
+    plan_->world->enter("beginning a call");
     if (plan_->begun && plan_->awaited != plan_->flights.size()) {
       plan_->world->fail("rank " + std::to_string(plan_->world->rank()) +
                          " begins a call, but has left its last one in the middle");

@@ -97,8 +97,7 @@ class shared_world {
       }
       if (!why.empty() || failed()) {
         lock.unlock();
-        if (!why.empty() && fail(why)) throw_failure(rank);
-        throw_failure(rank, what());
+        throw_failure(rank, !why.empty() && fail(why) ? "" : "waiting " + what());
       }
       in_time = me.wake.wait_until(lock, deadline) == std::cv_status::no_timeout;
     }
@@ -107,8 +106,8 @@ class shared_world {
   [[nodiscard]] bool failed() const noexcept { return failed_.load(std::memory_order_seq_cst); }
 
   /// Throws if the world has failed.
-  void check(int rank) {
-    if (failed()) throw_failure(rank);
+  void check(int rank, const char* doing) {
+    if (failed()) throw_failure(rank, doing);
   }
 
   void wake(int rank) {
@@ -138,7 +137,7 @@ class shared_world {
 
   /// Returns when all ranks have come.
   void barrier(int rank) {
-    check(rank);
+    check(rank, coming);
     ranks_[static_cast<std::size_t>(rank)].arrivals.fetch_add(1, std::memory_order_relaxed);
     const std::uint64_t turn = arrived_.fetch_add(1, std::memory_order_acq_rel) / static_cast<std::uint64_t>(size_) + 1;
     const std::uint64_t all = turn * static_cast<std::uint64_t>(size_);
@@ -149,7 +148,7 @@ class shared_world {
 
   /// The texts of all ranks.
   [[nodiscard]] std::vector<std::string> all_gather(int rank, const std::string& text) {
-    check(rank);
+    check(rank, coming);
     gathered_[static_cast<std::size_t>(rank)] = text;
     barrier(rank);
     std::vector<std::string> all = gathered_;
@@ -164,7 +163,7 @@ class shared_world {
     std::atomic<bool>& looking = ranks_[static_cast<std::size_t>(rank)].looking;
     looking.store(true, std::memory_order_seq_cst);
     try {
-      check(rank);  // after the store: who fails now either sees that this rank looks, or is seen here
+      check(rank, coming);  // after the store: who fails now either sees that this rank looks, or is seen here
       shown_[static_cast<std::size_t>(rank)] = mine;
       barrier(rank);
       look(static_cast<const std::vector<void*>&>(shown_));
@@ -181,6 +180,8 @@ class shared_world {
   }
 
  private:
+  static constexpr const char* coming = "coming to a collective call";
+
   /// The size, if all is well with it and the options.
   [[nodiscard]] static int checked(int size, const options& how) {
     if (size < 1) {
@@ -200,6 +201,7 @@ class shared_world {
     std::atomic<bool> looking{false};        // at what others show
     std::atomic<int> waits_for{nobody};      // a rank, anyone, or nobody: it does not wait
     std::atomic<std::uint64_t> arrivals{0};  // at barriers
+    std::string sentence;                    // that the rank throws, once the world has failed
   };
 
   struct wait_mark {
@@ -245,12 +247,17 @@ class shared_world {
     return absent.empty() ? text : text + "; not there: rank " + absent;
   }
 
-  /// `waiting`: what the rank itself was waiting for, if it is not the one that failed first.
-  [[noreturn]] void throw_failure(int rank, const std::string& waiting = "") {
-    const std::lock_guard lock{failure_mutex_};
-    throw transport_error{"orrery: rank " + std::to_string(rank) + " stops: " + failure_ +
-                          (waiting.empty() ? "" : "; rank " + std::to_string(rank) + " was waiting " + waiting) +
-                          world_is_lost};
+  /// Always the same sentence, on each rank. `doing`: what the rank itself was at, if it is not the one that failed
+  /// first.
+  [[noreturn]] void throw_failure(int rank, const std::string& doing) {
+    std::string& sentence = ranks_[static_cast<std::size_t>(rank)].sentence;
+    if (sentence.empty()) {
+      const std::lock_guard lock{failure_mutex_};
+      const std::string who = "rank " + std::to_string(rank);
+      sentence = "orrery: " + who + " stops: " + failure_ + (doing.empty() ? "" : "; " + who + " was " + doing) +
+                 world_is_lost;
+    }
+    throw transport_error{sentence};
   }
 
   int size_;
@@ -286,10 +293,10 @@ class channel {
   }
 
   void begin() {
-    world_->check(rank_);
+    world_->check(rank_, "beginning a call");
     if (call_++ > 0 && awaited_ != plan_->steps.exchanges.size()) {
       world_->fail("rank " + std::to_string(rank_) + " begins a call, but has left its last one in the middle");
-      world_->check(rank_);
+      world_->check(rank_, "");
     }
     awaited_ = 0;
   }

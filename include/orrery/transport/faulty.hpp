@@ -1,0 +1,233 @@
+// Copyright The Orrery authors. SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <chrono>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <span>
+#include <stdexcept>
+#include <string>
+#include <thread>
+#include <utility>
+#include <vector>
+
+#include "orrery/transport/deadline.hpp"
+#include "orrery/transport/transport.hpp"
+
+namespace orrery {
+
+/// A moment in a rank's life: step `step` of call `call`. Calls of all operators of one world are counted together from
+/// 0; forward and backward are a call each. A fault happens when the rank next posts or awaits an exchange in that step
+/// or a later one of the same call.
+struct moment {
+  int call = 0;
+  int step = 0;
+};
+
+/// What a rank throws whose script says so.
+struct injected_fault : std::runtime_error {
+  using std::runtime_error::runtime_error;
+};
+
+/// One thing that goes wrong, once, on one rank. Made by the functions below.
+struct scripted_fault {
+  enum class kind : std::uint8_t { stall, stop, failure, action, late, wrong_length, disagreement };
+
+  kind what = kind::stall;
+  int rank = 0;
+  moment when{};
+  double seconds = 0;
+  int plan = 0;
+  int exchange = 0;
+  std::string field{};
+  std::function<void()> action{};
+};
+
+/// The rank stands still for so long; less if the world fails meanwhile.
+[[nodiscard]] inline scripted_fault stalls(int rank, const moment& when, double seconds) {
+  return {.what = scripted_fault::kind::stall, .rank = rank, .when = when, .seconds = seconds};
+}
+/// The rank stands still until the world has failed. After `seconds` in which nobody has noticed, it throws
+/// `injected_fault`.
+[[nodiscard]] inline scripted_fault stops(int rank, const moment& when, double seconds = 60) {
+  return {.what = scripted_fault::kind::stop, .rank = rank, .when = when, .seconds = seconds};
+}
+/// The rank throws `injected_fault`.
+[[nodiscard]] inline scripted_fault fails(int rank, const moment& when) {
+  return {.what = scripted_fault::kind::failure, .rank = rank, .when = when};
+}
+/// The rank calls a function of yours: one that raises a signal, waits for an event or changes memory.
+[[nodiscard]] inline scripted_fault acts(int rank, const moment& when, std::function<void()> action) {
+  return {.what = scripted_fault::kind::action, .rank = rank, .when = when, .action = std::move(action)};
+}
+/// The rank comes to its first collective call (an operator's construction begins with one) so much later; at once when
+/// the world fails.
+[[nodiscard]] inline scripted_fault arrives_late(int rank, double seconds) {
+  return {.what = scripted_fault::kind::late, .rank = rank, .seconds = seconds};
+}
+/// The rank prepares to send one byte less in an exchange than its peer expects. Plans are counted from 0 in the order
+/// in which they are opened; an attention operator opens its forward's, then its backward's.
+[[nodiscard]] inline scripted_fault sends_wrong_length(int rank, int exchange, int plan = 0) {
+  return {.what = scripted_fault::kind::wrong_length, .rank = rank, .plan = plan, .exchange = exchange};
+}
+/// The rank says another value than it has for what all ranks must say alike: "length", "mask", "head_dim", ...
+[[nodiscard]] inline scripted_fault disagrees(int rank, std::string field) {
+  return {.what = scripted_fault::kind::disagreement, .rank = rank, .field = std::move(field)};
+}
+
+/// Adaptor: a transport on which things go wrong as a script says, to see that whatever stands on it ends in a
+/// sentence.
+///
+///     orrery::faulty unlucky{world, {orrery::stops(2, {.call = 1, .step = 3})}};
+///     orrery::attention<orrery::ring, orrery::flash<float>> attend{unlucky, shape};
+///     attend.forward(...);   // fine
+///     attend.backward(...);  // rank 2 stops in step 3; the others throw after the deadline
+///
+/// All ranks may have the same script: each does what is said of itself. Composes with other adaptors, on either side.
+/// Without a fault it costs one comparison for each post and await. For tests: standing still looks every millisecond
+/// whether the world has failed, and so needs a world that has `usable()`.
+template <transport World>
+class faulty {
+  struct script {
+    World* world;
+    std::vector<scripted_fault> faults;  // of this rank, not yet happened
+    int call = -1;
+    int plans = 0;
+
+    /// Removes and returns the first fault that is `due`; of kind stall with 0 s if there is none.
+    template <class Due>
+    [[nodiscard]] scripted_fault take(const Due& due) {
+      for (std::size_t i = 0; i < faults.size(); ++i) {
+        if (!due(faults[i])) continue;
+        scripted_fault found = std::move(faults[i]);
+        faults.erase(faults.begin() + static_cast<std::ptrdiff_t>(i));
+        return found;
+      }
+      return {};
+    }
+
+    /// Stands still. False if the world has not failed by then.
+    bool stand(double seconds) const {
+      const auto end = deadline_in(seconds);
+      while (std::chrono::steady_clock::now() < end) {
+        if (!world->usable()) return true;
+        std::this_thread::sleep_for(std::chrono::milliseconds{1});
+      }
+      return false;
+    }
+
+    void happen(int step) {
+      if (faults.empty()) return;
+      using kind = scripted_fault::kind;
+      const scripted_fault now = take([&](const scripted_fault& f) {
+        return f.what <= kind::action && f.when.call == call && f.when.step <= step;
+      });
+      const std::string where =
+          "rank " + std::to_string(now.rank) + " in step " + std::to_string(step) + " of call " + std::to_string(call);
+      if (now.what == kind::failure) throw injected_fault{where + " fails, as its script says"};
+      if (now.what == kind::action) return now.action();
+      if (!stand(now.seconds) && now.what == kind::stop) {
+        throw injected_fault{where + " has stopped, and nobody has noticed for " + describe_seconds(now.seconds)};
+      }
+    }
+
+    void come() {
+      const scripted_fault now = take([](const scripted_fault& f) { return f.what == scripted_fault::kind::late; });
+      if (now.seconds > 0) stand(now.seconds);
+    }
+  };
+
+ public:
+  using memory = typename World::memory;
+
+  faulty(World& world, std::vector<scripted_fault> faults) : world_{&world}, script_{std::make_shared<script>()} {
+    script_->world = &world;
+    for (scripted_fault& one : faults) {
+      if (one.rank == world.rank()) script_->faults.push_back(std::move(one));
+    }
+  }
+
+  [[nodiscard]] int rank() const noexcept { return world_->rank(); }
+  [[nodiscard]] int size() const noexcept { return world_->size(); }
+  [[nodiscard]] bool usable() { return world_->usable(); }
+  void barrier() {
+    script_->come();
+    world_->barrier();
+  }
+  [[nodiscard]] std::vector<std::string> all_gather(const std::string& text) {
+    script_->come();
+    std::string said = text;
+    // As `require_agreement` writes them: name, unit separator, value, record separator.
+    const auto place = [&](const scripted_fault& f) {
+      const std::size_t found = ('\x1e' + text).find('\x1e' + f.field + '\x1f');
+      return found == std::string::npos ? found : found + f.field.size() + 1;
+    };
+    const scripted_fault now = script_->take([&](const scripted_fault& f) {
+      return f.what == scripted_fault::kind::disagreement && place(f) != std::string::npos;
+    });
+    if (now.what == scripted_fault::kind::disagreement) said.insert(place(now), "not ");
+    return world_->all_gather(said);
+  }
+  template <class T>
+  void all_reduce_sum(std::span<T> values) {
+    script_->come();
+    world_->all_reduce_sum(values);
+  }
+
+  class channel {
+   public:
+    channel(channel_of<World> inner, std::shared_ptr<script> faults, const program& p)
+        : inner_{std::move(inner)}, script_{std::move(faults)} {
+      for (const exchange& x : p.exchanges) steps_.push_back({x.posted, x.complete_before});
+    }
+
+    void begin() {
+      ++script_->call;
+      inner_.begin();
+    }
+    void post(int exchange) {
+      script_->happen(steps_[static_cast<std::size_t>(exchange)].first);
+      inner_.post(exchange);
+    }
+    void await(int exchange) {
+      script_->happen(steps_[static_cast<std::size_t>(exchange)].second);
+      inner_.await(exchange);
+    }
+    void abandon(const std::string& why) requires abandonable<channel_of<World>> { inner_.abandon(why); }
+    [[nodiscard]] auto context() const { return inner_.context(); }
+
+   private:
+    channel_of<World> inner_;
+    std::shared_ptr<script> script_;
+    std::vector<std::pair<int, int>> steps_;  // in which each exchange is posted and awaited
+  };
+
+  /// Throws `std::invalid_argument`, on this rank, if an exchange is told to send a wrong length that sends nothing.
+  [[nodiscard]] channel open(const program& p, std::vector<exchange_pieces> pieces) {
+    script_->come();
+    const int plan = script_->plans++;
+    const scripted_fault now = script_->take(
+        [&](const scripted_fault& f) { return f.what == scripted_fault::kind::wrong_length && f.plan == plan; });
+    if (now.what == scripted_fault::kind::wrong_length) shorten(pieces, now.exchange);
+    return {world_->open(p, std::move(pieces)), script_, p};
+  }
+
+ private:
+  static void shorten(std::vector<exchange_pieces>& pieces, int exchange) {
+    if (exchange >= 0 && static_cast<std::size_t>(exchange) < pieces.size()) {
+      for (piece& one : pieces[static_cast<std::size_t>(exchange)].sent) {
+        if (one.bytes == 0) continue;
+        --one.bytes;
+        return;
+      }
+    }
+    throw std::invalid_argument{"orrery: faulty: exchange " + std::to_string(exchange) +
+                                " of this plan sends nothing; choose one that does"};
+  }
+
+  World* world_;
+  std::shared_ptr<script> script_;
+};
+
+}  // namespace orrery

@@ -1,0 +1,90 @@
+// Copyright The Orrery authors. SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <string>
+#include <variant>
+#include <vector>
+
+#include "orrery/kernel/mask.hpp"
+#include "orrery/layout/layout.hpp"
+#include "orrery/topology/topology.hpp"
+
+#include "topologies.hpp"
+
+/// Policies that are chosen at run time, so that one operator's code serves many cases.
+namespace any {
+
+using some_topology =
+    std::variant<orrery::ring, orrery::all_gather, orrery::wallfacer<2>, orrery::concentric<2>,
+                 orrery::concentric<2, 2>, orrery::concentric<1, 2>, orrery::concentric<3>, orrery::double_ring<2>,
+                 orrery::ulysses, orrery::usp<2>, orrery::all_to_all<2, orrery::concentric<2>>, my_ring>;
+
+struct topology {
+  some_topology which;
+
+  [[nodiscard]] orrery::program program(int rank, int world, orrery::pass p) const {
+    return std::visit([&](const auto& t) { return orrery::draft_of(t, rank, world, p); }, which);
+  }
+  [[nodiscard]] orrery::list<orrery::program> programs(int world, orrery::pass p) const {
+    return std::visit([&](const auto& t) { return orrery::drafts_of(t, world, p); }, which);
+  }
+  [[nodiscard]] const char* refuses(int world, orrery::pass p) const {
+    return std::visit([&](const auto& t) { return orrery::refuses(t, world, p); }, which);
+  }
+  [[nodiscard]] int slices(int world) const {
+    return std::visit([&](const auto& t) { return orrery::slices_of(t, world); }, which);
+  }
+  [[nodiscard]] std::string name() const {
+    return std::visit([](const auto& t) { return orrery::name_of(t); }, which);
+  }
+
+  /// All of them.
+  [[nodiscard]] static std::vector<topology> all() {
+    return all(std::make_index_sequence<std::variant_size_v<some_topology>>{});
+  }
+
+ private:
+  template <std::size_t... Is>
+  static std::vector<topology> all(std::index_sequence<Is...>) {
+    return {topology{some_topology{std::in_place_index<Is>}}...};
+  }
+};
+
+/// Keys that are at most `reach` before the query and at most `ahead` after it, but for every `hole`-th: full, causal,
+/// windows, and masks of which no rectangle is known.
+struct mask {
+  std::int64_t reach = INT64_MAX / 4;
+  std::int64_t ahead = INT64_MAX / 4;
+  std::int64_t hole = 0;
+
+  [[nodiscard]] bool visible(std::int64_t query, std::int64_t key) const {
+    return key <= query + ahead && key >= query - reach && (hole == 0 || key % hole != 0);
+  }
+  [[nodiscard]] orrery::visibility classify(std::int64_t query_first, std::int64_t query_last, std::int64_t key_first,
+                                            std::int64_t key_last) const {
+    if (key_first > query_last + ahead || key_last < query_first - reach) return orrery::visibility::none;
+    if (hole == 0 && key_last <= query_first + ahead && key_first >= query_last - reach) return orrery::visibility::all;
+    return orrery::visibility::some;
+  }
+  [[nodiscard]] std::string name() const {
+    return "mask " + std::to_string(reach) + "/" + std::to_string(ahead) + "/" + std::to_string(hole);
+  }
+};
+
+struct layout {
+  int which = 0;
+
+  [[nodiscard]] orrery::segments shard(int rank, int world, std::int64_t length) const {
+    if (which == 0) return orrery::contiguous::shard(rank, world, length);
+    if (which == 1) return orrery::zigzag::shard(rank, world, length);
+    return which == 2 ? orrery::striped<1>::shard(rank, world, length) : orrery::striped<3>::shard(rank, world, length);
+  }
+  [[nodiscard]] std::string name() const {
+    const char* const names[] = {"contiguous", "zigzag", "striped<1>", "striped<3>"};
+    return names[which];
+  }
+};
+
+}  // namespace any

@@ -1,0 +1,206 @@
+// Copyright The Orrery authors. SPDX-License-Identifier: Apache-2.0
+//
+// Whatever goes wrong on one rank, and in whichever topology: every rank ends in a sentence that names the rank at
+// fault, and the step, block and peer that it waited for itself; and says whether the world can still be used.
+#include <cstddef>
+#include <functional>
+#include <regex>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include <doctest/doctest.h>
+
+#include "orrery/attention.hpp"
+#include "orrery/kernel/flash.hpp"
+#include "orrery/transport/counted.hpp"
+#include "orrery/transport/faulty.hpp"
+#include "orrery/transport/threads.hpp"
+
+#include "any.hpp"
+#include "conformance.hpp"
+
+namespace {
+
+/// The `tile`-th call of this thread's kernel throws.
+constexpr int forever = -1;
+thread_local int tiles_left = forever;
+
+struct throwing : orrery::flash<double> {
+  template <class... Arguments>
+  static void forward(const Arguments&... arguments) {
+    if (tiles_left-- == 0) throw std::runtime_error{"the kernel has thrown"};
+    orrery::flash<double>::forward(arguments...);
+  }
+};
+
+using attention = orrery::attention<any::topology, throwing>;
+using world_with_faults = orrery::faulty<orrery::counted<orrery::threads::world>>;
+
+constexpr orrery::attention_shape shape{.length = 40, .query_heads = 6, .key_heads = 6, .head_dim = 4};
+
+/// What one rank has thrown, and what it says when it is called again.
+struct ending {
+  std::string sentence = "nothing";
+  std::string again = "nothing";
+  bool usable = true;
+};
+
+template <class Call>
+std::string sentence_of(const Call& call) {
+  try {
+    call();
+  } catch (const std::exception& e) {
+    return e.what();
+  }
+  return "nothing";
+}
+
+/// Makes the operator and calls forward, backward, forward. `at_rank` prepares each rank's thread.
+std::vector<ending> endings(
+    int ranks, const any::topology& topology, const std::vector<orrery::scripted_fault>& script, double deadline,
+    const std::function<void(int)>& at_rank = [](int) {}) {
+  std::vector<ending> all(static_cast<std::size_t>(ranks));
+  orrery::threads::run(ranks, {.deadline = deadline}, [&](orrery::threads::world& on) {
+    ending& mine = all[static_cast<std::size_t>(on.rank())];
+    orrery::counted counting{on};
+    world_with_faults unlucky{counting, script};
+    at_rank(on.rank());
+    mine.sentence = sentence_of([&] {
+      attention attend{unlucky, shape, any::mask{}, any::layout{}, topology};
+      const auto p = oracle::random_problem<double>(conformance::oracle_shape(shape), 1);
+      conformance::rank_tensors<throwing> tensors{p, attend.query_positions(), attend.key_positions(), {}};
+      try {
+        tensors.forward(attend);
+        tensors.backward(attend);
+        tensors.forward(attend);
+      } catch (...) {
+        mine.again = sentence_of([&] { tensors.forward(attend); });
+        throw;
+      }
+      on.barrier();  // nobody ends before the others: that would be a failure of its own
+    });
+    tiles_left = forever;
+    if (mine.again == "nothing") mine.again = sentence_of([&] { on.barrier(); });
+    mine.usable = unlucky.usable();
+  });
+  return all;
+}
+
+bool matches(const std::string& text, const std::string& pattern) {
+  return std::regex_search(text, std::regex{pattern});
+}
+
+const std::string step_block_peer =
+    "in step [0-9]+ for (rank [0-9]+ to take )?(the partial of )?(query|key) shard [0-9]+.*( from rank [0-9]+)?";
+
+/// The topologies that differ most in what their ranks wait for.
+std::vector<any::topology> topologies() {
+  return {{orrery::ring{}}, {orrery::concentric<2>{}}, {orrery::ulysses{}}, {orrery::wallfacer<2>{}}};
+}
+
+/// A failure that nobody needs to wait for: each rank but `culprit` has failed with this cause, and has waited
+/// somewhere.
+void check_lost(const std::vector<ending>& all, int culprit, const std::string& cause) {
+  for (std::size_t rank = 0; rank < all.size(); ++rank) {
+    const ending& one = all[rank];
+    CAPTURE(rank);
+    CAPTURE(one.sentence);
+    CHECK_FALSE(one.usable);
+    CHECK(matches(one.again, cause));
+    CHECK(matches(one.again, "this world cannot be used any more$"));
+    if (static_cast<int>(rank) == culprit) continue;
+    CHECK(matches(one.sentence, "^orrery: rank " + std::to_string(rank) + " stops: .*" + cause));
+    CHECK((matches(one.sentence, step_block_peer) || matches(one.sentence, "; rank [0-9] was beginning a call; ") ||
+           matches(one.sentence, "; rank [0-9] was (coming to|waiting for all ranks to come to) .*collective call; ")));
+    CHECK(one.again == one.sentence);
+    CHECK(matches(one.sentence, "this world cannot be used any more$"));
+  }
+}
+
+}  // namespace
+
+TEST_CASE("nothing goes wrong") {
+  for (const any::topology& topology : topologies()) {
+    for (const ending& one : endings(4, topology, {}, 3600)) {
+      CHECK(one.sentence == "nothing");
+      CHECK(one.again == "nothing");
+      CHECK(one.usable);
+    }
+  }
+}
+
+TEST_CASE("a rank that stops, in the first call and in a later one, is named by all") {
+  for (const any::topology& topology : topologies()) {
+    for (const int call : {0, 1}) {
+      CAPTURE(topology.name());
+      check_lost(endings(4, topology, {orrery::stops(2, {call, 0})}, 0.4), 2,
+                 "has waited 0.4 s in step .*rank 2 does not wait for anybody: it is late, or stands still");
+    }
+  }
+}
+
+TEST_CASE("a rank that is held up for longer than the deadline learns that the others are gone") {
+  check_lost(endings(4, {orrery::ring{}}, {orrery::stalls(3, {0, 1}, 3600)}, 0.4), 3,
+             "has waited 0.4 s in step .*rank 3 does not wait for anybody");
+}
+
+TEST_CASE("a rank that comes late is waited for; too late, and it is named") {
+  for (const ending& one : endings(3, {orrery::ring{}}, {orrery::arrives_late(1, 0.05)}, 3600)) {
+    CHECK(one.sentence == "nothing");
+  }
+  for (const ending& one : endings(3, {orrery::ring{}}, {orrery::arrives_late(1, 3600)}, 0.2)) {
+    CHECK(
+        matches(one.sentence, "has waited 0.2 s for all ranks to come to the same collective call; not there: rank 1"));
+    CHECK_FALSE(one.usable);
+  }
+}
+
+TEST_CASE("a rank that fails stops the others at once") {
+  for (const any::topology& topology : topologies()) {
+    CAPTURE(topology.name());
+    for (const int call : {0, 1}) {
+      const auto all = endings(4, topology, {orrery::fails(2, {call, 1})}, 3600);
+      check_lost(all, 2,
+                 "rank 2 failed in step [0-9]+: rank 2 in step [0-9]+ of call " + std::to_string(call) + " fails");
+      CHECK(matches(all[2].sentence, "as its script says$"));
+    }
+  }
+}
+
+TEST_CASE("a kernel that throws stops the others at once, and its exception is the rank's own") {
+  for (const any::topology& topology : topologies()) {
+    CAPTURE(topology.name());
+    const auto all = endings(4, topology, {}, 3600, [](int rank) { tiles_left = rank == 1 ? 0 : forever; });
+    check_lost(all, 1, "rank 1 failed in step [0-9]+: the kernel has thrown");
+    CHECK(all[1].sentence == "the kernel has thrown");
+  }
+}
+
+TEST_CASE("a wrong length and another shape are refused by all, and the world can still be used") {
+  for (const any::topology& topology : topologies()) {
+    CAPTURE(topology.name());
+    for (const ending& one : endings(4, topology, {orrery::sends_wrong_length(1, 0)}, 3600)) {
+      CHECK(matches(one.sentence,
+                    "^orrery: rank 1 sends (key|query) shard .* to rank [0-9], which does not expect it, or "
+                    "not in this size; this world can still be used$"));
+      CHECK(one.again == "nothing");
+      CHECK(one.usable);
+    }
+    for (const ending& one : endings(4, topology, {orrery::disagrees(3, "length")}, 3600)) {
+      CHECK(one.sentence ==
+            "orrery: ranks disagree about length: ranks 0, 1, 2 have 40; rank 3 has not 40; give all "
+            "ranks the same");
+      CHECK(one.again == "nothing");
+      CHECK(one.usable);
+    }
+  }
+}
+
+TEST_CASE("a rank that goes on after its kernel has thrown is told so, and does not mix up two calls") {
+  // Alone it has nobody to tell, and nobody who could tell it.
+  const auto all = endings(1, {orrery::ring{}}, {}, 3600, [](int) { tiles_left = 0; });
+  CHECK(all[0].sentence == "the kernel has thrown");
+  CHECK(matches(all[0].again,
+                "stops: rank 0 failed in step 0: the kernel has thrown; rank 0 was beginning a call; this world "));
+}

@@ -5,6 +5,7 @@
 
 #include <array>
 #include <atomic>
+#include <chrono>
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
@@ -14,6 +15,7 @@
 #include <span>
 #include <stdexcept>
 #include <string>
+#include <thread>
 #include <utility>
 #include <vector>
 
@@ -173,14 +175,24 @@ TEST_CASE("all_reduce_sum of different numbers of values is refused on every ran
 
 namespace {
 
-/// A number whose addition, on rank 1, goes on until the world has failed: until the other rank has given up waiting.
+/// A number whose addition goes on, where there is something to watch, until the other rank has given up waiting, and a
+/// little longer: has that one left meanwhile?
 struct slow_number {
-  static inline thread_local threads::world* until_failed = nullptr;
+  struct watch {
+    threads::world* world;
+    const std::atomic<bool>* other_left;
+    bool left_early = false;
+  };
+  static inline thread_local watch* watched = nullptr;
   int value = 0;
 
   slow_number& operator+=(const slow_number& other) {
-    while (until_failed != nullptr && until_failed->usable()) std::this_thread::yield();
     value += other.value;
+    if (watched == nullptr) return *this;
+    while (watched->world->usable()) std::this_thread::yield();
+    const auto end = std::chrono::steady_clock::now() + std::chrono::milliseconds{50};
+    while (!*watched->other_left && std::chrono::steady_clock::now() < end) std::this_thread::yield();
+    watched->left_early = *watched->other_left;
     return *this;
   }
 };
@@ -188,18 +200,21 @@ struct slow_number {
 }  // namespace
 
 TEST_CASE("a rank that gives up a collective leaves it when nobody touches its memory any more") {
+  std::atomic<bool> rank_0_left{false};
+  bool early = true;
   const std::vector<std::string> said = failures(2, impatient, [&](auto& on) {
-    std::vector<slow_number> values(2);
-    if (on.rank() == 1) {
-      slow_number::until_failed = &on;
-      on.all_reduce_sum(std::span{values});  // rank 1 adds the second value, and writes it to rank 0's memory, too
-    } else {
-      CHECK_THROWS_AS(on.all_reduce_sum(std::span{values}), orrery::transport_error);
-      values.clear();
-      values.shrink_to_fit();
-      on.barrier();
+    std::vector<slow_number> values(1);  // rank 1 adds it up, and writes it to both
+    slow_number::watch watch{&on, &rank_0_left};
+    if (on.rank() == 1) slow_number::watched = &watch;
+    try {
+      on.all_reduce_sum(std::span{values});
+    } catch (const orrery::transport_error&) {
+      if (on.rank() == 0) rank_0_left = true;
+      if (on.rank() == 1) early = watch.left_early;
+      throw;
     }
   });
+  CHECK_FALSE(early);
   CHECK(said[0].find("rank 0 has waited 0.3 s for all ranks to come to the same collective call; not there: rank 1") !=
         std::string::npos);
 }

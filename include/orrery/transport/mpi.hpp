@@ -588,6 +588,13 @@ class channel {
 /// its sentence; `std::logic_error` when called from another thread. After a `transport_error` this world cannot be
 /// used any more, and messages may be left in it that nobody takes: end the job (MPI_Abort), or go on without this
 /// world.
+///
+/// When a process has died or been stopped, the others throw after the deadline; MPI itself promises nothing from then
+/// on. Whatever may wait for the dead rank hangs: MPI_Finalize, and every collective call on the trainer's own
+/// communicators. Write down the sentence, and leave by MPI_Abort or _exit. Another world can be made of the survivors
+/// only where the MPI library has fault tolerance (MPIX_Comm_shrink) and was started with it. Most launchers end all
+/// ranks as soon as one has died, so that survivors have no time for a sentence: OpenMPI's leaves them alone with
+/// `mpirun --enable-recovery`, MPICH's with `-disable-auto-cleanup`.
 class world {
  public:
   using memory = host_memory;

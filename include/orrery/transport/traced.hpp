@@ -1,0 +1,352 @@
+// Copyright The Orrery authors. SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <algorithm>
+#include <chrono>
+#include <cstddef>
+#include <cstdint>
+#include <cstdio>
+#include <exception>
+#include <fstream>
+#include <memory>
+#include <mutex>
+#include <ostream>
+#include <span>
+#include <stdexcept>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "orrery/draw/timeline.hpp"
+#include "orrery/transport/describe.hpp"
+#include "orrery/transport/transport.hpp"
+
+namespace orrery {
+
+/// What a rank's flight recorder keeps, and where it goes when something fails.
+struct trace_options {
+  /// Events that each rank keeps, the last ones. A call has one, and two for each of its exchanges; 40 bytes each.
+  std::int64_t events = 4096;
+  /// If not empty, a rank that fails writes `<file_on_failure>.<rank>.json` and `.txt`.
+  std::string file_on_failure{};
+  /// If not null, a rank that fails writes its text here. Ranks of one process take turns.
+  std::ostream* stream_on_failure = nullptr;
+};
+
+/// Adaptor: a transport with a flight recorder. Each rank keeps its last events with their times; a failure writes them
+/// down, and they can be drawn as a timeline of what was measured whenever all is well.
+///
+///     orrery::traced recorder{world, {.file_on_failure = "trace"}};
+///     orrery::attention<orrery::ring, orrery::flash<float>> attend{recorder, shape};
+///     attend.forward(...);                   // if it fails: trace.0.json, trace.0.txt, ...
+///     recorder.write_timeline("all.json");  // all ranks, for https://ui.perfetto.dev
+///
+/// The files of several ranks become one by `jq -s '{traceEvents: map(.traceEvents) | add}' trace.*.json`. Times count
+/// from the construction, in which all ranks meet: ranks on one machine share its clock, ranks on different machines
+/// agree as well as they left that meeting together (some 0.1 ms).
+///
+/// Costs two looks at the clock for each event; memory is taken at construction and when a plan is made, and calls
+/// allocate nothing. What lies between two events is drawn as `compute`: packing, tiles and merges. Composes with other
+/// adaptors: `traced` outside of `faulty` shows the faults.
+template <transport World>
+class traced {
+  using clock = std::chrono::steady_clock;
+  enum class kind : std::uint8_t { begin, post, await };
+
+  struct event {
+    std::int64_t start;  // nanoseconds of the clock
+    std::int64_t end;
+    kind what;
+    bool failed;
+    int plan;
+    int call;
+    int exchange;
+  };
+
+  struct recording {
+    trace_options options;
+    int rank = 0;
+    std::int64_t origin = 0;
+    std::vector<event> ring;
+    std::int64_t recorded = 0;
+    std::vector<program> plans;
+    std::vector<std::vector<std::int64_t>> bytes;  // that each exchange of each plan sends
+    int calls = 0;
+    std::string failure;
+    std::int64_t failed_at = 0;
+
+    [[nodiscard]] static std::int64_t now() {
+      return std::chrono::duration_cast<std::chrono::nanoseconds>(clock::now().time_since_epoch()).count();
+    }
+
+    void record(const event& one) {
+      ring[static_cast<std::size_t>(recorded % static_cast<std::int64_t>(ring.size()))] = one;
+      ++recorded;
+    }
+
+    /// Does `work`, and records it. `what` is complete but for the times.
+    template <class Work>
+    void measure(event what, const Work& work) {
+      what.start = now();
+      try {
+        work();
+      } catch (const std::exception& e) {
+        what.failed = true;
+        what.end = now();
+        record(what);
+        fail(e.what());
+        throw;
+      }
+      what.end = now();
+      record(what);
+    }
+
+    /// The first failure writes down what came before it. Not being able to is no second failure.
+    void fail(const std::string& why) noexcept {
+      try {
+        if (!failure.empty()) return;
+        failure = why.empty() ? "failed" : why;
+        failed_at = now();
+        if (!options.file_on_failure.empty()) {
+          const std::string name = options.file_on_failure + "." + std::to_string(rank);
+          const std::string mine = events();
+          std::ofstream{name + ".json"} << timeline::document({&mine, 1});
+          std::ofstream{name + ".txt"} << text();
+        }
+        if (options.stream_on_failure != nullptr) {
+          static std::mutex turns;
+          const std::lock_guard lock{turns};
+          *options.stream_on_failure << text() << std::flush;
+        }
+      } catch (...) {  // the failure itself is on its way already
+      }
+    }
+
+    /// From the oldest that is kept to the last.
+    template <class Visit>
+    void each(const Visit& visit) const {
+      const auto size = static_cast<std::int64_t>(ring.size());
+      for (std::int64_t i = (std::max)(recorded - size, std::int64_t{0}); i < recorded; ++i) {
+        visit(ring[static_cast<std::size_t>(i % size)]);
+      }
+    }
+
+    [[nodiscard]] const program& plan_of(const event& e) const { return plans[static_cast<std::size_t>(e.plan)]; }
+    [[nodiscard]] int step_of(const event& e) const {
+      if (e.what == kind::begin) return 0;
+      const exchange& x = plan_of(e).exchanges[e.exchange];
+      return e.what == kind::post ? x.posted : x.complete_before;
+    }
+    /// "key shard 1 from rank 2, key shard 0 to rank 1"
+    [[nodiscard]] std::string message_of(const event& e) const {
+      const program& p = plan_of(e);
+      const exchange& x = p.exchanges[e.exchange];
+      std::string text;
+      if (x.received.count > 0) {
+        text = describe_message(p, e.exchange, way::receiving) + " from rank " + std::to_string(x.from);
+      }
+      if (x.sent.count > 0) {
+        text += (text.empty() ? "" : ", ") + describe_message(p, e.exchange, way::sending) + " to rank " +
+                std::to_string(x.to);
+      }
+      return text;
+    }
+    [[nodiscard]] timeline::details details_of(const event& e) const {
+      timeline::details more{
+          {"call", std::to_string(e.call)}, {"pass", name_of(plan_of(e).pass)}, {"step", std::to_string(step_of(e))}};
+      if (e.what != kind::begin) {
+        const std::int64_t sent = bytes[static_cast<std::size_t>(e.plan)][static_cast<std::size_t>(e.exchange)];
+        more.emplace_back("exchange", std::to_string(e.exchange));
+        more.emplace_back("bytes sent", std::to_string(sent));
+      }
+      if (e.failed) more.emplace_back("failed", failure);
+      return more;
+    }
+
+    [[nodiscard]] std::string events() const {
+      timeline drawn;
+      drawn.begin_rank(rank);
+      std::vector<event> flying;
+      const event* before = nullptr;
+      const auto draw_flight = [&](const event& posted, std::int64_t end) {
+        const exchange& x = plan_of(posted).exchanges[posted.exchange];
+        drawn.flight(x.lane, message_of(posted), posted.start - origin, end - origin, details_of(posted));
+      };
+      each([&](const event& e) {
+        if (before != nullptr && e.what != kind::begin && e.start > before->end) {
+          drawn.slice("compute", "step " + std::to_string(step_of(*before)), before->end - origin, e.start - origin,
+                      details_of(*before));
+        }
+        before = &e;
+        if (e.what == kind::begin) {
+          drawn.slice("begin", "begin " + std::string{name_of(plan_of(e).pass)}, e.start - origin, e.end - origin,
+                      details_of(e));
+        } else if (e.what == kind::post) {
+          flying.push_back(e);
+          drawn.slice("post", "post " + message_of(e), e.start - origin, e.end - origin, details_of(e));
+        } else {
+          const auto posted = std::find_if(flying.begin(), flying.end(), [&](const event& other) {
+            return other.call == e.call && other.exchange == e.exchange;
+          });
+          if (posted != flying.end()) {
+            draw_flight(*posted, e.end);
+            flying.erase(posted);
+          }
+          drawn.slice("wait", "wait for " + message_of(e), e.start - origin, e.end - origin, details_of(e));
+        }
+      });
+      for (const event& posted : flying) draw_flight(posted, failure.empty() ? before->end : failed_at);
+      if (!failure.empty()) drawn.mark(failure, failed_at - origin);
+      return drawn.events();
+    }
+
+    [[nodiscard]] std::string text() const {
+      std::string all = "rank " + std::to_string(rank) + ": start (ms), duration (ms), call, step\n";
+      if (recorded > static_cast<std::int64_t>(ring.size())) {
+        all += "  (" + std::to_string(recorded - static_cast<std::int64_t>(ring.size())) + " earlier events)\n";
+      }
+      const auto milliseconds = [](std::int64_t nanoseconds) { return static_cast<double>(nanoseconds) / 1e6; };
+      each([&](const event& e) {
+        char numbers[80];
+        std::snprintf(numbers, sizeof numbers, "%14.3f %10.3f %4d %4d  ", milliseconds(e.start - origin),
+                      milliseconds(e.end - e.start), e.call, step_of(e));
+        all += numbers;
+        if (e.what == kind::begin) {
+          all += "begin " + std::string{name_of(plan_of(e).pass)};
+        } else {
+          all += (e.what == kind::post ? "post " : "wait for ") + message_of(e);
+        }
+        all += e.failed ? "  <- failed here\n" : "\n";
+      });
+      if (!failure.empty()) {
+        char number[40];
+        std::snprintf(number, sizeof number, "%14.3f", milliseconds(failed_at - origin));
+        all += number + std::string{" "} + failure + "\n";
+      }
+      return all;
+    }
+  };
+
+ public:
+  using memory = typename World::memory;
+
+  /// Collective. Throws `std::invalid_argument` for fewer than one event.
+  explicit traced(World& world, trace_options how = {}) : world_{&world}, recording_{std::make_shared<recording>()} {
+    if (how.events < 1) {
+      throw std::invalid_argument{"orrery: traced: events is " + std::to_string(how.events) + ", expected at least 1"};
+    }
+    recording_->rank = world.rank();
+    recording_->ring.resize(static_cast<std::size_t>(how.events));
+    recording_->options = std::move(how);
+
+    // A machine's clock is one. Where a machine does not say which it is, each rank has a clock of its own.
+    std::string machine;
+    std::getline(std::ifstream{"/proc/sys/kernel/random/boot_id"}, machine);
+    static_cast<void>(world.all_gather(""));
+    recording_->origin = recording::now();
+    const std::string mine = machine + " ";
+    for (const std::string& other : world.all_gather(mine + std::to_string(recording_->origin))) {
+      if (machine.empty() || other.compare(0, mine.size(), mine) != 0) continue;
+      recording_->origin = std::stoll(other.substr(mine.size()));
+      break;
+    }
+  }
+
+  [[nodiscard]] int rank() const noexcept { return world_->rank(); }
+  [[nodiscard]] int size() const noexcept { return world_->size(); }
+  [[nodiscard]] bool usable() { return world_->usable(); }
+  void barrier() {
+    reporting([&] { world_->barrier(); });
+  }
+  [[nodiscard]] std::vector<std::string> all_gather(const std::string& text) {
+    return reporting([&] { return world_->all_gather(text); });
+  }
+  template <class T>
+  void all_reduce_sum(std::span<T> values) {
+    reporting([&] { world_->all_reduce_sum(values); });
+  }
+
+  class channel {
+   public:
+    channel(channel_of<World> inner, std::shared_ptr<recording> to, int plan)
+        : inner_{std::move(inner)}, recording_{std::move(to)}, plan_{plan} {}
+
+    void begin() {
+      call_ = recording_->calls++;
+      recording_->measure(event_of(kind::begin, 0), [&] { inner_.begin(); });
+    }
+    void post(int exchange) {
+      recording_->measure(event_of(kind::post, exchange), [&] { inner_.post(exchange); });
+    }
+    void await(int exchange) {
+      recording_->measure(event_of(kind::await, exchange), [&] { inner_.await(exchange); });
+    }
+    void abandon(const std::string& why) requires abandonable<channel_of<World>> {
+      inner_.abandon(why);
+      recording_->fail("failed " + why);
+    }
+    [[nodiscard]] auto context() const { return inner_.context(); }
+
+   private:
+    [[nodiscard]] event event_of(kind what, int exchange) const { return {0, 0, what, false, plan_, call_, exchange}; }
+
+    channel_of<World> inner_;
+    std::shared_ptr<recording> recording_;
+    int plan_;
+    int call_ = 0;
+  };
+
+  [[nodiscard]] channel open(const program& p, std::vector<exchange_pieces> pieces) {
+    const auto plan = static_cast<int>(recording_->plans.size());
+    recording_->plans.push_back(p);
+    std::vector<std::int64_t>& bytes = recording_->bytes.emplace_back();
+    for (const exchange_pieces& of_exchange : pieces) {
+      std::int64_t sum = 0;
+      for (const piece& one : of_exchange.sent) sum += one.bytes;
+      bytes.push_back(sum);
+    }
+    return reporting([&] { return channel{world_->open(p, std::move(pieces)), recording_, plan}; });
+  }
+
+  /// This rank's events in the Chrome trace format (see `timeline`). Not collective.
+  void write_json(std::ostream& to) const {
+    const std::string mine = recording_->events();
+    to << timeline::document({&mine, 1});
+  }
+  /// This rank's events, one a line. Not collective.
+  void write_text(std::ostream& to) const { to << recording_->text(); }
+
+  /// The events of all ranks in the Chrome trace format, written by rank 0. Collective.
+  void write_timeline(std::ostream& to) {
+    const std::vector<std::string> of_all = all_gather(recording_->events());
+    if (rank() == 0) to << timeline::document(of_all);
+  }
+  /// The same to a file. Rank 0 throws `std::runtime_error` if it cannot be written.
+  void write_timeline(const std::string& path) {
+    const std::vector<std::string> of_all = all_gather(recording_->events());
+    if (rank() != 0) return;
+    std::ofstream file{path};
+    if (!(file << timeline::document(of_all) << std::flush)) {
+      throw std::runtime_error{"orrery: traced: the timeline could not be written to " + path};
+    }
+  }
+
+  /// Forgets all events.
+  void reset() noexcept { recording_->recorded = 0; }
+
+ private:
+  template <class Work>
+  auto reporting(const Work& work) {
+    try {
+      return work();
+    } catch (const std::exception& e) {
+      recording_->fail(e.what());
+      throw;
+    }
+  }
+
+  World* world_;
+  std::shared_ptr<recording> recording_;
+};
+
+}  // namespace orrery

@@ -127,15 +127,15 @@ class job {
     if (!ended_) ended_ = waitpid(launcher_, nullptr, WNOHANG) != 0;
     return ended_;
   }
-  /// Waits for a file of each rank but one.
-  void wait_for(const std::string& name, int but = -1) {
-    const auto end = std::chrono::steady_clock::now() + std::chrono::seconds{60};
+  /// Waits for a file of each rank but one. A launcher may end before its ranks do.
+  void wait_for(const std::string& name, std::chrono::seconds patience, int but = -1) {
+    const auto end = std::chrono::steady_clock::now() + patience;
     for (int rank = 0; rank < ranks; ++rank) {
       while (rank != but && !fs::exists(folder_ / (name + "." + std::to_string(rank)))) {
-        if (ended() || std::chrono::steady_clock::now() > end) {
-          throw std::runtime_error{"there is no file \"" + name + "\" of rank " + std::to_string(rank) +
-                                   (ended() ? ": the job has ended" : " after 60 s") + ". Its output:\n" +
-                                   read(folder_ / "log")};
+        if (std::chrono::steady_clock::now() > end) {
+          throw std::runtime_error{"there is no file \"" + name + "\" of rank " + std::to_string(rank) + " after " +
+                                   std::to_string(patience.count()) + " s; the launcher " +
+                                   (ended() ? "has ended" : "is running") + ". Its output:\n" + read(folder_ / "log")};
         }
         std::this_thread::sleep_for(std::chrono::milliseconds{2});
       }
@@ -156,10 +156,10 @@ int lose_a_rank(const std::vector<std::string>& launch, const std::string& self,
   std::vector<std::string> command = launch;
   for (const std::string& one : {self, std::string{"--rank"}, folder.string()}) command.push_back(one);
   job started{command, folder};
-  started.wait_for("running");
+  started.wait_for("running", std::chrono::seconds{60});
   const auto before = std::chrono::steady_clock::now();
   if (kill(started.process(victim), signal) != 0) throw std::runtime_error{"the signal could not be sent"};
-  started.wait_for("sentence", victim);
+  started.wait_for("sentence", std::chrono::seconds{20}, victim);
   const std::chrono::duration<double> took = std::chrono::steady_clock::now() - before;
   std::printf("rank %d %s: all survivors have ended after %.2f s, deadline %.1f s\n", victim,
               signal == SIGKILL ? "killed" : "stopped", took.count(), deadline);
@@ -196,14 +196,19 @@ int main(int argc, char** argv) {
   char version[MPI_MAX_LIBRARY_VERSION_STRING] = "";
   int length = 0;
   MPI_Get_library_version(version, &length);
-  const bool mpich = std::string{version}.find("MPICH") != std::string::npos;
   // Else the launcher ends all ranks when one has died.
-  const std::vector<std::string> launch{argv[1], argv[2], std::to_string(ranks),
-                                        mpich ? "-disable-auto-cleanup" : "--enable-recovery"};
+  const bool recovers = std::string{version}.find("Open MPI") != std::string::npos;
+  std::vector<std::string> launch{argv[1], argv[2], std::to_string(ranks)};
+  if (recovers) launch.insert(launch.begin() + 1, "--enable-recovery");
   int wrong = 0;
   try {
     const std::string self = fs::absolute(argv[0]).string();
-    wrong = lose_a_rank(launch, self, 2, SIGKILL) + lose_a_rank(launch, self, 0, SIGSTOP);
+    wrong = lose_a_rank(launch, self, 0, SIGSTOP);
+    if (recovers) {
+      wrong += lose_a_rank(launch, self, 2, SIGKILL);
+    } else {
+      std::printf("not tested with this MPI library: a rank that is killed; its launcher then ends all others\n");
+    }
   } catch (const std::exception& e) {
     std::printf("%s\n", e.what());
     return 1;

@@ -593,8 +593,8 @@ class channel {
 /// on. Whatever may wait for the dead rank hangs: MPI_Finalize, and every collective call on the trainer's own
 /// communicators. Write down the sentence, and leave by MPI_Abort or _exit. Another world can be made of the survivors
 /// only where the MPI library has fault tolerance (MPIX_Comm_shrink) and was started with it. Most launchers end all
-/// ranks as soon as one has died, so that survivors have no time for a sentence: OpenMPI's leaves them alone with
-/// `mpirun --enable-recovery`, MPICH's with `-disable-auto-cleanup`.
+/// ranks as soon as one has died, so that survivors have no time for a sentence; OpenMPI's leaves them alone with
+/// `mpirun --enable-recovery` (4.1.4; the launcher of MPICH 4.0.2 does not, even with `-disable-auto-cleanup`).
 class world {
  public:
   using memory = host_memory;

@@ -4,11 +4,11 @@
 #include <cstddef>
 #include <cstdint>
 #include <string>
+#include <utility>
 #include <variant>
 #include <vector>
 
 #include "orrery/kernel/mask.hpp"
-#include "orrery/layout/layout.hpp"
 #include "orrery/topology/topology.hpp"
 
 #include "topologies.hpp"
@@ -70,20 +70,6 @@ struct mask {
   }
   [[nodiscard]] std::string name() const {
     return "mask " + std::to_string(reach) + "/" + std::to_string(ahead) + "/" + std::to_string(hole);
-  }
-};
-
-struct layout {
-  int which = 0;
-
-  [[nodiscard]] orrery::segments shard(int rank, int world, std::int64_t length) const {
-    if (which == 0) return orrery::contiguous::shard(rank, world, length);
-    if (which == 1) return orrery::zigzag::shard(rank, world, length);
-    return which == 2 ? orrery::striped<1>::shard(rank, world, length) : orrery::striped<3>::shard(rank, world, length);
-  }
-  [[nodiscard]] std::string name() const {
-    const char* const names[] = {"contiguous", "zigzag", "striped<1>", "striped<3>"};
-    return names[which];
   }
 };
 

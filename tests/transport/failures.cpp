@@ -67,7 +67,7 @@ std::vector<ending> endings(
     world_with_faults unlucky{counting, script};
     at_rank(on.rank());
     mine.sentence = sentence_of([&] {
-      attention attend{unlucky, shape, any::mask{}, any::layout{}, topology};
+      attention attend{unlucky, shape, any::mask{}, orrery::contiguous{}, topology};
       const auto p = oracle::random_problem<double>(conformance::oracle_shape(shape), 1);
       conformance::rank_tensors<throwing> tensors{p, attend.query_positions(), attend.key_positions(), {}};
       try {

@@ -87,12 +87,25 @@ std::vector<ending> endings(
   return all;
 }
 
+const std::string step_block_peer =
+    "in step [0-9]+ for (rank [0-9]+ to take )?(the partial of )?(query|key) shard [0-9]+.*( from rank [0-9]+)?";
+
 bool matches(const std::string& text, const std::string& pattern) {
   return std::regex_search(text, std::regex{pattern});
 }
 
-const std::string step_block_peer =
-    "in step [0-9]+ for (rank [0-9]+ to take )?(the partial of )?(query|key) shard [0-9]+.*( from rank [0-9]+)?";
+/// The same with a short deadline, which a busy machine may miss of itself: longer ones follow until what the survivors
+/// say has this cause.
+std::vector<ending> endings_after_deadline(int ranks, const any::topology& topology,
+                                           const std::vector<orrery::scripted_fault>& script,
+                                           const std::string& cause) {
+  for (double deadline = 0.4;; deadline *= 3) {
+    std::vector<ending> all = endings(ranks, topology, script, deadline);
+    bool right = true;
+    for (const ending& one : all) right = right && matches(one.sentence, cause);
+    if (right || deadline > 10) return all;
+  }
+}
 
 /// The topologies that differ most in what their ranks wait for.
 std::vector<any::topology> topologies() {
@@ -131,27 +144,29 @@ TEST_CASE("nothing goes wrong") {
 }
 
 TEST_CASE("a rank that stops, in the first call and in a later one, is named by all") {
+  const std::string cause =
+      "has waited [0-9.]+ s in step .*rank 2 does not wait for anybody: it is late, or stands still";
   for (const any::topology& topology : topologies()) {
     for (const int call : {0, 1}) {
       CAPTURE(topology.name());
-      check_lost(endings(4, topology, {orrery::stops(2, {call, 0})}, 0.4), 2,
-                 "has waited 0.4 s in step .*rank 2 does not wait for anybody: it is late, or stands still");
+      check_lost(endings_after_deadline(4, topology, {orrery::stops(2, {call, 0}, 3600)}, cause), 2, cause);
     }
   }
 }
 
 TEST_CASE("a rank that is held up for longer than the deadline learns that the others are gone") {
-  check_lost(endings(4, {orrery::ring{}}, {orrery::stalls(3, {0, 1}, 3600)}, 0.4), 3,
-             "has waited 0.4 s in step .*rank 3 does not wait for anybody");
+  const std::string cause = "has waited [0-9.]+ s in step .*rank 3 does not wait for anybody";
+  check_lost(endings_after_deadline(4, {orrery::ring{}}, {orrery::stalls(3, {0, 1}, 3600)}, cause), 3, cause);
 }
 
 TEST_CASE("a rank that comes late is waited for; too late, and it is named") {
   for (const ending& one : endings(3, {orrery::ring{}}, {orrery::arrives_late(1, 0.05)}, 3600)) {
     CHECK(one.sentence == "nothing");
   }
-  for (const ending& one : endings(3, {orrery::ring{}}, {orrery::arrives_late(1, 3600)}, 0.2)) {
-    CHECK(
-        matches(one.sentence, "has waited 0.2 s for all ranks to come to the same collective call; not there: rank 1"));
+  const std::string cause =
+      "has waited [0-9.]+ s for all ranks to come to the same collective call; not there: rank 1(;|$)";
+  for (const ending& one : endings_after_deadline(3, {orrery::ring{}}, {orrery::arrives_late(1, 3600)}, cause)) {
+    CHECK(matches(one.sentence, cause));
     CHECK_FALSE(one.usable);
   }
 }

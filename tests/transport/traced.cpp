@@ -119,9 +119,10 @@ std::vector<json> of(const json& trace, int rank, const std::string& phase, cons
 
 /// Runs a ring of three on a recorder, and calls `then(recorder)` on each rank. What ranks throw is dropped.
 template <class Then>
-void run(const std::vector<orrery::scripted_fault>& script, const orrery::trace_options& how, const Then& then) {
+void run(const std::vector<orrery::scripted_fault>& script, const orrery::trace_options& how, const Then& then,
+         double deadline = 3600) {
   try {
-    orrery::threads::run(3, {.deadline = script.empty() ? 3600 : 0.3}, [&](orrery::threads::world& on) {
+    orrery::threads::run(3, {.deadline = deadline}, [&](orrery::threads::world& on) {
       unlucky_world unlucky{on, script};
       recorder tracing{unlucky, how};
       try {
@@ -175,7 +176,14 @@ TEST_CASE("a timeline of all ranks: every wait, message and gap, in order") {
 TEST_CASE("a failure writes each rank's last events; the wait that failed is the last, and says why") {
   const std::string prefix = "test_traced_failure";
   std::ostringstream texts;
-  run({orrery::stops(1, {1, 1})}, {.file_on_failure = prefix, .stream_on_failure = &texts}, [](recorder&) {});
+  // A busy machine may miss a short deadline of itself, before the fault.
+  const auto reached = [&] { return texts.str().find("rank 1 does not wait for anybody") != std::string::npos; };
+  for (double deadline = 0.3; deadline < 30 && !reached(); deadline *= 3) {
+    texts.str("");
+    run(
+        {orrery::stops(1, {1, 1}, 3600)}, {.file_on_failure = prefix, .stream_on_failure = &texts}, [](recorder&) {},
+        deadline);
+  }
   for (const int rank : {0, 2}) {
     const std::string name = prefix + "." + std::to_string(rank);
     const json trace = json::parse(read(name + ".json"));
@@ -183,8 +191,8 @@ TEST_CASE("a failure writes each rank's last events; the wait that failed is the
     REQUIRE(!slices.empty());
     const json& last = slices.back();
     CHECK(last["cat"].text == "wait");
-    CHECK(last["args"]["call"].text == "1");
-    CHECK(last["args"]["failed"].text.find("has waited 0.3 s in step ") != std::string::npos);
+    CHECK(last["args"]["call"].text == "0");
+    CHECK(last["args"]["failed"].text.find(" s in step ") != std::string::npos);
     CHECK(last["dur"].number() > 0.1e6);
     for (std::size_t i = 0; i + 1 < slices.size(); ++i) CHECK(slices[i]["args"].members.count("failed") == 0);
     REQUIRE(of(trace, rank, "i").size() == 1);

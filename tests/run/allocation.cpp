@@ -13,9 +13,12 @@
 #include "orrery/kernel/flash.hpp"
 #include "orrery/kernel/reference.hpp"
 #include "orrery/transport/counted.hpp"
+#include "orrery/transport/faulty.hpp"
 #include "orrery/transport/threads.hpp"
+#include "orrery/transport/traced.hpp"
 
 #include "conformance.hpp"
+#include "run/pairs.hpp"
 #include "topologies.hpp"
 
 namespace {
@@ -91,4 +94,18 @@ TEST_CASE_TEMPLATE("calls allocate nothing", Topology, ORRERY_TEST_TOPOLOGIES) {
 TEST_CASE("calls allocate nothing, where the kernel sums in another type than it stores") {
   check_calls_allocate_nothing<orrery::ring, orrery::reference<float>>();
   check_calls_allocate_nothing<orrery::ulysses, orrery::reference<float>>();
+}
+
+TEST_CASE("calls allocate nothing under a flight recorder, and with faults that are yet to come") {
+  CHECK_NOTHROW(orrery::threads::run(4, [](auto& on) {
+    orrery::faulty unlucky{on, {orrery::fails(1, {100, 0})}};
+    orrery::traced recorder{unlucky, {.events = 20}};
+    const orrery::program steps = orrery::program_of(orrery::ring{}, on.rank(), 4, orrery::pass::forward);
+    pairs::work mine{{40, 4}, {44, 4}, steps};
+    orrery::executor run{recorder, steps, mine};
+    run.run();
+    const std::int64_t before = allocations;
+    for (int call = 0; call < 5; ++call) run.run();
+    if (allocations != before) throw std::logic_error{std::to_string(allocations - before) + " allocations"};
+  }));
 }

@@ -123,12 +123,14 @@ class faulty {
       const scripted_fault now = take([&](const scripted_fault& f) {
         return f.what <= kind::action && f.when.call == call && f.when.step <= step;
       });
-      const std::string where =
-          "rank " + std::to_string(now.rank) + " in step " + std::to_string(step) + " of call " + std::to_string(call);
-      if (now.what == kind::failure) throw injected_fault{where + " fails, as its script says"};
+      const auto where = [&] {
+        return "rank " + std::to_string(now.rank) + " in step " + std::to_string(step) + " of call " +
+               std::to_string(call);
+      };
+      if (now.what == kind::failure) throw injected_fault{where() + " fails, as its script says"};
       if (now.what == kind::action) return now.action();
       if (!stand(now.seconds) && now.what == kind::stop) {
-        throw injected_fault{where + " has stopped, and nobody has noticed for " + describe_seconds(now.seconds)};
+        throw injected_fault{where() + " has stopped, and nobody has noticed for " + describe_seconds(now.seconds)};
       }
     }
 

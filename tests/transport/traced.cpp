@@ -181,11 +181,12 @@ TEST_CASE("a failure writes each rank's last events; the wait that failed is the
   for (double deadline = 0.3; deadline < 30 && !reached(); deadline *= 3) {
     texts.str("");
     run(
-        {orrery::stops(1, {1, 1}, 3600)}, {.file_on_failure = prefix, .stream_on_failure = &texts}, [](recorder&) {},
+        {orrery::stops(1, {0, 1}, 3600)}, {.file_on_failure = prefix, .stream_on_failure = &texts}, [](recorder&) {},
         deadline);
   }
   for (const int rank : {0, 2}) {
     const std::string name = prefix + "." + std::to_string(rank);
+    CAPTURE(texts.str());
     const json trace = json::parse(read(name + ".json"));
     const std::vector<json> slices = of(trace, rank, "X");
     REQUIRE(!slices.empty());

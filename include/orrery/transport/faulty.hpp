@@ -129,7 +129,9 @@ class faulty {
       };
       if (now.what == kind::failure) throw injected_fault{where() + " fails, as its script says"};
       if (now.what == kind::action) return now.action();
-      if (!stand(now.seconds) && now.what == kind::stop) {
+      if (stand(now.seconds)) {
+        static_cast<void>(world->all_gather(""));  // throws the world's sentence: nothing is sent any more
+      } else if (now.what == kind::stop) {
         throw injected_fault{where() + " has stopped, and nobody has noticed for " + describe_seconds(now.seconds)};
       }
     }

@@ -153,6 +153,7 @@ struct plan {
   std::int64_t margin = 0;
   bool one_call = false;     ///< all shards of both sides in the spans of one call, rather than one call for each pair
   bool clear_first = false;  ///< hand over cleared results that are not fresh, rather than NaN that are
+  orrery::thread_team* team = nullptr;
 };
 
 /// What a kernel wrote, in the oracle's order, and whether it kept to its views.
@@ -303,7 +304,7 @@ template <class Kernel, class Mask>
 result<typename Kernel::accumulator> run(const oracle::problem& p, const Mask& mask, const plan& how) {
   using S = typename Kernel::storage;
   using A = typename Kernel::accumulator;
-  const orrery::host_context context{};
+  const orrery::host_context context{how.team, nullptr, nullptr};
   const orrery::head_map heads{0, 0, p.shape.group()};
   const auto scale = static_cast<A>(p.shape.scale);
   return run_calls<S, A>(

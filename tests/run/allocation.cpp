@@ -59,7 +59,7 @@ void check_calls_allocate_nothing() {
           .length = 45, .query_heads = 9, .key_heads = 3, .head_dim = 8, .circulate = circulate};
       const auto p = oracle::random_problem<typename Kernel::storage>(conformance::oracle_shape(shape), 1);
       INFO(orrery::name_of(Topology{}), " over ", world, ", ", Kernel::name(), ", ", orrery::name_of(circulate));
-      CHECK_NOTHROW(orrery::threads::run(world, [&](auto& on) {
+      CHECK_NOTHROW(orrery::threads::run(world, {.threads_per_rank = 1 + world % 2}, [&](auto& on) {
         orrery::counted counting{on};
         orrery::attention<Topology, Kernel> attend{counting, shape, orrery::causal{}, orrery::zigzag{}};
         conformance::rank_tensors<Kernel> mine{p, attend.query_positions(), attend.key_positions(), {}};

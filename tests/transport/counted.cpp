@@ -81,6 +81,6 @@ TEST_CASE("everything else is the world's own") {
     require(values == std::array<int, 2>{3, 30}, "all_reduce_sum");
     require(counting.bytes_sent() == 0, "collectives are not counted");
     orrery::program idle = orrery::builder{on.rank(), 3};
-    require(counting.open(idle, {}).context().threads == 2, "context");
+    require(counting.open(idle, {}).context().threads() == 2, "context");
   }));
 }

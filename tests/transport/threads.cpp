@@ -264,7 +264,7 @@ TEST_CASE("a deadline of any length is one") {
 TEST_CASE("kernels get as many threads as the options say") {
   threads::run(2, {.threads_per_rank = 3}, [](auto& on) {
     const end_of_message end{on};
-    if (end.channel.context().threads != 3) throw std::logic_error{"threads"};
+    if (end.channel.context().threads() != 3) throw std::logic_error{"threads"};
   });
 }
 

@@ -20,7 +20,8 @@ namespace orrery {
 /// The fast attention kernel for processors: blocked online softmax, vectorised, for the widest instruction set that
 /// the processor has (at most `limit`; found at run time, so no -march flag is needed).
 ///
-/// Results depend on the instruction set and on how keys are split into calls, by rounding only; not on threads. Scores
+/// Results depend on the instruction set and on how keys are split into calls, by rounding only; not on the context's
+/// threads: the same bits, whatever their number. Scores
 /// more than about 69 (float) or 693 (double) below a row's largest contribute exactly nothing. Scratch is on the
 /// stack, at most 272 KiB; nothing is allocated. Head dimensions up to `max_head_dim`, of q and k and of v separately;
 /// 64 to 256 are fastest.
@@ -52,8 +53,9 @@ struct flash : host_backend {
   template <mask Mask>
   static void forward(const host_context& context, std::span<const forward_queries<T, T>> queries,
                       std::span<const forward_keys<T>> keys, const head_map& heads, T scale, const Mask& mask) {
-    const flash_forward<T, T, Mask> tile{queries, keys, heads, scale, mask, flash_steps_for<T>(instructions())};
-    for (std::int64_t item = 0; item < tile.items(); ++item) tile.run(item, context);
+    const flash_forward<T, T, Mask> tile{queries,          keys, heads, scale, mask, flash_steps_for<T>(instructions()),
+                                         context.threads()};
+    context.for_each(tile.items(), [&](std::int64_t item, const host_context& own) { tile.run(item, own); });
   }
 
   /// The gradients of sum(out * grad_out) with respect to q, k and v accumulate; `lse` and `delta` are the forward's.
@@ -67,7 +69,7 @@ struct flash : host_backend {
         if (block.fresh) clear(context, block.grad_q);
       }
     }
-    for (std::int64_t item = 0; item < tile.items(); ++item) tile.run(item, context);
+    tile.run_all(context);
   }
 };
 

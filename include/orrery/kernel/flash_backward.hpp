@@ -18,8 +18,10 @@ namespace orrery {
 /// items write the same gradient and threads may share them in any way without changing a bit of the result.
 ///
 /// An item takes the keys block by block, holds their gradients in scratch, and meets all query blocks of all query
-/// heads that read its key head; grad_q is summed in the caller's memory. Five products per pair of blocks; K and V are
-/// transposed once per block of keys. Scratch: `flash_scratch_bytes` of stack.
+/// heads that read its key head; grad_q is summed in the caller's memory. Several threads take whole items as long as
+/// there are enough for all; the blocks of the remaining ones then follow each other through the query blocks, one
+/// thread behind the other, so that each sum in grad_q is added up in the same order. Five products per pair of blocks;
+/// K and V are transposed once per block of keys. Scratch: `flash_scratch_bytes` of stack.
 ///
 /// Source: Dao, arXiv 2307.08691, algorithm 2.
 template <class S, class A, mask Mask>
@@ -40,22 +42,32 @@ class flash_backward {
   }
 
   void run(std::int64_t item, const host_context& context) const {
-    const std::int64_t b = item / keys_.front().k.heads;
-    const std::int64_t key_head = item % keys_.front().k.heads;
-    for (const auto& block : queries_) {
-      if (!block.fresh) continue;
-      for (std::int64_t head = 0; head < block.q.heads; ++head) {
-        if (heads_.key_head(head) == key_head) clear_head(block.grad_q, b, head);
-      }
-    }
-    for (const auto& side : keys_) {
-      const token_blocks blocks{side.positions, key_block_, granule()};
-      for (std::int64_t i = 0; i < blocks.count(); ++i) run_keys(side, b, key_head, blocks[i], context);
-    }
+    const std::int64_t blocks = blocks_of_keys();
+    for (std::int64_t i = 0; i < blocks; ++i) run_keys(item, i, alone{}, context);
+  }
+
+  /// All items, on all threads of the context.
+  void run_all(const host_context& context) const {
+    const std::int64_t all = items();
+    const std::int64_t threads = context.threads();
+    const std::int64_t whole = all / threads * threads;
+    context.for_each(whole, [&](std::int64_t item, const host_context& own) { run(item, own); });
+    if (whole == all) return;
+    const std::int64_t blocks = blocks_of_keys();
+    context.team->run_in_turn((all - whole) * blocks, [&](std::int64_t one, int thread, const thread_team::turn& turn) {
+      const host_context helper{};
+      run_keys(whole + one / blocks, one % blocks, turn, thread == 0 ? context : helper);
+    });
   }
 
  private:
   static constexpr std::int64_t scratch_elements = flash_scratch_bytes / static_cast<std::int64_t>(sizeof(A));
+
+  /// The turn of one that nobody precedes or follows.
+  struct alone {
+    static void enter(std::int64_t) noexcept {}
+    static void leave(std::int64_t) noexcept {}
+  };
 
   struct workspace {
     A* keys;               // [key_block][key_width]
@@ -102,15 +114,37 @@ class flash_backward {
     }
   }
 
-  static void clear_head(const tensor_view<A>& tensor, std::int64_t b, std::int64_t head) {
-    for (std::int64_t token = 0; token < tensor.sequence; ++token) {
-      A* row = tensor.at(b, token, head);
+  static void clear_rows(const tensor_view<A>& tensor, std::int64_t b, std::int64_t head, const token_block& rows) {
+    for (std::int64_t i = 0; i < rows.count; ++i) {
+      A* row = tensor.at(b, rows.first + i, head);
       for (std::int64_t c = 0; c < tensor.dim; ++c) row[c] = A{0};
     }
   }
 
-  void run_keys(const backward_keys<S, A>& side, std::int64_t b, std::int64_t key_head, const token_block& keys,
-                const host_context& context) const {
+  /// Of one item.
+  std::int64_t blocks_of_keys() const noexcept {
+    std::int64_t sum = 0;
+    for (const auto& side : keys_) sum += token_blocks{side.positions, key_block_, granule()}.count();
+    return sum == 0 ? 1 : sum;  // an item without keys has gradients to clear
+  }
+
+  /// The block of keys `index` of an item meets all blocks of queries in their order, each in its turn.
+  template <class Turn>
+  void run_keys(std::int64_t item, std::int64_t index, const Turn& turn, const host_context& context) const {
+    const std::int64_t b = item / keys_.front().k.heads;
+    const std::int64_t key_head = item % keys_.front().k.heads;
+    const bool first = index == 0;
+    const backward_keys<S, A>* side = &keys_.front();
+    token_block keys;
+    for (const auto& one : keys_) {
+      const token_blocks blocks{one.positions, key_block_, granule()};
+      if (index < blocks.count()) {
+        side = &one;
+        keys = blocks[index];
+        break;
+      }
+      index -= blocks.count();
+    }
     alignas(64) A memory[static_cast<std::size_t>(scratch_elements)];
     scratch_cursor<A> cursor{memory};
     workspace work;
@@ -126,22 +160,29 @@ class flash_backward {
     work.lse = cursor.take(row_block_);
     work.delta = cursor.take(row_block_);
 
-    copy_tokens(side.k, b, key_head, keys, work.keys, key_ld(), key_width(), steps_.tile_rows);
-    transpose(side.k, b, key_head, keys, work.keys_transposed);
-    transpose(side.v, b, key_head, keys, work.values_transposed);
+    copy_tokens(side->k, b, key_head, keys, work.keys, key_ld(), key_width(), steps_.tile_rows);
+    transpose(side->k, b, key_head, keys, work.keys_transposed);
+    transpose(side->v, b, key_head, keys, work.values_transposed);
     for (std::int64_t i = 0; i < key_block_ * key_ld(); ++i) work.grad_keys[i] = A{0};
     for (std::int64_t i = 0; i < key_block_ * value_ld(); ++i) work.grad_values[i] = A{0};
 
+    std::int64_t stage = 0;
     for (const auto& block : queries_) {
       const token_blocks blocks{block.positions, row_block_, steps_.tile_rows};
       for (std::int64_t head = 0; head < block.q.heads; ++head) {
         if (heads_.key_head(head) != key_head) continue;
-        for (std::int64_t i = 0; i < blocks.count(); ++i) meet(block, b, head, blocks[i], keys, work);
+        for (std::int64_t i = 0; i < blocks.count(); ++i) {
+          const token_block rows = blocks[i];
+          turn.enter(stage);
+          if (first && block.fresh) clear_rows(block.grad_q, b, head, rows);
+          if (keys.count > 0) meet(block, b, head, rows, keys, work);
+          turn.leave(stage++);
+        }
         context.poll();
       }
     }
-    store(work.grad_keys, key_ld(), side.grad_k, side.fresh, b, key_head, keys);
-    store(work.grad_values, value_ld(), side.grad_v, side.fresh, b, key_head, keys);
+    store(work.grad_keys, key_ld(), side->grad_k, side->fresh, b, key_head, keys);
+    store(work.grad_values, value_ld(), side->grad_v, side->fresh, b, key_head, keys);
   }
 
   /// One block of queries meets one block of keys.

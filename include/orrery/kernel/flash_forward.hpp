@@ -27,13 +27,17 @@ template <class S, class A, mask Mask>
 class flash_forward {
  public:
   flash_forward(std::span<const forward_queries<S, A>> queries, std::span<const forward_keys<S>> keys,
-                const head_map& heads, A scale, const Mask& mask, const flash_steps<A>& steps) noexcept
+                const head_map& heads, A scale, const Mask& mask, const flash_steps<A>& steps, int threads = 1) noexcept
       : queries_(queries), keys_(keys), heads_(heads), scale_(scale * log2_e<A>), mask_(mask), steps_(steps) {
     for (const auto& block : queries_) {
       if (block.q.dim > key_dim_) key_dim_ = block.q.dim;
       if (block.out.dim > value_dim_) value_dim_ = block.out.dim;
     }
     choose_block_sizes();
+    // Smaller blocks of rows where there would be too few for the threads. Tiles, and so results, stay as they are.
+    while (threads > 1 && items() < 4 * std::int64_t{threads} && row_block_ > steps_.columns) {
+      row_block_ = round_up(row_block_ / 2, steps_.columns);
+    }
   }
 
   [[nodiscard]] std::int64_t items() const noexcept {

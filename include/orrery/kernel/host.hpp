@@ -1,6 +1,7 @@
 // Copyright The Orrery authors. SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <type_traits>
 
@@ -14,12 +15,12 @@ namespace orrery {
 ///
 /// All functions take views of equal shapes but any strides (only the elements of one head are contiguous), convert
 /// between element types where these differ, allocate nothing, and touch nothing outside the views' elements. Each
-/// costs one pass over its operands. Views must not overlap.
+/// costs one pass over its operands, shared by the context's threads where it is long. Views must not overlap.
 struct host_backend {
   /// to = from
   template <class T, class U>
-  static void copy(const host_context&, const tensor_view<T>& from, const tensor_view<U>& to) {
-    for_each_head(to, [&](std::int64_t b, std::int64_t token, std::int64_t head) {
+  static void copy(const host_context& context, const tensor_view<T>& from, const tensor_view<U>& to) {
+    for_each_head(context, to, [&](std::int64_t b, std::int64_t token, std::int64_t head) {
       const T* source = from.at(b, token, head);
       U* target = to.at(b, token, head);
       for (std::int64_t i = 0; i < to.dim; ++i) target[i] = static_cast<U>(source[i]);
@@ -36,8 +37,8 @@ struct host_backend {
 
   /// into = into + from, in the type of `into`
   template <class T, class U>
-  static void add(const host_context&, const tensor_view<T>& into, const tensor_view<U>& from) {
-    for_each_head(into, [&](std::int64_t b, std::int64_t token, std::int64_t head) {
+  static void add(const host_context& context, const tensor_view<T>& into, const tensor_view<U>& from) {
+    for_each_head(context, into, [&](std::int64_t b, std::int64_t token, std::int64_t head) {
       const U* source = from.at(b, token, head);
       T* target = into.at(b, token, head);
       for (std::int64_t i = 0; i < into.dim; ++i) target[i] += static_cast<T>(source[i]);
@@ -46,8 +47,8 @@ struct host_backend {
 
   /// Every element becomes `value`.
   template <class T>
-  static void clear(const host_context&, const tensor_view<T>& tensor, std::type_identity_t<T> value = T{}) {
-    for_each_head(tensor, [&](std::int64_t b, std::int64_t token, std::int64_t head) {
+  static void clear(const host_context& context, const tensor_view<T>& tensor, std::type_identity_t<T> value = T{}) {
+    for_each_head(context, tensor, [&](std::int64_t b, std::int64_t token, std::int64_t head) {
       T* target = tensor.at(b, token, head);
       for (std::int64_t i = 0; i < tensor.dim; ++i) target[i] = value;
     });
@@ -62,9 +63,9 @@ struct host_backend {
 
   /// (out_into, lse_into) = the attention over the keys of both partials; see `merge_weights`.
   template <class A, class F, class G>
-  static void merge(const host_context&, const tensor_view<A>& out_into, const row_view<A>& lse_into,
+  static void merge(const host_context& context, const tensor_view<A>& out_into, const row_view<A>& lse_into,
                     const tensor_view<F>& out_from, const row_view<G>& lse_from) {
-    for_each_head(out_into, [&](std::int64_t b, std::int64_t token, std::int64_t head) {
+    for_each_head(context, out_into, [&](std::int64_t b, std::int64_t token, std::int64_t head) {
       merge_row(out_into.at(b, token, head), *lse_into.at(b, head, token), out_from.at(b, token, head),
                 static_cast<A>(*lse_from.at(b, head, token)), out_into.dim);
     });
@@ -73,9 +74,9 @@ struct host_backend {
   /// delta = sum over the head dimension of out * grad_out, in delta's type: what the backward subtracts from each
   /// row's probability gradients (Dao, arXiv 2307.08691, algorithm 2, line 4).
   template <class S, class S2, class A>
-  static void row_dot(const host_context&, const tensor_view<S>& out, const tensor_view<S2>& grad_out,
+  static void row_dot(const host_context& context, const tensor_view<S>& out, const tensor_view<S2>& grad_out,
                       const row_view<A>& delta) {
-    for_each_head(out, [&](std::int64_t b, std::int64_t token, std::int64_t head) {
+    for_each_head(context, out, [&](std::int64_t b, std::int64_t token, std::int64_t head) {
       const S* x = out.at(b, token, head);
       const S2* y = grad_out.at(b, token, head);
       // Eight sums, so that a compiler may vectorise without being allowed to reorder additions.
@@ -94,12 +95,18 @@ struct host_backend {
 
  private:
   template <class T, class Visit>
-  static void for_each_head(const tensor_view<T>& tensor, Visit&& visit) {
-    for (std::int64_t b = 0; b < tensor.batch; ++b) {
-      for (std::int64_t token = 0; token < tensor.sequence; ++token) {
-        for (std::int64_t head = 0; head < tensor.heads; ++head) visit(b, token, head);
+  static void for_each_head(const host_context& context, const tensor_view<T>& tensor, const Visit& visit) {
+    if (tensor.size() == 0) return;
+    constexpr std::int64_t elements = 1 << 15;  // of an item: waking a thread costs about as much
+    const std::int64_t tokens = (std::max)(std::int64_t{1}, elements / (tensor.heads * tensor.dim));
+    const std::int64_t parts = (tensor.sequence + tokens - 1) / tokens;
+    context.for_each(tensor.batch * parts, [&](std::int64_t item, const host_context&) {
+      const std::int64_t first = item % parts * tokens;
+      const std::int64_t end = (std::min)(first + tokens, tensor.sequence);
+      for (std::int64_t token = first; token < end; ++token) {
+        for (std::int64_t head = 0; head < tensor.heads; ++head) visit(item / parts, token, head);
       }
-    }
+    });
   }
 
   template <class T, class Visit>

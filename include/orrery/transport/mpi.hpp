@@ -20,6 +20,7 @@
 
 #include <mpi.h>
 
+#include "orrery/kernel/thread_team.hpp"
 #include "orrery/kernel/tile.hpp"
 #include "orrery/transport/deadline.hpp"
 #include "orrery/transport/host_memory.hpp"
@@ -31,8 +32,8 @@ namespace orrery::mpi {
 struct options {
   /// How long a rank waits for another, in seconds, before it fails with a sentence.
   double deadline = 60;
-  /// Threads that each rank's kernels may use, passed on in their context (`flash` and `reference` use one). More than
-  /// one needs MPI_THREAD_FUNNELED.
+  /// Threads that compute in each rank: the rank's own and helpers, which all of its plans share, which sleep between
+  /// calls and never call MPI. Started with the world's first plan. More than one needs MPI_THREAD_FUNNELED.
   int threads_per_rank = 1;
   /// Seconds between two calls of MPI while a tile is computed. Most MPI libraries move large messages only while the
   /// program is inside of MPI: without these calls nothing would fly.
@@ -106,6 +107,13 @@ class communicator {
   [[nodiscard]] int size() const noexcept { return size_; }
   [[nodiscard]] const options& how() const noexcept { return options_; }
   [[nodiscard]] MPI_Comm get() const noexcept { return own_; }
+  /// The threads that kernels share; null if the rank's own is all.
+  [[nodiscard]] thread_team* team() const noexcept { return team_.get(); }
+  void start_team() {
+    if (team_ == nullptr && options_.threads_per_rank > 1) {
+      team_ = std::make_unique<thread_team>(options_.threads_per_rank);
+    }
+  }
 
   /// Says nothing more about where an MPI call failed.
   static std::string nothing() { return ""; }
@@ -330,6 +338,7 @@ class communicator {
 
   options options_;
   std::thread::id owner_;
+  std::unique_ptr<thread_team> team_;
   MPI_Comm own_ = MPI_COMM_NULL;
   int rank_ = 0;
   int size_ = 1;
@@ -427,7 +436,7 @@ class channel {
 
   [[nodiscard]] host_context context() const noexcept {
     communicator& world = *plan_->world;
-    return {world.how().threads_per_rank, [](void* of) { static_cast<communicator*>(of)->progress(); }, &world};
+    return {world.team(), [](void* of) { static_cast<communicator*>(of)->progress(); }, &world};
   }
 
  private:
@@ -644,6 +653,7 @@ class world {
   /// `transport_error` on all ranks if a rank sends what its peer does not expect.
   [[nodiscard]] channel open(const program& p, const std::vector<exchange_pieces>& pieces) {
     own_->enter();
+    own_->start_team();
     return {own_, p, pieces};
   }
 

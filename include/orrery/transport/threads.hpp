@@ -13,6 +13,7 @@
 #include <system_error>
 #include <thread>
 
+#include "orrery/kernel/thread_team.hpp"
 #include "orrery/kernel/tile.hpp"
 #include "orrery/transport/deadline.hpp"
 #include "orrery/transport/host_memory.hpp"
@@ -24,7 +25,8 @@ namespace orrery::threads {
 struct options {
   /// How long a rank waits for another, in seconds, before both fail with a sentence.
   double deadline = 60;
-  /// Threads that each rank's kernels may use, passed on in their context. `flash` and `reference` use one.
+  /// Threads that compute in each rank: the rank's own and helpers, which all of its plans share and which sleep
+  /// between calls. Started with the rank's first plan. Results have the same bits whatever the number.
   int threads_per_rank = 1;
 };
 
@@ -274,8 +276,9 @@ class shared_world {
 /// One rank's end of a plan. See `transport_channel`.
 class channel {
  public:
-  channel(shared_world& world, int rank, const program& p, std::vector<exchange_pieces> pieces)
-      : world_{&world}, rank_{rank}, plan_{std::make_unique<plan>()} {
+  channel(shared_world& world, int rank, const program& p, std::vector<exchange_pieces> pieces,
+          std::shared_ptr<thread_team> team)
+      : world_{&world}, rank_{rank}, team_{std::move(team)}, plan_{std::make_unique<plan>()} {
     plan_->steps = p;
     plan_->pieces = std::move(pieces);
     const auto exchanges = static_cast<std::size_t>(p.exchanges.size());
@@ -316,7 +319,7 @@ class channel {
 
   void abandon(const std::string& why) { world_->fail("rank " + std::to_string(rank_) + " failed " + why); }
 
-  [[nodiscard]] host_context context() const noexcept { return {world_->how().threads_per_rank, nullptr, nullptr}; }
+  [[nodiscard]] host_context context() const noexcept { return {team_.get(), nullptr, nullptr}; }
 
  private:
   struct plan {
@@ -375,6 +378,7 @@ class channel {
 
   shared_world* world_;
   int rank_;
+  std::shared_ptr<thread_team> team_;  // null: one thread
   std::unique_ptr<plan> plan_;
   std::uint64_t call_ = 0;
   int awaited_ = 0;  // exchanges of this call
@@ -430,12 +434,16 @@ class world {
 
   /// Throws `transport_error` on every rank if a rank sends what its peer does not expect; the world stays usable.
   [[nodiscard]] channel open(const program& p, std::vector<exchange_pieces> pieces) {
-    return {*shared_, rank_, p, std::move(pieces)};
+    if (team_ == nullptr && shared_->how().threads_per_rank > 1) {
+      team_ = std::make_shared<thread_team>(shared_->how().threads_per_rank);
+    }
+    return {*shared_, rank_, p, std::move(pieces), team_};
   }
 
  private:
   shared_world* shared_;
   int rank_;
+  std::shared_ptr<thread_team> team_;
 };
 
 /// `run` below, whatever the body.

@@ -1,0 +1,209 @@
+// Copyright The Orrery authors. SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <atomic>
+#include <cstddef>
+#include <cstdint>
+#include <exception>
+#include <stdexcept>
+#include <string>
+#include <system_error>
+#include <thread>
+#include <vector>
+
+namespace orrery {
+
+/// Threads that share the work of one caller: the one that calls, and helpers that sleep between calls.
+///
+///     orrery::thread_team team{4};
+///     orrery::flash<float>::forward({.team = &team}, ...);
+///
+/// Transports make one for each rank that asks for more than one thread (`threads_per_rank` in their options). One
+/// thread calls at a time, and never from within the work. A call allocates nothing and takes no lock. Helpers that
+/// wake too late for a call are not waited for, so a team on busy cores costs little more than no team.
+class thread_team {
+ public:
+  /// Starts threads - 1 helpers. Throws `std::invalid_argument` if `threads` is less than 1, and `std::runtime_error`
+  /// if the system has no more threads.
+  explicit thread_team(int threads) : marks_(checked(threads) + 1) {
+    helpers_.reserve(marks_.size() - 2);
+    try {
+      for (int i = 1; i < threads; ++i) helpers_.emplace_back([this, i] { help(i); });
+    } catch (const std::system_error& e) {
+      dismiss();
+      throw std::runtime_error{"orrery: thread_team: " + std::to_string(threads) +
+                               " threads asked for, but the system refuses one more after " +
+                               std::to_string(helpers_.size() + 1) + ": " + e.what()};
+    }
+  }
+  thread_team(const thread_team&) = delete;
+  thread_team& operator=(const thread_team&) = delete;
+  ~thread_team() { dismiss(); }
+
+  /// How many threads work in a call, the caller among them.
+  [[nodiscard]] int threads() const noexcept { return static_cast<int>(helpers_.size()) + 1; }
+
+  /// Calls work(item, thread) once for each item in [0, items), on any thread, and returns when all are done. Items are
+  /// begun in increasing order; thread 0 is the caller. The first exception of the work is thrown here, and the items
+  /// that had not begun by then are left out.
+  template <class Work>
+  void run(std::int64_t items, const Work& work) {
+    share(
+        items, [](const void* of, std::int64_t item, int thread) { (*static_cast<const Work*>(of))(item, thread); },
+        &work);
+  }
+
+  /// The order in which items of `run_in_turn` pass their stages.
+  class turn {
+   public:
+    /// Returns when the item before has left `stage`.
+    void enter(std::int64_t stage) const noexcept {
+      if (item_ > 0) team_->await(item_ - 1, stage + 1);
+    }
+    /// The item after this one may enter `stage`, and those before it.
+    void leave(std::int64_t stage) const noexcept { team_->mark(item_, stage + 1); }
+
+   private:
+    friend thread_team;
+    turn(thread_team& team, std::int64_t item) noexcept : team_{&team}, item_{item} {}
+
+    thread_team* team_;
+    std::int64_t item_;
+  };
+
+  /// As `run`, for items that have to follow each other through the same places: calls work(item, thread, turn), in
+  /// which the item enters and leaves stages 0, 1, ... (fewer than 2^24). The item behind it is then at most one stage
+  /// behind, so that each place sees the items in their order whatever the number of threads.
+  template <class Work>
+  void run_in_turn(std::int64_t items, const Work& work) {
+    for (mark_of_item& one : marks_) one.passed.store(0, std::memory_order_relaxed);
+    run(items, [&](std::int64_t item, int thread) {
+      const leave_all at_the_end{*this, item};  // also if the work throws, or those behind would wait for ever
+      work(item, thread, turn{*this, item});
+    });
+  }
+
+ private:
+  using call_type = void (*)(const void*, std::int64_t, int);
+
+  static constexpr std::uint32_t open = std::uint32_t{1} << 31;
+  static constexpr int stage_bits = 24;
+  static constexpr std::int64_t all_stages = (std::int64_t{1} << stage_bits) - 1;
+
+  /// How far an item has come: item << stage_bits | stages that it has left. Items take the marks in turn; when an item
+  /// takes one, the item that had it and the one that looked at it are done, because at most `threads()` items are
+  /// under way and they end in their order.
+  struct alignas(64) mark_of_item {
+    std::atomic<std::int64_t> passed{0};
+  };
+
+  struct leave_all {
+    thread_team& team;
+    std::int64_t item;
+    leave_all(thread_team& of, std::int64_t which) noexcept : team{of}, item{which} {}
+    leave_all(const leave_all&) = delete;
+    leave_all& operator=(const leave_all&) = delete;
+    ~leave_all() {
+      if (item > 0) team.await(item - 1, all_stages);
+      team.mark(item, all_stages);
+    }
+  };
+
+  [[nodiscard]] static std::size_t checked(int threads) {
+    if (threads < 1) {
+      throw std::invalid_argument{"orrery: thread_team: threads is " + std::to_string(threads) +
+                                  ", expected at least 1"};
+    }
+    return static_cast<std::size_t>(threads);
+  }
+
+  std::atomic<std::int64_t>& mark_for(std::int64_t item) noexcept {
+    return marks_[static_cast<std::size_t>(item) % marks_.size()].passed;
+  }
+  // Sequentially consistent, as everything here that is followed by a notification: it looks for sleepers after.
+  void mark(std::int64_t item, std::int64_t stages) noexcept {
+    std::atomic<std::int64_t>& passed = mark_for(item);
+    passed.store(item << stage_bits | stages);
+    passed.notify_all();
+  }
+  void await(std::int64_t item, std::int64_t stages) noexcept {
+    std::atomic<std::int64_t>& passed = mark_for(item);
+    for (std::int64_t now = passed.load(); now < (item << stage_bits | stages); now = passed.load()) passed.wait(now);
+  }
+
+  void share(std::int64_t items, call_type call, const void* work) {
+    if (helpers_.empty() || items < 2) {
+      for (std::int64_t item = 0; item < items; ++item) call(work, item, 0);
+      return;
+    }
+    // Nobody helps now, so nobody reads these.
+    call_ = call;
+    work_ = work;
+    items_ = items;
+    next_.store(0, std::memory_order_relaxed);
+    failed_.store(false, std::memory_order_relaxed);
+    helping_.store(open);
+    calls_.fetch_add(1);
+    if (items - 1 < static_cast<std::int64_t>(helpers_.size())) {
+      for (std::int64_t one = 1; one < items; ++one) calls_.notify_one();
+    } else {
+      calls_.notify_all();
+    }
+    take_items(0);
+    for (std::uint32_t left = helping_.fetch_and(~open) & ~open; left != 0; left = helping_.load()) helping_.wait(left);
+    if (failed_.load(std::memory_order_relaxed)) {
+      const std::exception_ptr why = error_;
+      error_ = nullptr;
+      std::rethrow_exception(why);
+    }
+  }
+
+  void take_items(int thread) noexcept {
+    for (;;) {
+      const std::int64_t item = next_.fetch_add(1, std::memory_order_relaxed);
+      if (item >= items_) return;
+      try {
+        call_(work_, item, thread);
+      } catch (...) {
+        if (!failed_.exchange(true)) error_ = std::current_exception();
+        next_.store(items_, std::memory_order_relaxed);
+      }
+    }
+  }
+
+  void help(int thread) noexcept {
+    std::uint32_t known = 0;
+    for (;;) {
+      calls_.wait(known);
+      known = calls_.load();
+      if (dismissed_.load()) return;
+      // Join, unless the caller has finished meanwhile.
+      std::uint32_t helping = helping_.load();
+      while ((helping & open) != 0 && !helping_.compare_exchange_weak(helping, helping + 1)) {}
+      if ((helping & open) == 0) continue;
+      take_items(thread);
+      if (helping_.fetch_sub(1) == 1) helping_.notify_one();
+    }
+  }
+
+  void dismiss() noexcept {
+    dismissed_.store(true);
+    calls_.fetch_add(1);
+    calls_.notify_all();
+    for (std::thread& one : helpers_) one.join();
+  }
+
+  std::vector<mark_of_item> marks_;
+  call_type call_ = nullptr;
+  const void* work_ = nullptr;
+  std::int64_t items_ = 0;
+  std::exception_ptr error_;
+  alignas(64) std::atomic<std::int64_t> next_{0};
+  alignas(64) std::atomic<std::uint32_t> calls_{0};    // so far; helpers sleep on it
+  alignas(64) std::atomic<std::uint32_t> helping_{0};  // how many helpers, and `open` if more may come
+  std::atomic<bool> failed_{false};
+  std::atomic<bool> dismissed_{false};
+  std::vector<std::thread> helpers_;  // last: they see all of the above
+};
+
+}  // namespace orrery

@@ -1,0 +1,176 @@
+// Copyright The Orrery authors. SPDX-License-Identifier: Apache-2.0
+//
+// The threads of a rank: each item once, in order where it matters, on as many threads as were asked for.
+#include "orrery/kernel/thread_team.hpp"
+
+#include <atomic>
+#include <cstdint>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include <doctest/doctest.h>
+
+#include "orrery/kernel/flash.hpp"
+#include "orrery/kernel/tile.hpp"
+
+#include "kernel/problem.hpp"
+#include "oracle.hpp"
+
+namespace {
+
+using orrery::thread_team;
+
+template <class Call>
+std::string what(Call&& call) {
+  try {
+    call();
+  } catch (const std::exception& e) {
+    return e.what();
+  }
+  return "nothing";
+}
+
+}  // namespace
+
+TEST_CASE("a team has as many threads as it was asked for, and at least the caller") {
+  for (const int threads : {1, 2, 3}) CHECK(thread_team{threads}.threads() == threads);
+  CHECK(orrery::host_context{}.threads() == 1);
+  for (const int threads : {0, -4}) {
+    CHECK_THROWS_AS(thread_team{threads}, std::invalid_argument);
+    CHECK(what([&] { thread_team{threads}; }) ==
+          "orrery: thread_team: threads is " + std::to_string(threads) + ", expected at least 1");
+  }
+}
+
+TEST_CASE("each item is done once, in every call") {
+  for (const int threads : {1, 2, 5}) {
+    thread_team team{threads};
+    std::vector<int> done(1000);  // no atomics: a thread sanitizer sees an item that is done twice
+    for (int call = 0; call < 200; ++call) {
+      const std::int64_t items = call * 37 % 1000;
+      team.run(items, [&](std::int64_t item, int thread) {
+        if (thread < 0 || thread >= threads) throw std::logic_error{"thread"};
+        ++done[static_cast<std::size_t>(item)];
+      });
+    }
+    std::vector<int> expected(1000);
+    for (int call = 0; call < 200; ++call) {
+      for (int item = 0; item < call * 37 % 1000; ++item) ++expected[static_cast<std::size_t>(item)];
+    }
+    CHECK(done == expected);
+  }
+}
+
+TEST_CASE("all threads can work at the same time") {
+  thread_team team{3};
+  std::atomic<int> here{0};
+  team.run(3, [&](std::int64_t, int) {
+    here.fetch_add(1);
+    here.notify_all();
+    for (int now = here.load(); now < 3; now = here.load()) here.wait(now);
+  });
+  CHECK(here == 3);
+}
+
+TEST_CASE("items in turn leave each place in their order") {
+  for (const int threads : {1, 2, 3, 7}) {
+    thread_team team{threads};
+    for (int call = 0; call < 20; ++call) {
+      constexpr std::int64_t items = 40;
+      std::vector<std::vector<std::int64_t>> places(11);
+      team.run_in_turn(items, [&](std::int64_t item, int, const thread_team::turn& turn) {
+        // Items that skip the last places end no earlier than those before them.
+        const std::int64_t stages = item % 3 == 0 ? 11 : 4;
+        for (std::int64_t stage = 0; stage < stages; ++stage) {
+          turn.enter(stage);
+          places[static_cast<std::size_t>(stage)].push_back(item);
+          turn.leave(stage);
+        }
+      });
+      for (std::size_t stage = 0; stage < places.size(); ++stage) {
+        std::vector<std::int64_t> expected;
+        for (std::int64_t item = 0; item < items; ++item) {
+          if (item % 3 == 0 || stage < 4) expected.push_back(item);
+        }
+        CHECK(places[stage] == expected);
+      }
+    }
+  }
+}
+
+TEST_CASE("the first exception is the caller's, and the team goes on") {
+  for (const int threads : {1, 3}) {
+    thread_team team{threads};
+    for (int call = 0; call < 20; ++call) {
+      CHECK(what([&] {
+              team.run(100, [&](std::int64_t item, int) {
+                if (item == call) throw std::runtime_error{"item"};
+              });
+            }) == "item");
+      CHECK(what([&] {
+              team.run_in_turn(100, [&](std::int64_t item, int, const thread_team::turn& turn) {
+                turn.enter(0);
+                if (item == call) throw std::runtime_error{"in turn"};
+                turn.leave(0);
+              });
+            }) == "in turn");
+      std::atomic<std::int64_t> sum{0};
+      team.run(100, [&](std::int64_t item, int) { sum += item; });
+      CHECK(sum == 4950);
+    }
+  }
+}
+
+TEST_CASE("only the calling thread polls") {
+  struct poller {
+    std::atomic<int> polls{0};
+    std::thread::id caller = std::this_thread::get_id();
+  } mine;
+  const auto poll = [](void* of) {
+    poller& p = *static_cast<poller*>(of);
+    if (std::this_thread::get_id() == p.caller) ++p.polls;
+    else p.polls = -1'000'000;
+  };
+  thread_team team{3};
+  const orrery::host_context context{&team, poll, &mine};
+  CHECK(context.threads() == 3);
+  std::atomic<int> nested{0};
+  context.for_each(100, [&](std::int64_t, const orrery::host_context& own) {
+    own.poll();
+    nested += own.threads() - 1;
+  });
+  CHECK(mine.polls >= 0);
+  CHECK(nested == 0);
+}
+
+// Key heads that the threads share whole (4), not at all (1), and in part (3); with and without running results.
+TEST_CASE("the flash kernel's bits are the same on any number of threads") {
+  for (const std::int64_t key_heads : {1, 3, 4}) {
+    const oracle::shape shape{2, 331, 297, 2 * key_heads, key_heads, 24, 40, 0.2};
+    const auto p = oracle::random_problem<float>(shape, static_cast<std::uint64_t>(key_heads));
+    kernel_test::plan how;
+    how.queries = kernel_test::zigzag(shape.queries, 2);
+    how.keys = kernel_test::contiguous(shape.keys, 2);
+    for (const bool one_call : {true, false}) {
+      how.one_call = one_call;
+      const auto alone = kernel_test::run<orrery::flash<float>>(p, orrery::causal{-20}, how);
+      const oracle::answer a = oracle::solve(p, orrery::causal{-20});
+      CHECK(oracle::compare(a.out, alone.out).error < oracle::tolerance<float>);
+      CHECK(oracle::compare(a.grad_q, alone.grad_q).error < oracle::tolerance<float>);
+      CHECK(oracle::compare(a.grad_k, alone.grad_k).error < oracle::tolerance<float>);
+      CHECK(oracle::compare(a.grad_v, alone.grad_v).error < oracle::tolerance<float>);
+      for (const int threads : {1, 2, 3}) {
+        thread_team team{threads};
+        how.team = &team;
+        const auto shared = kernel_test::run<orrery::flash<float>>(p, orrery::causal{-20}, how);
+        how.team = nullptr;
+        CHECK(shared.out == alone.out);
+        CHECK(shared.lse == alone.lse);
+        CHECK(shared.grad_q == alone.grad_q);
+        CHECK(shared.grad_k == alone.grad_k);
+        CHECK(shared.grad_v == alone.grad_v);
+      }
+    }
+  }
+}

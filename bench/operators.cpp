@@ -1,14 +1,14 @@
 // Copyright The Orrery authors. SPDX-License-Identifier: Apache-2.0
 //
-// The attention operator: what it adds to its kernel on one rank, what a ring adds on eight, and each topology, forward
-// and backward. Ranks are threads. `ratio` is the operator's time / the bare kernel's, the median over neighbours in
-// time; `cpu_ratio` the same of the process's processor time, which other tenants hardly disturb.
+// The attention operator: what it adds to its kernel on one rank, what a ring of eight ranks on two cores adds to the
+// kernel on two threads, and each topology, forward and backward. Ranks are threads. `ratio` is the operator's time /
+// the bare kernel's, the median over neighbours in time; `cpu_ratio` the same of the process's processor time, which
+// other tenants hardly disturb.
 #include <cstdint>
 #include <ctime>
 #include <functional>
 #include <span>
 #include <string>
-#include <thread>
 #include <utility>
 #include <vector>
 
@@ -90,28 +90,20 @@ void topology(benchmark::State& state, pass p) {
   call_operator<Topology>(state, 8, p, orrery::causal{}, orrery::zigzag{}, nullptr);
 }
 
-/// The kernel on `heads` heads from `first` on of the whole sequence.
+/// The kernel on the whole sequence.
 template <class Mask>
-void call_kernel(bench::shard<float>& whole, pass p, const Mask& mask, std::int64_t first, std::int64_t heads) {
-  const auto part = [&](const auto& view) { return view.slice_heads(first, heads); };
-  const orrery::host_context context{};
+void call_kernel(bench::shard<float>& whole, pass p, const Mask& mask, const orrery::host_context& context) {
   const float scale = 0.125f;
   if (p == pass::forward) {
-    const orrery::forward_queries<float, float> queries{part(whole.q()), part(whole.out()), part(whole.lse()),
-                                                        whole.positions(), true};
-    const orrery::forward_keys<float> keys{part(whole.k()), part(whole.v()), whole.positions()};
+    const orrery::forward_queries<float, float> queries{whole.q(), whole.out(), whole.lse(), whole.positions(), true};
+    const orrery::forward_keys<float> keys{whole.k(), whole.v(), whole.positions()};
     kernel::forward<Mask>(context, std::span(&queries, 1), std::span(&keys, 1), {}, scale, mask);
   } else {
-    kernel::row_dot(context, part(whole.out()), part(whole.grad_out()), part(whole.delta()));
-    const orrery::backward_queries<float, float> queries{part(whole.q()),
-                                                         part(whole.grad_out()),
-                                                         part(whole.lse()),
-                                                         part(whole.delta()),
-                                                         part(whole.grad_q()),
-                                                         whole.positions(),
-                                                         true};
-    const orrery::backward_keys<float, float> keys{part(whole.k()),      part(whole.v()),   part(whole.grad_k()),
-                                                   part(whole.grad_v()), whole.positions(), true};
+    kernel::row_dot(context, whole.out(), whole.grad_out(), whole.delta());
+    const orrery::backward_queries<float, float> queries{whole.q(),      whole.grad_out(),  whole.lse(), whole.delta(),
+                                                         whole.grad_q(), whole.positions(), true};
+    const orrery::backward_keys<float, float> keys{whole.k(),      whole.v(),         whole.grad_k(),
+                                                   whole.grad_v(), whole.positions(), true};
     kernel::backward<Mask>(context, std::span(&queries, 1), std::span(&keys, 1), {}, scale, mask);
   }
 }
@@ -120,22 +112,19 @@ void call_kernel(bench::shard<float>& whole, pass p, const Mask& mask, std::int6
 void one_rank(benchmark::State& state, pass p) {
   const orrery::attention_shape shape = shape_of(state.range(0));
   bench::shard<float> whole{shape, orrery::contiguous::shard(0, 1, shape.length)};
-  call_kernel(whole, pass::forward, orrery::causal{}, 0, shape.query_heads);
+  call_kernel(whole, pass::forward, orrery::causal{}, {});
   call_operator<orrery::ring>(state, 1, p, orrery::causal{}, orrery::contiguous{},
-                              [&] { call_kernel(whole, p, orrery::causal{}, 0, shape.query_heads); });
+                              [&] { call_kernel(whole, p, orrery::causal{}, {}); });
 }
 
-/// Eight ranks against two threads that do the same work with half of the heads each, and exchange nothing.
+/// Eight ranks against the bare kernel on two threads, which computes the same and exchanges nothing.
+template <class Mask, class Layout>
 void ring_of_eight(benchmark::State& state, pass p) {
   const orrery::attention_shape shape = shape_of(state.range(0));
   bench::shard<float> whole{shape, orrery::contiguous::shard(0, 1, shape.length)};
-  call_kernel(whole, pass::forward, orrery::full{}, 0, shape.query_heads);
-  const std::int64_t half = shape.query_heads / 2;
-  call_operator<orrery::ring>(state, 8, p, orrery::full{}, orrery::contiguous{}, [&] {
-    std::thread other{[&] { call_kernel(whole, p, orrery::full{}, half, half); }};
-    call_kernel(whole, p, orrery::full{}, 0, half);
-    other.join();
-  });
+  orrery::thread_team team{2};
+  call_kernel(whole, pass::forward, Mask{}, {.team = &team});
+  call_operator<orrery::ring>(state, 8, p, Mask{}, Layout{}, [&] { call_kernel(whole, p, Mask{}, {.team = &team}); });
 }
 
 /// Times are those of the operator's calls; the processor time is that of all ranks, and of the kernel beside them.
@@ -156,13 +145,15 @@ void add_topology() {
 int main(int argc, char** argv) {
   for (const pass p : {pass::forward, pass::circulate_keys}) {
     const char* const name = p == pass::forward ? "forward" : "backward";
-    for (const auto& [tokens, pairs] : {std::pair{256, 100}, {1024, 20}, {4096, 5}}) {
-      timed(benchmark::RegisterBenchmark((std::string{"one_rank/"} + name).c_str(), one_rank, p))
+    const auto add = [&](const char* what, auto* run, std::int64_t tokens, int pairs) {
+      timed(benchmark::RegisterBenchmark((std::string{what} + "/" + name).c_str(), run, p))
           ->Arg(tokens)
           ->Iterations(pairs);
-      timed(benchmark::RegisterBenchmark((std::string{"ring_of_eight/"} + name).c_str(), ring_of_eight, p))
-          ->Arg(tokens)
-          ->Iterations(pairs);
+    };
+    for (const auto& [tokens, pairs] : {std::pair{256, 100}, {1024, 20}, {4096, 5}, {16384, 3}}) {
+      if (tokens <= 4096) add("one_rank", one_rank, tokens, pairs);
+      add("ring_of_eight/full", ring_of_eight<orrery::full, orrery::contiguous>, tokens, pairs);
+      add("ring_of_eight/zigzag_causal", ring_of_eight<orrery::causal, orrery::zigzag>, tokens, pairs);
     }
   }
   add_topology<orrery::ring>();

@@ -161,8 +161,11 @@ class flash_backward {
     work.delta = cursor.take(row_block_);
 
     copy_tokens(side->k, b, key_head, keys, work.keys, key_ld(), key_width(), steps_.tile_rows);
-    transpose(side->k, b, key_head, keys, work.keys_transposed);
-    transpose(side->v, b, key_head, keys, work.values_transposed);
+    const std::int64_t width = round_up(keys.count, granule());
+    transpose_tokens(steps_, side->k, b, key_head, keys.first, keys.count, A{1}, work.keys_transposed, score_ld(),
+                     width);
+    transpose_tokens(steps_, side->v, b, key_head, keys.first, keys.count, A{1}, work.values_transposed, score_ld(),
+                     width);
     for (std::int64_t i = 0; i < key_block_ * key_ld(); ++i) work.grad_keys[i] = A{0};
     for (std::int64_t i = 0; i < key_block_ * value_ld(); ++i) work.grad_values[i] = A{0};
 
@@ -236,20 +239,6 @@ class flash_backward {
         if (mask_.visible(position, keys.position(key))) continue;
         probability[key] = A{0};
         grad[key] = A{0};
-      }
-    }
-  }
-
-  /// Rows of a tensor as scratch columns, padded with zeros to a whole granule.
-  void transpose(const tensor_view<const S>& tensor, std::int64_t b, std::int64_t head, const token_block& tokens,
-                 A* to) const {
-    const std::int64_t ld = score_ld();
-    for (std::int64_t i = 0; i < round_up(tokens.count, granule()); ++i) {
-      if (i < tokens.count) {
-        const S* from = tensor.at(b, tokens.first + i, head);
-        for (std::int64_t c = 0; c < tensor.dim; ++c) to[c * ld + i] = static_cast<A>(from[c]);
-      } else {
-        for (std::int64_t c = 0; c < tensor.dim; ++c) to[c * ld + i] = A{0};
       }
     }
   }

@@ -1,6 +1,7 @@
 // Copyright The Orrery authors. SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <algorithm>
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
@@ -168,11 +169,11 @@ class flash_forward {
     const A* key_rows = work.keys + first * key_ld();
     const std::int64_t count = last - first;
     steps_.scores(key_rows, key_ld(), work.queries + row * key_dim_, key_dim_, work.scores,
-                  round_up(count, steps_.tile_rows));
+                  round_up(count, steps_.tile_rows), row_count);
     if (seen == visibility::some) hide(rows, row, row_count, keys, first, last, work.scores);
-    steps_.softmax(work.scores, count, work.largest + row, work.sum + row, work.factors);
+    steps_.softmax(work.scores, count, work.largest + row, work.sum + row, work.factors, row_count);
     steps_.accumulate(work.values + first * value_ld(), value_ld(), work.scores, count, work.factors,
-                      work.out + row * value_rows(), value_rows());
+                      work.out + row * value_rows(), value_rows(), row_count);
   }
 
   visibility group_visibility(const token_block& rows, std::int64_t row, std::int64_t row_count,
@@ -202,39 +203,49 @@ class flash_forward {
   void load(const forward_queries<S, A>& block, std::int64_t b, std::int64_t head, const token_block& rows,
             const workspace& work) const {
     const std::int64_t columns = steps_.columns;
-    for (std::int64_t i = 0; i < round_up(rows.count, columns); ++i) {
-      const std::int64_t tile = i / columns * columns;
-      A* q = work.queries + tile * key_dim_ + i % columns;
-      A* out = work.out + tile * value_rows() + i % columns;
-      const bool real = i < rows.count;
-      const std::int64_t token = rows.first + i;
-      const A lse = real && !block.fresh ? *block.lse.at(b, head, token) : nothing;
-      const bool seen = lse != nothing;
-      for (std::int64_t c = 0; c < key_dim_; ++c) {
-        q[c * columns] = real ? static_cast<A>(block.q.at(b, token, head)[c]) * scale_ : A{0};
+    for (std::int64_t row = 0; row < rows.count; row += columns) {
+      const std::int64_t count = rows.count - row < columns ? rows.count - row : columns;
+      transpose_tokens(steps_, block.q, b, head, rows.first + row, count, scale_, work.queries + row * key_dim_,
+                       columns, columns);
+      A* out = work.out + row * value_rows();
+      if (block.fresh) {
+        std::fill_n(out, value_rows() * columns, A{0});
+      } else {
+        steps_.transpose(block.out.at(b, rows.first + row, head), block.out.sequence_stride, count, value_dim_, A{1},
+                         out, columns, columns);
+        std::fill_n(out + value_dim_ * columns, (value_rows() - value_dim_) * columns, A{0});
       }
-      for (std::int64_t c = 0; c < value_rows(); ++c) {
-        out[c * columns] = seen && c < block.out.dim ? block.out.at(b, token, head)[c] : A{0};
+      for (std::int64_t i = 0; i < columns; ++i) {
+        // A running result counts as one key with the score lse whose value is the mean so far.
+        const A lse = i < count && !block.fresh ? *block.lse.at(b, head, rows.first + row + i) : nothing;
+        const bool seen = lse != nothing;
+        work.largest[row + i] = seen ? lse * log2_e<A> : nothing;
+        work.sum[row + i] = seen ? A{1} : A{0};
+        if (seen || block.fresh) continue;
+        for (std::int64_t c = 0; c < value_dim_; ++c) out[c * columns + i] = A{0};
       }
-      // A running result counts as one key with the score lse whose value is the mean so far.
-      work.largest[i] = seen ? lse * log2_e<A> : nothing;
-      work.sum[i] = seen ? A{1} : A{0};
     }
   }
 
   void store(const forward_queries<S, A>& block, std::int64_t b, std::int64_t head, const token_block& rows,
              const workspace& work) const {
     const std::int64_t columns = steps_.columns;
-    for (std::int64_t i = 0; i < rows.count; ++i) {
-      const std::int64_t token = rows.first + i;
-      // A row that saw nothing new keeps its bits: scaling its lse to powers of two and back could change the last one.
-      if (!block.fresh && work.sum[i] == A{1} && work.largest[i] == *block.lse.at(b, head, token) * log2_e<A>) continue;
-      const A* from = work.out + i / columns * columns * value_rows() + i % columns;
-      A* out = block.out.at(b, token, head);
-      const bool seen = work.sum[i] > A{0};
-      const A inverse = seen ? A{1} / work.sum[i] : A{0};
-      for (std::int64_t c = 0; c < block.out.dim; ++c) out[c] = from[c * columns] * inverse;
-      *block.lse.at(b, head, token) = seen ? work.largest[i] * ln_2<A> + std::log(work.sum[i]) : nothing;
+    for (std::int64_t row = 0; row < rows.count; row += columns) {
+      const std::int64_t count = rows.count - row < columns ? rows.count - row : columns;
+      for (std::int64_t i = 0; i < columns; ++i) {
+        const A sum = work.sum[row + i];
+        const A largest = work.largest[row + i];
+        const bool seen = sum > A{0};
+        work.factors[i] = seen ? A{1} / sum : A{0};
+        if (i >= count) continue;
+        A& lse = *block.lse.at(b, head, rows.first + row + i);
+        // A row that saw nothing new keeps its bits: scaling its lse to powers of two and back could change the last
+        // one. (Its output has been multiplied by 1 and nothing has been added.)
+        if (!block.fresh && sum == A{1} && largest == lse * log2_e<A>) continue;
+        lse = seen ? largest * ln_2<A> + std::log(sum) : nothing;
+      }
+      steps_.transpose_back(work.out + row * value_rows(), columns, work.factors,
+                            block.out.at(b, rows.first + row, head), block.out.sequence_stride, count, value_dim_);
     }
   }
 

@@ -1,6 +1,7 @@
 // Copyright The Orrery authors. SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <limits>
 
@@ -28,18 +29,27 @@ struct flash_steps {
   std::int64_t lanes;      ///< elements of a vector
   std::int64_t tile_rows;  ///< rows that a product computes at once
 
-  /// scores[rows x columns] = keys[rows x depth] * queries[depth x columns]
+  /// to[dim x width] = from[rows x dim]^T * factor, and zero from column `rows` on; width is a multiple of `lanes`.
+  void (*transpose)(const T* from, std::int64_t ld, std::int64_t rows, std::int64_t dim, T factor, T* to,
+                    std::int64_t ld_to, std::int64_t width);
+
+  /// to[rows x dim] = from[dim x rows]^T * factors (row by row); from and factors have whole vectors of columns.
+  void (*transpose_back)(const T* from, std::int64_t ld, const T* factors, T* to, std::int64_t ld_to, std::int64_t rows,
+                         std::int64_t dim);
+
+  /// scores[rows x columns] = keys[rows x depth] * queries[depth x columns]. Here and in the two that follow, only the
+  /// vectors that hold the first `width` columns are computed.
   void (*scores)(const T* keys, std::int64_t ld_keys, const T* queries, std::int64_t depth, T* scores,
-                 std::int64_t rows);
+                 std::int64_t rows, std::int64_t width);
 
   /// Online softmax over `keys` rows of scores, in powers of two: scores become 2^(score - largest), `largest` and
   /// `sum` are brought up to date, and `factors` is what the results so far must be multiplied by.
   /// Source: Milakov and Gimelshein, arXiv 1805.02867, algorithm 3.
-  void (*softmax)(T* scores, std::int64_t keys, T* largest, T* sum, T* factors);
+  void (*softmax)(T* scores, std::int64_t keys, T* largest, T* sum, T* factors, std::int64_t width);
 
   /// out[rows x columns] = out * factors (column by column) + values[keys x rows]^T * probabilities[keys x columns]
   void (*accumulate)(const T* values, std::int64_t ld_values, const T* probabilities, std::int64_t keys,
-                     const T* factors, T* out, std::int64_t rows);
+                     const T* factors, T* out, std::int64_t rows, std::int64_t width);
 
   /// c[rows x width] (+)= A[rows x depth] * b[depth x width], where A is a (by_row) or the transpose of a.
   void (*product)(bool by_row, const T* a, std::int64_t lda, const T* b, std::int64_t ldb, std::int64_t depth, T* c,

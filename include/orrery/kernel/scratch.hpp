@@ -6,6 +6,7 @@
 #include <cstring>
 #include <type_traits>
 
+#include "orrery/kernel/flash_steps.hpp"
 #include "orrery/kernel/token_blocks.hpp"
 #include "orrery/kernel/view.hpp"
 
@@ -62,6 +63,15 @@ inline void copy_tokens(const tensor_view<const S>& tensor, std::int64_t b, std:
   for (std::int64_t i = tokens.count; i < round_up(tokens.count, granule); ++i) {
     for (std::int64_t c = 0; c < width; ++c) to[i * ld + c] = A{0};
   }
+}
+
+/// Transposes `count` tokens of one head, from token `first` on, to scratch columns `ld` apart, times `factor`; columns
+/// up to `width`, a multiple of the vectors' lanes, are padded with zeros.
+template <class S, class A>
+inline void transpose_tokens(const flash_steps<A>& steps, const tensor_view<const S>& tensor, std::int64_t b,
+                             std::int64_t head, std::int64_t first, std::int64_t count, A factor, A* to,
+                             std::int64_t ld, std::int64_t width) noexcept {
+  steps.transpose(tensor.at(b, first, head), tensor.sequence_stride, count, tensor.dim, factor, to, ld, width);
 }
 
 }  // namespace orrery

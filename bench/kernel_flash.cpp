@@ -110,30 +110,31 @@ template <class T, instruction_set set, class Mask>
 void measure(std::int64_t n, std::int64_t heads, std::int64_t dim, int repetitions, const Mask& mask,
              const char* type) {
   using kernel = orrery::flash<T, set>;
+  using A = typename kernel::accumulator;
   const std::int64_t size = n * heads * dim;
   auto q = values<T>(size, 1), k = values<T>(size, 2), v = values<T>(size, 3), grad_out = values<T>(size, 4);
-  std::vector<T> out(q.size()), grad_q(q.size()), grad_k(q.size()), grad_v(q.size());
-  std::vector<T> lse(static_cast<std::size_t>(n * heads)), delta(lse.size());
+  std::vector<A> out(q.size()), grad_q(q.size()), grad_k(q.size()), grad_v(q.size());
+  std::vector<A> lse(static_cast<std::size_t>(n * heads)), delta(lse.size());
   const auto view = [&](auto& data) { return orrery::batch_sequence_head_dim(data.data(), 1, n, heads, dim); };
   const auto rows = [&](auto& data) { return orrery::batch_head_sequence(data.data(), 1, heads, n); };
   orrery::segments positions;
   positions.add({0, n, n, n});
   const orrery::host_context context{};
-  const T scale = static_cast<T>(1.0 / 8);
+  const A scale = static_cast<A>(1.0 / 8);
   const double pairs = (mask.name() == "causal" ? 0.5 * static_cast<double>(n) * static_cast<double>(n + 1)
                                                 : static_cast<double>(n) * static_cast<double>(n)) *
                        static_cast<double>(heads);
   const double forward_flop = 4.0 * pairs * static_cast<double>(dim);
   const std::string title = std::string(type) + " d " + std::to_string(dim) + " " + mask.name();
-  const orrery::forward_queries<T, T> fq{view(q), view(out), rows(lse), positions, true};
+  const orrery::forward_queries<T, A> fq{view(q), view(out), rows(lse), positions, true};
   const orrery::forward_keys<T> fk{view(k), view(v), positions};
-  report(("forward " + title).c_str(), forward_flop, repetitions, peak<T>,
+  report(("forward " + title).c_str(), forward_flop, repetitions, peak<A>,
          [&] { kernel::template forward<Mask>(context, std::span(&fq, 1), std::span(&fk, 1), {}, scale, mask); });
   kernel::row_dot(context, view(out), view(grad_out), rows(delta));
-  const orrery::backward_queries<T, T> bq{view(q),      view(grad_out), rows(lse), rows(delta),
+  const orrery::backward_queries<T, A> bq{view(q),      view(grad_out), rows(lse), rows(delta),
                                           view(grad_q), positions,      true};
-  const orrery::backward_keys<T, T> bk{view(k), view(v), view(grad_k), view(grad_v), positions, true};
-  report(("backward " + title).c_str(), 2.5 * forward_flop, repetitions, peak<T>,
+  const orrery::backward_keys<T, A> bk{view(k), view(v), view(grad_k), view(grad_v), positions, true};
+  report(("backward " + title).c_str(), 2.5 * forward_flop, repetitions, peak<A>,
          [&] { kernel::template backward<Mask>(context, std::span(&bq, 1), std::span(&bk, 1), {}, scale, mask); });
 }
 
@@ -156,5 +157,6 @@ int main(int argc, char** argv) {
               static_cast<long long>(n), static_cast<long long>(heads), peak<float>(), peak<double>());
   measure_all<float, instruction_set::avx512>(n, heads, repetitions, "float avx512");
   measure_all<double, instruction_set::avx512>(n, heads, repetitions, "double avx512");
+  measure_all<orrery::bfloat16, instruction_set::avx512>(n, heads, repetitions, "bfloat16 avx512");
   measure_all<float, instruction_set::avx2>(n, heads, repetitions, "float avx2");
 }

@@ -145,9 +145,14 @@ template <class Mask>
 
 /// The bound on `error` for a kernel that computes in T. Sums of n terms of size 1 err by about sqrt(n) roundings, and
 /// the tests sum up to a few hundred terms, through two or three products: some tens of roundings of 1.1e-16 (double)
-/// or 6e-8 (float). 1e-10 and 2e-6 are what strict peers promise (references.md, section 3).
+/// or 6e-8 (float). 1e-10 and 2e-6 are what strict peers promise (references.md, section 3). Types of 16 bits are
+/// rounded to at the end, by half a unit in the last place, and once before, where the backward reads out: a unit in
+/// all.
 template <class T>
-inline constexpr double tolerance = std::is_same_v<T, double> ? 1e-10 : 2e-6;
+inline constexpr double tolerance = sizeof(T) == 2
+                                        ? static_cast<double>(static_cast<float>(std::numeric_limits<T>::epsilon()))
+                                    : std::is_same_v<T, double> ? 1e-10
+                                                                : 2e-6;
 
 /// Largest distance of two tensors, relative to the larger of 1 and the largest element expected. Relative to the whole
 /// tensor, because an element may be a small difference of large terms; never relative to less than 1, because inputs

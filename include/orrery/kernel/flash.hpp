@@ -10,6 +10,7 @@
 #include "orrery/kernel/flash_backward.hpp"
 #include "orrery/kernel/flash_forward.hpp"
 #include "orrery/kernel/flash_steps.hpp"
+#include "orrery/kernel/float16.hpp"
 #include "orrery/kernel/host.hpp"
 #include "orrery/kernel/mask.hpp"
 #include "orrery/kernel/simd.hpp"
@@ -25,13 +26,18 @@ namespace orrery {
 /// more than about 69 (float) or 693 (double) below a row's largest contribute exactly nothing. Scratch is on the
 /// stack, at most 272 KiB; nothing is allocated. Head dimensions up to `max_head_dim`, of q and k and of v separately;
 /// 64 to 256 are fastest.
+///
+/// T is float, double, bfloat16 or float16. The 16-bit types are storage: everything is computed and summed in float,
+/// and so are log-sum-exp and the partials that travel; only what the operator returns is rounded to T, once.
 template <class T, instruction_set limit = instruction_set::avx512>
 struct flash : host_backend {
-  static_assert(std::same_as<T, float> || std::same_as<T, double>,
-                "orrery::flash computes in float or double; for other element types use orrery::reference");
+  static_assert(std::same_as<T, float> || std::same_as<T, double> || std::same_as<T, bfloat16> ||
+                    std::same_as<T, float16>,
+                "orrery::flash stores float, double, orrery::bfloat16 or orrery::float16; for other element types use "
+                "orrery::reference");
 
   using storage = T;
-  using accumulator = T;
+  using accumulator = std::conditional_t<sizeof(T) == 2, float, T>;
   using context = host_context;
 
   static constexpr std::int64_t max_head_dim = flash_max_head_dim;
@@ -40,7 +46,7 @@ struct flash : host_backend {
   template <mask Mask>
   static constexpr bool supports = true;
 
-  [[nodiscard]] static std::string name() { return std::is_same_v<T, float> ? "flash<float>" : "flash<double>"; }
+  [[nodiscard]] static std::string name() { return "flash<" + element_name<T>() + ">"; }
 
   /// The instruction set that calls run on.
   [[nodiscard]] static instruction_set instructions() noexcept {
@@ -51,19 +57,22 @@ struct flash : host_backend {
   /// Every query of `queries` meets every key of `keys` that the mask lets it see; (out, lse) accumulate.
   /// Cost: 2 * (dim of k + dim of v) flop per visible pair.
   template <mask Mask>
-  static void forward(const host_context& context, std::span<const forward_queries<T, T>> queries,
-                      std::span<const forward_keys<T>> keys, const head_map& heads, T scale, const Mask& mask) {
-    const flash_forward<T, T, Mask> tile{queries,          keys, heads, scale, mask, flash_steps_for<T>(instructions()),
-                                         context.threads()};
+  static void forward(const host_context& context, std::span<const forward_queries<T, accumulator>> queries,
+                      std::span<const forward_keys<T>> keys, const head_map& heads, accumulator scale,
+                      const Mask& mask) {
+    const flash_forward<T, accumulator, Mask> tile{
+        queries, keys, heads, scale, mask, flash_steps_for<accumulator>(instructions()), context.threads()};
     context.for_each(tile.items(), [&](std::int64_t item, const host_context& own) { tile.run(item, own); });
   }
 
   /// The gradients of sum(out * grad_out) with respect to q, k and v accumulate; `lse` and `delta` are the forward's.
   /// Cost: 2 * (3 * dim of k + 2 * dim of v) flop per visible pair.
   template <mask Mask>
-  static void backward(const host_context& context, std::span<const backward_queries<T, T>> queries,
-                       std::span<const backward_keys<T, T>> keys, const head_map& heads, T scale, const Mask& mask) {
-    const flash_backward<T, T, Mask> tile{queries, keys, heads, scale, mask, flash_steps_for<T>(instructions())};
+  static void backward(const host_context& context, std::span<const backward_queries<T, accumulator>> queries,
+                       std::span<const backward_keys<T, accumulator>> keys, const head_map& heads, accumulator scale,
+                       const Mask& mask) {
+    const flash_backward<T, accumulator, Mask> tile{queries, keys, heads,
+                                                    scale,   mask, flash_steps_for<accumulator>(instructions())};
     if (tile.items() == 0) {
       for (const auto& block : queries) {
         if (block.fresh) clear(context, block.grad_q);

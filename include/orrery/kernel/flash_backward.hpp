@@ -160,7 +160,7 @@ class flash_backward {
     work.lse = cursor.take(row_block_);
     work.delta = cursor.take(row_block_);
 
-    copy_tokens(side->k, b, key_head, keys, work.keys, key_ld(), key_width(), steps_.tile_rows);
+    copy_tokens(steps_, side->k, b, key_head, keys, work.keys, key_ld(), key_width());
     const std::int64_t width = round_up(keys.count, granule());
     transpose_tokens(steps_, side->k, b, key_head, keys.first, keys.count, A{1}, work.keys_transposed, score_ld(),
                      width);
@@ -194,8 +194,8 @@ class flash_backward {
     const visibility seen = mask_.classify(rows.position(0), rows.position(rows.count - 1), keys.position(0),
                                            keys.position(keys.count - 1));
     if (seen == visibility::none) return;
-    copy_tokens(block.q, b, head, rows, work.queries, key_ld(), key_width(), steps_.tile_rows);
-    copy_tokens(block.grad_out, b, head, rows, work.grad_out, value_ld(), value_width(), steps_.tile_rows);
+    copy_tokens(steps_, block.q, b, head, rows, work.queries, key_ld(), key_width());
+    copy_tokens(steps_, block.grad_out, b, head, rows, work.grad_out, value_ld(), value_width());
     const std::int64_t padded_rows = round_up(rows.count, steps_.tile_rows);
     for (std::int64_t i = 0; i < padded_rows; ++i) {
       const A lse = i < rows.count ? *block.lse.at(b, head, rows.first + i) : nothing;

@@ -131,8 +131,8 @@ class flash_forward {
       for (std::int64_t i = 0; i < blocks.count(); ++i) {
         const token_block keys = blocks[i];
         if (classify(rows, 0, rows.count, keys, 0, keys.count) == visibility::none) continue;
-        copy_tokens(side.k, b, key_head, keys, work.keys, key_ld(), key_dim_, steps_.tile_rows);
-        copy_tokens(side.v, b, key_head, keys, work.values, value_ld(), value_rows(), steps_.tile_rows);
+        copy_tokens(steps_, side.k, b, key_head, keys, work.keys, key_ld(), key_dim_);
+        copy_tokens(steps_, side.v, b, key_head, keys, work.values, value_ld(), value_rows());
         for (std::int64_t row = 0; row < rows.count; row += steps_.columns) meet(rows, row, keys, work);
         context.poll();
       }

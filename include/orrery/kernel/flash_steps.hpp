@@ -4,8 +4,10 @@
 #include <cstddef>
 #include <cstdint>
 #include <limits>
+#include <type_traits>
 
 #include "orrery/kernel/exponential.hpp"
+#include "orrery/kernel/float16.hpp"
 #include "orrery/kernel/simd.hpp"
 
 namespace orrery {
@@ -59,6 +61,10 @@ struct flash_steps {
   /// the probability gradients become score gradients p * (grad - delta[row]) * scale.
   void (*probabilities)(T* scores, T* grads, std::int64_t ld, std::int64_t rows, std::int64_t width, const T* lse,
                         const T* delta, T scale);
+
+  /// to[i] = from[i], for any count. Only of flash_steps<float>.
+  void (*widen_bfloat16)(const bfloat16* from, T* to, std::int64_t count);
+  void (*widen_float16)(const float16* from, T* to, std::int64_t count);
 
   /// values[i] = 2^values[i]; count is a multiple of `lanes`. For tests.
   void (*powers)(T* values, std::int64_t count);

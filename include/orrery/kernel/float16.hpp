@@ -72,10 +72,10 @@ struct float16 {
     const std::uint32_t sign = (bits & 0x8000u) << 16;
     const std::uint32_t rest = bits & 0x7fffu;
     // 2^-24 per unit below the smallest normal number; otherwise the bits, with the exponents' other bias.
-    const auto small = std::bit_cast<std::uint32_t>(static_cast<float>(static_cast<std::int32_t>(rest)) * 0x1p-24f);
+    const auto tiny = std::bit_cast<std::uint32_t>(static_cast<float>(static_cast<std::int32_t>(rest)) * 0x1p-24f);
     const std::uint32_t usual = (rest << 13) + (112u << 23);
     const std::uint32_t special = (rest << 13) | 0x7f800000u;
-    const std::uint32_t magnitude = rest < 0x400u ? small : rest < 0x7c00u ? usual : special;
+    const std::uint32_t magnitude = rest < 0x400u ? tiny : rest < 0x7c00u ? usual : special;
     return std::bit_cast<float>(sign | magnitude);
   }
 
@@ -92,10 +92,10 @@ struct float16 {
     const std::uint32_t rest = exact & 0x7fffffffu;
     // Below 2^-14 results have a fixed last place of 2^-24, at which adding 1/2 rounds a float.
     const float padded = std::bit_cast<float>(rest < 0x38800000u ? rest : 0u) + 0.5f;
-    const std::uint32_t small = std::bit_cast<std::uint32_t>(padded) - 0x3f000000u;
+    const std::uint32_t tiny = std::bit_cast<std::uint32_t>(padded) - 0x3f000000u;
     const std::uint32_t usual = (rest - (112u << 23) + 0xfffu + (rest >> 13 & 1u)) >> 13;
     const std::uint32_t special = rest > 0x7f800000u ? 0x7e00u | (rest >> 13 & 0x3ffu) : 0x7c00u;
-    const std::uint32_t magnitude = rest < 0x38800000u ? small : rest < 0x477ff000u ? usual : special;
+    const std::uint32_t magnitude = rest < 0x38800000u ? tiny : rest < 0x477ff000u ? usual : special;
     return static_cast<std::uint16_t>(sign | magnitude);
   }
 };
@@ -122,8 +122,8 @@ struct std::numeric_limits<orrery::bfloat16> {
   static constexpr bool has_infinity = true, has_quiet_NaN = true, has_signaling_NaN = true, is_bounded = true;
   static constexpr int digits = 8, radix = 2, max_exponent = 128, min_exponent = -125;
   static constexpr orrery::bfloat16 epsilon() noexcept { return orrery::bfloat16::of_bits(0x3c00); }
-  static constexpr orrery::bfloat16 min() noexcept { return orrery::bfloat16::of_bits(0x0080); }
-  static constexpr orrery::bfloat16 max() noexcept { return orrery::bfloat16::of_bits(0x7f7f); }
+  static constexpr orrery::bfloat16(min)() noexcept { return orrery::bfloat16::of_bits(0x0080); }
+  static constexpr orrery::bfloat16(max)() noexcept { return orrery::bfloat16::of_bits(0x7f7f); }
   static constexpr orrery::bfloat16 lowest() noexcept { return orrery::bfloat16::of_bits(0xff7f); }
   static constexpr orrery::bfloat16 denorm_min() noexcept { return orrery::bfloat16::of_bits(0x0001); }
   static constexpr orrery::bfloat16 infinity() noexcept { return orrery::bfloat16::of_bits(0x7f80); }
@@ -135,8 +135,8 @@ struct std::numeric_limits<orrery::float16> {
   static constexpr bool has_infinity = true, has_quiet_NaN = true, has_signaling_NaN = true, is_bounded = true;
   static constexpr int digits = 11, radix = 2, max_exponent = 16, min_exponent = -13;
   static constexpr orrery::float16 epsilon() noexcept { return orrery::float16::of_bits(0x1400); }
-  static constexpr orrery::float16 min() noexcept { return orrery::float16::of_bits(0x0400); }
-  static constexpr orrery::float16 max() noexcept { return orrery::float16::of_bits(0x7bff); }
+  static constexpr orrery::float16(min)() noexcept { return orrery::float16::of_bits(0x0400); }
+  static constexpr orrery::float16(max)() noexcept { return orrery::float16::of_bits(0x7bff); }
   static constexpr orrery::float16 lowest() noexcept { return orrery::float16::of_bits(0xfbff); }
   static constexpr orrery::float16 denorm_min() noexcept { return orrery::float16::of_bits(0x0001); }
   static constexpr orrery::float16 infinity() noexcept { return orrery::float16::of_bits(0x7c00); }

@@ -8,6 +8,7 @@
 #include <string>
 #include <type_traits>
 
+#include "orrery/kernel/float16.hpp"
 #include "orrery/kernel/host.hpp"
 #include "orrery/kernel/mask.hpp"
 #include "orrery/kernel/tile.hpp"
@@ -32,11 +33,7 @@ struct reference : host_backend {
   template <mask Mask>
   static constexpr bool supports = true;
 
-  [[nodiscard]] static std::string name() {
-    if constexpr (std::is_same_v<T, double>) return "reference<double>";
-    if constexpr (std::is_same_v<T, float>) return "reference<float>";
-    return "reference";
-  }
+  [[nodiscard]] static std::string name() { return "reference<" + element_name<T>() + ">"; }
 
   /// Every query of `queries` meets every key of `keys` that the mask lets it see; (out, lse) accumulate.
   template <mask Mask>

@@ -44,23 +44,31 @@ class scratch_cursor {
   return (count + granule - 1) / granule * granule;
 }
 
-/// Copies one head of a block of tokens to scratch rows `ld` apart, padded with zeros to `width` elements and to a
-/// multiple of `granule` rows.
+/// Consecutive elements in the type that the kernel computes in.
 template <class S, class A>
-inline void copy_tokens(const tensor_view<const S>& tensor, std::int64_t b, std::int64_t head,
-                        const token_block& tokens, A* to, std::int64_t ld, std::int64_t width,
-                        std::int64_t granule) noexcept {
+inline void widen(const flash_steps<A>& steps, const S* from, A* to, std::int64_t count) noexcept {
+  if constexpr (std::is_same_v<S, A>) {
+    std::memcpy(to, from, static_cast<std::size_t>(count) * sizeof(A));
+  } else if constexpr (std::is_same_v<S, bfloat16>) {
+    steps.widen_bfloat16(from, to, count);
+  } else {
+    static_assert(std::is_same_v<S, float16>);
+    steps.widen_float16(from, to, count);
+  }
+}
+
+/// Copies one head of a block of tokens to scratch rows `ld` apart, padded with zeros to `width` elements and to a
+/// multiple of the steps' `tile_rows`.
+template <class S, class A>
+inline void copy_tokens(const flash_steps<A>& steps, const tensor_view<const S>& tensor, std::int64_t b,
+                        std::int64_t head, const token_block& tokens, A* to, std::int64_t ld,
+                        std::int64_t width) noexcept {
   for (std::int64_t i = 0; i < tokens.count; ++i) {
-    const S* from = tensor.at(b, tokens.first + i, head);
     A* line = to + i * ld;
-    if constexpr (std::is_same_v<S, A>) {
-      std::memcpy(line, from, static_cast<std::size_t>(tensor.dim) * sizeof(A));
-    } else {
-      for (std::int64_t c = 0; c < tensor.dim; ++c) line[c] = static_cast<A>(from[c]);
-    }
+    widen(steps, tensor.at(b, tokens.first + i, head), line, tensor.dim);
     for (std::int64_t c = tensor.dim; c < width; ++c) line[c] = A{0};
   }
-  for (std::int64_t i = tokens.count; i < round_up(tokens.count, granule); ++i) {
+  for (std::int64_t i = tokens.count; i < round_up(tokens.count, steps.tile_rows); ++i) {
     for (std::int64_t c = 0; c < width; ++c) to[i * ld + c] = A{0};
   }
 }
@@ -71,7 +79,24 @@ template <class S, class A>
 inline void transpose_tokens(const flash_steps<A>& steps, const tensor_view<const S>& tensor, std::int64_t b,
                              std::int64_t head, std::int64_t first, std::int64_t count, A factor, A* to,
                              std::int64_t ld, std::int64_t width) noexcept {
-  steps.transpose(tensor.at(b, first, head), tensor.sequence_stride, count, tensor.dim, factor, to, ld, width);
+  if constexpr (std::is_same_v<S, A>) {
+    steps.transpose(tensor.at(b, first, head), tensor.sequence_stride, count, tensor.dim, factor, to, ld, width);
+  } else {
+    constexpr std::int64_t most_rows = 16;  // the widest vectors' lanes
+    constexpr std::int64_t part = 64;
+    A wide[most_rows * part];
+    for (std::int64_t row = 0; row < width; row += steps.lanes) {
+      const std::int64_t left = count - row;
+      const std::int64_t rows = left < 0 ? 0 : left < steps.lanes ? left : steps.lanes;
+      for (std::int64_t c = 0; c < tensor.dim; c += part) {
+        const std::int64_t dims = tensor.dim - c < part ? tensor.dim - c : part;
+        for (std::int64_t i = 0; i < rows; ++i) {
+          widen(steps, tensor.at(b, first + row + i, head) + c, wide + i * part, dims);
+        }
+        steps.transpose(wide, part, rows, dims, factor, to + c * ld + row, ld, steps.lanes);
+      }
+    }
+  }
 }
 
 }  // namespace orrery

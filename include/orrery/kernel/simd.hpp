@@ -26,7 +26,8 @@ enum class instruction_set : std::uint8_t {
 }
 
 /// A vector of `bytes` bytes of T in the compilers' vector extension; the same one at any address; and integers of its
-/// elements' size. Written out one by one: nvcc's front end crashes on a vector size that is a template argument.
+/// elements' size, and of half of it. Written out one by one: nvcc's front end crashes on a vector size that is a
+/// template argument.
 template <class T, int bytes>
 struct simd;
 
@@ -36,6 +37,7 @@ struct simd<float, 16> {
   using vector [[gnu::vector_size(16)]] = float;
   using in_memory [[gnu::vector_size(16), gnu::aligned(alignof(float)), gnu::may_alias]] = float;
   using bits [[gnu::vector_size(16)]] = std::int32_t;
+  using halves_in_memory [[gnu::vector_size(8), gnu::aligned(alignof(std::uint16_t)), gnu::may_alias]] = std::uint16_t;
 };
 
 template <>
@@ -52,6 +54,7 @@ struct simd<float, 32> {
   using vector [[gnu::vector_size(32)]] = float;
   using in_memory [[gnu::vector_size(32), gnu::aligned(alignof(float)), gnu::may_alias]] = float;
   using bits [[gnu::vector_size(32)]] = std::int32_t;
+  using halves_in_memory [[gnu::vector_size(16), gnu::aligned(alignof(std::uint16_t)), gnu::may_alias]] = std::uint16_t;
 };
 
 template <>
@@ -68,6 +71,7 @@ struct simd<float, 64> {
   using vector [[gnu::vector_size(64)]] = float;
   using in_memory [[gnu::vector_size(64), gnu::aligned(alignof(float)), gnu::may_alias]] = float;
   using bits [[gnu::vector_size(64)]] = std::int32_t;
+  using halves_in_memory [[gnu::vector_size(32), gnu::aligned(alignof(std::uint16_t)), gnu::may_alias]] = std::uint16_t;
 };
 
 template <>

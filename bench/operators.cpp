@@ -7,7 +7,6 @@
 #include <cstdint>
 #include <ctime>
 #include <functional>
-#include <span>
 #include <string>
 #include <utility>
 #include <vector>
@@ -90,31 +89,13 @@ void topology(benchmark::State& state, pass p) {
   call_operator<Topology>(state, 8, p, orrery::causal{}, orrery::zigzag{}, nullptr);
 }
 
-/// The kernel on the whole sequence.
-template <class Mask>
-void call_kernel(bench::shard<float>& whole, pass p, const Mask& mask, const orrery::host_context& context) {
-  const float scale = 0.125f;
-  if (p == pass::forward) {
-    const orrery::forward_queries<float, float> queries{whole.q(), whole.out(), whole.lse(), whole.positions(), true};
-    const orrery::forward_keys<float> keys{whole.k(), whole.v(), whole.positions()};
-    kernel::forward<Mask>(context, std::span(&queries, 1), std::span(&keys, 1), {}, scale, mask);
-  } else {
-    kernel::row_dot(context, whole.out(), whole.grad_out(), whole.delta());
-    const orrery::backward_queries<float, float> queries{whole.q(),      whole.grad_out(),  whole.lse(), whole.delta(),
-                                                         whole.grad_q(), whole.positions(), true};
-    const orrery::backward_keys<float, float> keys{whole.k(),      whole.v(),         whole.grad_k(),
-                                                   whole.grad_v(), whole.positions(), true};
-    kernel::backward<Mask>(context, std::span(&queries, 1), std::span(&keys, 1), {}, scale, mask);
-  }
-}
-
 /// One rank communicates nothing: what is left is the operator itself.
 void one_rank(benchmark::State& state, pass p) {
   const orrery::attention_shape shape = shape_of(state.range(0));
   bench::shard<float> whole{shape, orrery::contiguous::shard(0, 1, shape.length)};
-  call_kernel(whole, pass::forward, orrery::causal{}, {});
+  bench::call_kernel<kernel>(whole, pass::forward, orrery::causal{}, {});
   call_operator<orrery::ring>(state, 1, p, orrery::causal{}, orrery::contiguous{},
-                              [&] { call_kernel(whole, p, orrery::causal{}, {}); });
+                              [&] { bench::call_kernel<kernel>(whole, p, orrery::causal{}, {}); });
 }
 
 /// Eight ranks against the bare kernel on two threads, which computes the same and exchanges nothing.
@@ -123,8 +104,9 @@ void ring_of_eight(benchmark::State& state, pass p) {
   const orrery::attention_shape shape = shape_of(state.range(0));
   bench::shard<float> whole{shape, orrery::contiguous::shard(0, 1, shape.length)};
   orrery::thread_team team{2};
-  call_kernel(whole, pass::forward, Mask{}, {.team = &team});
-  call_operator<orrery::ring>(state, 8, p, Mask{}, Layout{}, [&] { call_kernel(whole, p, Mask{}, {.team = &team}); });
+  bench::call_kernel<kernel>(whole, pass::forward, Mask{}, {.team = &team});
+  call_operator<orrery::ring>(state, 8, p, Mask{}, Layout{},
+                              [&] { bench::call_kernel<kernel>(whole, p, Mask{}, {.team = &team}); });
 }
 
 /// Times are those of the operator's calls; the processor time is that of all ranks, and of the kernel beside them.

@@ -5,6 +5,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <limits>
+#include <span>
 #include <vector>
 
 #include "orrery/attention.hpp"
@@ -143,5 +144,24 @@ class shard {
   std::int64_t tokens_;
   std::vector<T> q_, k_, v_, out_, grad_out_, grad_q_, grad_k_, grad_v_, lse_, delta_;
 };
+
+/// A kernel without an operator, on the whole sequence: the forward, or the backward with its row dots. As many key as
+/// query heads.
+template <class Kernel, class Mask>
+void call_kernel(shard<float>& whole, orrery::pass p, const Mask& mask, const orrery::host_context& context) {
+  const auto scale = static_cast<float>(1 / std::sqrt(static_cast<double>(whole.q().dim)));
+  if (p == orrery::pass::forward) {
+    const orrery::forward_queries<float, float> queries{whole.q(), whole.out(), whole.lse(), whole.positions(), true};
+    const orrery::forward_keys<float> keys{whole.k(), whole.v(), whole.positions()};
+    Kernel::template forward<Mask>(context, std::span(&queries, 1), std::span(&keys, 1), {}, scale, mask);
+  } else {
+    Kernel::row_dot(context, whole.out(), whole.grad_out(), whole.delta());
+    const orrery::backward_queries<float, float> queries{whole.q(),      whole.grad_out(),  whole.lse(), whole.delta(),
+                                                         whole.grad_q(), whole.positions(), true};
+    const orrery::backward_keys<float, float> keys{whole.k(),      whole.v(),         whole.grad_k(),
+                                                   whole.grad_v(), whole.positions(), true};
+    Kernel::template backward<Mask>(context, std::span(&queries, 1), std::span(&keys, 1), {}, scale, mask);
+  }
+}
 
 }  // namespace bench

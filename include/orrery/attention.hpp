@@ -115,7 +115,10 @@ class attention {
   [[nodiscard]] const segments& key_positions() const noexcept { return key_positions_; }
   /// The shape, with all defaults filled in.
   [[nodiscard]] const attention_shape& shape() const noexcept { return shape_; }
-  /// Bytes of the plan's buffers on this rank, forward and backward: block slots and packed own operands.
+  /// Bytes of all the plan's buffers on this rank, forward and backward, taken when it was made: for each pass
+  /// `traffic`'s slots times the size of a block (rounded up to 64 bytes), and one packed copy of each own block that
+  /// the rank sends as an operand; delta (one number for each query and head); and, where the kernel sums in another
+  /// type than it stores, the results under way.
   [[nodiscard]] std::int64_t workspace_bytes() const noexcept { return calls_->workspace_bytes(); }
 
  private:

@@ -4,11 +4,13 @@
 // predicts.
 #include "orrery/traffic/traffic.hpp"
 
+#include <array>
 #include <cmath>
 #include <cstdint>
 #include <set>
 #include <stdexcept>
 #include <string>
+#include <utility>
 
 #include <doctest/doctest.h>
 
@@ -148,6 +150,64 @@ TEST_CASE_TEMPLATE("even shapes: traffic's units", Topology, ORRERY_TEST_TOPOLOG
         if (mine.units_sent(report.weights, report.slices) > report.units_sent)
           throw std::logic_error{"not the busiest"};
       });
+    }
+  }
+}
+
+TEST_CASE_TEMPLATE("memory: traffic's slots times a block, and own operands that are sent, and delta", Topology,
+                   ORRERY_TEST_TOPOLOGIES) {
+  using kernel = orrery::reference<double>;
+  for (const int world : {1, 4, 8, 9}) {
+    for (const orrery::pass circulate : {orrery::pass::circulate_keys, orrery::pass::circulate_queries}) {
+      if (orrery::refuses(Topology{}, world, circulate) != nullptr) continue;
+      const orrery::attention_shape shape{.length = 2 * world,
+                                          .query_heads = 3 * world,
+                                          .key_heads = world,
+                                          .head_dim = 4,
+                                          .value_dim = 4,
+                                          .key_length = 2 * world,
+                                          .circulate = circulate};
+      INFO(orrery::name_of(Topology{}), " over ", world, ", ", orrery::name_of(circulate));
+      CHECK_NOTHROW(orrery::threads::run(world, [&](auto& on) {
+        orrery::counted counting{on};
+        const orrery::attention<Topology, kernel> attend{counting, shape, orrery::full{}};
+        std::int64_t expected = 2 * shape.query_heads * 8;  // delta
+        for (const orrery::pass p : {orrery::pass::forward, circulate}) {
+          const orrery::program steps = orrery::program_of(Topology{}, on.rank(), world, p);
+          const orrery::rank_traffic mine = orrery::traffic(Topology{}, world, p, 3).ranks[on.rank()];
+          const auto block = [&](orrery::side s, orrery::cargo c) {
+            const orrery::block one{s, on.rank(), 0};
+            const std::int64_t bytes = bytes_of<kernel, orrery::contiguous>(one, c, p, shape, world, steps.slices);
+            return (bytes + 63) / 64 * 64;
+          };
+          std::set<std::pair<orrery::side, int>> own;
+          for (const orrery::exchange& x : steps.exchanges) {
+            for (int i = x.sent.first; i < x.sent.end(); ++i) {
+              const orrery::block& b = steps.sent[i];
+              if (x.cargo == orrery::cargo::operand && b.shard == on.rank()) own.emplace(b.side, b.slice);
+            }
+          }
+          for (const auto& [s, slice] : own) expected += block(s, orrery::cargo::operand);
+          for (const orrery::side s : {orrery::side::query, orrery::side::key}) {
+            for (const orrery::cargo c : {orrery::cargo::operand, orrery::cargo::partial}) {
+              const std::size_t kind = 2 * static_cast<std::size_t>(s) + static_cast<std::size_t>(c);
+              if (mine.slots[kind] > 0) expected += mine.slots[kind] * block(s, c);
+            }
+          }
+        }
+        if (attend.workspace_bytes() != expected) {
+          throw std::logic_error{"expected " + std::to_string(expected) + " bytes, taken " +
+                                 std::to_string(attend.workspace_bytes())};
+        }
+      }));
+    }
+  }
+}
+
+TEST_CASE("a ring keeps two key shards forward, never one for each rank") {
+  for (int world = 3; world <= 17; ++world) {
+    for (const orrery::rank_traffic& mine : orrery::traffic(orrery::ring{}, world).ranks) {
+      CHECK(mine.slots == std::array<int, 4>{0, 0, 2, 0});
     }
   }
 }

@@ -25,6 +25,7 @@ namespace {
 
 /// Of this thread, which is one rank.
 thread_local std::int64_t allocations = 0;
+thread_local std::int64_t plan_bytes = 0;  // of memory aligned as only plans' buffers are
 
 void* take(std::size_t bytes, std::size_t alignment) {
   ++allocations;
@@ -41,6 +42,7 @@ void* take(std::size_t bytes, std::size_t alignment) {
 [[gnu::noinline]] void operator delete[](void* memory, std::size_t) noexcept { std::free(memory); }
 [[gnu::noinline]] void* operator new(std::size_t bytes) { return take(bytes, alignof(std::max_align_t)); }
 [[gnu::noinline]] void* operator new(std::size_t bytes, std::align_val_t alignment) {
+  plan_bytes += static_cast<std::int64_t>(bytes);
   return take(bytes, static_cast<std::size_t>(alignment));
 }
 [[gnu::noinline]] void operator delete(void* memory) noexcept { std::free(memory); }
@@ -61,7 +63,13 @@ void check_calls_allocate_nothing() {
       INFO(orrery::name_of(Topology{}), " over ", world, ", ", Kernel::name(), ", ", orrery::name_of(circulate));
       CHECK_NOTHROW(orrery::threads::run(world, {.threads_per_rank = 1 + world % 2}, [&](auto& on) {
         orrery::counted counting{on};
+        const std::int64_t bytes_before = plan_bytes;
         orrery::attention<Topology, Kernel> attend{counting, shape, orrery::causal{}, orrery::zigzag{}};
+        // A team of threads aligns, too.
+        if (const std::int64_t taken = plan_bytes - bytes_before; world % 2 == 0 && taken != attend.workspace_bytes()) {
+          throw std::logic_error{"the plan reports " + std::to_string(attend.workspace_bytes()) +
+                                 " bytes and has taken " + std::to_string(taken)};
+        }
         conformance::rank_tensors<Kernel> mine{p, attend.query_positions(), attend.key_positions(), {}};
         mine.forward(attend);
         mine.backward(attend);

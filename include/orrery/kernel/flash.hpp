@@ -24,7 +24,7 @@ namespace orrery {
 /// Results depend on the instruction set and on how keys are split into calls, by rounding only; not on the context's
 /// threads: the same bits, whatever their number. Scores
 /// more than about 69 (float) or 693 (double) below a row's largest contribute exactly nothing. Scratch is on the
-/// stack, at most 272 KiB; nothing is allocated. Head dimensions up to `max_head_dim`, of q and k and of v separately;
+/// stack, at most 640 KiB; nothing is allocated. Head dimensions up to `max_head_dim`, of q and k and of v separately;
 /// 64 to 256 are fastest.
 ///
 /// T is float, double, bfloat16 or float16. The 16-bit types are storage: everything is computed and summed in float,

@@ -13,9 +13,10 @@
 namespace orrery {
 
 /// Head dimensions that the flash kernel can hold, and the stack that one of its work items uses for it: enough for one
-/// tile of queries and a few keys at the largest dimension; at 64 to 128, for some hundred of each.
+/// tile of queries and a few keys at the largest dimension; at 64 to 128, for more than a hundred of each, so that
+/// copying and storing them is little beside the arithmetic.
 inline constexpr std::int64_t flash_max_head_dim = 512;
-inline constexpr std::int64_t flash_scratch_bytes = 272 * 1024;
+inline constexpr std::int64_t flash_scratch_bytes = 640 * 1024;
 
 /// The steps of flash attention that are compiled once for each instruction set: what the kernel spends its time in.
 ///

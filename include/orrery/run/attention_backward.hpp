@@ -53,6 +53,12 @@ class attention_backward {
   row_view<const accumulator> lse;
   tensor_view<storage> grad_q, grad_k, grad_v;
 
+  /// Of delta, and of gradients that the plan keeps until they are complete: none where the kernel sums in the type
+  /// that it stores and no two slices share a key head.
+  [[nodiscard]] std::int64_t own_bytes() const noexcept {
+    return own_delta_.bytes() + own_grad_q_.bytes() + own_grad_k_.bytes() + own_grad_v_.bytes();
+  }
+
   /// Delta: the row sums of grad_out * out.
   void prepare(const context& how) { Kernel::row_dot(how, out, grad_out, own_delta()); }
 

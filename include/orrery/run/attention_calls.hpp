@@ -81,7 +81,8 @@ class planned_attention final : public attention_calls<Kernel> {
   }
 
   [[nodiscard]] std::int64_t workspace_bytes() const override {
-    return run_forward_.workspace_bytes() + run_backward_.workspace_bytes();
+    return run_forward_.workspace_bytes() + run_backward_.workspace_bytes() + forward_.own_bytes() +
+           backward_.own_bytes();
   }
 
  private:

@@ -42,6 +42,9 @@ class attention_forward {
   tensor_view<storage> out;
   row_view<accumulator> lse;
 
+  /// Of results that the plan keeps until they are complete: none where the kernel sums in the type that it stores.
+  [[nodiscard]] std::int64_t own_bytes() const noexcept { return own_out_.bytes() + own_lse_.bytes(); }
+
   void prepare(const context&) const {}
 
   [[nodiscard]] std::int64_t bytes(side s, cargo c, const block& b) const {

@@ -106,10 +106,12 @@ template <class T, class Memory>
 class plan_array {
  public:
   plan_array() = default;
-  explicit plan_array(std::int64_t count) : memory_{count * static_cast<std::int64_t>(sizeof(T))} {}
+  explicit plan_array(std::int64_t count) : bytes_{count * static_cast<std::int64_t>(sizeof(T))}, memory_{bytes_} {}
   [[nodiscard]] T* data() const noexcept { return reinterpret_cast<T*>(memory_.data()); }
+  [[nodiscard]] std::int64_t bytes() const noexcept { return bytes_; }
 
  private:
+  std::int64_t bytes_ = 0;
   Memory memory_;
 };
 

@@ -147,15 +147,15 @@ TEST_CASE("only the calling thread polls") {
 // Key heads that the threads share whole (4), not at all (1), and in part (3); with and without running results.
 TEST_CASE("the flash kernel's bits are the same on any number of threads") {
   for (const std::int64_t key_heads : {1, 3, 4}) {
-    const oracle::shape shape{2, 331, 297, 2 * key_heads, key_heads, 24, 40, 0.2};
+    const oracle::shape shape{1, 331, 297, 2 * key_heads, key_heads, 24, 40, 0.2};
     const auto p = oracle::random_problem<float>(shape, static_cast<std::uint64_t>(key_heads));
     kernel_test::plan how;
     how.queries = kernel_test::zigzag(shape.queries, 2);
     how.keys = kernel_test::contiguous(shape.keys, 2);
+    const oracle::answer a = oracle::solve(p, orrery::causal{-20});
     for (const bool one_call : {true, false}) {
       how.one_call = one_call;
       const auto alone = kernel_test::run<orrery::flash<float>>(p, orrery::causal{-20}, how);
-      const oracle::answer a = oracle::solve(p, orrery::causal{-20});
       CHECK(oracle::compare(a.out, alone.out).error < oracle::tolerance<float>);
       CHECK(oracle::compare(a.grad_q, alone.grad_q).error < oracle::tolerance<float>);
       CHECK(oracle::compare(a.grad_k, alone.grad_k).error < oracle::tolerance<float>);

@@ -79,6 +79,7 @@ template <class S, class A>
 inline void transpose_tokens(const flash_steps<A>& steps, const tensor_view<const S>& tensor, std::int64_t b,
                              std::int64_t head, std::int64_t first, std::int64_t count, A factor, A* to,
                              std::int64_t ld, std::int64_t width) noexcept {
+  if (width == 0) return;  // of an empty shard, which has no address
   if constexpr (std::is_same_v<S, A>) {
     steps.transpose(tensor.at(b, first, head), tensor.sequence_stride, count, tensor.dim, factor, to, ld, width);
   } else {

@@ -4,11 +4,11 @@
 
 #include <stdexcept>
 #include <string>
-#include <vector>
 
 #include <doctest/doctest.h>
 
 #include "orrery/draw/grid.hpp"
+#include "orrery/schedule/relabel.hpp"
 #include "orrery/verify/verify.hpp"
 
 #include "verify/every_topology.hpp"
@@ -37,26 +37,6 @@ void check_same(int first_world, int last_world) {
     }
   }
   CHECK(compared > 0);
-}
-
-/// The same schedule with rank and shard i named to[i].
-list<program> relabelled(const list<program>& all, const std::vector<int>& to) {
-  const auto renamed = [&](int rank) { return rank == nobody ? nobody : to[static_cast<std::size_t>(rank)]; };
-  list<program> renamed_all(all.size());
-  for (program p : all) {
-    p.rank = renamed(p.rank);
-    for (exchange& x : p.exchanges) {
-      x.to = renamed(x.to);
-      x.from = renamed(x.from);
-    }
-    for (block& b : p.sent) b.shard = renamed(b.shard);
-    for (list<held_block>* held : {&p.received, &p.queries, &p.keys}) {
-      for (held_block& h : *held) h.block.shard = renamed(h.block.shard);
-    }
-    p.collectives = {};
-    renamed_all[p.rank] = p;
-  }
-  return renamed_all;
 }
 
 }  // namespace
@@ -139,12 +119,12 @@ TEST_CASE("ranks may be relabelled") {
         CAPTURE(topology.name);
         CAPTURE(world);
         CAPTURE(std::string{name_of(p)});
-        std::vector<int> to;
+        list<int> to;
         const int factor = world == 6 ? 5 : world == 4 ? 3 : world == 9 ? 2 : world == 12 ? 7 : 5;  // coprime to it
         for (int rank = 0; rank < world; ++rank) to.push_back((rank * factor + 3) % world);
         std::swap(to[0], to[1]);
         const list<program> programs = topology.programs(world, p);
-        list<program> others = relabelled(programs, to);
+        list<program> others = relabel(programs, to);
         CHECK_FALSE((others == programs));
         INFO(verify(others).sentence());
         INFO(draw_grid(others));
@@ -152,7 +132,7 @@ TEST_CASE("ranks may be relabelled") {
         // And what is wrong stays wrong, at the rank of the new name.
         list<program> wrong = programs;
         wrong[1].exchanges[0].lane = 77;
-        const verdict found = verify(relabelled(wrong, to));
+        const verdict found = verify(relabel(wrong, to));
         CHECK(found.found == fault::lane_does_not_exist);
         CHECK(found.rank == to[1]);
       }

@@ -173,8 +173,24 @@ TEST_CASE("a timeline of all ranks: every wait, message and gap, in order") {
   }
 }
 
+namespace {
+
+/// Removes what the ranks' recorders have written, however the test ends.
+struct removed_at_the_end {
+  std::string prefix;
+  int ranks;
+  ~removed_at_the_end() {
+    for (int rank = 0; rank < ranks; ++rank) {
+      for (const char* end : {".json", ".txt"}) std::remove((prefix + "." + std::to_string(rank) + end).c_str());
+    }
+  }
+};
+
+}  // namespace
+
 TEST_CASE("a failure writes each rank's last events; the wait that failed is the last, and says why") {
   const std::string prefix = "test_traced_failure";
+  const removed_at_the_end files{prefix, 3};
   std::ostringstream texts;
   // A busy machine may miss a short deadline of itself, before the fault.
   const auto reached = [&] { return texts.str().find("rank 1 does not wait for anybody") != std::string::npos; };
@@ -206,9 +222,6 @@ TEST_CASE("a failure writes each rank's last events; the wait that failed is the
     CHECK(text.find('\n', failed) == text.rfind('\n', text.size() - 2));  // only the sentence follows
     CHECK(text.rfind("this world cannot be used any more\n") == text.size() - 35);
     CHECK(texts.str().find(text) != std::string::npos);
-  }
-  for (int rank = 0; rank < 3; ++rank) {
-    for (const char* end : {".json", ".txt"}) std::remove((prefix + "." + std::to_string(rank) + end).c_str());
   }
 }
 

@@ -15,23 +15,14 @@
 #include "orrery/topology/wallfacer.hpp"
 #include "orrery/verify/verify.hpp"
 
+#include "topologies.hpp"
+
 namespace topologies {
 
 inline constexpr orrery::pass every_pass[] = {orrery::pass::forward, orrery::pass::circulate_keys,
                                               orrery::pass::circulate_queries};
 
-/// A ring as the user's guide writes it: one function, no backward, no name.
-struct my_ring {
-  [[nodiscard]] constexpr orrery::program program(int rank, int world) const {
-    orrery::builder schedule{rank, world};
-    for (int hop = 0; hop < world; ++hop) {
-      if (hop + 1 < world) schedule.shift(orrery::key(rank - hop), +1);
-      schedule.interact(orrery::query(rank), orrery::key(rank - hop));
-      schedule.next_step();
-    }
-    return schedule;
-  }
-};
+using ::my_ring;
 
 /// Everyone gathers the keys, but every other rank begins with a tile of its own, and so is a step late.
 struct my_staggered_gather {

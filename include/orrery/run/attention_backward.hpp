@@ -1,7 +1,6 @@
 // Copyright The Orrery authors. SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <span>
@@ -23,14 +22,8 @@ class attention_backward {
   using context = typename Kernel::context;
 
   attention_backward(const attention_plan<Mask>& plan, const program& p) : plan_{&plan} {
-    std::size_t queries = 0;
-    std::size_t keys = 0;
-    for (const step& now : p.steps) {
-      queries = (std::max)(queries, static_cast<std::size_t>(now.tile.queries.count));
-      keys = (std::max)(keys, static_cast<std::size_t>(now.tile.keys.count));
-    }
-    queries_.reserve(queries);
-    keys_.reserve(keys);
+    queries_.reserve(most_blocks_in_tile(p, side::query));
+    keys_.reserve(most_blocks_in_tile(p, side::key));
     std::int64_t key_heads = 0;
     for (const head_slice& s : plan.slices) {
       own_key_heads_before_.push_back(key_heads);

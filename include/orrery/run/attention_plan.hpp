@@ -1,6 +1,7 @@
 // Copyright The Orrery authors. SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <vector>
@@ -8,6 +9,7 @@
 #include "orrery/kernel/tile.hpp"
 #include "orrery/run/attention_shape.hpp"
 #include "orrery/schedule/block.hpp"
+#include "orrery/schedule/program.hpp"
 
 namespace orrery {
 
@@ -70,6 +72,13 @@ struct attention_plan {
     return {slice(b).first_query_head, slice(b).first_key_head, query_heads / key_heads};
   }
 };
+
+/// The most blocks that one tile of the program has on a side.
+[[nodiscard]] inline std::size_t most_blocks_in_tile(const program& p, side s) {
+  int most = 0;
+  for (const step& now : p.steps) most = (std::max)(most, (s == side::query ? now.tile.queries : now.tile.keys).count);
+  return static_cast<std::size_t>(most);
+}
 
 /// Tensors that follow each other in a block's contiguous memory, in the order [batch, head, sequence, dim], which is
 /// what kernels read fastest.

@@ -4,6 +4,7 @@
 #include <array>
 
 #include "orrery/schedule/program.hpp"
+#include "orrery/schedule/residency.hpp"
 
 namespace orrery {
 
@@ -37,8 +38,6 @@ class slot_assignment {
     int next_to_die;
   };
 
-  static constexpr int kind_of(side s, cargo c) noexcept { return 2 * static_cast<int>(s) + static_cast<int>(c); }
-
   /// The newest life of each shard, one list of shards for each kind.
   constexpr int& newest(int kind, int shard) { return newest_.items[kind * program_.world + shard]; }
 
@@ -56,7 +55,7 @@ class slot_assignment {
   constexpr void use_operand(const block& what, int step, int last) {
     if (what.shard == program_.rank) return;
     life* const lives = lives_.items;
-    int index = newest(kind_of(what.side, cargo::operand), what.shard);
+    int index = newest(residency::kind_of(what.side, cargo::operand), what.shard);
     while (index != none && (lives[index].usable > step || lives[index].holder->block.slice != what.slice)) {
       index = lives[index].older;
     }
@@ -66,7 +65,7 @@ class slot_assignment {
   /// The link to the partial that is under way for `what`, or to none.
   constexpr int& open_partial(const block& what) {
     life* const lives = lives_.items;
-    int* link = &newest(kind_of(what.side, cargo::partial), what.shard);
+    int* link = &newest(residency::kind_of(what.side, cargo::partial), what.shard);
     while (*link != none && lives[*link].holder->block.slice != what.slice) link = &lives[*link].older;
     return *link;
   }
@@ -116,7 +115,7 @@ class slot_assignment {
     const int received_end = posted.received.end();
     for (int r = posted.received.first; r < received_end; ++r) {
       held_block& what = program_.received.items[r];
-      const int kind = kind_of(what.block.side, posted.cargo);
+      const int kind = residency::kind_of(what.block.side, posted.cargo);
       what.slot = begin_life(what, kind, posted.posted, posted.complete_before, busy_until);
       if (posted.cargo == cargo::operand) chain(what.slot, newest(kind, what.block.shard));
     }
@@ -132,7 +131,7 @@ class slot_assignment {
       int& open = open_partial(what.block);
       // Until it is sent: one that never is keeps its slot, and `verify` finds it there.
       if (open == none) {
-        open = begin_life(what, kind_of(what.block.side, cargo::partial), step, step, program_.steps.count);
+        open = begin_life(what, residency::kind_of(what.block.side, cargo::partial), step, step, program_.steps.count);
       }
     }
   }

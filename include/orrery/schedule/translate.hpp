@@ -31,6 +31,20 @@ namespace orrery {
   return true;
 }
 
+/// Does `agree(block of a, block of b)` hold for all blocks of two programs of one structure, place by place?
+template <class Agree>
+[[nodiscard]] constexpr bool all_blocks(const program& a, const program& b, const Agree& agree) {
+  for (int s = 0; s < a.sent.count; ++s)
+    if (!agree(a.sent.items[s], b.sent.items[s])) return false;
+  for (int r = 0; r < a.received.count; ++r)
+    if (!agree(a.received.items[r].block, b.received.items[r].block)) return false;
+  for (int q = 0; q < a.queries.count; ++q)
+    if (!agree(a.queries.items[q].block, b.queries.items[q].block)) return false;
+  for (int k = 0; k < a.keys.count; ++k)
+    if (!agree(a.keys.items[k].block, b.keys.items[k].block)) return false;
+  return true;
+}
+
 /// Is `b` what `a` becomes when all ranks and shards are counted on by `distance` (modulo the world), and all slices
 /// (modulo their number)? Such programs do the same in different places; what is true of one is true of the other.
 /// Costs time linear in the programs.
@@ -49,15 +63,7 @@ namespace orrery {
         (x.from != nobody && (x.from + distance) % world != y.from))
       return false;
   }
-  for (int s = 0; s < a.sent.count; ++s)
-    if (!moved(a.sent.items[s], b.sent.items[s])) return false;
-  for (int r = 0; r < a.received.count; ++r)
-    if (!moved(a.received.items[r].block, b.received.items[r].block)) return false;
-  for (int q = 0; q < a.queries.count; ++q)
-    if (!moved(a.queries.items[q].block, b.queries.items[q].block)) return false;
-  for (int k = 0; k < a.keys.count; ++k)
-    if (!moved(a.keys.items[k].block, b.keys.items[k].block)) return false;
-  return true;
+  return all_blocks(a, b, moved);
 }
 
 /// Is `b` what `a` becomes when its shards and its slices are given other names, one to one, and its rank's own shard
@@ -87,15 +93,7 @@ namespace orrery {
     if (y.to < nobody || y.to >= world || y.to == b.rank || y.from < nobody || y.from >= world || y.from == b.rank)
       return false;
   }
-  for (int s = 0; s < a.sent.count; ++s)
-    if (!named(a.sent.items[s], b.sent.items[s])) return false;
-  for (int r = 0; r < a.received.count; ++r)
-    if (!named(a.received.items[r].block, b.received.items[r].block)) return false;
-  for (int q = 0; q < a.queries.count; ++q)
-    if (!named(a.queries.items[q].block, b.queries.items[q].block)) return false;
-  for (int k = 0; k < a.keys.count; ++k)
-    if (!named(a.keys.items[k].block, b.keys.items[k].block)) return false;
-  return true;
+  return all_blocks(a, b, named);
 }
 
 /// For each program the first one that it is a renaming of, often itself; few are tried. Costs time linear in the

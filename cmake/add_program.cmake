@@ -1,0 +1,13 @@
+# A program of the source, over MPI if it includes that transport; left out where that needs an MPI which is not there.
+function(orrery_add_program target source)
+  set(transport orrery::orrery)
+  file(STRINGS ${source} uses_mpi REGEX "#include [<\"]orrery/transport/mpi.hpp[>\"]")
+  if(uses_mpi)
+    set(transport orrery::mpi)
+    if(NOT TARGET orrery::mpi)
+      return()
+    endif()
+  endif()
+  add_executable(${target} ${source})
+  target_link_libraries(${target} PRIVATE ${transport} orrery_development)
+endfunction()

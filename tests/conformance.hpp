@@ -169,6 +169,31 @@ struct rank_tensors {
   void forward(Attention& attend) {
     attend.forward(q.view(), k.view(), v.view(), out.view(), lse.view());
   }
+  /// The operands one after the other. Each part of the output must have been final when it was said to be.
+  template <class Attention>
+  void forward_by_tensor(Attention& attend) {
+    auto call = attend.begin_forward(out.view(), lse.view());
+    call.queries(q.view());
+    call.progress();
+    call.keys(k.view());
+    call.values(v.view());
+    std::vector<std::vector<double>> parts;
+    std::vector<orrery::output_part> said;
+    call.finish([&](const orrery::output_part& part) {
+      said.push_back(part);
+      parts.push_back(values_of_heads(out, part));
+    });
+    std::vector<int> final(static_cast<std::size_t>(q.view().heads), 0);
+    for (std::size_t i = 0; i < said.size(); ++i) {
+      if (said[i].side != orrery::side::query) throw std::logic_error{"a forward has no results of the key side"};
+      for (std::int64_t h = 0; h < said[i].heads; ++h) ++final[static_cast<std::size_t>(said[i].first_head + h)];
+      if (parts[i] != values_of_heads(out, said[i]))
+        throw std::logic_error{"an output that was said to be final changed"};
+    }
+    for (const int times : final) {
+      if (times != 1) throw std::logic_error{"a head was said to be final " + std::to_string(times) + " times"};
+    }
+  }
   template <class Attention>
   void backward(Attention& attend) {
     attend.backward(q.view(), k.view(), v.view(), out.view(), lse.view(), grad_out.view(), grad_q.view(), grad_k.view(),
@@ -231,6 +256,14 @@ struct rank_tensors {
   }
 
  private:
+  static std::vector<double> values_of_heads(const owned_tensor<storage>& tensor, const orrery::output_part& part) {
+    std::vector<double> all;
+    tensor.each([&](std::int64_t b, std::int64_t t, std::int64_t h, std::int64_t c) {
+      if (h < part.first_head || h >= part.first_head + part.heads) return;
+      all.push_back(static_cast<double>(tensor.view().at(b, t, h)[c]));
+    });
+    return all;
+  }
   static owned_tensor<storage> operand(const std::vector<double>& whole, std::int64_t tokens, std::int64_t heads,
                                        std::int64_t dim, const orrery::segments& positions, const oracle::problem& p,
                                        const trainer_memory& how) {
@@ -286,6 +319,7 @@ struct any_attention {
   any_attention& operator=(const any_attention&) = delete;
   virtual ~any_attention() = default;
   virtual void call(rank_tensors<Kernel>& tensors) = 0;
+  virtual void call_by_tensor(rank_tensors<Kernel>& tensors) = 0;
   [[nodiscard]] virtual const orrery::segments& query_positions() const = 0;
   [[nodiscard]] virtual const orrery::segments& key_positions() const = 0;
 };
@@ -302,12 +336,16 @@ struct some_attention final : any_attention<Kernel> {
     tensors.forward(attend);
     tensors.backward(attend);
   }
+  void call_by_tensor(rank_tensors<Kernel>& tensors) override {
+    tensors.forward_by_tensor(attend);
+    tensors.backward(attend);
+  }
   [[nodiscard]] const orrery::segments& query_positions() const override { return attend.query_positions(); }
   [[nodiscard]] const orrery::segments& key_positions() const override { return attend.key_positions(); }
 };
 
-/// What one rank finds wrong when it calls forward and backward twice and compares with the oracle, and the second
-/// call's bits with the first's. Empty if all is well.
+/// What one rank finds wrong when it calls forward and backward twice, the second time with operands that come one
+/// after the other, and compares with the oracle, and the second call's bits with the first's. Empty if all is well.
 template <class Kernel>
 [[nodiscard]] std::string failures_of_rank(int rank, any_attention<Kernel>& attend, const oracle::problem& p,
                                            const oracle::answer& a, const trainer_memory& how) {
@@ -318,7 +356,7 @@ template <class Kernel>
   std::string text = mine.mismatch(p, a, queries, keys);
   const std::string bits = mine.bits();
   mine.poison();
-  attend.call(mine);
+  attend.call_by_tensor(mine);
   if (mine.bits() != bits) text += "; the second call has other bits";
   return text.empty() ? text : "rank " + std::to_string(rank) + text + "\n";
 }
@@ -342,13 +380,16 @@ template <class Kernel, class Run, class Make>
   return "";
 }
 
-/// Runs one case on `world` ranks of World by `run(world, body)`. Empty if all is well; else what all ranks have found.
+/// Runs one case on `world` ranks of World by `run(world, body)`, every other one with a hand-over by tensor. Empty if
+/// all is well; else what all ranks have found.
 template <class Topology, class Kernel, class World, class Run, class Mask>
 [[nodiscard]] std::string failures(const Run& run, int world, const orrery::attention_shape& shape, const Mask& mask,
                                    const any_layout& layout, std::uint64_t seed = 1, const Topology& topology = {}) {
   const auto p = oracle::random_problem<typename Kernel::storage>(oracle_shape(shape), seed);
   const std::function<std::unique_ptr<any_attention<Kernel>>(World&)> make = [&](World& on) {
-    return std::make_unique<some_attention<Topology, Kernel>>(on, shape, mask, layout, topology);
+    orrery::attention_shape planned = shape;
+    if ((seed + static_cast<std::uint64_t>(world)) % 2 == 0) planned.hand_over = orrery::hand_over::by_tensor;
+    return std::make_unique<some_attention<Topology, Kernel>>(on, planned, mask, layout, topology);
   };
   return failures_of<Kernel>(run, world, make, p, oracle::solve(p, mask), seed);
 }

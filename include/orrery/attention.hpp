@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <stdexcept>
 #include <string>
 #include <utility>
 #include <vector>
@@ -16,6 +17,8 @@
 #include "orrery/run/attention_calls.hpp"
 #include "orrery/run/attention_plan.hpp"
 #include "orrery/run/attention_shape.hpp"
+#include "orrery/run/output_part.hpp"
+#include "orrery/run/started_forward.hpp"
 #include "orrery/topology/topology.hpp"
 #include "orrery/transport/transport.hpp"
 #include "orrery/verify/verify.hpp"
@@ -75,28 +78,63 @@ class attention {
   ///
   /// q: [batch, tokens, query_heads, head_dim], k: [batch, key tokens, key_heads, head_dim], v and out alike with
   /// value_dim; lse: [batch, query_heads, tokens]. Cost: 2 (head_dim + value_dim) flop for each visible pair and query
-  /// head, and the topology's forward traffic. Throws `std::invalid_argument`, before anything is written or sent, for
-  /// a view that does not fit, and `transport_error` if a peer fails.
+  /// head, and the topology's forward traffic. `on_final` is called with each `output_part` as soon as it is final,
+  /// once for each slice into which the topology cuts the heads. Throws `std::invalid_argument`, before anything is
+  /// written or sent, for a view that does not fit, and `transport_error` if a peer fails.
   void forward(const tensor_view<const storage>& q, const tensor_view<const storage>& k,
-               const tensor_view<const storage>& v, const tensor_view<storage>& out, const row_view<accumulator>& lse) {
+               const tensor_view<const storage>& v, const tensor_view<storage>& out, const row_view<accumulator>& lse,
+               const output_listener& on_final = {}) {
+    expect_nothing_under_way("forward");
     query_view("forward", "q", shape_.query_heads, shape_.head_dim).check(q);
     key_view("forward", "k", shape_.key_heads, shape_.head_dim).check(k);
     key_view("forward", "v", shape_.key_heads, shape_.value_dim).check(v);
     query_view("forward", "out", shape_.query_heads, shape_.value_dim).check(out);
     query_view("forward", "lse", shape_.query_heads, 1).check(lse);
-    calls_->forward(q, k, v, out, lse);
+    calls_->begin_forward(out, lse);
+    calls_->give_queries(q);
+    calls_->give_keys(k);
+    calls_->give_values(v);
+    calls_->finish_forward(on_final);
+  }
+
+  /// The same forward for a trainer that computes q, k and v one after the other: each leaves for other ranks as soon
+  /// as it is given, so that most of the first gather or transposition hides behind the projections that remain; and
+  /// what uses the output can begin with the heads that are final. (The early hand-over of WallFacer, arXiv
+  /// 2407.00611.)
+  ///
+  ///     auto call = attend.begin_forward(out, lse);
+  ///     project(x, w_q, q), call.queries(q);
+  ///     project(x, w_k, k), call.keys(k);
+  ///     project(x, w_v, v), call.values(v);
+  ///     call.finish([&](const orrery::output_part& heads) { project(out, w_out, heads); });
+  ///
+  /// With `hand_over::by_tensor` in the shape; with `hand_over::together` it is right, too, but a block leaves when its
+  /// last tensor is there. One call at a time. Throws as `forward` does.
+  [[nodiscard]] started_forward<Kernel> begin_forward(const tensor_view<storage>& out,
+                                                      const row_view<accumulator>& lse) {
+    constexpr const char* call = "begin_forward";
+    expect_nothing_under_way(call);
+    query_view(call, "out", shape_.query_heads, shape_.value_dim).check(out);
+    query_view(call, "lse", shape_.query_heads, 1).check(lse);
+    return {*calls_,
+            query_view(call, "q", shape_.query_heads, shape_.head_dim),
+            key_view(call, "k", shape_.key_heads, shape_.head_dim),
+            key_view(call, "v", shape_.key_heads, shape_.value_dim),
+            out,
+            lse};
   }
 
   /// The gradients of a loss with respect to q, k and v (overwritten, not added to), from its gradient with respect to
   /// out. q, k, v are the forward's arguments, out and lse its results: nothing of the forward is computed again.
   ///
   /// Cost: 2 (3 head_dim + 2 value_dim) flop for each visible pair and query head, and the topology's backward traffic.
-  /// Throws as `forward` does.
+  /// `on_final` is called with each part of the gradients as soon as it is final. Throws as `forward` does.
   void backward(const tensor_view<const storage>& q, const tensor_view<const storage>& k,
                 const tensor_view<const storage>& v, const tensor_view<const storage>& out,
                 const row_view<const accumulator>& lse, const tensor_view<const storage>& grad_out,
                 const tensor_view<storage>& grad_q, const tensor_view<storage>& grad_k,
-                const tensor_view<storage>& grad_v) {
+                const tensor_view<storage>& grad_v, const output_listener& on_final = {}) {
+    expect_nothing_under_way("backward");
     query_view("backward", "q", shape_.query_heads, shape_.head_dim).check(q);
     key_view("backward", "k", shape_.key_heads, shape_.head_dim).check(k);
     key_view("backward", "v", shape_.key_heads, shape_.value_dim).check(v);
@@ -106,7 +144,7 @@ class attention {
     query_view("backward", "grad_q", shape_.query_heads, shape_.head_dim).check(grad_q);
     key_view("backward", "grad_k", shape_.key_heads, shape_.head_dim).check(grad_k);
     key_view("backward", "grad_v", shape_.key_heads, shape_.value_dim).check(grad_v);
-    calls_->backward(q, k, v, out, lse, grad_out, grad_q, grad_k, grad_v);
+    calls_->backward(q, k, v, out, lse, grad_out, grad_q, grad_k, grad_v, on_final);
   }
 
   /// The global positions of this rank's queries, and outputs, in their local order.
@@ -140,7 +178,7 @@ class attention {
     key_positions_ = plan.key_shards[static_cast<std::size_t>(world.rank())];
     calls_ = std::make_unique<planned_attention<Kernel, World, Mask>>(
         world, std::move(plan), program_of(topology, world.rank(), world.size(), pass::forward),
-        program_of(topology, world.rank(), world.size(), shape_.circulate));
+        program_of(topology, world.rank(), world.size(), shape_.circulate), shape_.hand_over);
   }
 
   /// Empty, or a sentence.
@@ -157,6 +195,14 @@ class attention {
       if (const verdict v = verify(topology, request.world, p); !v.ok()) return request.unproven(p, v);
     }
     return "";
+  }
+
+  void expect_nothing_under_way(const char* call) const {
+    if (!calls_->forward_under_way) return;
+    throw std::logic_error{
+        std::string{"orrery: attention::"} + call +
+        ": a forward was begun on this operator and is not finished; finish it first, or use another "
+        "operator"};
   }
 
   [[nodiscard]] expected_view query_view(const char* call, const char* name, std::int64_t heads,

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <algorithm>
+#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <span>
@@ -52,7 +53,8 @@ struct tokens {
 /// and, in backward passes, on the key side.
 class work {
  public:
-  work(const tokens& queries, const tokens& keys, const orrery::program& p) : sides_{queries, keys}, pass_{p.pass} {
+  work(const tokens& queries, const tokens& keys, const orrery::program& p)
+      : sides_{queries, keys}, pass_{p.pass}, rank_{p.rank} {
     for (const orrery::side s : {orrery::side::query, orrery::side::key}) {
       if (!orrery::has_partials(p.pass, s)) continue;
       auto& own = s == orrery::side::query ? query_tallies : key_tallies;
@@ -66,13 +68,19 @@ class work {
 
   /// The results: of each slice, the tallies of this rank's own tokens.
   std::vector<std::vector<tally>> query_tallies, key_tallies;
+  /// The blocks that were said to be complete.
+  std::vector<orrery::block> finished;
 
-  [[nodiscard]] std::int64_t bytes(orrery::side s, orrery::cargo c, const orrery::block& b) const {
-    const auto each = c == orrery::cargo::operand ? sizeof(std::uint64_t) : sizeof(tally);
-    return side_of(s).count(b.shard) * static_cast<std::int64_t>(each);
+  static constexpr std::array operands{orrery::side::query, orrery::side::key};
+
+  [[nodiscard]] std::int64_t operand_bytes(int, const orrery::block& b) const {
+    return side_of(b.side).count(b.shard) * static_cast<std::int64_t>(sizeof(std::uint64_t));
   }
-  void prepare(const orrery::host_context&) {}
-  void pack(const orrery::host_context&, const orrery::block& b, std::byte* to) const {
+  [[nodiscard]] std::int64_t partial_bytes(const orrery::block& b) const {
+    return side_of(b.side).count(b.shard) * static_cast<std::int64_t>(sizeof(tally));
+  }
+  void prepare(const orrery::host_context&) { finished.clear(); }
+  void pack(const orrery::host_context&, int, const orrery::block& b, std::byte* to) const {
     const auto& own = own_[static_cast<std::size_t>(b.side)];
     std::copy(own.begin(), own.end(), reinterpret_cast<std::uint64_t*>(to));
   }
@@ -105,7 +113,10 @@ class work {
       running[i] += arrived[i];
     }
   }
-  void finish(const orrery::host_context&) {}
+  void finish(const orrery::host_context&, const orrery::block& own) {
+    if (own.shard != rank_) throw std::logic_error{"a result of another rank"};
+    finished.push_back(own);
+  }
 
  private:
   [[nodiscard]] const tokens& side_of(orrery::side s) const { return sides_[static_cast<std::size_t>(s)]; }
@@ -134,6 +145,7 @@ class work {
 
   tokens sides_[2];
   orrery::pass pass_;
+  int rank_;
   std::vector<std::vector<std::uint64_t>> own_;
 };
 
@@ -167,6 +179,10 @@ void check_rank(World& world, orrery::pass p, std::int64_t queries, std::int64_t
   };
   for (int call = 0; call < 2; ++call) {
     run.run();
+    const int sides = orrery::has_partials(p, orrery::side::key) ? 2 : 1;
+    if (mine.finished.size() != static_cast<std::size_t>(sides * steps.slices)) {
+      throw std::logic_error{std::to_string(mine.finished.size()) + " results are final"};
+    }
     check("query", query_side, key_side, true, mine.query_tallies);
     if (orrery::has_partials(p, orrery::side::key)) check("key", key_side, query_side, false, mine.key_tallies);
   }

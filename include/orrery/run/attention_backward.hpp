@@ -1,6 +1,7 @@
 // Copyright The Orrery authors. SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <span>
@@ -9,17 +10,21 @@
 
 #include "orrery/run/attention_plan.hpp"
 #include "orrery/run/executor.hpp"
+#include "orrery/run/output_part.hpp"
 
 namespace orrery {
 
 /// The backward as an interaction. Query operand: log-sum-exp, delta, Q, dO. Key operand: K, V. Partials: dQ; dK, dV.
-/// A key head that several slices share has a part of its gradient in each; `finish` adds them up.
+/// A key head that several slices share has a part of its gradient in each; they are added up when all are there.
 template <class Kernel, class Mask, class Memory>
 class attention_backward {
  public:
   using storage = typename Kernel::storage;
   using accumulator = typename Kernel::accumulator;
   using context = typename Kernel::context;
+
+  /// All of a query block, and all of a key block.
+  static constexpr std::array operands{side::query, side::key};
 
   attention_backward(const attention_plan<Mask>& plan, const program& p) : plan_{&plan} {
     queries_.reserve(most_blocks_in_tile(p, side::query));
@@ -45,6 +50,7 @@ class attention_backward {
   tensor_view<const storage> q, k, v, out, grad_out;
   row_view<const accumulator> lse;
   tensor_view<storage> grad_q, grad_k, grad_v;
+  output_listener on_final;
 
   /// Of delta, and of gradients that the plan keeps until they are complete: none where the kernel sums in the type
   /// that it stores and no two slices share a key head.
@@ -53,21 +59,22 @@ class attention_backward {
   }
 
   /// Delta: the row sums of grad_out * out.
-  void prepare(const context& how) { Kernel::row_dot(how, out, grad_out, own_delta()); }
-
-  [[nodiscard]] std::int64_t bytes(side s, cargo c, const block& b) const {
-    const attention_plan<Mask>& p = *plan_;
-    const std::int64_t rows = p.batch * p.heads(b) * p.tokens(b);
-    constexpr auto stored = static_cast<std::int64_t>(sizeof(storage));
-    constexpr auto summed = static_cast<std::int64_t>(sizeof(accumulator));
-    if (s == side::query) {
-      return c == cargo::partial ? rows * p.head_dim * summed
-                                 : rows * (2 * summed + (p.head_dim + p.value_dim) * stored);
-    }
-    return rows * (p.head_dim + p.value_dim) * (c == cargo::partial ? summed : stored);
+  void prepare(const context& how) {
+    Kernel::row_dot(how, out, grad_out, own_delta());
+    key_slices_under_way_ = static_cast<int>(plan_->slices.size());
   }
 
-  void pack(const context& how, const block& b, std::byte* to) const {
+  [[nodiscard]] std::int64_t operand_bytes(int, const block& b) const {
+    constexpr auto stored = static_cast<std::int64_t>(sizeof(storage));
+    constexpr auto summed = static_cast<std::int64_t>(sizeof(accumulator));
+    return rows_of(b) * ((plan_->head_dim + plan_->value_dim) * stored + (b.side == side::query ? 2 * summed : 0));
+  }
+  [[nodiscard]] std::int64_t partial_bytes(const block& b) const {
+    return rows_of(b) * (plan_->head_dim + (b.side == side::key ? plan_->value_dim : 0)) *
+           static_cast<std::int64_t>(sizeof(accumulator));
+  }
+
+  void pack(const context& how, int, const block& b, std::byte* to) const {
     if (b.side == side::query) {
       const query_operands from = own_queries(b);
       const query_operands packed = queries_at(b, to);
@@ -128,33 +135,19 @@ class attention_backward {
     }
   }
 
-  void finish(const context& how) {
-    const auto slices = static_cast<int>(plan_->slices.size());
-    if constexpr (!queries_direct) {
-      for (int s = 0; s < slices; ++s) {
-        const block own{side::query, plan_->rank, s};
-        const head_slice& heads = plan_->slice(own);
+  void finish(const context& how, const block& own) {
+    const head_slice& heads = plan_->slice(own);
+    if (own.side == side::query) {
+      if constexpr (!queries_direct) {
         Kernel::copy(how, grad_q_at(own, nullptr), grad_q.slice_heads(heads.first_query_head, heads.query_heads));
       }
-    }
-    if (keys_direct_) return;
-    // Slices share at most their outermost key heads with their neighbours: sums are handed on from slice to slice.
-    for (int s = 0; s < slices; ++s) {
-      const block own{side::key, plan_->rank, s};
-      const head_slice& heads = plan_->slice(own);
-      const key_gradients sums = grad_kv_at(own, nullptr);
-      std::int64_t ready = heads.key_heads;
-      if (s + 1 < slices) {
-        const block next{side::key, plan_->rank, s + 1};
-        if (plan_->slice(next).first_key_head < heads.first_key_head + heads.key_heads) {
-          --ready;
-          const key_gradients sums_of_next = grad_kv_at(next, nullptr);
-          Kernel::add(how, sums_of_next.k.slice_heads(0, 1), sums.k.slice_heads(ready, 1));
-          Kernel::add(how, sums_of_next.v.slice_heads(0, 1), sums.v.slice_heads(ready, 1));
-        }
-      }
-      Kernel::copy(how, sums.k.slice_heads(0, ready), grad_k.slice_heads(heads.first_key_head, ready));
-      Kernel::copy(how, sums.v.slice_heads(0, ready), grad_v.slice_heads(heads.first_key_head, ready));
+      on_final({side::query, heads.first_query_head, heads.query_heads});
+    } else if (own_key_heads_ == plan_->key_heads) {
+      if (!keys_direct_) hand_out(how, own, heads.key_heads);
+      on_final({side::key, heads.first_key_head, heads.key_heads});
+    } else if (--key_slices_under_way_ == 0) {
+      add_up_shared_key_heads(how);
+      on_final({side::key, 0, plan_->key_heads});
     }
   }
 
@@ -184,6 +177,36 @@ class attention_backward {
     return {const_cast<T*>(r.data), r.batch, r.heads, r.sequence, r.batch_stride, r.head_stride, r.sequence_stride};
   }
 
+  /// The first `ready` key heads of a slice are complete.
+  void hand_out(const context& how, const block& own, std::int64_t ready) {
+    const key_gradients sums = grad_kv_at(own, nullptr);
+    const std::int64_t first = plan_->slice(own).first_key_head;
+    Kernel::copy(how, sums.k.slice_heads(0, ready), grad_k.slice_heads(first, ready));
+    Kernel::copy(how, sums.v.slice_heads(0, ready), grad_v.slice_heads(first, ready));
+  }
+
+  /// Slices share at most their outermost key heads with their neighbours: sums are handed on from slice to slice.
+  void add_up_shared_key_heads(const context& how) {
+    const auto slices = static_cast<int>(plan_->slices.size());
+    for (int s = 0; s < slices; ++s) {
+      const block own{side::key, plan_->rank, s};
+      const head_slice& heads = plan_->slice(own);
+      std::int64_t ready = heads.key_heads;
+      if (s + 1 < slices) {
+        const block next{side::key, plan_->rank, s + 1};
+        if (plan_->slice(next).first_key_head < heads.first_key_head + heads.key_heads) {
+          --ready;
+          const key_gradients sums = grad_kv_at(own, nullptr);
+          const key_gradients sums_of_next = grad_kv_at(next, nullptr);
+          Kernel::add(how, sums_of_next.k.slice_heads(0, 1), sums.k.slice_heads(ready, 1));
+          Kernel::add(how, sums_of_next.v.slice_heads(0, 1), sums.v.slice_heads(ready, 1));
+        }
+      }
+      hand_out(how, own, ready);
+    }
+  }
+
+  [[nodiscard]] std::int64_t rows_of(const block& b) const { return plan_->batch * plan_->heads(b) * plan_->tokens(b); }
   [[nodiscard]] std::int64_t own_tokens(side s) const { return plan_->tokens({s, plan_->rank, 0}); }
   [[nodiscard]] block_reader reader(const block& b, std::byte* memory) const {
     return {memory, plan_->batch, plan_->heads(b), plan_->tokens(b)};
@@ -245,6 +268,7 @@ class attention_backward {
   array own_grad_v_;
   std::vector<std::int64_t> own_key_heads_before_;  // of each slice, in own_grad_k_ and own_grad_v_
   std::int64_t own_key_heads_ = 0;
+  int key_slices_under_way_ = 0;  // in this call
   bool keys_direct_ = false;
 };
 

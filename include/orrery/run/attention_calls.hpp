@@ -9,6 +9,8 @@
 #include "orrery/run/attention_forward.hpp"
 #include "orrery/run/attention_plan.hpp"
 #include "orrery/run/executor.hpp"
+#include "orrery/run/output_part.hpp"
+#include "orrery/schedule/hand_over.hpp"
 #include "orrery/schedule/program.hpp"
 
 namespace orrery {
@@ -24,15 +26,22 @@ struct attention_calls {
   attention_calls& operator=(const attention_calls&) = delete;
   virtual ~attention_calls() = default;
 
-  virtual void forward(const tensor_view<const storage>& q, const tensor_view<const storage>& k,
-                       const tensor_view<const storage>& v, const tensor_view<storage>& out,
-                       const row_view<accumulator>& lse) = 0;
+  virtual void begin_forward(const tensor_view<storage>& out, const row_view<accumulator>& lse) = 0;
+  virtual void give_queries(const tensor_view<const storage>& q) = 0;
+  virtual void give_keys(const tensor_view<const storage>& k) = 0;
+  virtual void give_values(const tensor_view<const storage>& v) = 0;
+  virtual void finish_forward(const output_listener& on_final) = 0;
+  /// Leaves a forward that was begun.
+  virtual void abandon_forward() = 0;
   virtual void backward(const tensor_view<const storage>& q, const tensor_view<const storage>& k,
                         const tensor_view<const storage>& v, const tensor_view<const storage>& out,
                         const row_view<const accumulator>& lse, const tensor_view<const storage>& grad_out,
                         const tensor_view<storage>& grad_q, const tensor_view<storage>& grad_k,
-                        const tensor_view<storage>& grad_v) = 0;
+                        const tensor_view<storage>& grad_v, const output_listener& on_final) = 0;
+  virtual void progress() = 0;
   [[nodiscard]] virtual std::int64_t workspace_bytes() const = 0;
+
+  bool forward_under_way = false;  ///< begun, and not finished
 };
 
 /// The same for one transport and mask: compiled once for them, whatever the topology and the layout.
@@ -43,31 +52,45 @@ class planned_attention final : public attention_calls<Kernel> {
   using accumulator = typename Kernel::accumulator;
 
   /// Collective. The programs must be proven (see `verify`) and finished.
-  planned_attention(World& world, attention_plan<Mask> plan, program forward_program, program backward_program)
+  planned_attention(World& world, attention_plan<Mask> plan, program forward_program, program backward_program,
+                    hand_over how)
       : plan_{std::move(plan)},
-        forward_program_{std::move(forward_program)},
-        backward_program_{std::move(backward_program)},
-        forward_{plan_, forward_program_},
-        backward_{plan_, backward_program_},
-        run_forward_{world, forward_program_, forward_},
-        run_backward_{world, backward_program_, backward_} {}
+        forward_{plan_, forward_program},
+        backward_{plan_, backward_program},
+        run_forward_{world,
+                     how == hand_over::by_tensor ? by_tensor(forward_program, decltype(forward_)::operands)
+                                                 : tensor_program{forward_program, {}},
+                     forward_},
+        run_backward_{world, backward_program, backward_} {}
 
-  void forward(const tensor_view<const storage>& q, const tensor_view<const storage>& k,
-               const tensor_view<const storage>& v, const tensor_view<storage>& out,
-               const row_view<accumulator>& lse) override {
-    forward_.q = q;
-    forward_.k = k;
-    forward_.v = v;
+  void begin_forward(const tensor_view<storage>& out, const row_view<accumulator>& lse) override {
     forward_.out = out;
     forward_.lse = lse;
-    run_forward_.run();
+    run_forward_.begin();
   }
+  void give_queries(const tensor_view<const storage>& q) override {
+    forward_.q = q;
+    run_forward_.give(0);
+  }
+  void give_keys(const tensor_view<const storage>& k) override {
+    forward_.k = k;
+    run_forward_.give(1);
+  }
+  void give_values(const tensor_view<const storage>& v) override {
+    forward_.v = v;
+    run_forward_.give(2);
+  }
+  void finish_forward(const output_listener& on_final) override {
+    forward_.on_final = on_final;
+    run_forward_.finish();
+  }
+  void abandon_forward() override { run_forward_.abandon(": its forward was begun, but not finished"); }
 
   void backward(const tensor_view<const storage>& q, const tensor_view<const storage>& k,
                 const tensor_view<const storage>& v, const tensor_view<const storage>& out,
                 const row_view<const accumulator>& lse, const tensor_view<const storage>& grad_out,
                 const tensor_view<storage>& grad_q, const tensor_view<storage>& grad_k,
-                const tensor_view<storage>& grad_v) override {
+                const tensor_view<storage>& grad_v, const output_listener& on_final) override {
     backward_.q = q;
     backward_.k = k;
     backward_.v = v;
@@ -77,8 +100,11 @@ class planned_attention final : public attention_calls<Kernel> {
     backward_.grad_q = grad_q;
     backward_.grad_k = grad_k;
     backward_.grad_v = grad_v;
+    backward_.on_final = on_final;
     run_backward_.run();
   }
+
+  void progress() override { run_forward_.progress(); }
 
   [[nodiscard]] std::int64_t workspace_bytes() const override {
     return run_forward_.workspace_bytes() + run_backward_.workspace_bytes() + forward_.own_bytes() +
@@ -89,8 +115,6 @@ class planned_attention final : public attention_calls<Kernel> {
   using memory = typename World::memory;
 
   attention_plan<Mask> plan_;
-  program forward_program_;
-  program backward_program_;
   attention_forward<Kernel, Mask, memory> forward_;
   attention_backward<Kernel, Mask, memory> backward_;
   executor<World, attention_forward<Kernel, Mask, memory>> run_forward_;

@@ -1,6 +1,7 @@
 // Copyright The Orrery authors. SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <span>
@@ -9,6 +10,7 @@
 
 #include "orrery/run/attention_plan.hpp"
 #include "orrery/run/executor.hpp"
+#include "orrery/run/output_part.hpp"
 
 namespace orrery {
 
@@ -20,6 +22,9 @@ class attention_forward {
   using storage = typename Kernel::storage;
   using accumulator = typename Kernel::accumulator;
   using context = typename Kernel::context;
+
+  /// Q, K and V.
+  static constexpr std::array operands{side::query, side::key, side::key};
 
   attention_forward(const attention_plan<Mask>& plan, const program& p) : plan_{&plan} {
     queries_.reserve(most_blocks_in_tile(p, side::query));
@@ -34,31 +39,26 @@ class attention_forward {
   tensor_view<const storage> q, k, v;
   tensor_view<storage> out;
   row_view<accumulator> lse;
+  output_listener on_final;
 
   /// Of results that the plan keeps until they are complete: none where the kernel sums in the type that it stores.
   [[nodiscard]] std::int64_t own_bytes() const noexcept { return own_out_.bytes() + own_lse_.bytes(); }
 
   void prepare(const context&) const {}
 
-  [[nodiscard]] std::int64_t bytes(side s, cargo c, const block& b) const {
-    const attention_plan<Mask>& p = *plan_;
-    const std::int64_t rows = p.batch * p.heads(b) * p.tokens(b);
-    if (c == cargo::partial) return rows * (p.value_dim + 1) * static_cast<std::int64_t>(sizeof(accumulator));
-    return rows * (s == side::query ? p.head_dim : p.head_dim + p.value_dim) *
-           static_cast<std::int64_t>(sizeof(storage));
+  [[nodiscard]] std::int64_t operand_bytes(int tensor, const block& b) const {
+    return rows_of(b) * dim_of(tensor) * static_cast<std::int64_t>(sizeof(storage));
+  }
+  [[nodiscard]] std::int64_t partial_bytes(const block& b) const {
+    return rows_of(b) * (plan_->value_dim + 1) * static_cast<std::int64_t>(sizeof(accumulator));
   }
 
-  void pack(const context& how, const block& b, std::byte* to) const {
-    block_reader packed = reader(b, to);
+  void pack(const context& how, int tensor, const block& b, std::byte* to) const {
     const head_slice& s = plan_->slice(b);
-    if (b.side == side::query) {
-      Kernel::copy(how, q.slice_heads(s.first_query_head, s.query_heads),
-                   packed.template tensor<storage>(plan_->head_dim));
-    } else {
-      Kernel::copy(how, k.slice_heads(s.first_key_head, s.key_heads), packed.template tensor<storage>(plan_->head_dim));
-      Kernel::copy(how, v.slice_heads(s.first_key_head, s.key_heads),
-                   packed.template tensor<storage>(plan_->value_dim));
-    }
+    const tensor_view<const storage> own = tensor == 0
+                                               ? q.slice_heads(s.first_query_head, s.query_heads)
+                                               : (tensor == 1 ? k : v).slice_heads(s.first_key_head, s.key_heads);
+    Kernel::copy(how, own, reader(b, to).template tensor<storage>(dim_of(tensor)));
   }
 
   void interact(const context& how, std::span<const tile_block> queries, std::span<const tile_block> keys) {
@@ -75,14 +75,14 @@ class attention_forward {
     }
     for (const tile_block& one : keys) {
       const head_slice& s = plan_->slice(one.block);
-      forward_keys<storage> operands{k.slice_heads(s.first_key_head, s.key_heads),
-                                     v.slice_heads(s.first_key_head, s.key_heads), plan_->positions(one.block)};
+      forward_keys<storage> from{k.slice_heads(s.first_key_head, s.key_heads),
+                                 v.slice_heads(s.first_key_head, s.key_heads), plan_->positions(one.block)};
       if (one.operand != nullptr) {
         block_reader packed = reader(one.block, writable(one.operand));
-        operands.k = packed.template tensor<storage>(plan_->head_dim);
-        operands.v = packed.template tensor<storage>(plan_->value_dim);
+        from.k = packed.template tensor<storage>(plan_->head_dim);
+        from.v = packed.template tensor<storage>(plan_->value_dim);
       }
-      keys_.push_back(operands);
+      keys_.push_back(from);
     }
     Kernel::forward(how, std::span<const forward_queries<storage, accumulator>>{queries_},
                     std::span<const forward_keys<storage>>{keys_}, plan_->map_of(queries[0].block),
@@ -100,16 +100,14 @@ class attention_forward {
     }
   }
 
-  void finish(const context& how) {
+  void finish(const context& how, const block& own) {
+    const head_slice& heads = plan_->slice(own);
     if constexpr (!direct) {
-      for (std::size_t s = 0; s < plan_->slices.size(); ++s) {
-        const block own{side::query, plan_->rank, static_cast<int>(s)};
-        const partial result = partial_at(own, nullptr);
-        const head_slice& heads = plan_->slice(own);
-        Kernel::copy(how, result.out, out.slice_heads(heads.first_query_head, heads.query_heads));
-        Kernel::copy(how, result.lse, lse.slice_heads(heads.first_query_head, heads.query_heads));
-      }
+      const partial result = partial_at(own, nullptr);
+      Kernel::copy(how, result.out, out.slice_heads(heads.first_query_head, heads.query_heads));
+      Kernel::copy(how, result.lse, lse.slice_heads(heads.first_query_head, heads.query_heads));
     }
+    on_final({side::query, heads.first_query_head, heads.query_heads});
   }
 
  private:
@@ -123,6 +121,8 @@ class attention_forward {
     row_view<accumulator> lse;
   };
 
+  [[nodiscard]] std::int64_t rows_of(const block& b) const { return plan_->batch * plan_->heads(b) * plan_->tokens(b); }
+  [[nodiscard]] std::int64_t dim_of(int tensor) const { return tensor == 2 ? plan_->value_dim : plan_->head_dim; }
   [[nodiscard]] std::int64_t own_tokens() const {
     return plan_->query_shards[static_cast<std::size_t>(plan_->rank)].tokens();
   }

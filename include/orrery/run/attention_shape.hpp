@@ -12,6 +12,7 @@
 
 #include "orrery/kernel/view.hpp"
 #include "orrery/schedule/block.hpp"
+#include "orrery/schedule/hand_over.hpp"
 #include "orrery/transport/transport.hpp"
 #include "orrery/verify/verdict.hpp"
 
@@ -28,6 +29,8 @@ struct attention_shape {
   std::int64_t key_length = 0;            ///< tokens of the key sequence, over all ranks; 0: length
   double scale = 0;                       ///< of the scores; 0: 1 / sqrt(head_dim)
   pass circulate = pass::circulate_keys;  ///< the backward's policy
+  /// Of the forward's operands, for those who compute them one after the other (see `attention::begin_forward`).
+  orrery::hand_over hand_over = orrery::hand_over::together;
 
   /// With all defaults filled in.
   [[nodiscard]] attention_shape completed() const {
@@ -120,7 +123,8 @@ struct attention_request {
             {"value_dim", std::to_string(shape.value_dim)},
             {"key_length", std::to_string(shape.key_length)},
             {"scale", scale},
-            {"circulate", name_of(shape.circulate)}};
+            {"circulate", name_of(shape.circulate)},
+            {"hand_over", name_of(shape.hand_over)}};
   }
 };
 

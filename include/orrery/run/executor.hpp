@@ -16,24 +16,28 @@ namespace orrery {
 
 /// What an executor runs: any work in which two sides interact. It has
 ///
-/// - `bytes(side, cargo, block)`: the size of a block in a slot and on the wire, contiguous;
+/// - `operands`: the tensors that operands consist of, each by its side, in the order in which they are handed over;
+/// - `operand_bytes(tensor, block)` and `partial_bytes(block)`: sizes, contiguous, in a slot and on the wire (an
+///   operand is its tensors, one after the other);
 /// - `prepare(context)`: is called first, for what must be known before operands are packed;
-/// - `pack(context, block, to)`: copies an operand of the rank's own shard, to be sent;
+/// - `pack(context, tensor, block, to)`: copies a tensor of the rank's own shard, to be sent;
 /// - `interact(context, queries, keys)`: lets all pairs of the blocks interact, adding to their partials;
 /// - `merge(context, block, into, from, fresh)`: adds the partial in `from` to that in `into` (null: the rank's own
 ///   result; if `fresh`, nothing is there yet);
-/// - `finish(context)`: the rank's own results are complete.
+/// - `finish(context, block)`: the rank's own result for this block is complete.
 ///
 /// In a call none of them may allocate, and on a device none may wait.
 template <class Interaction, class Context>
-concept interaction = requires(Interaction& work, const Context& context, const block& b, std::byte* memory,
+concept interaction = requires(Interaction& work, const Context& context, int tensor, const block& b, std::byte* memory,
                                std::span<const tile_block> blocks) {
-  { work.bytes(side::query, cargo::operand, b) } -> std::convertible_to<std::int64_t>;
+  std::span<const side>{Interaction::operands};
+  { work.operand_bytes(tensor, b) } -> std::convertible_to<std::int64_t>;
+  { work.partial_bytes(b) } -> std::convertible_to<std::int64_t>;
   work.prepare(context);
-  work.pack(context, b, memory);
+  work.pack(context, tensor, b, memory);
   work.interact(context, blocks, blocks);
   work.merge(context, b, memory, memory, true);
-  work.finish(context);
+  work.finish(context, b);
 };
 
 /// Runs one rank's program on real data: the same code for every topology, interaction and transport.
@@ -42,36 +46,97 @@ concept interaction = requires(Interaction& work, const Context& context, const 
 /// the largest block that it will hold, and a packed copy of each own operand that is sent. In a call, each step awaits
 /// what must have arrived, merges partials, posts its exchanges and then computes its tile while they fly; nothing is
 /// allocated.
+///
+/// A call is `run()`; or, if the operands come one after the other, `begin()`, `give(tensor)` for each of them in the
+/// order of `Interaction::operands`, and `finish()`. What the first step sends leaves as soon as it is given.
+///
+/// If the interaction throws, the other ranks fail at once, with this rank's name, the step and what it has thrown.
 template <class World, class Interaction>
 class executor {
  public:
   /// Collective. The program must be proven (see `verify`) and finished.
-  executor(World& world, const program& p, Interaction& work)
+  executor(World& world, const tensor_program& p, Interaction& work)
       : work_{&work},
-        plan_{p, bytes_of(work)},
+        plan_{p, sizes_of(work)},
         workspace_{plan_.workspace_bytes()},
-        channel_{world.open(p, placed(p))} {
+        channel_{world.open(p.program, placed(p))} {
     static_assert(transport<World>, "orrery: the executor's first argument is not a transport; see orrery::transport");
   }
+  executor(World& world, const program& p, Interaction& work) : executor{world, tensor_program{p, {}}, work} {}
 
-  /// If the interaction throws, the other ranks fail at once, with this rank's name, the step and what it has thrown.
-  void run() try {
-    const auto context = channel_.context();
-    now_ = plan_.steps.data();
-    channel_.begin();
-    work_->prepare(context);
-    for (const executor_plan::own_operand& own : plan_.own_operands) work_->pack(context, own.block, own.address);
-    for (const executor_plan::planned_step& now : plan_.steps) {
-      now_ = &now;
-      for (const executor_plan::completion& done : now.completions) {
-        channel_.await(done.exchange);
-        for (const executor_plan::arrival& one : done.merges)
-          work_->merge(context, one.block, one.into, one.from, one.fresh);
+  void run() {
+    begin();
+    for (std::size_t tensor = 0; tensor < plan_.tensors.size(); ++tensor) give(static_cast<int>(tensor));
+    finish();
+  }
+
+  void begin() {
+    or_abandon([&] {
+      now_ = plan_.steps.data();
+      channel_.begin();
+      work_->prepare(channel_.context());
+    });
+  }
+
+  void give(int tensor) {
+    or_abandon([&] {
+      const auto context = channel_.context();
+      const executor_plan::handed_over& given = plan_.tensors[static_cast<std::size_t>(tensor)];
+      for (const executor_plan::own_operand& own : given.packed) work_->pack(context, tensor, own.block, own.address);
+      for (int e = given.exchanges.first; e < given.exchanges.end(); ++e) channel_.post(e);
+    });
+  }
+
+  void finish() {
+    or_abandon([&] {
+      const auto context = channel_.context();
+      for (const executor_plan::planned_step& now : plan_.steps) {
+        now_ = &now;
+        for (const executor_plan::completion& done : now.completions) {
+          channel_.await(done.exchange);
+          for (const executor_plan::arrival& one : done.merges)
+            work_->merge(context, one.block, one.into, one.from, one.fresh);
+          for (const block& result : done.results) work_->finish(context, result);
+        }
+        for (int e = now.exchanges.first; e < now.exchanges.end(); ++e) channel_.post(e);
+        if (!now.queries.empty()) work_->interact(context, now.queries, now.keys);
+        for (const block& result : now.results) work_->finish(context, result);
       }
-      for (int e = now.exchanges.first; e < now.exchanges.end(); ++e) channel_.post(e);
-      if (!now.queries.empty()) work_->interact(context, now.queries, now.keys);
+    });
+  }
+
+  /// Lets what flies move on, where the transport needs the processor for it.
+  void progress() {
+    const auto context = channel_.context();
+    if constexpr (requires { context.poll(); }) context.poll();
+  }
+
+  /// This rank leaves the call in the middle: the others fail at once, with this rank's name, the step and `why`.
+  void abandon(const std::string& why) {
+    if constexpr (abandonable<channel_of<World>>) {
+      channel_.abandon("in step " + std::to_string(now_ - plan_.steps.data()) + why);
     }
-    work_->finish(context);
+  }
+
+  /// Bytes of the slots and packed operands.
+  [[nodiscard]] std::int64_t workspace_bytes() const noexcept { return plan_.workspace_bytes(); }
+
+ private:
+  static block_sizes sizes_of(const Interaction& work) {
+    return {std::span<const side>{Interaction::operands},
+            [&work](int tensor, const block& b) -> std::int64_t { return work.operand_bytes(tensor, b); },
+            [&work](const block& b) -> std::int64_t { return work.partial_bytes(b); }};
+  }
+
+  /// The pieces of the placed plan.
+  const std::vector<exchange_pieces>& placed(const tensor_program& p) {
+    plan_.place(p, sizes_of(*work_), workspace_.data());
+    return plan_.pieces;
+  }
+
+  template <class Part>
+  void or_abandon(const Part& part) try {
+    part();
   } catch (const transport_error&) {
     throw;
   } catch (const std::exception& e) {
@@ -80,26 +145,6 @@ class executor {
   } catch (...) {
     abandon("");
     throw;
-  }
-
-  /// Bytes of the slots and packed operands.
-  [[nodiscard]] std::int64_t workspace_bytes() const noexcept { return plan_.workspace_bytes(); }
-
- private:
-  static executor_plan::block_bytes bytes_of(const Interaction& work) {
-    return [&work](side s, cargo c, const block& b) -> std::int64_t { return work.bytes(s, c, b); };
-  }
-
-  /// The pieces of the placed plan.
-  const std::vector<exchange_pieces>& placed(const program& p) {
-    plan_.place(p, bytes_of(*work_), workspace_.data());
-    return plan_.pieces;
-  }
-
-  void abandon(const std::string& why) {
-    if constexpr (abandonable<channel_of<World>>) {
-      channel_.abandon("in step " + std::to_string(now_ - plan_.steps.data()) + why);
-    }
   }
 
   Interaction* work_;

@@ -4,9 +4,10 @@
 #include <cstddef>
 #include <cstdint>
 #include <functional>
-#include <utility>
+#include <span>
 #include <vector>
 
+#include "orrery/schedule/hand_over.hpp"
 #include "orrery/schedule/residency.hpp"
 #include "orrery/transport/transport.hpp"
 
@@ -18,6 +19,26 @@ struct tile_block {
   const std::byte* operand = nullptr;
   std::byte* partial = nullptr;
   bool fresh = false;  ///< nothing has been added to the partial yet: write it, do not read it
+};
+
+/// How large blocks are. An operand consists of tensors, one after the other: `sides[t]` is the side whose operands
+/// have tensor t.
+struct block_sizes {
+  std::span<const side> sides;
+  std::function<std::int64_t(int tensor, const block&)> tensor;  ///< bytes of one tensor of an operand
+  std::function<std::int64_t(const block&)> partial;             ///< bytes
+
+  [[nodiscard]] std::int64_t bytes(cargo c, const block& b) const {
+    return c == cargo::partial ? partial(b) : bytes_before(static_cast<int>(sides.size()), b);
+  }
+  /// Of the tensors of an operand that come before tensor t.
+  [[nodiscard]] std::int64_t bytes_before(int t, const block& b) const {
+    std::int64_t sum = 0;
+    for (int i = 0; i < t; ++i) {
+      if (sides[static_cast<std::size_t>(i)] == b.side) sum += tensor(i, b);
+    }
+    return sum;
+  }
 };
 
 /// One rank's program with an address for every block: what an executor runs, whatever interacts and over whichever
@@ -38,80 +59,105 @@ class executor_plan {
   struct completion {
     int exchange = 0;
     std::vector<arrival> merges;
+    std::vector<block> results;  ///< the rank's own, complete with these merges
   };
   struct planned_step {
     std::vector<completion> completions;
     range exchanges{0, 0};
     std::vector<tile_block> queries;
     std::vector<tile_block> keys;
+    std::vector<block> results;  ///< the rank's own, complete with this tile
   };
+  /// A tensor of one of the rank's own blocks, and where its packed copy lies.
   struct own_operand {
     orrery::block block;
     std::byte* address;
   };
-  /// The bytes of a block in a slot and on the wire.
-  using block_bytes = std::function<std::int64_t(side, cargo, const block&)>;
+  /// One of the tensors that operands consist of: what to pack when it is there, and the exchanges of the first step
+  /// that can then be posted. The exchanges are no longer those of the step.
+  struct handed_over {
+    std::vector<own_operand> packed;
+    range exchanges{0, 0};
+  };
 
+  std::vector<handed_over> tensors;
   std::vector<planned_step> steps;
-  std::vector<own_operand> own_operands;
   std::vector<exchange_pieces> pieces;  ///< for each exchange of the program
 
-  executor_plan(const program& p, const block_bytes& bytes) {
-    measure(p, bytes);
+  executor_plan(const tensor_program& p, const block_sizes& sizes) : tensors(sizes.sides.size()) {
+    measure(p.program, sizes);
     for (const auto& of_kind : slot_bytes_) {
       for (const std::int64_t size : of_kind) workspace_bytes_ += aligned(size);
     }
-    for (const own_operand& one : own_operands)
-      workspace_bytes_ += aligned(bytes(one.block.side, cargo::operand, one.block));
+    for (const own_operand& one : own_operands_) workspace_bytes_ += aligned(sizes.bytes(cargo::operand, one.block));
   }
 
   [[nodiscard]] std::int64_t workspace_bytes() const noexcept { return workspace_bytes_; }
 
-  /// Fills `steps`, `pieces` and the addresses of `own_operands`. To be called once, with the constructor's arguments.
-  void place(const program& p, const block_bytes& bytes, std::byte* workspace) {
+  /// Fills `tensors`, `steps` and `pieces`. To be called once, with the constructor's arguments.
+  void place(const tensor_program& schedule, const block_sizes& sizes, std::byte* workspace) {
+    const program& p = schedule.program;
     for (std::size_t kind = 0; kind < 4; ++kind) {
       for (const std::int64_t size : slot_bytes_[kind]) {
         slots_[kind].push_back(workspace);
         workspace += aligned(size);
       }
     }
-    for (own_operand& one : own_operands) {
+    for (own_operand& one : own_operands_) {
       one.address = workspace;
-      workspace += aligned(bytes(one.block.side, cargo::operand, one.block));
+      workspace += aligned(sizes.bytes(cargo::operand, one.block));
+      for (std::size_t t = 0; t < tensors.size(); ++t) {
+        if (sizes.sides[t] != one.block.side) continue;
+        tensors[t].packed.push_back({one.block, one.address + sizes.bytes_before(static_cast<int>(t), one.block)});
+      }
     }
 
     residency here{p};
     pieces.resize(static_cast<std::size_t>(p.exchanges.size()));
+    steps.resize(static_cast<std::size_t>(p.steps.size() + 1));
     for (int i = 0; i <= p.steps.size(); ++i) {
       const bool last = i == p.steps.size();
-      planned_step& now = steps.emplace_back();
+      planned_step& now = steps[static_cast<std::size_t>(i)];
       complete(p, here, i, last ? p.final_completions : p.steps[i].completions, now);
       if (last) break;
       now.exchanges = p.steps[i].exchanges;
-      for (int e = now.exchanges.first; e < now.exchanges.end(); ++e) post(p, here, i, e, bytes);
+      for (int e = now.exchanges.first; e < now.exchanges.end(); ++e) post(schedule, here, i, e, sizes);
       const tile& t = p.steps[i].tile;
       if (t.empty()) continue;
       for (int q = t.queries.first; q < t.queries.end(); ++q) now.queries.push_back(in_tile(p, here, i, p.queries[q]));
       for (int k = t.keys.first; k < t.keys.end(); ++k) now.keys.push_back(in_tile(p, here, i, p.keys[k]));
     }
+    for (const own_result& one : own_results_) {
+      planned_step& of = steps[static_cast<std::size_t>(one.last_step)];
+      (one.last_completion < 0 ? of.results : of.completions[static_cast<std::size_t>(one.last_completion)].results)
+          .push_back(one.block);
+    }
+    hand_over_first_step(schedule, sizes);
   }
 
  private:
+  /// The sum at home for one of the rank's own blocks, and where something is added to it last.
+  struct own_result {
+    orrery::block block;
+    int last_step;
+    int last_completion;  ///< of that step; -1: by its tile
+  };
+
   static std::int64_t aligned(std::int64_t bytes) { return (bytes + 63) / 64 * 64; }
 
-  void measure(const program& p, const block_bytes& bytes) {
+  void measure(const program& p, const block_sizes& sizes) {
     for (std::size_t kind = 0; kind < 4; ++kind) slot_bytes_[kind].resize(static_cast<std::size_t>(p.slots[kind]), 0);
     const auto needs = [&](const held_block& held, cargo c) {
       if (held.slot == no_slot) return;
       std::int64_t& size = slot_bytes_[residency::kind_of(held.block.side, c)][static_cast<std::size_t>(held.slot)];
-      const std::int64_t needed = bytes(held.block.side, c, held.block);
+      const std::int64_t needed = sizes.bytes(c, held.block);
       if (needed > size) size = needed;
     };
     for (const exchange& x : p.exchanges) {
       for (int r = x.received.first; r < x.received.end(); ++r) needs(p.received[r], x.cargo);
       for (int s = x.sent.first; s < x.sent.end(); ++s) {
         if (x.cargo == cargo::operand && p.sent[s].shard == p.rank && own(p.sent[s]) == nullptr) {
-          own_operands.push_back({p.sent[s], nullptr});
+          own_operands_.push_back({p.sent[s], nullptr});
         }
       }
     }
@@ -119,8 +165,26 @@ class executor_plan {
     for (const held_block& k : p.keys) needs(k, cargo::partial);
   }
 
+  /// What the first step sends is at home here: it can leave before the rest of the first step can begin.
+  void hand_over_first_step(const tensor_program& schedule, const block_sizes& sizes) {
+    const program& p = schedule.program;
+    if (tensors.empty() || p.steps.empty()) return;
+    std::size_t ready = 0;  // the tensor with which all that was posted up to here can be sent
+    range& first = steps[0].exchanges;
+    for (int e = first.first; e < first.end(); ++e) {
+      for (int s = p.exchanges[e].sent.first; s < p.exchanges[e].sent.end(); ++s) {
+        for (std::size_t t = ready + 1; t < tensors.size(); ++t) {
+          if (sizes.sides[t] == p.sent[s].side && schedule.carries(e, static_cast<int>(t))) ready = t;
+        }
+      }
+      range& posted = tensors[ready].exchanges;
+      posted = {posted.count == 0 ? e : posted.first, posted.count + 1};
+    }
+    first.count = 0;
+  }
+
   own_operand* own(const block& b) {
-    for (own_operand& one : own_operands) {
+    for (own_operand& one : own_operands_) {
       if (one.block == b) return &one;
     }
     return nullptr;
@@ -129,11 +193,13 @@ class executor_plan {
   [[nodiscard]] std::byte* at(int kind, int slot) const { return slots_[kind][static_cast<std::size_t>(slot)]; }
 
   /// Is this the first addition to the result of the rank's own shard? From now on it is not.
-  bool first_of_own(const block& b) {
-    for (auto& [known, added] : own_partials_) {
-      if (known == b) return !std::exchange(added, true);
+  bool first_of_own(const block& b, int last_step, int last_completion) {
+    for (own_result& known : own_results_) {
+      if (known.block != b) continue;
+      known = {b, last_step, last_completion};
+      return false;
     }
-    own_partials_.emplace_back(b, true);
+    own_results_.push_back({b, last_step, last_completion});
     return true;
   }
 
@@ -149,7 +215,8 @@ class executor_plan {
         std::byte* const from = at(kind, arrived.slot);
         here.forget(kind, arrived.slot);
         if (arrived.block.shard == p.rank) {
-          done.merges.push_back({arrived.block, nullptr, from, first_of_own(arrived.block)});
+          const bool fresh = first_of_own(arrived.block, i, c - completions.first);
+          done.merges.push_back({arrived.block, nullptr, from, fresh});
         } else if (const int open = here.find(kind, arrived.block, i); open != residency::none) {
           done.merges.push_back({arrived.block, at(kind, open), from, false});
         } else {
@@ -159,25 +226,30 @@ class executor_plan {
     }
   }
 
-  void post(const program& p, residency& here, int i, int e, const block_bytes& bytes) {
+  void post(const tensor_program& schedule, residency& here, int i, int e, const block_sizes& sizes) {
+    const program& p = schedule.program;
     const exchange& x = p.exchanges[e];
     exchange_pieces& mine = pieces[static_cast<std::size_t>(e)];
+    const int only = schedule.tensor_of(e);
+    const auto piece_of = [&](std::byte* address, const block& b) -> piece {
+      if (only == every_tensor) return {address, sizes.bytes(x.cargo, b)};
+      return {address + sizes.bytes_before(only, b), sizes.tensor(only, b)};
+    };
     for (int s = x.sent.first; s < x.sent.end(); ++s) {
       const block& what = p.sent[s];
       const int kind = residency::kind_of(what.side, x.cargo);
-      const std::int64_t size = bytes(what.side, x.cargo, what);
       if (what.shard == p.rank) {
-        mine.sent.push_back({own(what)->address, size});
+        mine.sent.push_back(piece_of(own(what)->address, what));
         continue;
       }
       const int slot = here.find(kind, what, i);
-      mine.sent.push_back({at(kind, slot), size});
+      mine.sent.push_back(piece_of(at(kind, slot), what));
       if (x.cargo == cargo::partial) here.forget(kind, slot);
     }
     for (int r = x.received.first; r < x.received.end(); ++r) {
       const held_block& arriving = p.received[r];
       const int kind = residency::kind_of(arriving.block.side, x.cargo);
-      mine.received.push_back({at(kind, arriving.slot), bytes(arriving.block.side, x.cargo, arriving.block)});
+      mine.received.push_back(piece_of(at(kind, arriving.slot), arriving.block));
       if (x.cargo == cargo::operand) {
         here.fill(kind, arriving.slot, arriving.block, x.complete_before);
       } else {
@@ -196,7 +268,7 @@ class executor_plan {
     }
     if (!has_partials(p.pass, held.block.side)) return placed;
     if (own_shard) {
-      placed.fresh = first_of_own(held.block);
+      placed.fresh = first_of_own(held.block, i, -1);
       return placed;
     }
     const int kind = residency::kind_of(held.block.side, cargo::partial);
@@ -210,7 +282,8 @@ class executor_plan {
   std::int64_t workspace_bytes_ = 0;
   std::vector<std::int64_t> slot_bytes_[4];  // by kind of residency
   std::vector<std::byte*> slots_[4];
-  std::vector<std::pair<block, bool>> own_partials_;  // of which something has been added to the result
+  std::vector<own_operand> own_operands_;  // their packed copies, with all their tensors
+  std::vector<own_result> own_results_;
 };
 
 }  // namespace orrery

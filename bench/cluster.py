@@ -172,19 +172,29 @@ def topologies_for(per_node):
             "concentric<2,4>", "ulysses"]
 
 
-def measure(options, finished):
-    """Calls finished(results) after each shape and link, with what has been measured so far."""
+def skip_if_not_permitted():
     if not shutil.which("ip") or not shutil.which("tc") or not shutil.which("mpirun"):
         print("skipped: a cluster in a box needs ip and tc (iproute2) and mpirun (OpenMPI)")
         sys.exit(SKIPPED)
-    if not os.access(options.program, os.X_OK):
-        sys.exit(f"cluster.py: there is no {options.program}: build it by cmake --workflow --preset bench")
     try:
         with Cluster(2, 100e6):
             pass
     except (RuntimeError, OSError) as error:
         print(f"skipped: this machine does not let us make and shape network namespaces ({error})")
         sys.exit(SKIPPED)
+
+
+def processor():
+    with open("/proc/cpuinfo") as told:
+        names = [line.split(":", 1)[1].strip() for line in told if line.startswith("model name")]
+    return f"{names[0] if names else 'an unknown processor'}, {os.cpu_count()} cores"
+
+
+def measure(options, finished):
+    """Calls finished(results) after each shape and link, with what has been measured so far."""
+    skip_if_not_permitted()
+    if not os.access(options.program, os.X_OK):
+        sys.exit(f"cluster.py: there is no {options.program}: build it by cmake --workflow --preset bench")
 
     all_rows, links = [], []
     for shape in options.shapes:

@@ -15,9 +15,9 @@
 
 namespace train {
 
-using topologies =
-    std::tuple<orrery::ring, orrery::double_ring<2>, orrery::wallfacer<2>,
-               orrery::placed<orrery::wallfacer<2>, orrery::rings_in_nodes>, orrery::concentric<2>, orrery::usp<2>>;
+using topologies = std::tuple<orrery::ring, orrery::double_ring<2>, orrery::wallfacer<2>,
+                              orrery::placed<orrery::wallfacer<2>, orrery::rings_in_nodes>, orrery::concentric<2>,
+                              orrery::usp<2>, orrery::ulysses>;
 
 /// Ranks that are the processes of an MPI job.
 struct process_ranks {

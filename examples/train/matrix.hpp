@@ -21,7 +21,16 @@ struct matrix_view {
   [[nodiscard]] T* row(std::int64_t i) const { return data + i * row_stride; }
   [[nodiscard]] std::int64_t size() const { return rows * columns; }
   [[nodiscard]] matrix_view transposed() const { return {data, columns, rows, column_stride, row_stride}; }
-  void fill(T value) const { std::fill_n(data, size(), value); }
+  [[nodiscard]] matrix_view rows_from(std::int64_t first, std::int64_t count) const {
+    return {row(first), count, columns, row_stride, column_stride};
+  }
+  [[nodiscard]] matrix_view columns_from(std::int64_t first, std::int64_t count) const {
+    return {data + first * column_stride, rows, count, row_stride, column_stride};
+  }
+  /// For rows that are contiguous.
+  void fill(T value) const {
+    for (std::int64_t i = 0; i < rows; ++i) std::fill_n(row(i), columns, value);
+  }
 };
 
 /// A matrix that owns its memory, row after row; zero at first.

@@ -168,12 +168,25 @@ class gpt {
 
   void forward(const layer_parameters& p, activations& a, matrix_view<T> next) {
     rms_norm(a.x, a.x_norm);
-    multiply(a.qkv, a.x_norm, p.qkv);
-    rotate(a.qkv, T{1});
+    // Queries are on their way to other ranks while keys are projected, and both while values are. So is the rest of
+    // attention's output while the heads that are final are projected.
     const auto [q, k, v] = split(a.qkv);
-    attend_.forward(q, k, v, heads(a.attended), rows(a.lse));
+    const std::int64_t query_heads = shape_.query_heads, key_heads = shape_.key_heads;
+    auto call = attend_.begin_forward(heads(a.attended), rows(a.lse));
+    project(p, a, 0, query_heads, call);
+    rotate(a.qkv, T{1}, 0, query_heads);
+    call.queries(q);
+    project(p, a, query_heads, key_heads, call);
+    rotate(a.qkv, T{1}, query_heads, key_heads);
+    call.keys(k);
+    project(p, a, query_heads + key_heads, key_heads, call);
+    call.values(v);
     copy(a.x, a.y);
-    multiply_add(a.y, a.attended, p.projection);
+    call.finish([&](const orrery::output_part& final) {
+      const std::int64_t first = final.first_head * shape_.head_dim(), count = final.heads * shape_.head_dim();
+      multiply_add(a.y, a.attended.columns_from(first, count), p.projection.rows_from(first, count));
+      call.progress();
+    });
 
     rms_norm(a.y, a.y_norm);
     multiply(a.gate, a.y_norm, p.gate);
@@ -182,6 +195,19 @@ class gpt {
       a.gated.data[i] = a.gate.data[i] * sigmoid(a.gate.data[i]) * a.up.data[i];
     copy(a.y, next);
     multiply_add(next, a.gated, p.down);
+  }
+
+  /// Some heads of x_norm * w: query heads, then key heads, then value heads. Lets what flies move on now and then.
+  template <class Call>
+  void project(const layer_parameters& p, activations& a, std::int64_t first_head, std::int64_t head_count,
+               Call& call) const {
+    const std::int64_t first = first_head * shape_.head_dim(), count = head_count * shape_.head_dim();
+    for (std::int64_t t = 0; t < tokens_; t += 64) {
+      const std::int64_t tokens = std::min<std::int64_t>(64, tokens_ - t);
+      multiply(a.qkv.columns_from(first, count).rows_from(t, tokens), a.x_norm.rows_from(t, tokens),
+               p.qkv.columns_from(first, count));
+      call.progress();
+    }
   }
 
   /// Turns grad_x_ from the gradient of the layer's result into that of its input, and adds to the parameters'.
@@ -201,7 +227,7 @@ class gpt {
     const auto [q, k, v] = split(a.qkv);
     const auto [grad_q, grad_k, grad_v] = split(grad_qkv_);
     attend_.backward(q, k, v, heads(a.attended), rows(a.lse), heads(grad_part_), grad_q, grad_k, grad_v);
-    rotate(grad_qkv_, T{-1});
+    rotate(grad_qkv_, T{-1}, 0, shape_.query_heads + shape_.key_heads);
     linear_backward(a.x_norm, p.qkv, grad_qkv_, grad_part_, g.qkv);
     rms_norm_backward(a.x, grad_part_, grad_x_);
   }
@@ -224,11 +250,11 @@ class gpt {
     return loss;
   }
 
-  /// Rotary positions: turns every pair (j, j + head_dim / 2) of the query and key heads by the token's angles.
-  void rotate(matrix_view<T> qkv, T direction) const {
+  /// Rotary positions: turns every pair (j, j + head_dim / 2) of these heads by the token's angles.
+  void rotate(matrix_view<T> qkv, T direction, std::int64_t first_head, std::int64_t head_count) const {
     const std::int64_t half = shape_.head_dim() / 2;
     for (std::int64_t t = 0; t < tokens_; ++t)
-      for (std::int64_t head = 0; head < shape_.query_heads + shape_.key_heads; ++head)
+      for (std::int64_t head = first_head; head < first_head + head_count; ++head)
         for (std::int64_t j = 0; j < half; ++j) {
           const T c = cosines_[index(t % local_ * half + j)], s = direction * sines_[index(t % local_ * half + j)];
           T &x = qkv.row(t)[2 * head * half + j], &y = qkv.row(t)[(2 * head + 1) * half + j];

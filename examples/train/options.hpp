@@ -24,6 +24,7 @@ struct options {
   std::int64_t seed = 1;
   gpt_shape shape;
   bool use_float = false;
+  orrery::hand_over hand_over = orrery::hand_over::by_tensor;
   std::string topology;  // only this one; all of them if empty
   std::vector<std::string> text;
   bool help = false;
@@ -41,6 +42,8 @@ more than rounding.
   --layers N       blocks of the model (default 2)
   --width N        width of the model, a multiple of 16 (default 128)
   --dtype NAME     double (default) or float
+  --hand-over NAME of queries, keys and values to other ranks: by_tensor (default), each as soon as it is projected, or
+                   together
   --seed N         of the parameters and of the choice of text (default 1)
   --topology NAME  only this one, spelt as in the table
   --text FILE      what to learn, may be given several times (default: this repository's LICENSE and README.md)
@@ -69,7 +72,7 @@ inline options parse(const std::vector<std::string>& arguments, options o = {}) 
     const auto* n =
         std::find_if(std::begin(numbers), std::end(numbers), [&](const number& x) { return x.flag == flag; });
     const bool is_number = n != std::end(numbers);
-    if (!is_number && flag != "--dtype" && flag != "--topology" && flag != "--text")
+    if (!is_number && flag != "--dtype" && flag != "--hand-over" && flag != "--topology" && flag != "--text")
       throw std::invalid_argument{"there is no flag '" + flag + "'; --help lists them"};
     if (++i == arguments.size()) throw std::invalid_argument{flag + " needs a value"};
     const std::string& value = arguments[i];
@@ -82,6 +85,10 @@ inline options parse(const std::vector<std::string>& arguments, options o = {}) 
       o.topology = value;
     } else if (flag == "--text") {
       o.text.push_back(value);
+    } else if (flag == "--hand-over") {
+      if (value != "together" && value != "by_tensor")
+        throw std::invalid_argument{"--hand-over needs by_tensor or together, not '" + value + "'"};
+      o.hand_over = value == "together" ? orrery::hand_over::together : orrery::hand_over::by_tensor;
     } else if (value == "double" || value == "float") {
       o.use_float = value == "float";
     } else {

@@ -52,6 +52,7 @@ struct outcome {
   std::vector<double> losses{};
   double forward_bytes = 0, backward_bytes = 0;
   double seconds = 0;
+  double forward_milliseconds = 0;  // of the model in one step, the median
 };
 
 /// Is the loss of this step shown while the training goes on? About six are, the first and the last among them.
@@ -74,20 +75,24 @@ outcome train_with(const Ranks& on, const std::string& name, const Topology& top
                                         .length = o.length,
                                         .query_heads = o.shape.query_heads,
                                         .key_heads = o.shape.key_heads,
-                                        .head_dim = o.shape.head_dim()};
+                                        .head_dim = o.shape.head_dim(),
+                                        .hand_over = o.hand_over};
     orrery::attention<Topology, orrery::flash<T>> attend{counted, shape, orrery::causal{}, orrery::zigzag{}};
     gpt<T, decltype(attend)> model{o.shape, o.batch, o.length, attend};
     gpt_parameters<T> parameters{o.shape}, gradients{o.shape};
     parameters.initialise(o.seed);
     adamw<T> optimiser{parameters.values().size()};
-    std::vector<double> losses;
+    std::vector<double> losses, forward_milliseconds;
     std::int64_t forward_bytes = 0, backward_bytes = 0;
 
     for (std::int64_t step = 0; step < o.steps; ++step) {
       const std::vector<std::uint8_t> inputs = text.tokens(step, attend.query_positions(), 0);
       const std::vector<std::uint8_t> targets = text.tokens(step, attend.query_positions(), 1);
       counted.reset();
+      const auto forward_begin = std::chrono::steady_clock::now();
       T loss = model.forward(parameters, inputs, targets);
+      const std::chrono::duration<double, std::milli> forward_time = std::chrono::steady_clock::now() - forward_begin;
+      forward_milliseconds.push_back(forward_time.count());
       forward_bytes += counted.bytes_sent();
       counted.reset();
       std::ranges::fill(gradients.values(), T{0});
@@ -117,6 +122,9 @@ outcome train_with(const Ranks& on, const std::string& name, const Topology& top
     result.losses = losses;
     result.forward_bytes = forward_call;
     result.backward_bytes = backward_call;
+    const auto middle = forward_milliseconds.begin() + static_cast<std::ptrdiff_t>(forward_milliseconds.size() / 2);
+    std::nth_element(forward_milliseconds.begin(), middle, forward_milliseconds.end());
+    result.forward_milliseconds = *middle;
   });
 
   result.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
@@ -187,20 +195,21 @@ int compare(const Ranks& on, const options& o, const training_text& text) {
   if (outcomes.size() == 1) throw std::invalid_argument{"nothing to compare with, since every topology was skipped"};
   const double allowed = tolerance<T>(o);
   bool same = true;
-  std::printf("  %-38s%11s%10s%13s%14s%9s%7s%9s\n", "topology", "last loss", "distance", "units sent", "kB sent",
-              "steps", "slots", "seconds");
+  std::printf("  %-38s%11s%10s%13s%14s%9s%7s%9s%12s\n", "topology", "last loss", "distance", "units sent", "kB sent",
+              "steps", "slots", "seconds", "forward ms");
   for (const outcome& result : outcomes) {
     const double apart = distance(outcomes[0], result);
     same = same && apart <= allowed;
-    std::printf("  %-38s%11.6f%10.1e%6.1f + %4.1f%7.0f + %4.0f%4d + %2d%7d%9.1f%s\n", result.name.c_str(),
+    std::printf("  %-38s%11.6f%10.1e%6.1f + %4.1f%7.0f + %4.0f%4d + %2d%7d%9.1f%12.2f%s\n", result.name.c_str(),
                 result.losses.back(), apart, result.forward.units_sent, result.backward.units_sent,
                 result.forward_bytes / 1000, result.backward_bytes / 1000, result.forward.steps, result.backward.steps,
                 std::max(result.forward.peak_slots, result.backward.peak_slots), result.seconds,
-                apart <= allowed ? "" : "  <- differs");
+                result.forward_milliseconds, apart <= allowed ? "" : "  <- differs");
   }
   std::printf(
       "\nDistance is the largest between the loss curve and that of one rank. Sent is by the busiest rank in one\n"
-      "layer, forward + backward; a unit is one tensor's shard. Slots are block buffers beside the own shard.\n\n");
+      "layer, forward + backward; a unit is one tensor's shard. Slots are block buffers beside the own shard. The\n"
+      "model's forward of one step is the median on rank 0.\n\n");
   if (!same) {
     std::printf("FAILED: a loss curve leaves that of one rank by more than rounding, %.1e.\n", allowed);
     return 1;

@@ -8,7 +8,6 @@
 #include <cstdio>
 #include <exception>
 #include <stdexcept>
-#include <tuple>
 
 #include <orrery/orrery.hpp>
 
@@ -37,16 +36,18 @@ struct two_way_ring {
 static_assert(orrery::verify(two_way_ring{}, 8));
 static_assert(orrery::verify(two_way_ring{}, 7));
 
-using topologies =
-    std::tuple<orrery::ring, two_way_ring, orrery::double_ring<2>, orrery::wallfacer<2>, orrery::concentric<2>,
-               orrery::concentric<2, 2>, orrery::concentric<4>, orrery::all_to_all<2, orrery::wallfacer<2>>,
-               orrery::usp<2>, orrery::usp<4>, orrery::ulysses, orrery::all_gather>;
+const topologies all{orrery::ring{},           two_way_ring{},
+                     orrery::double_ring<2>{}, orrery::wallfacer<2>{},
+                     orrery::concentric<2>{},  orrery::concentric<2, 2>{},
+                     orrery::concentric<4>{},  orrery::all_to_all<2, orrery::wallfacer<2>>{},
+                     orrery::usp<2>{},         orrery::usp<4>{},
+                     orrery::ulysses{},        orrery::all_gather{}};
 
 }  // namespace train
 
 int main(int count, char** arguments) {
   try {
-    return train::run<train::topologies>(train::thread_ranks{}, train::parse({arguments + 1, arguments + count}));
+    return train::run(train::thread_ranks{}, train::all, train::parse({arguments + 1, arguments + count}));
   } catch (const std::invalid_argument& wrong) {
     std::fprintf(stderr, "train: %s\n", wrong.what());
     return 2;

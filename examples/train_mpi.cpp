@@ -6,7 +6,6 @@
 #include <cstdio>
 #include <exception>
 #include <stdexcept>
-#include <tuple>
 
 #include <orrery/orrery.hpp>
 #include <orrery/transport/mpi.hpp>
@@ -15,9 +14,10 @@
 
 namespace train {
 
-using topologies = std::tuple<orrery::ring, orrery::double_ring<2>, orrery::wallfacer<2>,
-                              orrery::placed<orrery::wallfacer<2>, orrery::rings_in_nodes>, orrery::concentric<2>,
-                              orrery::usp<2>, orrery::ulysses>;
+const topologies all{orrery::ring{},          orrery::double_ring<2>{},
+                     orrery::wallfacer<2>{},  orrery::placed<orrery::wallfacer<2>, orrery::rings_in_nodes>{},
+                     orrery::concentric<2>{}, orrery::usp<2>{},
+                     orrery::ulysses{}};
 
 /// Ranks that are the processes of an MPI job.
 struct process_ranks {
@@ -41,7 +41,7 @@ int run_processes(const std::vector<std::string>& arguments) {
   if (o.ranks != world.size())
     throw std::invalid_argument{"--ranks is " + std::to_string(o.ranks) + ", but there are " +
                                 std::to_string(world.size()) + " processes; leave it out"};
-  return run<topologies>(process_ranks{&world}, o);
+  return run(process_ranks{&world}, all, o);
 }
 
 }  // namespace train

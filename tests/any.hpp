@@ -1,56 +1,32 @@
 // Copyright The Orrery authors. SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-#include <cstddef>
 #include <cstdint>
 #include <string>
-#include <utility>
-#include <variant>
 #include <vector>
 
 #include "orrery/kernel/mask.hpp"
-#include "orrery/topology/topology.hpp"
+#include "orrery/topology/any_topology.hpp"
 
 #include "topologies.hpp"
 
 /// Policies that are chosen at run time, so that one operator's code serves many cases.
 namespace any {
 
-using some_topology =
-    std::variant<orrery::ring, orrery::all_gather, orrery::wallfacer<2>, orrery::concentric<2>,
-                 orrery::concentric<2, 2>, orrery::concentric<1, 2>, orrery::concentric<3>, orrery::double_ring<2>,
-                 orrery::ulysses, orrery::usp<2>, orrery::all_to_all<2, orrery::concentric<2>>, my_ring>;
-
-struct topology {
-  some_topology which;
-
-  [[nodiscard]] orrery::program program(int rank, int world, orrery::pass p) const {
-    return std::visit([&](const auto& t) { return orrery::draft_of(t, rank, world, p); }, which);
-  }
-  [[nodiscard]] orrery::list<orrery::program> programs(int world, orrery::pass p) const {
-    return std::visit([&](const auto& t) { return orrery::drafts_of(t, world, p); }, which);
-  }
-  [[nodiscard]] const char* refuses(int world, orrery::pass p) const {
-    return std::visit([&](const auto& t) { return orrery::refuses(t, world, p); }, which);
-  }
-  [[nodiscard]] int slices(int world) const {
-    return std::visit([&](const auto& t) { return orrery::slices_of(t, world); }, which);
-  }
-  [[nodiscard]] std::string name() const {
-    return std::visit([](const auto& t) { return orrery::name_of(t); }, which);
-  }
-
-  /// All of them.
-  [[nodiscard]] static std::vector<topology> all() {
-    return all(std::make_index_sequence<std::variant_size_v<some_topology>>{});
-  }
-
- private:
-  template <std::size_t... Is>
-  static std::vector<topology> all(std::index_sequence<Is...>) {
-    return {topology{some_topology{std::in_place_index<Is>}}...};
-  }
-};
+[[nodiscard]] inline std::vector<orrery::any_topology> topologies() {
+  return {orrery::ring{},
+          orrery::all_gather{},
+          orrery::wallfacer<2>{},
+          orrery::concentric<2>{},
+          orrery::concentric<2, 2>{},
+          orrery::concentric<1, 2>{},
+          orrery::concentric<3>{},
+          orrery::double_ring<2>{},
+          orrery::ulysses{},
+          orrery::usp<2>{},
+          orrery::all_to_all<2, orrery::concentric<2>>{},
+          my_ring{}};
+}
 
 /// Keys that are at most `reach` before the query and at most `ahead` after it, but for every `hole`-th: full, causal,
 /// windows, and masks of which no rectangle is known.

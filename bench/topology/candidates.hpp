@@ -8,57 +8,60 @@
 
 namespace bench {
 
-/// Any topology, chosen at run time and placed on nodes: one operator serves them all.
+/// A topology, placed on nodes.
 struct candidate {
-  std::string title;
-  orrery::program (*write)(int rank, int world, orrery::pass p) = nullptr;
-  const char* (*refused)(int world, orrery::pass p) = nullptr;
-  int (*sliced)(int world) = nullptr;
-  int (*of_team)(int world) = nullptr;
+  orrery::any_topology as_written;
   std::string placement = "teams";
   int ranks_per_node = 1;
   double query_heads_per_key_head = 1;
 
-  [[nodiscard]] std::string name() const { return title + " placed " + placement; }
-  [[nodiscard]] const char* refuses(int world, orrery::pass p) const { return refused(world, p); }
-  [[nodiscard]] int slices(int world) const { return sliced(world); }
-  [[nodiscard]] int team(int world) const { return of_team(world); }
+  [[nodiscard]] std::string title() const { return as_written.name(); }
+  [[nodiscard]] std::string name() const { return title() + " placed " + placement; }
+  [[nodiscard]] const char* refuses(int world, orrery::pass p) const { return as_written.refuses(world, p); }
+  [[nodiscard]] int slices(int world) const { return as_written.slices(world); }
   [[nodiscard]] orrery::program program(int rank, int world, orrery::pass p) const {
-    if (placement == "teams") return write(rank, world, p);
+    if (placement == "teams") return as_written.program(rank, world, p);
     return programs(world, p)[rank];
   }
   [[nodiscard]] orrery::list<orrery::program> programs(int world, orrery::pass p) const {
-    orrery::list<orrery::program> all(world);
-    for (int rank = 0; rank < world; ++rank) all[rank] = write(rank, world, p);
-    if (placement == "teams") return all;
-    candidate as_written = *this;
-    as_written.placement = "teams";
-    if (placement == "rings") return relabel(all, orrery::rings_in_nodes{}.ranks(as_written, world, p));
-    return relabel(all, orrery::least_egress{ranks_per_node, query_heads_per_key_head}.ranks(as_written, world, p));
+    if (placement == "teams") return as_written.programs(world, p);
+    if (placement == "rings") return orrery::placed{as_written, orrery::rings_in_nodes{}}.programs(world, p);
+    return orrery::placed{as_written, orrery::least_egress{ranks_per_node, query_heads_per_key_head}}.programs(world,
+                                                                                                               p);
   }
 };
 
-template <class Topology>
-candidate candidate_of() {
-  return {orrery::name_of(Topology{}),
-          [](int rank, int world, orrery::pass p) { return orrery::draft_of(Topology{}, rank, world, p); },
-          [](int world, orrery::pass p) { return orrery::refuses(Topology{}, world, p); },
-          [](int world) { return orrery::slices_of(Topology{}, world); },
-          [](int world) { return Topology{}.team(world); }};
-}
-
-template <class... Topologies>
-std::vector<candidate> candidates_of() {
-  return {candidate_of<Topologies>()...};
-}
-
 inline std::vector<candidate> all_candidates() {
   using namespace orrery;
-  return candidates_of<ring, all_gather, double_ring<2>, double_ring<3>, double_ring<4>, double_ring<8>, wallfacer<2>,
-                       wallfacer<3>, wallfacer<4>, concentric<2>, concentric<3>, concentric<4>, concentric<8>,
-                       concentric<2, 2>, concentric<2, 4>, concentric<3, 3>, concentric<4, 2>, concentric<4, 4>,
-                       ulysses, usp<2>, usp<3>, usp<4>, usp<8>, all_to_all<2, concentric<2>>,
-                       all_to_all<4, concentric<2>>>();
+  std::vector<candidate> all;
+  for (const any_topology& each : std::vector<any_topology>{ring{},
+                                                            all_gather{},
+                                                            double_ring<2>{},
+                                                            double_ring<3>{},
+                                                            double_ring<4>{},
+                                                            double_ring<8>{},
+                                                            wallfacer<2>{},
+                                                            wallfacer<3>{},
+                                                            wallfacer<4>{},
+                                                            concentric<2>{},
+                                                            concentric<3>{},
+                                                            concentric<4>{},
+                                                            concentric<8>{},
+                                                            concentric<2, 2>{},
+                                                            concentric<2, 4>{},
+                                                            concentric<3, 3>{},
+                                                            concentric<4, 2>{},
+                                                            concentric<4, 4>{},
+                                                            ulysses{},
+                                                            usp<2>{},
+                                                            usp<3>{},
+                                                            usp<4>{},
+                                                            usp<8>{},
+                                                            all_to_all<2, concentric<2>>{},
+                                                            all_to_all<4, concentric<2>>{}}) {
+    all.push_back({each});
+  }
+  return all;
 }
 
 /// Empty, or the end of a sentence that says why a call cannot have this topology.

@@ -117,8 +117,8 @@ inline std::vector<std::string> names(std::string_view text) {
 
 /// concentric<2> is concentric<2,1>.
 inline bool is_called(const candidate& c, const std::string& name) {
-  if (c.title == name) return true;
-  return name.starts_with("concentric<") && name.back() == '>' && c.title == name.substr(0, name.size() - 1) + ",1>";
+  if (c.title() == name) return true;
+  return name.starts_with("concentric<") && name.back() == '>' && c.title() == name.substr(0, name.size() - 1) + ",1>";
 }
 
 /// Each of these in all placements, without those that are an earlier placement of the same topology.
@@ -245,11 +245,11 @@ inline flags read_flags(const std::vector<std::string>& arguments, int ranks_sta
     std::string known;
     bool found = false;
     for (const candidate& c : all_candidates()) {
-      known += (known.empty() ? "" : ", ") + c.title;
+      known += (known.empty() ? "" : ", ") + c.title();
       if (!is_called(c, name)) continue;
       found = true;
       const std::string reason = refusal(c, f.ranks, static_cast<int>(f.heads), both);
-      if (!reason.empty()) throw std::invalid_argument{"--topology " + c.title + " " + reason};
+      if (!reason.empty()) throw std::invalid_argument{"--topology " + c.title() + " " + reason};
       f.topologies.push_back(c);
     }
     if (!found) throw std::invalid_argument{"--topology does not know \"" + name + "\", only " + known};

@@ -178,7 +178,7 @@ std::vector<row> measure(const Ranks& ranks, const flags& f, const candidate& to
         timed([&] { meaningless.call(compute, f.passes[p]); }, computations, i >= 0);
       }
       row r;
-      r.topology = topology.title;
+      r.topology = topology.title();
       r.placement = topology.placement;
       r.pass = f.passes[p];
       r.tokens = tokens;

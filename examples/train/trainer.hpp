@@ -16,7 +16,6 @@
 #include <span>
 #include <stdexcept>
 #include <string>
-#include <tuple>
 #include <vector>
 
 #include <orrery/orrery.hpp>
@@ -32,6 +31,9 @@
 #endif
 
 namespace train {
+
+/// What to train with, one after the other.
+using topologies = std::vector<orrery::any_topology>;
 
 /// Ranks that are threads of this process.
 struct thread_ranks {
@@ -61,9 +63,9 @@ inline bool shown(std::int64_t step, std::int64_t steps) {
 }
 
 /// The trainer. Every rank has all parameters and its tokens of each sequence; gradients are summed over the ranks.
-template <class T, class Ranks, class Topology>
-outcome train_with(const Ranks& on, const std::string& name, const Topology& topology, int ranks, const options& o,
-                   const training_text& text) {
+template <class T, class Ranks>
+outcome train_with(const Ranks& on, const std::string& name, const orrery::any_topology& topology, int ranks,
+                   const options& o, const training_text& text) {
   const auto sharing = static_cast<double>(o.shape.query_heads) / static_cast<double>(o.shape.key_heads);
   outcome result{name, orrery::traffic(topology, ranks, orrery::pass::forward, sharing),
                  orrery::traffic(topology, ranks, orrery::pass::circulate_keys, sharing)};
@@ -77,7 +79,8 @@ outcome train_with(const Ranks& on, const std::string& name, const Topology& top
                                         .key_heads = o.shape.key_heads,
                                         .head_dim = o.shape.head_dim(),
                                         .hand_over = o.hand_over};
-    orrery::attention<Topology, orrery::flash<T>> attend{counted, shape, orrery::causal{}, orrery::zigzag{}};
+    orrery::attention<orrery::any_topology, orrery::flash<T>> attend{counted, shape, orrery::causal{}, orrery::zigzag{},
+                                                                     topology};
     gpt<T, decltype(attend)> model{o.shape, o.batch, o.length, attend};
     gpt_parameters<T> parameters{o.shape}, gradients{o.shape};
     parameters.initialise(o.seed);
@@ -157,8 +160,9 @@ inline double distance(const outcome& one, const outcome& other) {
 }
 
 /// Trains on one rank, a thread, and then with the topologies that were chosen, and shows the losses while they fall.
-template <class T, class Topologies, class Ranks>
-std::vector<outcome> train_with_all(const Ranks& on, const options& o, const training_text& text) {
+template <class T, class Ranks>
+std::vector<outcome> train_with_all(const Ranks& on, const topologies& all, const options& o,
+                                    const training_text& text) {
   const auto number = [](auto n) { return std::to_string(n); };
   const std::string model = number(o.shape.layers) + " layers of width " + number(o.shape.width) + ", " +
                             number(gpt_parameters<T>{o.shape}.values().size()) + " parameters in " +
@@ -168,29 +172,28 @@ std::vector<outcome> train_with_all(const Ranks& on, const options& o, const tra
               model.c_str(), number(text.bytes()).c_str(), work.c_str(), number(o.ranks).c_str(), "loss after step");
   for (std::int64_t step = 0; step < o.steps; ++step)
     if (shown(step, o.steps)) std::printf("%9s", number(step + 1).c_str());
-  const auto train = [&](const auto& ranks_are, const std::string& name, const auto& topology, std::int64_t ranks) {
+  const auto train = [&](const auto& ranks_are, const std::string& name, const orrery::any_topology& topology,
+                         std::int64_t ranks) {
     std::printf("\n  %-38s", name.c_str());
     std::fflush(stdout);
     return train_with<T>(ranks_are, name, topology, static_cast<int>(ranks), o, text);
   };
   std::vector<outcome> outcomes{train(thread_ranks{}, "one rank", orrery::ring{}, 1)};
-  const auto train_if_chosen = [&](const auto& topology) {
-    const std::string name = orrery::name_of(topology);
-    if (!o.topology.empty() && o.topology != name) return;
+  for (const orrery::any_topology& topology : all) {
+    if (!o.topology.empty() && o.topology != topology.name()) continue;
     try {
-      outcomes.push_back(train(on, name, topology, o.ranks));
+      outcomes.push_back(train(on, topology.name(), topology, o.ranks));
     } catch (const std::invalid_argument& refusal) {
       std::printf("  skipped: %s", refusal.what());
     }
-  };
-  std::apply([&](const auto&... topology) { (train_if_chosen(topology), ...); }, Topologies{});
+  }
   return outcomes;
 }
 
 /// Trains, prints the table and the verdict, and returns the exit status.
-template <class T, class Topologies, class Ranks>
-int compare(const Ranks& on, const options& o, const training_text& text) {
-  const std::vector<outcome> outcomes = train_with_all<T, Topologies>(on, o, text);
+template <class T, class Ranks>
+int compare(const Ranks& on, const topologies& all, const options& o, const training_text& text) {
+  const std::vector<outcome> outcomes = train_with_all<T>(on, all, o, text);
   std::printf("\n\n");
   if (outcomes.size() == 1) throw std::invalid_argument{"nothing to compare with, since every topology was skipped"};
   const double allowed = tolerance<T>(o);
@@ -219,21 +222,21 @@ int compare(const Ranks& on, const options& o, const training_text& text) {
 }
 
 /// Everything; returns the exit status. Throws `std::invalid_argument` for arguments that make no sense.
-template <class Topologies, class Ranks>
-int run(const Ranks& on, options o) {
+template <class Ranks>
+int run(const Ranks& on, const topologies& all, options o) {
   if (o.help) {
     std::fputs(usage, stdout);
     return 0;
   }
   std::string names;
-  std::apply([&](const auto&... topology) { ((names += ' ' + orrery::name_of(topology)), ...); }, Topologies{});
+  for (const orrery::any_topology& topology : all) names += ' ' + topology.name();
   if (!o.topology.empty() && (names + ' ').find(' ' + o.topology + ' ') == std::string::npos)
     throw std::invalid_argument{"there is no topology '" + o.topology + "'; there are" + names};
   if (o.text.empty())
     for (const char* file : {ORRERY_SOURCE_DIR "/LICENSE", ORRERY_SOURCE_DIR "/README.md"})
       if (std::filesystem::exists(file)) o.text.emplace_back(file);
   const training_text text{o.text, o.steps, o.batch, o.length, o.seed};
-  return o.use_float ? compare<float, Topologies>(on, o, text) : compare<double, Topologies>(on, o, text);
+  return o.use_float ? compare<float>(on, all, o, text) : compare<double>(on, all, o, text);
 }
 
 }  // namespace train

@@ -14,6 +14,7 @@
 #include "orrery/schedule/builder.hpp"
 #include "orrery/topology/all_gather.hpp"
 #include "orrery/topology/all_to_all.hpp"
+#include "orrery/topology/any_topology.hpp"
 #include "orrery/topology/concentric.hpp"
 #include "orrery/topology/double_ring.hpp"
 #include "orrery/topology/placed.hpp"

@@ -57,7 +57,7 @@ struct options {
 struct lot {
   std::uint64_t seed = 0;
   int world = 1;
-  any::topology topology;
+  orrery::any_topology topology = orrery::ring{};
   orrery::attention_shape shape;
   any::mask mask;
   int layout = 0;
@@ -72,10 +72,11 @@ struct lot {
   [[nodiscard]] std::string text() const {
     const auto number = [](std::int64_t n) { return std::to_string(n); };
     return "seed " + std::to_string(seed) + ": " + topology.name() + " over " + number(world) + ", " +
-           orrery::name_of(shape.circulate) + ", " + mask.name() + ", " + make_layout().name() + ", " +
-           (in_double ? "double" : "float") + ", batch " + number(shape.batch) + ", length " + number(shape.length) +
-           ", key length " + number(shape.key_length) + ", heads " + number(shape.query_heads) + "/" +
-           number(shape.key_heads) + ", dims " + number(shape.head_dim) + "/" + number(shape.value_dim);
+           orrery::name_of(shape.circulate) + ", handed over " + orrery::name_of(shape.hand_over) + ", " + mask.name() +
+           ", " + make_layout().name() + ", " + (in_double ? "double" : "float") + ", batch " + number(shape.batch) +
+           ", length " + number(shape.length) + ", key length " + number(shape.key_length) + ", heads " +
+           number(shape.query_heads) + "/" + number(shape.key_heads) + ", dims " + number(shape.head_dim) + "/" +
+           number(shape.value_dim);
   }
 
   /// The same everywhere for the same seed.
@@ -84,7 +85,7 @@ struct lot {
     const auto from = [&](std::int64_t first, std::int64_t last) {
       return first + static_cast<std::int64_t>(engine() % static_cast<std::uint64_t>(last - first + 1));
     };
-    static const std::vector<any::topology> topologies = any::topology::all();
+    static const std::vector<orrery::any_topology> topologies = any::topologies();
     lot one;
     one.seed = seed;
     const orrery::pass passes[] = {orrery::pass::circulate_keys, orrery::pass::circulate_queries};
@@ -94,6 +95,7 @@ struct lot {
       one.shape.circulate = passes[from(0, 1)];
     } while (one.topology.refuses(one.world, orrery::pass::forward) != nullptr ||
              one.topology.refuses(one.world, one.shape.circulate) != nullptr);
+    if (from(0, 1) == 0) one.shape.hand_over = orrery::hand_over::by_tensor;
     one.shape.key_heads = from(1, 4);
     const std::int64_t slices = one.topology.slices(one.world);
     do {
@@ -142,7 +144,7 @@ std::string run_lot(const Run& run, const lot& one, int rounds) {
   const oracle::answer a = oracle::solve(p, one.mask);
   std::string digest;
   run(one.world, [&](auto& on) {
-    orrery::attention<any::topology, Kernel> attend{on, one.shape, one.mask, one.make_layout(), one.topology};
+    orrery::attention<orrery::any_topology, Kernel> attend{on, one.shape, one.mask, one.make_layout(), one.topology};
     const orrery::segments& queries = attend.query_positions();
     const orrery::segments& keys = attend.key_positions();
     conformance::rank_tensors<Kernel> mine{p, queries, keys, conformance::trainer_memory::of(one.seed)};

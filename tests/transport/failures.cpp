@@ -13,6 +13,7 @@
 
 #include "orrery/attention.hpp"
 #include "orrery/kernel/flash.hpp"
+#include "orrery/topology/any_topology.hpp"
 #include "orrery/transport/counted.hpp"
 #include "orrery/transport/faulty.hpp"
 #include "orrery/transport/threads.hpp"
@@ -34,7 +35,7 @@ struct throwing : orrery::flash<double> {
   }
 };
 
-using attention = orrery::attention<any::topology, throwing>;
+using attention = orrery::attention<orrery::any_topology, throwing>;
 using world_with_faults = orrery::faulty<orrery::counted<orrery::threads::world>>;
 
 constexpr orrery::attention_shape shape{.length = 40, .query_heads = 6, .key_heads = 6, .head_dim = 4};
@@ -58,7 +59,7 @@ std::string sentence_of(const Call& call) {
 
 /// Makes the operator and calls forward, backward, forward. `at_rank` prepares each rank's thread.
 std::vector<ending> endings(
-    int ranks, const any::topology& topology, const std::vector<orrery::scripted_fault>& script, double deadline,
+    int ranks, const orrery::any_topology& topology, const std::vector<orrery::scripted_fault>& script, double deadline,
     const std::function<void(int)>& at_rank = [](int) {}) {
   std::vector<ending> all(static_cast<std::size_t>(ranks));
   orrery::threads::run(ranks, {.deadline = deadline}, [&](orrery::threads::world& on) {
@@ -96,7 +97,7 @@ bool matches(const std::string& text, const std::string& pattern) {
 
 /// The same with a short deadline, which a busy machine may miss of itself: longer ones follow until what the survivors
 /// say has this cause.
-std::vector<ending> endings_after_deadline(int ranks, const any::topology& topology,
+std::vector<ending> endings_after_deadline(int ranks, const orrery::any_topology& topology,
                                            const std::vector<orrery::scripted_fault>& script,
                                            const std::string& cause) {
   for (double deadline = 0.4;; deadline *= 3) {
@@ -108,8 +109,8 @@ std::vector<ending> endings_after_deadline(int ranks, const any::topology& topol
 }
 
 /// The topologies that differ most in what their ranks wait for.
-std::vector<any::topology> topologies() {
-  return {{orrery::ring{}}, {orrery::concentric<2>{}}, {orrery::ulysses{}}, {orrery::wallfacer<2>{}}};
+std::vector<orrery::any_topology> topologies() {
+  return {orrery::ring{}, orrery::concentric<2>{}, orrery::ulysses{}, orrery::wallfacer<2>{}};
 }
 
 /// A failure that nobody needs to wait for: each rank but `culprit` has failed with this cause, and has waited
@@ -134,7 +135,7 @@ void check_lost(const std::vector<ending>& all, int culprit, const std::string& 
 }  // namespace
 
 TEST_CASE("nothing goes wrong") {
-  for (const any::topology& topology : topologies()) {
+  for (const orrery::any_topology& topology : topologies()) {
     for (const ending& one : endings(4, topology, {}, 3600)) {
       CHECK(one.sentence == "nothing");
       CHECK(one.again == "nothing");
@@ -146,7 +147,7 @@ TEST_CASE("nothing goes wrong") {
 TEST_CASE("a rank that stops, in the first call and in a later one, is named by all") {
   const std::string cause =
       "has waited [0-9.]+ s in step .*rank 2 does not wait for anybody: it is late, or stands still";
-  for (const any::topology& topology : topologies()) {
+  for (const orrery::any_topology& topology : topologies()) {
     for (const int call : {0, 1}) {
       CAPTURE(topology.name());
       check_lost(endings_after_deadline(4, topology, {orrery::stops(2, {call, 0}, 3600)}, cause), 2, cause);
@@ -172,7 +173,7 @@ TEST_CASE("a rank that comes late is waited for; too late, and it is named") {
 }
 
 TEST_CASE("a rank that fails stops the others at once") {
-  for (const any::topology& topology : topologies()) {
+  for (const orrery::any_topology& topology : topologies()) {
     CAPTURE(topology.name());
     for (const int call : {0, 1}) {
       const auto all = endings(4, topology, {orrery::fails(2, {call, 1})}, 3600);
@@ -184,7 +185,7 @@ TEST_CASE("a rank that fails stops the others at once") {
 }
 
 TEST_CASE("a kernel that throws stops the others at once, and its exception is the rank's own") {
-  for (const any::topology& topology : topologies()) {
+  for (const orrery::any_topology& topology : topologies()) {
     CAPTURE(topology.name());
     const auto all = endings(4, topology, {}, 3600, [](int rank) { tiles_left = rank == 1 ? 0 : forever; });
     check_lost(all, 1, "rank 1 failed in step [0-9]+: the kernel has thrown");
@@ -193,7 +194,7 @@ TEST_CASE("a kernel that throws stops the others at once, and its exception is t
 }
 
 TEST_CASE("a wrong length and another shape are refused by all, and the world can still be used") {
-  for (const any::topology& topology : topologies()) {
+  for (const orrery::any_topology& topology : topologies()) {
     CAPTURE(topology.name());
     for (const ending& one : endings(4, topology, {orrery::sends_wrong_length(1, 0)}, 3600)) {
       CHECK(matches(one.sentence,

@@ -1,0 +1,81 @@
+// Copyright The Orrery authors. SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <concepts>
+#include <memory>
+#include <stdexcept>
+#include <string>
+
+#include "orrery/topology/placed.hpp"
+#include "orrery/topology/topology.hpp"
+
+namespace orrery {
+
+/// A topology that is chosen at run time: a trainer's flag, or the next one of a list to compare. Code that uses it is
+/// compiled once for all of them.
+///
+///     const std::vector<orrery::any_topology> candidates{orrery::ring{}, orrery::wallfacer<2>{}, my_ring{}};
+///     orrery::attention<orrery::any_topology, orrery::flash<float>> attend{world, shape, mask, layout, candidates[i]};
+///
+/// It has the name, the programs and the refusals of what it holds. What only a compiler can say (static_assert) it
+/// says at run time, as every operator does. Copies share what they hold.
+class any_topology {
+ public:
+  template <class Topology>
+    requires(!std::same_as<Topology, any_topology> && topology<Topology>)
+  any_topology(const Topology& t)  // NOLINT(google-explicit-constructor): a topology is a topology
+      : held_{std::make_shared<const some<Topology>>(t)} {}
+
+  [[nodiscard]] std::string name() const { return held_->name(); }
+  [[nodiscard]] const char* refuses(int world, pass p = pass::forward) const { return held_->refuses(world, p); }
+  [[nodiscard]] int slices(int world) const { return held_->slices(world); }
+  /// Throws `std::invalid_argument` if the topology does not say how large its teams are.
+  [[nodiscard]] int team(int world) const { return held_->team(world); }
+  [[nodiscard]] orrery::program program(int rank, int world, pass p = pass::forward) const {
+    return held_->program(rank, world, p);
+  }
+  [[nodiscard]] list<orrery::program> programs(int world, pass p = pass::forward) const {
+    return held_->programs(world, p);
+  }
+
+ private:
+  struct any {
+    any() = default;
+    any(const any&) = delete;
+    any& operator=(const any&) = delete;
+    virtual ~any() = default;
+    [[nodiscard]] virtual std::string name() const = 0;
+    [[nodiscard]] virtual const char* refuses(int world, pass p) const = 0;
+    [[nodiscard]] virtual int slices(int world) const = 0;
+    [[nodiscard]] virtual int team(int world) const = 0;
+    [[nodiscard]] virtual orrery::program program(int rank, int world, pass p) const = 0;
+    [[nodiscard]] virtual list<orrery::program> programs(int world, pass p) const = 0;
+  };
+
+  template <topology Topology>
+  struct some final : any {
+    Topology held;
+
+    explicit some(const Topology& t) : held{t} {}
+    [[nodiscard]] std::string name() const override { return name_of(held); }
+    [[nodiscard]] const char* refuses(int world, pass p) const override { return orrery::refuses(held, world, p); }
+    [[nodiscard]] int slices(int world) const override { return slices_of(held, world); }
+    [[nodiscard]] int team(int world) const override {
+      if constexpr (topology_of_teams<Topology>) {
+        return held.team(world);
+      } else {
+        throw std::invalid_argument{"orrery: topology " + name() +
+                                    " does not say how large its teams are: give it `int team(int world) const`, or "
+                                    "place it by least_egress, which need not know"};
+      }
+    }
+    [[nodiscard]] orrery::program program(int rank, int world, pass p) const override {
+      return draft_of(held, rank, world, p);
+    }
+    [[nodiscard]] list<orrery::program> programs(int world, pass p) const override { return drafts_of(held, world, p); }
+  };
+
+  std::shared_ptr<const any> held_;
+};
+
+}  // namespace orrery

@@ -1,7 +1,8 @@
 // Copyright The Orrery authors. SPDX-License-Identifier: Apache-2.0
 //
 // The same as topology.cpp, with ranks that are processes: started by mpirun, which says how many there are. Times are
-// taken from a clock that all processes of one machine share, so run it on one machine (see cluster.py).
+// taken from a clock that all processes of one machine share, so run it on one machine (see cluster.py). One more flag:
+// --collectives expanded or native, see orrery::mpi::options.
 #include "orrery/transport/mpi.hpp"
 
 #include "topology/run.hpp"
@@ -27,8 +28,20 @@ class process_ranks {
 };
 
 int run(const std::vector<std::string>& arguments) {
-  orrery::mpi::world world{MPI_COMM_WORLD, {.deadline = 300}};
-  return bench::run(process_ranks{world}, arguments);
+  auto collectives = orrery::mpi::options{}.collectives;
+  std::vector<std::string> others;
+  for (std::size_t i = 0; i < arguments.size(); ++i) {
+    if (arguments[i] != "--collectives") {
+      others.push_back(arguments[i]);
+      continue;
+    }
+    const std::string value = ++i < arguments.size() ? arguments[i] : "";
+    const std::vector<std::string> choices{"expanded", "native"};
+    const bool native = bench::flag_values::one_of("--collectives", value, choices) == "native";
+    collectives = native ? orrery::mpi::collectives::native : orrery::mpi::collectives::expanded;
+  }
+  orrery::mpi::world world{MPI_COMM_WORLD, {.deadline = 300, .collectives = collectives}};
+  return bench::run(process_ranks{world}, others);
 }
 
 }  // namespace

@@ -59,9 +59,12 @@ TEST_CASE_TEMPLATE("results", Topology, orrery::ring, orrery::wallfacer<1>, orre
                    orrery::concentric<3>, orrery::concentric<4>, orrery::concentric<1, 2>, orrery::concentric<2, 2>,
                    orrery::all_gather, orrery::ulysses, orrery::usp<2>, orrery::all_to_all<2, orrery::wallfacer<2>>,
                    orrery::double_ring<2>, orrery::double_ring<4>) {
-  orrery::mpi::world world{MPI_COMM_WORLD, {.threads_per_rank = 2}};
-  if (orrery::refuses(Topology{}, world.size()) != nullptr) return;
-  check_layouts<Topology>(world, orrery::full{});
-  check_layouts<Topology>(world, orrery::causal{});
-  check_layouts<Topology>(world, orrery::causal{-17});  // the first 17 queries see nothing
+  for (const auto how : {orrery::mpi::collectives::expanded, orrery::mpi::collectives::native}) {
+    CAPTURE(static_cast<int>(how));
+    orrery::mpi::world world{MPI_COMM_WORLD, {.threads_per_rank = 2, .collectives = how}};
+    if (orrery::refuses(Topology{}, world.size()) != nullptr) return;
+    check_layouts<Topology>(world, orrery::full{});
+    check_layouts<Topology>(world, orrery::causal{});
+    check_layouts<Topology>(world, orrery::causal{-17});  // the first 17 queries see nothing
+  }
 }

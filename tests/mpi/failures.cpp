@@ -12,6 +12,8 @@
 
 #include "orrery/kernel/flash.hpp"
 #include "orrery/schedule/builder.hpp"
+#include "orrery/topology/all_gather.hpp"
+#include "orrery/topology/all_to_all.hpp"
 #include "orrery/topology/ring.hpp"
 
 #include "conformance.hpp"
@@ -26,9 +28,10 @@ using ring = orrery::attention<orrery::ring, kernel>;
 
 namespace {
 
-const orrery::attention_shape shape{.length = 40, .query_heads = 2, .head_dim = 4};
+const orrery::attention_shape shape{.length = 40, .query_heads = 4, .head_dim = 4};
 
-void call_forward(ring& attend) {
+template <class Operator>
+void call_forward(Operator& attend) {
   const oracle::problem p = oracle::random_problem<double>(conformance::oracle_shape(shape), 1);
   conformance::rank_tensors<kernel> mine{p, attend.query_positions(), attend.key_positions(), {}};
   mine.forward(attend);
@@ -74,12 +77,12 @@ TEST_CASE("a message that its receiver does not expect") {
   world.barrier();
 }
 
-TEST_CASE("a rank that never comes") {
+TEST_CASE_TEMPLATE("a rank that never comes", Topology, orrery::ring, orrery::all_gather, orrery::ulysses) {
   if (ranks() == 1) return;
   const int late = ranks() - 1;
   {
-    orrery::mpi::world world{MPI_COMM_WORLD, {.deadline = 1}};
-    ring attend{world, shape};
+    orrery::mpi::world world{MPI_COMM_WORLD, {.deadline = 1, .collectives = orrery::mpi::collectives::native}};
+    orrery::attention<Topology, kernel> attend{world, shape};
     if (rank() == late) std::this_thread::sleep_for(std::chrono::milliseconds{3000});
     const std::string sentence = sentence_of<orrery::transport_error>([&] {
       call_forward(attend);

@@ -18,12 +18,17 @@ int main(int argc, char** argv) {
   int ranks = 1;
   MPI_Comm_rank(MPI_COMM_WORLD, &rank);
   MPI_Comm_size(MPI_COMM_WORLD, &ranks);
+  int operators = 0;
   const auto run = [&](int some, const auto& body) {
+    ++operators;
     MPI_Comm part = MPI_COMM_NULL;
     MPI_Comm_split(MPI_COMM_WORLD, rank < some ? 0 : MPI_UNDEFINED, rank, &part);
     if (part == MPI_COMM_NULL) return;
     {
-      orrery::mpi::world world{part, {.deadline = 300}};
+      // Every second operator's collectives are native.
+      using orrery::mpi::collectives;
+      const collectives how = operators % 2 == 0 ? collectives::native : collectives::expanded;
+      orrery::mpi::world world{part, {.deadline = 300, .collectives = how}};
       body(world);
     }
     MPI_Comm_free(&part);

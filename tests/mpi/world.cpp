@@ -32,6 +32,22 @@ using mpi_test::sentence_of;
 
 static_assert(orrery::transport<orrery::mpi::world>);
 
+// What the library asks MPI for, seen through MPI's profiling interface.
+static int gathers_called = 0;
+static int all_to_alls_called = 0;
+
+extern "C" int MPI_Iallgatherv(const void* sent, int count, MPI_Datatype type, void* received, const int* counts,
+                               const int* offsets, MPI_Datatype types, MPI_Comm among, MPI_Request* request) {
+  ++gathers_called;
+  return PMPI_Iallgatherv(sent, count, type, received, counts, offsets, types, among, request);
+}
+extern "C" int MPI_Ialltoallw(const void* sent, const int* send_counts, const int* send_offsets,
+                              const MPI_Datatype* send_types, void* received, const int* counts, const int* offsets,
+                              const MPI_Datatype* types, MPI_Comm among, MPI_Request* request) {
+  ++all_to_alls_called;
+  return PMPI_Ialltoallw(sent, send_counts, send_offsets, send_types, received, counts, offsets, types, among, request);
+}
+
 TEST_CASE("MPI must be initialised") {
   CHECK(mpi_test::before_initialisation() ==
         "orrery: mpi::world: MPI is not initialised, or finalised already; call MPI_Init_thread before");
@@ -124,14 +140,86 @@ void check_counts(orrery::mpi::world& world) {
 }  // namespace
 
 TEST_CASE("a call sends what the traffic report says") {
-  orrery::mpi::world world{MPI_COMM_WORLD};
-  check_counts<orrery::ring>(world);
-  check_counts<orrery::wallfacer<2>>(world);
-  check_counts<orrery::concentric<2>>(world);
-  check_counts<orrery::concentric<2, 2>>(world);
-  check_counts<orrery::all_gather>(world);
-  check_counts<orrery::usp<2>>(world);
-  check_counts<orrery::double_ring<2>>(world);
+  for (const auto how : {orrery::mpi::collectives::expanded, orrery::mpi::collectives::native}) {
+    orrery::mpi::world world{MPI_COMM_WORLD, {.collectives = how}};
+    check_counts<orrery::ring>(world);
+    check_counts<orrery::wallfacer<2>>(world);
+    check_counts<orrery::concentric<2>>(world);
+    check_counts<orrery::concentric<2, 2>>(world);
+    check_counts<orrery::all_gather>(world);
+    check_counts<orrery::usp<2>>(world);
+    check_counts<orrery::double_ring<2>>(world);
+  }
+}
+
+namespace {
+
+/// What a forward and a backward ask MPI for: MPI_Iallgatherv and MPI_Ialltoallw, so often.
+template <class Topology>
+std::pair<int, int> calls_of(orrery::mpi::world& world) {
+  const orrery::attention_shape shape{.length = 61, .query_heads = 8, .head_dim = 4};
+  orrery::attention<Topology, orrery::flash<double>> attend{world, shape};
+  const oracle::problem p = oracle::random_problem<double>(conformance::oracle_shape(shape), 1);
+  conformance::rank_tensors<orrery::flash<double>> mine{p, attend.query_positions(), attend.key_positions(), {}};
+  const std::pair before{gathers_called, all_to_alls_called};
+  mine.forward(attend);
+  mine.backward(attend);
+  return {gathers_called - before.first, all_to_alls_called - before.second};
+}
+
+}  // namespace
+
+TEST_CASE("collectives are calls of MPI where all members of the group remark them") {
+  using counts = std::pair<int, int>;
+  const bool several = ranks() > 1;
+  orrery::mpi::world native{MPI_COMM_WORLD, {.collectives = orrery::mpi::collectives::native}};
+  CHECK(calls_of<orrery::ring>(native) == counts{0, 0});
+  CHECK(calls_of<orrery::all_gather>(native) == (several ? counts{2, 1} : counts{0, 0}));
+  CHECK(calls_of<orrery::ulysses>(native) == (several ? counts{0, 4} : counts{0, 0}));
+  if (ranks() % 2 == 0) CHECK(calls_of<orrery::concentric<2>>(native) == counts{2, 2});
+  orrery::mpi::world expanded{MPI_COMM_WORLD};
+  CHECK(calls_of<orrery::all_gather>(expanded) == counts{0, 0});
+  // One rank that will not is enough.
+  orrery::mpi::world mixed{
+      MPI_COMM_WORLD,
+      {.collectives = rank() == 0 ? orrery::mpi::collectives::expanded : orrery::mpi::collectives::native}};
+  CHECK(calls_of<orrery::all_gather>(mixed) == counts{0, 0});
+  if (ranks() % 4 == 0) {  // a group that does not have that rank goes on
+    CHECK(calls_of<orrery::usp<2>>(mixed) == (rank() < 2 ? counts{0, 0} : counts{0, 4}));
+  }
+}
+
+TEST_CASE("remarks that do not mean the same on all members are not taken for collectives") {
+  if (ranks() < 2) return;
+  orrery::mpi::world world{MPI_COMM_WORLD, {.collectives = orrery::mpi::collectives::native}};
+  const orrery::rank_group all{0, ranks()};
+  const int next = (rank() + 1) % ranks();
+  const int previous = (rank() + ranks() - 1) % ranks();
+  orrery::builder schedule{rank(), ranks()};
+  schedule.begin_exchange(next, orrery::nobody, {0, 2});
+  schedule.send(orrery::key(rank()));
+  schedule.remark(orrery::collective_kind::all_to_all, all, 0);
+  schedule.next_step();
+  schedule.begin_exchange(orrery::nobody, previous, {0, 1});
+  schedule.receive(orrery::key(previous));
+  schedule.remark(orrery::collective_kind::all_to_all, all, 1);
+  schedule.next_step();
+  const orrery::program p = schedule;
+  const int mine = rank();
+  int taken = -1;
+  std::vector<orrery::exchange_pieces> pieces(2);
+  const auto at = [](const int& number) {
+    return orrery::piece{reinterpret_cast<std::byte*>(const_cast<int*>(&number)), sizeof(int)};
+  };
+  pieces[0].sent = {at(mine)};
+  pieces[1].received = {at(taken)};
+  auto channel = world.open(p, pieces);
+  const int before = all_to_alls_called;
+  channel.begin();
+  for (const int e : {0, 1}) channel.post(e);
+  for (const int e : {0, 1}) channel.await(e);
+  CHECK(taken == previous);
+  CHECK(all_to_alls_called == before);
 }
 
 TEST_CASE("two operators share a world") {

@@ -1,0 +1,304 @@
+// Copyright The Orrery authors. SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <algorithm>
+#include <chrono>
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <thread>
+#include <tuple>
+#include <utility>
+#include <vector>
+
+#include <mpi.h>
+
+#include "orrery/kernel/tile.hpp"
+#include "orrery/schedule/program.hpp"
+#include "orrery/transport/mpi_collective.hpp"
+#include "orrery/transport/mpi_communicator.hpp"
+#include "orrery/transport/mpi_memory.hpp"
+#include "orrery/transport/mpi_message.hpp"
+#include "orrery/transport/transport.hpp"
+
+namespace orrery::mpi {
+
+/// One rank's end of a plan. See `transport_channel`.
+///
+/// Each side of each exchange is one message and one persistent request, made with the plan and started in each call.
+/// With `collectives::native`, exchanges that are remarked as a collective are one call instead, if that means the same
+/// on all members of its group: each remarks it, for the same step and lane, with the same messages. If a member has
+/// nothing to exchange and so no remark, say, all members send their messages.
+class channel {
+ public:
+  channel(std::shared_ptr<communicator> world, const program& p, std::vector<exchange_pieces> pieces)
+      : plan_{std::make_unique<plan>(std::move(world), p, std::move(pieces))} {}
+
+  void begin() {
+    plan_->world->enter("beginning a call");
+    if (plan_->begun && plan_->awaited != plan_->flights.size()) {
+      plan_->world->fail("rank " + std::to_string(plan_->world->rank()) +
+                         " begins a call, but has left its last one in the middle");
+    }
+    plan_->begun = true;
+    plan_->awaited = 0;
+  }
+  void post(int e) { plan_->post(e); }
+  void await(int e) { plan_->await(e); }
+  void abandon(const std::string& why) {
+    plan_->world->give_notice("rank " + std::to_string(plan_->world->rank()) + " failed " + why);
+  }
+
+  [[nodiscard]] host_context context() const noexcept {
+    communicator& world = *plan_->world;
+    return {world.team(), [](void* of) { static_cast<communicator*>(of)->progress(); }, &world};
+  }
+
+ private:
+  struct plan {
+    static constexpr auto receiving = static_cast<std::size_t>(way::receiving);
+    static constexpr auto sending = static_cast<std::size_t>(way::sending);
+    struct flight {
+      MPI_Request requests[2] = {MPI_REQUEST_NULL, MPI_REQUEST_NULL};
+      bool flying = false;
+      native_collective* part_of = nullptr;  // then it has no requests of its own
+    };
+
+    std::shared_ptr<communicator> world;
+    program steps;
+    std::vector<exchange_pieces> pieces;
+    std::vector<flight> flights;
+    std::vector<std::unique_ptr<message_type>> types;
+    std::vector<std::unique_ptr<native_collective>> natives;
+    bool begun = false;
+    std::size_t awaited = 0;  // exchanges of this call
+
+    plan(std::shared_ptr<communicator> on, const program& p, std::vector<exchange_pieces> where_blocks_lie)
+        : world{std::move(on)}, steps{p}, pieces{std::move(where_blocks_lie)}, flights(pieces.size()) {
+      const agreed all = agree();
+      const int first_tag = world->take_tags(all.lanes);
+      for (const candidate& one : all.natives) {
+        native_collective& made =
+            *natives.emplace_back(std::make_unique<native_collective>(*world, one, steps, pieces));
+        for (int e = one.exchanges.first; e < one.exchanges.end(); ++e) {
+          flights[static_cast<std::size_t>(e)].part_of = &made;
+        }
+      }
+      for (std::size_t i = 0; i < flights.size(); ++i) {
+        if (flights[i].part_of != nullptr) continue;
+        const int e = static_cast<int>(i);
+        const exchange& x = steps.exchanges[e];
+        if (x.received.count > 0) {
+          const message_type& message = *types.emplace_back(std::make_unique<message_type>(*world, pieces[i].received));
+          world->check(MPI_Recv_init(message.address(), message.count(), message.type(), x.from, first_tag + x.lane,
+                                     world->get(), &flights[i].requests[receiving]),
+                       "MPI_Recv_init", [&] { return where(e, receiving); });
+        }
+        if (x.sent.count > 0) {
+          const message_type& message = *types.emplace_back(std::make_unique<message_type>(*world, pieces[i].sent));
+          world->check(MPI_Send_init(message.address(), message.count(), message.type(), x.to, first_tag + x.lane,
+                                     world->get(), &flights[i].requests[sending]),
+                       "MPI_Send_init", [&] { return where(e, sending); });
+        }
+      }
+    }
+    plan(const plan&) = delete;
+    plan& operator=(const plan&) = delete;
+
+    /// Receives that are still under way are cancelled; what cannot be is left to MPI, with its memory.
+    ~plan() {
+      if (!running()) return;
+      for (std::size_t i = 0; i < flights.size(); ++i) {
+        flight& one = flights[i];
+        for (const std::size_t end : {receiving, sending}) {
+          MPI_Request& request = one.requests[end];
+          if (request == MPI_REQUEST_NULL) continue;
+          int done = one.flying ? 0 : 1;
+          if (done == 0) MPI_Test(&request, &done, MPI_STATUS_IGNORE);
+          if (done == 0 && end == receiving) MPI_Cancel(&request);
+          const auto limit = std::chrono::steady_clock::now() + std::chrono::milliseconds{50};
+          while (done == 0 && std::chrono::steady_clock::now() < limit) {
+            if (MPI_Test(&request, &done, MPI_STATUS_IGNORE) != MPI_SUCCESS) break;
+            std::this_thread::yield();
+          }
+          if (done == 0) leave(end == receiving ? pieces[i].received : pieces[i].sent);
+          if (request != MPI_REQUEST_NULL) MPI_Request_free(&request);
+        }
+        if (one.part_of == nullptr || !one.part_of->flies()) continue;
+        leave(pieces[i].received);
+        leave(pieces[i].sent);
+      }
+      for (const auto& one : natives) {
+        if (one->flies()) one->give_up();
+      }
+    }
+
+    static void leave(const std::vector<piece>& to_mpi) {
+      for (const piece& one : to_mpi) {
+        if (one.bytes > 0) still_in_use().push_back(one.data);
+      }
+    }
+
+    void post(int e) {
+      flight& one = flights[static_cast<std::size_t>(e)];
+      one.flying = true;
+      if (one.part_of != nullptr) {
+        // With the last of its exchanges all have what they send.
+        if (e + 1 < one.part_of->exchanges().end()) return;
+        world->check(one.part_of->start(), one.part_of->call(), [&] { return where(e, receiving); });
+        return;
+      }
+      for (const std::size_t end : {receiving, sending}) {
+        if (one.requests[end] == MPI_REQUEST_NULL) continue;
+        world->check(MPI_Start(&one.requests[end]), "MPI_Start", [&] { return where(e, end); });
+      }
+    }
+
+    void await(int e) {
+      flight& one = flights[static_cast<std::size_t>(e)];
+      if (one.part_of != nullptr) {
+        native_collective& all = *one.part_of;
+        world->wait(all.request(), all.call(), [&] { return describe(all.exchanges()); });
+      } else {
+        await_messages(e, one);
+      }
+      one.flying = false;
+      ++awaited;
+    }
+
+    void await_messages(int e, flight& one) {
+      MPI_Status statuses[2];
+      world->wait_until(
+          [&] {
+            int done = 0;
+            const int code = MPI_Testall(2, one.requests, &done, statuses);
+            if (code == MPI_ERR_IN_STATUS) {
+              for (const std::size_t end : {receiving, sending}) {
+                const int of_one = statuses[end].MPI_ERROR;
+                if (of_one == MPI_ERR_PENDING || one.requests[end] == MPI_REQUEST_NULL) continue;
+                world->check(of_one, "MPI_Testall", [&] { return where(e, end); });
+              }
+            }
+            world->check(code, "MPI_Testall", [&] { return where(e, receiving); });
+            return done != 0;
+          },
+          [&] {
+            int received = 0;
+            MPI_Request_get_status(one.requests[receiving], &received, MPI_STATUS_IGNORE);
+            return where(e, received != 0 ? sending : receiving);
+          });
+    }
+
+    [[nodiscard]] std::string where(int e, std::size_t end) const {
+      return describe_wait(steps, e, static_cast<way>(end));
+    }
+
+    /// "in step 1 for key shard 1 from rank 1, and key shard 2 from rank 2": what a collective has yet to bring, for
+    /// all that is known.
+    [[nodiscard]] std::string describe(const range& exchanges) const {
+      std::string text;
+      for (int e = exchanges.first; e < exchanges.end(); ++e) {
+        const exchange& x = steps.exchanges[e];
+        if (x.from == nobody) continue;
+        text += text.empty() ? "in step " + std::to_string(x.complete_before) + " for " : ", and ";
+        text += describe_message(steps, e, way::receiving) + " from rank " + std::to_string(x.from);
+      }
+      return text.empty() ? where(exchanges.first, sending) : text;
+    }
+
+    struct agreed {
+      int lanes;  // of all ranks
+      std::vector<candidate> natives;
+    };
+
+    /// What all ranks agree on. Throws on all of them if a rank sends what its peer does not expect.
+    [[nodiscard]] agreed agree() const {
+      std::vector<candidate> mine;
+      if (world->how().collectives == collectives::native) mine = candidates_of(steps, pieces);
+      std::vector<const candidate*> candidate_of(pieces.size(), nullptr);
+      for (const candidate& one : mine) {
+        for (int e = one.exchanges.first; e < one.exchanges.end(); ++e) {
+          candidate_of[static_cast<std::size_t>(e)] = &one;
+        }
+      }
+
+      // For each rank two digests of all messages, FNV-1a over whole numbers: of their sizes, and of the candidates
+      // that they are part of.
+      const auto ranks = static_cast<std::size_t>(world->size());
+      std::vector<std::uint64_t> sent(2 * ranks, 0xcbf29ce484222325);
+      std::vector<std::uint64_t> expected = sent;
+      const auto mix = [](std::uint64_t& digest, std::uint64_t number) { digest = (digest ^ number) * 0x100000001b3; };
+      const auto add = [&](std::uint64_t* digests, const exchange& x, const std::vector<piece>& message,
+                           const candidate* part_of) {
+        mix(digests[0], static_cast<std::uint64_t>(x.lane));
+        mix(digests[0], message.size());
+        for (const piece& one : message) mix(digests[0], static_cast<std::uint64_t>(one.bytes));
+        mix(digests[1], 0);
+        if (part_of == nullptr) return;
+        for (const char c : part_of->name()) mix(digests[1], static_cast<unsigned char>(c));
+      };
+      // Messages of different lanes may be posted in another order than they are expected.
+      int lanes = 1;
+      for (const exchange& x : steps.exchanges) lanes = (std::max)(lanes, x.lane + 1);
+      for (int lane = 0; lane < lanes; ++lane) {
+        for (int e = 0; e < steps.exchanges.size(); ++e) {
+          const exchange& x = steps.exchanges[e];
+          const auto i = static_cast<std::size_t>(e);
+          if (x.lane != lane) continue;
+          if (x.sent.count > 0) add(&sent[2 * static_cast<std::size_t>(x.to)], x, pieces[i].sent, candidate_of[i]);
+          if (x.received.count > 0) {
+            add(&expected[2 * static_cast<std::size_t>(x.from)], x, pieces[i].received, candidate_of[i]);
+          }
+        }
+      }
+      const std::vector<std::uint64_t> arriving = world->all_to_all(sent);
+
+      // What this rank says: its lanes, its candidates that no sender contradicts, and what is wrong.
+      std::string said = std::to_string(lanes) + " ";
+      for (const candidate& one : mine) {
+        bool alike = true;
+        for (int i = 0; i < one.members.count; ++i) {
+          const auto at = 2 * static_cast<std::size_t>(one.members.member(i)) + 1;
+          alike = alike && arriving[at] == expected[at];
+        }
+        if (alike) said += ";" + one.name() + (one.gathers ? "g" : "w");
+      }
+      said += " ";
+      for (std::size_t from = 0; from < ranks; ++from) {
+        if (arriving[2 * from] == expected[2 * from]) continue;
+        said += "rank " + std::to_string(from) + " sends to rank " + std::to_string(world->rank()) +
+                " other messages than that expects: their number, their lanes or their sizes differ";
+        break;
+      }
+
+      agreed all{lanes, {}};
+      const std::vector<std::string> of_ranks = world->all_gather(said);
+      for (const std::string& of_rank : of_ranks) {
+        const std::size_t wrong = of_rank.find(' ', of_rank.find(' ') + 1) + 1;
+        if (wrong < of_rank.size()) throw transport_error{"orrery: " + of_rank.substr(wrong) + world_is_usable};
+        all.lanes = (std::max)(all.lanes, std::stoi(of_rank));
+      }
+      for (candidate& one : mine) {
+        bool all_want_it = true;
+        for (int i = 0; i < one.members.count; ++i) {
+          const std::string& of_member = of_ranks[static_cast<std::size_t>(one.members.member(i))];
+          const std::string name = ";" + one.name();
+          const std::size_t at = of_member.find(name);
+          all_want_it = all_want_it && at != std::string::npos;
+          one.gathers = one.gathers && all_want_it && of_member[at + name.size()] == 'g';
+        }
+        if (all_want_it) all.natives.push_back(one);
+      }
+      std::sort(all.natives.begin(), all.natives.end(), [](const candidate& a, const candidate& b) {
+        return std::tie(a.members.first, a.members.stride, a.members.count, a.lane, a.step) <
+               std::tie(b.members.first, b.members.stride, b.members.count, b.lane, b.step);
+      });
+      return all;
+    }
+  };
+
+  std::unique_ptr<plan> plan_;
+};
+
+}  // namespace orrery::mpi

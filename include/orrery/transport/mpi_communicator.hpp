@@ -1,0 +1,369 @@
+// Copyright The Orrery authors. SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <algorithm>
+#include <chrono>
+#include <climits>
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <exception>
+#include <map>
+#include <memory>
+#include <stdexcept>
+#include <string>
+#include <thread>
+#include <tuple>
+#include <utility>
+#include <vector>
+
+#include <mpi.h>
+
+#include "orrery/kernel/thread_team.hpp"
+#include "orrery/schedule/builder.hpp"
+#include "orrery/transport/deadline.hpp"
+#include "orrery/transport/mpi_memory.hpp"
+#include "orrery/transport/transport.hpp"
+
+namespace orrery::mpi {
+
+/// How exchanges that a program remarks as a collective are sent: as the messages that they are, or by one non-blocking
+/// collective call of MPI for each.
+enum class collectives : std::uint8_t { expanded, native };
+
+struct options {
+  /// How long a rank waits for another, in seconds, before it fails with a sentence.
+  double deadline = 60;
+  /// Threads that compute in each rank: the rank's own and helpers, which all of its plans share, which sleep between
+  /// calls and never call MPI. Started with the world's first plan. More than one needs MPI_THREAD_FUNNELED.
+  int threads_per_rank = 1;
+  /// Seconds between two calls of MPI while a tile is computed. Most MPI libraries move large messages only while the
+  /// program is inside of MPI: without these calls nothing would fly.
+  double progress_interval = 0.0002;
+  /// Native ones run on communicators of their groups, made with the first plan that has such a group.
+  mpi::collectives collectives = mpi::collectives::expanded;
+};
+
+/// The world's own communicator, and its failure. Shared by the world and its channels.
+///
+/// The first rank that fails sends a notice to all others, under a tag that nothing else has: whoever waits looks for
+/// one now and then, and so fails with that rank's sentence instead of its own deadline.
+class communicator {
+ public:
+  communicator(MPI_Comm parent, const options& how) : options_{how}, owner_{std::this_thread::get_id()} {
+    if (const std::string wrong = what_is_wrong_with(how.deadline, how.threads_per_rank); !wrong.empty()) refuse(wrong);
+    if (!(how.progress_interval >= 0)) {
+      refuse("progress_interval is " + std::to_string(how.progress_interval) + ", expected seconds, at least 0");
+    }
+    if (!running()) refuse("MPI is not initialised, or finalised already; call MPI_Init_thread before");
+    if (parent == MPI_COMM_NULL) refuse("the communicator is MPI_COMM_NULL; let only its members make a world");
+    int inter = 0;
+    MPI_Comm_test_inter(parent, &inter);
+    if (inter != 0) refuse("the communicator is an intercommunicator; merge it by MPI_Intercomm_merge");
+    int level = MPI_THREAD_SINGLE;
+    int main_thread = 0;
+    MPI_Query_thread(&level);
+    MPI_Is_thread_main(&main_thread);
+    if (level < MPI_THREAD_FUNNELED && how.threads_per_rank > 1) {
+      refuse("threads_per_rank is " + std::to_string(how.threads_per_rank) +
+             ", but MPI was initialised for a single thread; ask MPI_Init_thread for MPI_THREAD_FUNNELED");
+    }
+    if (level < MPI_THREAD_SERIALIZED && main_thread == 0) {
+      refuse("this is not the thread that initialised MPI; make the world there, or ask for MPI_THREAD_SERIALIZED");
+    }
+
+    MPI_Comm_rank(parent, &rank_);
+    MPI_Comm_size(parent, &size_);
+    MPI_Request request = MPI_REQUEST_NULL;
+    const auto made = keep<MPI_Comm>();
+    check(MPI_Comm_idup(parent, made.get(), &request), "MPI_Comm_idup", nothing);
+    wait(request, "MPI_Comm_idup", [] { return std::string{"for all ranks to make the same world"}; });
+    own_ = *made;
+    forget(made);
+    check(MPI_Comm_set_errhandler(own_, MPI_ERRORS_RETURN), "MPI_Comm_set_errhandler", nothing);
+    void* bound = nullptr;
+    int known = 0;
+    check(MPI_Comm_get_attr(MPI_COMM_WORLD, MPI_TAG_UB, static_cast<void*>(&bound), &known), "MPI_Comm_get_attr",
+          nothing);
+    last_tag_ = known != 0 ? *static_cast<const int*>(bound) : 32767;
+  }
+  communicator(const communicator&) = delete;
+  communicator& operator=(const communicator&) = delete;
+  ~communicator() {
+    if (failed_ || !running()) return;
+    for (auto& [members, made] : groups_) MPI_Comm_free(&made);
+    if (own_ != MPI_COMM_NULL) MPI_Comm_free(&own_);
+  }
+
+  [[nodiscard]] int rank() const noexcept { return rank_; }
+  [[nodiscard]] int size() const noexcept { return size_; }
+  [[nodiscard]] const options& how() const noexcept { return options_; }
+  [[nodiscard]] MPI_Comm get() const noexcept { return own_; }
+
+  /// A communicator of some of the ranks, in their order, for one lane. Made when it is first asked for, by all
+  /// members; ranks that are in several groups ask for them in the order of (first, stride, count, lane). MPI makes it
+  /// in a call that waits for the others without a deadline.
+  [[nodiscard]] MPI_Comm of_group(const rank_group& members, int lane) {
+    MPI_Comm& made =
+        groups_.try_emplace({members.first, members.stride, members.count, lane}, MPI_COMM_NULL).first->second;
+    if (made != MPI_COMM_NULL) return made;
+    std::vector<int> ranks;
+    for (int i = 0; i < members.count; ++i) ranks.push_back(members.member(i));
+    MPI_Group all = MPI_GROUP_NULL;
+    MPI_Group some = MPI_GROUP_NULL;
+    check(MPI_Comm_group(own_, &all), "MPI_Comm_group", nothing);
+    check(MPI_Group_incl(all, members.count, ranks.data(), &some), "MPI_Group_incl", nothing);
+    check(MPI_Comm_create_group(own_, some, group_tag, &made), "MPI_Comm_create_group", nothing);
+    MPI_Group_free(&some);
+    MPI_Group_free(&all);
+    check(MPI_Comm_set_errhandler(made, MPI_ERRORS_RETURN), "MPI_Comm_set_errhandler", nothing);
+    return made;
+  }
+
+  /// The threads that kernels share; null if the rank's own is all.
+  [[nodiscard]] thread_team* team() const noexcept { return team_.get(); }
+  void start_team() {
+    if (team_ == nullptr && options_.threads_per_rank > 1) {
+      team_ = std::make_unique<thread_team>(options_.threads_per_rank);
+    }
+  }
+
+  /// Says nothing more about where an MPI call failed.
+  static std::string nothing() { return ""; }
+
+  /// Throws if this is another thread than the one that made the world, or if the world has failed.
+  void enter(const char* doing = "coming to a collective call") {
+    if (std::this_thread::get_id() != owner_) {
+      throw std::logic_error{
+          "orrery: mpi::world: called from another thread than the one that made it; use it there only, as "
+          "MPI_THREAD_FUNNELED demands"};
+    }
+    if (failed_) throw_failure(doing);
+  }
+
+  /// Throws if an MPI call has failed; `where`, called only then, says in which step, for which block and peer.
+  template <class Where>
+  void check(int code, const char* call, const Where& where) {
+    if (code == MPI_SUCCESS) return;
+    char text[MPI_MAX_ERROR_STRING] = "";
+    int length = 0;
+    MPI_Error_string(code, text, &length);
+    std::string why = std::string{call} + " failed on rank " + std::to_string(rank_);
+    if (const std::string more = where(); !more.empty()) why += " " + more;
+    fail(why + ": " + text);
+  }
+
+  /// Returns when `done()`, and throws when another rank has failed or after the deadline. Leaves the core to others
+  /// between two looks: there may be more ranks than cores.
+  template <class Done, class What>
+  void wait_until(const Done& done, const What& what) {
+    if (done()) return;
+    const auto deadline = deadline_in(options_.deadline);
+    for (unsigned looks = 1; !done(); ++looks) {
+      if (looks % 16 == 0) {
+        read_notice(what);
+        if (std::chrono::steady_clock::now() >= deadline) {
+          fail("rank " + std::to_string(rank_) + " has waited " + describe_seconds(options_.deadline) + " " + what());
+        }
+      }
+      std::this_thread::yield();
+    }
+  }
+  /// The same for one request.
+  template <class What>
+  void wait(MPI_Request& request, const char* call, const What& what) {
+    wait_until(
+        [&] {
+          int done = 0;
+          check(MPI_Test(&request, &done, MPI_STATUS_IGNORE), call, what);
+          return done != 0;
+        },
+        what);
+  }
+
+  /// Lets the MPI library work for a moment.
+  void progress() noexcept {
+    if (std::this_thread::get_id() != owner_ || failed_) return;  // a kernel may have threads of its own
+    const auto now = std::chrono::steady_clock::now();
+    if (now < next_progress_) return;
+    next_progress_ = now + std::chrono::duration_cast<std::chrono::steady_clock::duration>(
+                               std::chrono::duration<double>((std::min)(options_.progress_interval, 1e6)));
+    // Unlike a test of requests that have completed, a probe that finds nothing always makes progress. What it finds is
+    // a notice, which the next wait reads.
+    int found = 0;
+    MPI_Iprobe(MPI_ANY_SOURCE, notice_tag, own_, &found, MPI_STATUS_IGNORE);
+  }
+
+  /// Fails on this rank, and tells the others why.
+  [[noreturn]] void fail(const std::string& why) {
+    if (failed_) throw_failure("");
+    give_notice(why);
+    throw_failure("");
+  }
+  /// The same without throwing.
+  void give_notice(const std::string& why) {
+    if (failed_) return;
+    failed_ = true;
+    failure_ = why;
+    if (own_ == MPI_COMM_NULL || !running()) return;
+    const auto text = std::make_shared<std::string>(why.substr(0, longest_notice));
+    given_up().push_back(text);
+    for (int other = 0; other < size_; ++other) {
+      if (other == rank_) continue;
+      MPI_Request request = MPI_REQUEST_NULL;
+      const int code =
+          MPI_Isend(text->data(), static_cast<int>(text->size()), MPI_CHAR, other, notice_tag, own_, &request);
+      if (code == MPI_SUCCESS) MPI_Request_free(&request);
+    }
+  }
+  [[nodiscard]] bool failed() const noexcept { return failed_; }
+  [[nodiscard]] bool usable() {
+    try {
+      if (!failed_) read_notice(nothing);
+    } catch (const transport_error&) {  // read: failed_ says so
+    }
+    return !failed_;
+  }
+
+  static std::string for_all() { return "for all ranks to come to the same collective call"; }
+
+  /// A collective call that is given up may go on writing: its buffers stay until it has completed.
+  template <class Buffers>
+  [[nodiscard]] static std::shared_ptr<Buffers> keep() {
+    auto made = std::make_shared<Buffers>();
+    given_up().push_back(made);
+    return made;
+  }
+  static void forget(const std::shared_ptr<void>& completed) {
+    auto& all = given_up();
+    all.erase(std::remove(all.begin(), all.end(), completed), all.end());
+  }
+
+  void barrier() {
+    enter();
+    MPI_Request request = MPI_REQUEST_NULL;
+    check(MPI_Ibarrier(own_, &request), "MPI_Ibarrier", nothing);
+    wait(request, "MPI_Ibarrier", for_all);
+  }
+
+  /// The texts of all ranks. Together at most 2 GiB.
+  [[nodiscard]] std::vector<std::string> all_gather(const std::string& text) {
+    enter();
+    struct buffers {
+      std::string mine, all;
+      std::vector<std::int64_t> sizes;
+      std::vector<int> counts, offsets;
+    };
+    const auto ranks = static_cast<std::size_t>(size_);
+    const auto kept = keep<buffers>();
+    kept->mine = text;
+    kept->sizes.assign(ranks, 0);
+    kept->sizes[static_cast<std::size_t>(rank_)] = static_cast<std::int64_t>(text.size());
+    MPI_Request request = MPI_REQUEST_NULL;
+    check(MPI_Iallgather(MPI_IN_PLACE, 0, MPI_DATATYPE_NULL, kept->sizes.data(), 1, MPI_INT64_T, own_, &request),
+          "MPI_Iallgather", nothing);
+    wait(request, "MPI_Iallgather", for_all);
+
+    std::int64_t total = 0;
+    for (const std::int64_t size : kept->sizes) {
+      kept->offsets.push_back(static_cast<int>(total));
+      total += size;
+      if (total > INT_MAX) throw std::length_error{"orrery: mpi::world: all_gather: the texts have more than 2 GiB"};
+      kept->counts.push_back(static_cast<int>(size));
+    }
+    kept->all.resize(static_cast<std::size_t>(total));
+    check(MPI_Iallgatherv(kept->mine.data(), static_cast<int>(kept->mine.size()), MPI_CHAR, kept->all.data(),
+                          kept->counts.data(), kept->offsets.data(), MPI_CHAR, own_, &request),
+          "MPI_Iallgatherv", nothing);
+    wait(request, "MPI_Iallgatherv", for_all);
+
+    std::vector<std::string> texts;
+    for (std::size_t r = 0; r < ranks; ++r) {
+      texts.push_back(
+          kept->all.substr(static_cast<std::size_t>(kept->offsets[r]), static_cast<std::size_t>(kept->counts[r])));
+    }
+    forget(kept);
+    return texts;
+  }
+
+  /// Gives each rank equally many numbers, in the order of the ranks, and returns what they give to this one.
+  [[nodiscard]] std::vector<std::uint64_t> all_to_all(const std::vector<std::uint64_t>& numbers) {
+    enter();
+    struct buffers {
+      std::vector<std::uint64_t> given, taken;
+    };
+    const auto kept = keep<buffers>();
+    kept->given = numbers;
+    kept->taken.resize(numbers.size());
+    const int each = static_cast<int>(numbers.size()) / size_;
+    MPI_Request request = MPI_REQUEST_NULL;
+    check(MPI_Ialltoall(kept->given.data(), each, MPI_UINT64_T, kept->taken.data(), each, MPI_UINT64_T, own_, &request),
+          "MPI_Ialltoall", nothing);
+    wait(request, "MPI_Ialltoall", for_all);
+    forget(kept);
+    return kept->taken;
+  }
+
+  /// The first of `count` tags in a row that the next plan has for itself. All ranks ask alike.
+  [[nodiscard]] int take_tags(int count) {
+    if (count > last_tag_ - group_tag) {
+      throw std::invalid_argument{"orrery: mpi::world: the program has lanes up to " + std::to_string(count - 1) +
+                                  ", but this MPI library has " + std::to_string(last_tag_) +
+                                  " tags; number the lanes from 0"};
+    }
+    // Old plans' tags may be taken again: messages of one pair and tag arrive in order.
+    if (count > last_tag_ - next_tag_ + 1) next_tag_ = group_tag + 1;
+    return std::exchange(next_tag_, next_tag_ + count);
+  }
+
+ private:
+  static constexpr int notice_tag = 0;
+  static constexpr int group_tag = 1;  // while communicators of groups are made
+  static constexpr std::size_t longest_notice = 512;
+
+  [[noreturn]] static void refuse(const std::string& why) { throw std::invalid_argument{"orrery: mpi::world: " + why}; }
+
+  /// Always the same sentence. `doing`: what this rank was at, if it is not the one that failed first.
+  [[noreturn]] void throw_failure(const std::string& doing) {
+    if (sentence_.empty()) {
+      const std::string me = "rank " + std::to_string(rank_);
+      sentence_ = "orrery: " + me + " stops: " + failure_ + (doing.empty() ? "" : "; " + me + " was " + doing) +
+                  "; this world and its communicator cannot be used any more";
+    }
+    throw transport_error{sentence_};
+  }
+
+  /// Throws if another rank has sent a notice.
+  template <class What>
+  void read_notice(const What& what) {
+    if (own_ == MPI_COMM_NULL) return;
+    int found = 0;
+    MPI_Status status;
+    check(MPI_Iprobe(MPI_ANY_SOURCE, notice_tag, own_, &found, &status), "MPI_Iprobe", what);
+    if (found == 0) return;
+    char text[longest_notice];
+    int length = 0;
+    check(MPI_Recv(text, static_cast<int>(longest_notice), MPI_CHAR, status.MPI_SOURCE, notice_tag, own_, &status),
+          "MPI_Recv", what);
+    check(MPI_Get_count(&status, MPI_CHAR, &length), "MPI_Get_count", what);
+    failed_ = true;  // the others know it
+    failure_ = std::string(text, static_cast<std::size_t>(length));
+    throw_failure(what().empty() ? "" : "waiting " + what());
+  }
+
+  options options_;
+  std::thread::id owner_;
+  std::unique_ptr<thread_team> team_;
+  MPI_Comm own_ = MPI_COMM_NULL;
+  std::map<std::tuple<int, int, int, int>, MPI_Comm> groups_;  // by first rank, stride, count and lane
+  int rank_ = 0;
+  int size_ = 1;
+  int last_tag_ = 32767;
+  int next_tag_ = group_tag + 1;
+  bool failed_ = false;
+  std::string failure_;
+  std::string sentence_;
+  std::chrono::steady_clock::time_point next_progress_{};
+};
+
+}  // namespace orrery::mpi

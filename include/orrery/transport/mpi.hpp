@@ -131,7 +131,7 @@ class world {
         MPI_Ialltoallv(kept->mine.data(), kept->send_counts.data(), kept->send_offsets.data(), MPI_BYTE,
                        kept->of_all.data(), kept->counts.data(), kept->offsets.data(), MPI_BYTE, own_->get(), &request),
         "MPI_Ialltoallv", communicator::nothing);
-    own_->wait(request, "MPI_Ialltoallv", communicator::for_all);
+    own_->wait_for_all(request, "MPI_Ialltoallv");
 
     kept->sums.resize(part_size);
     for (std::size_t at = 0; at < part_size; at += sizeof(T)) {
@@ -146,7 +146,7 @@ class world {
     own_->check(MPI_Iallgatherv(kept->sums.data(), part, MPI_BYTE, kept->mine.data(), kept->send_counts.data(),
                                 kept->send_offsets.data(), MPI_BYTE, own_->get(), &request),
                 "MPI_Iallgatherv", communicator::nothing);
-    own_->wait(request, "MPI_Iallgatherv", communicator::for_all);
+    own_->wait_for_all(request, "MPI_Iallgatherv");
     std::memcpy(values.data(), kept->mine.data(), values.size_bytes());
     communicator::forget(kept);
   }

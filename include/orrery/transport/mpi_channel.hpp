@@ -42,6 +42,7 @@ class channel {
                          " begins a call, but has left its last one in the middle");
     }
     plan_->begun = true;
+    ++plan_->calls;
     plan_->awaited = 0;
   }
   void post(int e) { plan_->post(e); }
@@ -71,13 +72,15 @@ class channel {
     std::vector<flight> flights;
     std::vector<std::unique_ptr<message_type>> types;
     std::vector<std::unique_ptr<native_collective>> natives;
+    int first_tag = 0;
+    std::uint64_t calls = 0;
     bool begun = false;
     std::size_t awaited = 0;  // exchanges of this call
 
     plan(std::shared_ptr<communicator> on, const program& p, std::vector<exchange_pieces> where_blocks_lie)
         : world{std::move(on)}, steps{p}, pieces{std::move(where_blocks_lie)}, flights(pieces.size()) {
       const agreed all = agree();
-      const int first_tag = world->take_tags(all.lanes);
+      first_tag = world->take_tags(all.lanes);
       for (const candidate& one : all.natives) {
         native_collective& made =
             *natives.emplace_back(std::make_unique<native_collective>(*world, one, steps, pieces));
@@ -159,7 +162,9 @@ class channel {
       flight& one = flights[static_cast<std::size_t>(e)];
       if (one.part_of != nullptr) {
         native_collective& all = *one.part_of;
-        world->wait(all.request(), all.call(), [&] { return describe(all.exchanges()); });
+        world->wait(all.request(), all.call(), [&] {
+          return waiting{describe(all.exchanges()), all.members(), all.number_of_call(first_tag, calls)};
+        });
       } else {
         await_messages(e, one);
       }
@@ -186,7 +191,8 @@ class channel {
           [&] {
             int received = 0;
             MPI_Request_get_status(one.requests[receiving], &received, MPI_STATUS_IGNORE);
-            return where(e, received != 0 ? sending : receiving);
+            const exchange& x = steps.exchanges[e];
+            return waiting{where(e, received != 0 ? sending : receiving), {received != 0 ? x.to : x.from}};
           });
     }
 

@@ -104,7 +104,12 @@ class native_collective {
   /// `communicator::of_group` for the order.
   native_collective(communicator& world, const candidate& what, const program& p,
                     const std::vector<exchange_pieces>& pieces)
-      : exchanges_{what.exchanges}, gathers_{what.gathers}, group_{world.of_group(what.members, what.lane)} {
+      : exchanges_{what.exchanges},
+        members_{what.members},
+        step_{what.step},
+        lane_{what.lane},
+        gathers_{what.gathers},
+        group_{world.of_group(what.members, what.lane)} {
     const auto ranks = static_cast<std::size_t>(what.members.count);
     const auto index_of = [&](int peer) { return static_cast<std::size_t>(what.members.index_of(peer)); };
     arguments& all = *arguments_;
@@ -143,6 +148,15 @@ class native_collective {
   }
 
   [[nodiscard]] const range& exchanges() const noexcept { return exchanges_; }
+  [[nodiscard]] const rank_group& members() const noexcept { return members_; }
+  /// A number that all members give this call, and hardly ever another one. Plans are known by their first tag.
+  [[nodiscard]] std::uint64_t number_of_call(int plan, std::uint64_t call_of_plan) const noexcept {
+    std::uint64_t number = call_of_plan;
+    for (const int part : {plan, step_, lane_, members_.first}) {
+      number = number * 0x9e3779b97f4a7c15 + static_cast<std::uint64_t>(part) + 1;
+    }
+    return number | std::uint64_t{1} << 63;  // calls of all ranks are counted from 1
+  }
   [[nodiscard]] const char* call() const noexcept { return gathers_ ? "MPI_Iallgatherv" : "MPI_Ialltoallw"; }
   [[nodiscard]] MPI_Request& request() noexcept { return request_; }
   [[nodiscard]] bool flies() const noexcept { return request_ != MPI_REQUEST_NULL; }
@@ -175,6 +189,9 @@ class native_collective {
   };
 
   range exchanges_;
+  rank_group members_;
+  int step_;
+  int lane_;
   bool gathers_;
   MPI_Comm group_;
   std::byte* base_ = nullptr;

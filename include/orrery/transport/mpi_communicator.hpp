@@ -10,6 +10,7 @@
 #include <exception>
 #include <map>
 #include <memory>
+#include <sstream>
 #include <stdexcept>
 #include <string>
 #include <thread>
@@ -22,6 +23,7 @@
 #include "orrery/kernel/thread_team.hpp"
 #include "orrery/schedule/builder.hpp"
 #include "orrery/transport/deadline.hpp"
+#include "orrery/transport/mpi_inquiry.hpp"
 #include "orrery/transport/mpi_memory.hpp"
 #include "orrery/transport/transport.hpp"
 
@@ -46,8 +48,9 @@ struct options {
 
 /// The world's own communicator, and its failure. Shared by the world and its channels.
 ///
-/// The first rank that fails sends a notice to all others, under a tag that nothing else has: whoever waits looks for
-/// one now and then, and so fails with that rank's sentence instead of its own deadline.
+/// Ranks write each other letters, under a tag that nothing else has: the first that fails tells all others why, so
+/// that whoever waits, and looks for letters now and then, fails with that rank's sentence instead of its own deadline.
+/// And before a deadline they ask each other whom they wait for (see `inquiry`).
 class communicator {
  public:
   communicator(MPI_Comm parent, const options& how) : options_{how}, owner_{std::this_thread::get_id()} {
@@ -77,7 +80,7 @@ class communicator {
     MPI_Request request = MPI_REQUEST_NULL;
     const auto made = keep<MPI_Comm>();
     check(MPI_Comm_idup(parent, made.get(), &request), "MPI_Comm_idup", nothing);
-    wait(request, "MPI_Comm_idup", [] { return std::string{"for all ranks to make the same world"}; });
+    wait(request, "MPI_Comm_idup", [] { return waiting{"for all ranks to make the same world"}; });
     own_ = *made;
     forget(made);
     check(MPI_Comm_set_errhandler(own_, MPI_ERRORS_RETURN), "MPI_Comm_set_errhandler", nothing);
@@ -90,6 +93,7 @@ class communicator {
   communicator(const communicator&) = delete;
   communicator& operator=(const communicator&) = delete;
   ~communicator() {
+    given_up().insert(given_up().end(), letters_.begin(), letters_.end());
     if (failed_ || !running()) return;
     for (auto& [members, made] : groups_) MPI_Comm_free(&made);
     if (own_ != MPI_COMM_NULL) MPI_Comm_free(&own_);
@@ -154,16 +158,28 @@ class communicator {
   }
 
   /// Returns when `done()`, and throws when another rank has failed or after the deadline. Leaves the core to others
-  /// between two looks: there may be more ranks than cores.
+  /// between two looks: there may be more ranks than cores. `what()`, a `waiting`, is called only when somebody asks.
+  ///
+  /// Shortly before the deadline this rank asks whom it waits for in the end; so only then it may allocate.
   template <class Done, class What>
   void wait_until(const Done& done, const What& what) {
     if (done()) return;
     const auto deadline = deadline_in(options_.deadline);
+    const auto time_to_ask = deadline_in(options_.deadline - (std::min)(options_.deadline / 2, longest_inquiry));
+    bool asking = false;
     for (unsigned looks = 1; !done(); ++looks) {
-      if (looks % 16 == 0) {
-        read_notice(what);
-        if (std::chrono::steady_clock::now() >= deadline) {
-          fail("rank " + std::to_string(rank_) + " has waited " + describe_seconds(options_.deadline) + " " + what());
+      if (looks % 16 == 0 || failed_) {
+        const bool news = read_letters(what);
+        if (failed_) throw_failure("waiting " + what().text);
+        const auto now = std::chrono::steady_clock::now();
+        if (now >= time_to_ask && (!asking || news)) {
+          if (!asking) begin_inquiry(what());
+          asking = true;
+          static_cast<void>(follow_inquiry());
+        }
+        if (now >= deadline) {
+          fail("rank " + std::to_string(rank_) + " has waited " + describe_seconds(options_.deadline) + " " +
+               what().text + follow_inquiry());
         }
       }
       std::this_thread::yield();
@@ -175,10 +191,17 @@ class communicator {
     wait_until(
         [&] {
           int done = 0;
-          check(MPI_Test(&request, &done, MPI_STATUS_IGNORE), call, what);
+          check(MPI_Test(&request, &done, MPI_STATUS_IGNORE), call, [&] { return what().text; });
           return done != 0;
         },
         what);
+  }
+  /// The same for a collective call of all ranks.
+  void wait_for_all(MPI_Request& request, const char* call) {
+    const std::uint64_t number = ++collective_calls_;
+    wait(request, call, [&] {
+      return waiting{"for all ranks to come to the same collective call", {0, size_}, number};
+    });
   }
 
   /// Lets the MPI library work for a moment.
@@ -188,10 +211,11 @@ class communicator {
     if (now < next_progress_) return;
     next_progress_ = now + std::chrono::duration_cast<std::chrono::steady_clock::duration>(
                                std::chrono::duration<double>((std::min)(options_.progress_interval, 1e6)));
-    // Unlike a test of requests that have completed, a probe that finds nothing always makes progress. What it finds is
-    // a notice, which the next wait reads.
-    int found = 0;
-    MPI_Iprobe(MPI_ANY_SOURCE, notice_tag, own_, &found, MPI_STATUS_IGNORE);
+    // Unlike a test of requests that have completed, a probe that finds nothing always makes progress.
+    try {
+      read_letters([] { return waiting{}; });
+    } catch (...) {  // failed_ says so, or this rank gives no answer
+    }
   }
 
   /// Fails on this rank, and tells the others why.
@@ -206,26 +230,18 @@ class communicator {
     failed_ = true;
     failure_ = why;
     if (own_ == MPI_COMM_NULL || !running()) return;
-    const auto text = std::make_shared<std::string>(why.substr(0, longest_notice));
-    given_up().push_back(text);
     for (int other = 0; other < size_; ++other) {
-      if (other == rank_) continue;
-      MPI_Request request = MPI_REQUEST_NULL;
-      const int code =
-          MPI_Isend(text->data(), static_cast<int>(text->size()), MPI_CHAR, other, notice_tag, own_, &request);
-      if (code == MPI_SUCCESS) MPI_Request_free(&request);
+      if (other != rank_) send_letter(other, notice, why);
     }
   }
   [[nodiscard]] bool failed() const noexcept { return failed_; }
   [[nodiscard]] bool usable() {
     try {
-      if (!failed_) read_notice(nothing);
-    } catch (const transport_error&) {  // read: failed_ says so
+      if (!failed_) read_letters([] { return waiting{}; });
+    } catch (const transport_error&) {  // failed_ says so
     }
     return !failed_;
   }
-
-  static std::string for_all() { return "for all ranks to come to the same collective call"; }
 
   /// A collective call that is given up may go on writing: its buffers stay until it has completed.
   template <class Buffers>
@@ -243,7 +259,7 @@ class communicator {
     enter();
     MPI_Request request = MPI_REQUEST_NULL;
     check(MPI_Ibarrier(own_, &request), "MPI_Ibarrier", nothing);
-    wait(request, "MPI_Ibarrier", for_all);
+    wait_for_all(request, "MPI_Ibarrier");
   }
 
   /// The texts of all ranks. Together at most 2 GiB.
@@ -262,7 +278,7 @@ class communicator {
     MPI_Request request = MPI_REQUEST_NULL;
     check(MPI_Iallgather(MPI_IN_PLACE, 0, MPI_DATATYPE_NULL, kept->sizes.data(), 1, MPI_INT64_T, own_, &request),
           "MPI_Iallgather", nothing);
-    wait(request, "MPI_Iallgather", for_all);
+    wait_for_all(request, "MPI_Iallgather");
 
     std::int64_t total = 0;
     for (const std::int64_t size : kept->sizes) {
@@ -275,7 +291,7 @@ class communicator {
     check(MPI_Iallgatherv(kept->mine.data(), static_cast<int>(kept->mine.size()), MPI_CHAR, kept->all.data(),
                           kept->counts.data(), kept->offsets.data(), MPI_CHAR, own_, &request),
           "MPI_Iallgatherv", nothing);
-    wait(request, "MPI_Iallgatherv", for_all);
+    wait_for_all(request, "MPI_Iallgatherv");
 
     std::vector<std::string> texts;
     for (std::size_t r = 0; r < ranks; ++r) {
@@ -299,7 +315,7 @@ class communicator {
     MPI_Request request = MPI_REQUEST_NULL;
     check(MPI_Ialltoall(kept->given.data(), each, MPI_UINT64_T, kept->taken.data(), each, MPI_UINT64_T, own_, &request),
           "MPI_Ialltoall", nothing);
-    wait(request, "MPI_Ialltoall", for_all);
+    wait_for_all(request, "MPI_Ialltoall");
     forget(kept);
     return kept->taken;
   }
@@ -317,9 +333,14 @@ class communicator {
   }
 
  private:
-  static constexpr int notice_tag = 0;
+  static constexpr int letter_tag = 0;
   static constexpr int group_tag = 1;  // while communicators of groups are made
-  static constexpr std::size_t longest_notice = 512;
+  static constexpr std::size_t longest_letter = 2048;
+  static constexpr double longest_inquiry = 2;  // seconds
+  // What letters begin with.
+  static constexpr char notice = '!';
+  static constexpr char question = '?';
+  static constexpr char answer = '=';
 
   [[noreturn]] static void refuse(const std::string& why) { throw std::invalid_argument{"orrery: mpi::world: " + why}; }
 
@@ -333,22 +354,71 @@ class communicator {
     throw transport_error{sentence_};
   }
 
-  /// Throws if another rank has sent a notice.
+  /// A letter on its way.
+  struct letter {
+    std::string text;
+    MPI_Request request = MPI_REQUEST_NULL;
+  };
+
+  /// A letter that cannot be sent, since the other has died, is as good as one that is not read.
+  void send_letter(int to, char kind, const std::string& text) {
+    std::erase_if(letters_, [](const std::shared_ptr<letter>& one) {
+      int done = 0;
+      return MPI_Test(&one->request, &done, MPI_STATUS_IGNORE) == MPI_SUCCESS && done != 0;
+    });
+    const auto& sent = letters_.emplace_back(std::make_shared<letter>());
+    sent->text = (kind + text).substr(0, longest_letter);
+    static_cast<void>(MPI_Isend(sent->text.data(), static_cast<int>(sent->text.size()), MPI_CHAR, to, letter_tag, own_,
+                                &sent->request));
+  }
+
+  /// Reads what others have written: why they have failed, what they ask and what they answer. Is there an answer? To
+  /// those who ask, this rank waits for `what()`.
   template <class What>
-  void read_notice(const What& what) {
-    if (own_ == MPI_COMM_NULL) return;
-    int found = 0;
-    MPI_Status status;
-    check(MPI_Iprobe(MPI_ANY_SOURCE, notice_tag, own_, &found, &status), "MPI_Iprobe", what);
-    if (found == 0) return;
-    char text[longest_notice];
-    int length = 0;
-    check(MPI_Recv(text, static_cast<int>(longest_notice), MPI_CHAR, status.MPI_SOURCE, notice_tag, own_, &status),
-          "MPI_Recv", what);
-    check(MPI_Get_count(&status, MPI_CHAR, &length), "MPI_Get_count", what);
-    failed_ = true;  // the others know it
-    failure_ = std::string(text, static_cast<std::size_t>(length));
-    throw_failure(what().empty() ? "" : "waiting " + what());
+  bool read_letters(const What& what) {
+    bool news = false;
+    while (own_ != MPI_COMM_NULL && !failed_) {
+      const auto where = [&] { return what().text; };
+      int found = 0;
+      MPI_Status status;
+      check(MPI_Iprobe(MPI_ANY_SOURCE, letter_tag, own_, &found, &status), "MPI_Iprobe", where);
+      if (found == 0) break;
+      const int from = status.MPI_SOURCE;
+      char read[longest_letter];
+      int length = 0;
+      check(MPI_Recv(read, static_cast<int>(longest_letter), MPI_CHAR, from, letter_tag, own_, &status), "MPI_Recv",
+            where);
+      check(MPI_Get_count(&status, MPI_CHAR, &length), "MPI_Get_count", where);
+      const std::string text{read + 1, static_cast<std::size_t>(length) - 1};
+      if (read[0] == notice) {
+        failed_ = true;  // the others know it
+        failure_ = text;
+      } else if (read[0] == question) {
+        const waiting mine = what();
+        std::ostringstream written;
+        written << text << ' ' << mine.whom.first << ' ' << mine.whom.count << ' ' << mine.whom.stride << ' '
+                << mine.call;
+        send_letter(from, answer, written.str());
+      } else {
+        std::istringstream written{text};
+        std::uint64_t of_inquiry = 0;
+        waiting theirs;
+        written >> of_inquiry >> theirs.whom.first >> theirs.whom.count >> theirs.whom.stride >> theirs.call;
+        if (of_inquiry != inquiries_) continue;
+        inquiry_.take(from, theirs);
+        news = true;
+      }
+    }
+    return news;
+  }
+
+  void begin_inquiry(const waiting& mine) {
+    ++inquiries_;
+    inquiry_.begin(rank_, size_, mine);
+  }
+  [[nodiscard]] std::string follow_inquiry() {
+    if (own_ == MPI_COMM_NULL) return "";
+    return inquiry_.follow([&](int other) { send_letter(other, question, std::to_string(inquiries_)); });
   }
 
   options options_;
@@ -360,6 +430,10 @@ class communicator {
   int size_ = 1;
   int last_tag_ = 32767;
   int next_tag_ = group_tag + 1;
+  std::uint64_t collective_calls_ = 0;
+  std::vector<std::shared_ptr<letter>> letters_;
+  mpi::inquiry inquiry_;
+  std::uint64_t inquiries_ = 0;
   bool failed_ = false;
   std::string failure_;
   std::string sentence_;

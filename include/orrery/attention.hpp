@@ -4,12 +4,10 @@
 #include <concepts>
 #include <cstddef>
 #include <cstdint>
-#include <functional>
 #include <memory>
 #include <stdexcept>
 #include <string>
 #include <utility>
-#include <vector>
 
 #include "orrery/kernel/mask.hpp"
 #include "orrery/kernel/view.hpp"
@@ -65,12 +63,10 @@ class attention {
     static_assert(
         Kernel::template supports<Mask>,
         "orrery: this kernel does not support this mask; orrery::flash and orrery::reference support every mask");
-    const shards_of_length shards = [&](std::int64_t length) {
-      std::vector<segments> all;
-      for (int rank = 0; rank < world.size(); ++rank) all.push_back(layout.shard(rank, world.size(), length));
-      return all;
+    const auto shard = [](const void* of, int rank, int ranks, std::int64_t length) {
+      return static_cast<const Layout*>(of)->shard(rank, ranks, length);
     };
-    make(world, shape, mask, layout.name(), shards, topology);
+    make(world, shape, mask, {layout.name(), &layout, shard}, topology);
   }
 
   /// out = softmax(scale · q kᵀ, masked) v and lse = log of the softmax's denominators (natural; -infinity, with out =
@@ -160,22 +156,33 @@ class attention {
   [[nodiscard]] std::int64_t workspace_bytes() const noexcept { return calls_->workspace_bytes(); }
 
  private:
-  using shards_of_length = std::function<std::vector<segments>(std::int64_t length)>;
+  /// Some layout, which it refers to.
+  struct any_layout {
+    std::string name;
+    const void* self;
+    segments (*shard)(const void* self, int rank, int world, std::int64_t length);
+
+    [[nodiscard]] list<segments> shards(int world, std::int64_t length) const {
+      list<segments> all;
+      for (int rank = 0; rank < world; ++rank) all.push_back(shard(self, rank, world, length));
+      return all;
+    }
+  };
 
   /// The construction, compiled once for all layouts.
   template <class World, class Mask>
-  void make(World& world, const attention_shape& shape, const Mask& mask, const std::string& layout,
-            const shards_of_length& shards, const Topology& topology) {
+  void make(World& world, const attention_shape& shape, const Mask& mask, const any_layout& layout,
+            const Topology& topology) {
     const attention_request request{
         shape.completed(), world.size(),         name_of(topology), slices_of(topology, world.size()),
-        Kernel::name(),    Kernel::max_head_dim, mask.name(),       layout};
+        Kernel::name(),    Kernel::max_head_dim, mask.name(),       layout.name};
     require_agreement(world, request.fields(what_is_wrong(request, topology)));
     shape_ = request.shape;
     attention_plan<Mask> plan{shape_, world.rank(), mask, request.slices};
-    plan.query_shards = shards(shape_.length);
-    plan.key_shards = shards(shape_.key_length);
-    query_positions_ = plan.query_shards[static_cast<std::size_t>(world.rank())];
-    key_positions_ = plan.key_shards[static_cast<std::size_t>(world.rank())];
+    plan.query_shards = layout.shards(world.size(), shape_.length);
+    plan.key_shards = layout.shards(world.size(), shape_.key_length);
+    query_positions_ = plan.query_shards[world.rank()];
+    key_positions_ = plan.key_shards[world.rank()];
     calls_ = std::make_unique<planned_attention<Kernel, World, Mask>>(
         world, std::move(plan), program_of(topology, world.rank(), world.size(), pass::forward),
         program_of(topology, world.rank(), world.size(), shape_.circulate), shape_.hand_over);

@@ -5,6 +5,7 @@
 #include <array>
 #include <cstddef>
 #include <mutex>
+#include <vector>
 
 #include "orrery/kernel/reference.hpp"
 

@@ -1,10 +1,11 @@
 // Copyright The Orrery authors. SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-#include <algorithm>
 #include <string>
+#include <utility>
 #include <vector>
 
+#include "orrery/schedule/list.hpp"
 #include "orrery/topology/topology.hpp"
 
 namespace orrery {
@@ -14,11 +15,13 @@ namespace orrery {
 /// of shards are written `0-3`, a slice of the heads `.s`. Messages that a cell of `width` characters has no room for
 /// are counted.
 [[nodiscard]] inline std::string draw_grid(const list<program>& programs, std::size_t width = 28) {
-  const auto runs = [](std::vector<int> shards) {
-    std::sort(shards.begin(), shards.end());
+  const auto runs = [](list<int> shards) {
+    for (int sorted = 1; sorted < shards.size(); ++sorted) {
+      for (int i = sorted; i > 0 && shards[i] < shards[i - 1]; --i) std::swap(shards[i], shards[i - 1]);
+    }
     std::string text;
-    for (std::size_t i = 0; i < shards.size();) {
-      std::size_t j = i;
+    for (int i = 0; i < shards.size();) {
+      int j = i;
       while (j + 1 < shards.size() && shards[j + 1] == shards[j] + 1) ++j;
       text += (text.empty() ? "" : ",") + std::to_string(shards[i]);
       if (j > i) text += (j == i + 1 ? "," : "-") + std::to_string(shards[j]);
@@ -27,16 +30,15 @@ namespace orrery {
     return text;
   };
   const auto shards_of = [&](const list<held_block>& holders, const range& which) {
-    std::vector<int> shards;
+    list<int> shards;
     for (int b = which.first; b < which.end(); ++b) shards.push_back(holders[b].block.shard);
     return runs(shards);
   };
   int steps = 0;
-  for (const program& p : programs) steps = (std::max)(steps, p.steps.size());
+  for (const program& p : programs) steps = p.steps.size() > steps ? p.steps.size() : steps;
 
-  std::vector<std::vector<std::string>> cells;
+  std::vector<std::string> cells;  // of each rank, its steps
   for (const program& p : programs) {
-    std::vector<std::string>& row = cells.emplace_back();
     for (int i = 0; i < steps; ++i) {
       std::string cell;
       if (i < p.steps.size()) {
@@ -52,7 +54,7 @@ namespace orrery {
           std::string message =
               (cell.empty() ? ">" : " >") + std::to_string(x.to) + ":" + (x.cargo == cargo::partial ? "+" : "");
           for (const side s : {side::query, side::key}) {
-            std::vector<int> shards;
+            list<int> shards;
             for (int b = x.sent.first; b < x.sent.end(); ++b) {
               if (p.sent[b].side == s) shards.push_back(p.sent[b].shard);
             }
@@ -66,24 +68,29 @@ namespace orrery {
         }
         if (left_out > 0) cell += " +" + std::to_string(left_out);
       }
-      row.push_back(cell);
+      cells.push_back(cell);
     }
   }
 
-  std::vector<std::size_t> widths;
+  const auto cell_of = [&](int rank, int i) -> const std::string& {
+    return cells[static_cast<std::size_t>(rank * steps + i)];
+  };
+  list<std::size_t> widths;
   for (int i = 0; i < steps; ++i) {
     std::size_t widest = std::to_string(i).size();
-    for (const auto& row : cells) widest = (std::max)(widest, row[static_cast<std::size_t>(i)].size());
+    for (int rank = 0; rank < programs.size(); ++rank) {
+      if (cell_of(rank, i).size() > widest) widest = cell_of(rank, i).size();
+    }
     widths.push_back(widest);
   }
   const auto padded = [](const std::string& text, std::size_t to) { return text + std::string(to - text.size(), ' '); };
   const std::size_t margin = std::to_string(programs.size()).size();
   std::string drawing = "step " + std::string(margin, ' ');
-  for (std::size_t i = 0; i < widths.size(); ++i) drawing += " | " + padded(std::to_string(i), widths[i]);
+  for (int i = 0; i < steps; ++i) drawing += " | " + padded(std::to_string(i), widths[i]);
   drawing += "\n";
-  for (std::size_t rank = 0; rank < cells.size(); ++rank) {
+  for (int rank = 0; rank < programs.size(); ++rank) {
     drawing += "rank " + padded(std::to_string(rank), margin);
-    for (std::size_t i = 0; i < widths.size(); ++i) drawing += " | " + padded(cells[rank][i], widths[i]);
+    for (int i = 0; i < steps; ++i) drawing += " | " + padded(cell_of(rank, i), widths[i]);
     drawing += "\n";
   }
   return drawing;

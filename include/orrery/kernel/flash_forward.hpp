@@ -1,13 +1,12 @@
 // Copyright The Orrery authors. SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-#include <algorithm>
-#include <cmath>
 #include <cstddef>
 #include <cstdint>
 #include <limits>
 #include <span>
 
+#include "orrery/kernel/elementary.hpp"
 #include "orrery/kernel/flash_steps.hpp"
 #include "orrery/kernel/mask.hpp"
 #include "orrery/kernel/scratch.hpp"
@@ -209,11 +208,11 @@ class flash_forward {
                        columns, columns);
       A* out = work.out + row * value_rows();
       if (block.fresh) {
-        std::fill_n(out, value_rows() * columns, A{0});
+        fill_zero(out, value_rows() * columns);
       } else {
         steps_.transpose(block.out.at(b, rows.first + row, head), block.out.sequence_stride, count, value_dim_, A{1},
                          out, columns, columns);
-        std::fill_n(out + value_dim_ * columns, (value_rows() - value_dim_) * columns, A{0});
+        fill_zero(out + value_dim_ * columns, (value_rows() - value_dim_) * columns);
       }
       for (std::int64_t i = 0; i < columns; ++i) {
         // A running result counts as one key with the score lse whose value is the mean so far.
@@ -242,7 +241,7 @@ class flash_forward {
         // A row that saw nothing new keeps its bits: scaling its lse to powers of two and back could change the last
         // one. (Its output has been multiplied by 1 and nothing has been added.)
         if (!block.fresh && sum == A{1} && largest == lse * log2_e<A>) continue;
-        lse = seen ? largest * ln_2<A> + std::log(sum) : nothing;
+        lse = seen ? largest * ln_2<A> + elementary::log(sum) : nothing;
       }
       steps_.transpose_back(work.out + row * value_rows(), columns, work.factors,
                             block.out.at(b, rows.first + row, head), block.out.sequence_stride, count, value_dim_);

@@ -1,7 +1,6 @@
 // Copyright The Orrery authors. SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-#include <algorithm>
 #include <cstdint>
 #include <type_traits>
 
@@ -98,11 +97,11 @@ struct host_backend {
   static void for_each_head(const host_context& context, const tensor_view<T>& tensor, const Visit& visit) {
     if (tensor.size() == 0) return;
     constexpr std::int64_t elements = 1 << 15;  // of an item: waking a thread costs about as much
-    const std::int64_t tokens = (std::max)(std::int64_t{1}, elements / (tensor.heads * tensor.dim));
+    const std::int64_t tokens = tensor.heads * tensor.dim < elements ? elements / (tensor.heads * tensor.dim) : 1;
     const std::int64_t parts = (tensor.sequence + tokens - 1) / tokens;
     context.for_each(tensor.batch * parts, [&](std::int64_t item, const host_context&) {
       const std::int64_t first = item % parts * tokens;
-      const std::int64_t end = (std::min)(first + tokens, tensor.sequence);
+      const std::int64_t end = first + tokens < tensor.sequence ? first + tokens : tensor.sequence;
       for (std::int64_t token = first; token < end; ++token) {
         for (std::int64_t head = 0; head < tensor.heads; ++head) visit(item / parts, token, head);
       }

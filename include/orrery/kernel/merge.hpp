@@ -1,9 +1,10 @@
 // Copyright The Orrery authors. SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-#include <cmath>
 #include <cstdint>
 #include <limits>
+
+#include "orrery/kernel/elementary.hpp"
 
 namespace orrery {
 
@@ -32,10 +33,10 @@ template <class Accumulator>
   const bool into_is_larger = lse_into >= lse_from;
   const Accumulator larger = into_is_larger ? lse_into : lse_from;
   const Accumulator smaller = into_is_larger ? lse_from : lse_into;
-  const Accumulator ratio = std::exp(smaller - larger);
+  const Accumulator ratio = elementary::exp(smaller - larger);
   const Accumulator major = Accumulator{1} / (Accumulator{1} + ratio);
   const Accumulator minor = ratio * major;
-  return {into_is_larger ? major : minor, into_is_larger ? minor : major, larger + std::log1p(ratio)};
+  return {into_is_larger ? major : minor, into_is_larger ? minor : major, larger + elementary::log1p(ratio)};
 }
 
 /// Merges one row: `dim` contiguous elements and their log-sum-exp. Rows with weight 0 are not read, so a row that has

@@ -1,13 +1,13 @@
 // Copyright The Orrery authors. SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-#include <cmath>
 #include <cstdint>
 #include <limits>
 #include <span>
 #include <string>
 #include <type_traits>
 
+#include "orrery/kernel/elementary.hpp"
 #include "orrery/kernel/float16.hpp"
 #include "orrery/kernel/host.hpp"
 #include "orrery/kernel/mask.hpp"
@@ -115,16 +115,16 @@ struct reference : host_backend {
     });
 
     // What the row has seen before counts as one key whose value is the mean so far.
-    const double weight_before = lse_before == nothing ? 0.0 : std::exp(lse_before - largest);
+    const double weight_before = lse_before == nothing ? 0.0 : elementary::exp(lse_before - largest);
     for (std::int64_t i = 0; i < block.out.dim; ++i) out[i] = weight_before == 0.0 ? 0.0 : out[i] * weight_before;
     double sum = weight_before;
     for_visible(keys, mask, position, [&](const forward_keys<T>& side, std::int64_t key) {
-      const double weight = std::exp(scale * dot(q, side.k.at(b, key, key_head), block.q.dim) - largest);
+      const double weight = elementary::exp(scale * dot(q, side.k.at(b, key, key_head), block.q.dim) - largest);
       sum += weight;
       add_scaled(out, weight, side.v.at(b, key, key_head), block.out.dim);
     });
 
-    lse = sum == 0.0 ? nothing : largest + std::log(sum);
+    lse = sum == 0.0 ? nothing : largest + elementary::log(sum);
     for (std::int64_t i = 0; i < block.out.dim; ++i) out[i] = sum == 0.0 ? 0.0 : out[i] / sum;
   }
 
@@ -142,7 +142,7 @@ struct reference : host_backend {
     for_visible(keys, mask, block.positions.position(row), [&](const backward_keys<T, double>& side, std::int64_t key) {
       const T* k = side.k.at(b, key, key_head);
       const T* v = side.v.at(b, key, key_head);
-      const double p = std::exp(scale * dot(q, k, block.q.dim) - lse);
+      const double p = elementary::exp(scale * dot(q, k, block.q.dim) - lse);
       const double grad_score = p * (dot(grad_out, v, block.grad_out.dim) - delta) * scale;
       add_scaled(grad_q, grad_score, k, block.q.dim);
       add_scaled(side.grad_k.at(b, key, key_head), grad_score, q, block.q.dim);

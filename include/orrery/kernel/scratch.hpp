@@ -44,6 +44,11 @@ class scratch_cursor {
   return (count + granule - 1) / granule * granule;
 }
 
+template <class A>
+inline void fill_zero(A* to, std::int64_t count) noexcept {
+  for (std::int64_t i = 0; i < count; ++i) to[i] = A{0};
+}
+
 /// Consecutive elements in the type that the kernel computes in.
 template <class S, class A>
 inline void widen(const flash_steps<A>& steps, const S* from, A* to, std::int64_t count) noexcept {
@@ -66,10 +71,10 @@ inline void copy_tokens(const flash_steps<A>& steps, const tensor_view<const S>&
   for (std::int64_t i = 0; i < tokens.count; ++i) {
     A* line = to + i * ld;
     widen(steps, tensor.at(b, tokens.first + i, head), line, tensor.dim);
-    for (std::int64_t c = tensor.dim; c < width; ++c) line[c] = A{0};
+    fill_zero(line + tensor.dim, width - tensor.dim);
   }
   for (std::int64_t i = tokens.count; i < round_up(tokens.count, steps.tile_rows); ++i) {
-    for (std::int64_t c = 0; c < width; ++c) to[i * ld + c] = A{0};
+    fill_zero(to + i * ld, width);
   }
 }
 

@@ -1,7 +1,6 @@
 // Copyright The Orrery authors. SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-#include <array>
 #include <cstdint>
 
 namespace orrery {
@@ -28,15 +27,13 @@ class segments {
   constexpr segments() = default;
 
   constexpr void add(const segment& piece) noexcept {
-    if (piece.count > 0) pieces_[static_cast<std::size_t>(size_++)] = piece;
+    if (piece.count > 0) pieces_[size_++] = piece;
   }
 
-  [[nodiscard]] constexpr const segment* begin() const noexcept { return pieces_.data(); }
-  [[nodiscard]] constexpr const segment* end() const noexcept { return pieces_.data() + size_; }
+  [[nodiscard]] constexpr const segment* begin() const noexcept { return pieces_; }
+  [[nodiscard]] constexpr const segment* end() const noexcept { return pieces_ + size_; }
   [[nodiscard]] constexpr int size() const noexcept { return size_; }
-  [[nodiscard]] constexpr const segment& operator[](int i) const noexcept {
-    return pieces_[static_cast<std::size_t>(i)];
-  }
+  [[nodiscard]] constexpr const segment& operator[](int i) const noexcept { return pieces_[i]; }
 
   /// Number of tokens in the shard.
   [[nodiscard]] constexpr std::int64_t tokens() const noexcept {
@@ -51,7 +48,7 @@ class segments {
   }
 
  private:
-  std::array<segment, 2> pieces_{};
+  segment pieces_[2];
   int size_ = 0;
 };
 

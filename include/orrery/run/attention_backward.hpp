@@ -61,7 +61,7 @@ class attention_backward {
   /// Delta: the row sums of grad_out * out.
   void prepare(const context& how) {
     Kernel::row_dot(how, out, grad_out, own_delta());
-    key_slices_under_way_ = static_cast<int>(plan_->slices.size());
+    key_slices_under_way_ = plan_->slices.size();
   }
 
   [[nodiscard]] std::int64_t operand_bytes(int, const block& b) const {
@@ -187,7 +187,7 @@ class attention_backward {
 
   /// Slices share at most their outermost key heads with their neighbours: sums are handed on from slice to slice.
   void add_up_shared_key_heads(const context& how) {
-    const auto slices = static_cast<int>(plan_->slices.size());
+    const int slices = plan_->slices.size();
     for (int s = 0; s < slices; ++s) {
       const block own{side::key, plan_->rank, s};
       const head_slice& heads = plan_->slice(own);
@@ -251,7 +251,7 @@ class attention_backward {
         return {grad_k.slice_heads(s.first_key_head, s.key_heads), grad_v.slice_heads(s.first_key_head, s.key_heads)};
       }
     }
-    const std::int64_t first = own_key_heads_before_[static_cast<std::size_t>(b.slice)];
+    const std::int64_t first = own_key_heads_before_[b.slice];
     const auto all = [&](const array& sums, std::int64_t dim) {
       return batch_head_sequence_dim(sums.data(), plan_->batch, own_key_heads_, own_tokens(side::key), dim)
           .slice_heads(first, s.key_heads);
@@ -266,7 +266,7 @@ class attention_backward {
   array own_grad_q_;
   array own_grad_k_;
   array own_grad_v_;
-  std::vector<std::int64_t> own_key_heads_before_;  // of each slice, in own_grad_k_ and own_grad_v_
+  list<std::int64_t> own_key_heads_before_;  // of each slice, in own_grad_k_ and own_grad_v_
   std::int64_t own_key_heads_ = 0;
   int key_slices_under_way_ = 0;  // in this call
   bool keys_direct_ = false;

@@ -123,9 +123,7 @@ class attention_forward {
 
   [[nodiscard]] std::int64_t rows_of(const block& b) const { return plan_->batch * plan_->heads(b) * plan_->tokens(b); }
   [[nodiscard]] std::int64_t dim_of(int tensor) const { return tensor == 2 ? plan_->value_dim : plan_->head_dim; }
-  [[nodiscard]] std::int64_t own_tokens() const {
-    return plan_->query_shards[static_cast<std::size_t>(plan_->rank)].tokens();
-  }
+  [[nodiscard]] std::int64_t own_tokens() const { return plan_->query_shards[plan_->rank].tokens(); }
   [[nodiscard]] block_reader reader(const block& b, std::byte* memory) const {
     return {memory, plan_->batch, plan_->heads(b), plan_->tokens(b)};
   }

@@ -1,14 +1,13 @@
 // Copyright The Orrery authors. SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-#include <algorithm>
 #include <cstddef>
 #include <cstdint>
-#include <vector>
 
 #include "orrery/kernel/tile.hpp"
 #include "orrery/run/attention_shape.hpp"
 #include "orrery/schedule/block.hpp"
+#include "orrery/schedule/list.hpp"
 #include "orrery/schedule/program.hpp"
 
 namespace orrery {
@@ -42,9 +41,9 @@ struct attention_plan {
   double scale;
   int rank;
   Mask mask;
-  std::vector<segments> query_shards;  ///< of all ranks
-  std::vector<segments> key_shards;
-  std::vector<head_slice> slices;
+  list<segments> query_shards;  ///< of all ranks
+  list<segments> key_shards;
+  list<head_slice> slices;
 
   /// Without shards. `shape` is completed.
   attention_plan(const attention_shape& shape, int of_rank, const Mask& of_mask, int slice_count)
@@ -56,13 +55,14 @@ struct attention_plan {
         scale{shape.scale},
         rank{of_rank},
         mask{of_mask} {
-    for (int s = 0; s < slice_count; ++s)
+    for (int s = 0; s < slice_count; ++s) {
       slices.push_back(head_slice::of(s, slice_count, shape.query_heads, shape.key_heads));
+    }
   }
 
-  [[nodiscard]] const head_slice& slice(const block& b) const { return slices[static_cast<std::size_t>(b.slice)]; }
+  [[nodiscard]] const head_slice& slice(const block& b) const { return slices[b.slice]; }
   [[nodiscard]] const segments& positions(const block& b) const {
-    return (b.side == side::query ? query_shards : key_shards)[static_cast<std::size_t>(b.shard)];
+    return (b.side == side::query ? query_shards : key_shards)[b.shard];
   }
   [[nodiscard]] std::int64_t tokens(const block& b) const { return positions(b).tokens(); }
   [[nodiscard]] std::int64_t heads(const block& b) const {
@@ -76,7 +76,10 @@ struct attention_plan {
 /// The most blocks that one tile of the program has on a side.
 [[nodiscard]] inline std::size_t most_blocks_in_tile(const program& p, side s) {
   int most = 0;
-  for (const step& now : p.steps) most = (std::max)(most, (s == side::query ? now.tile.queries : now.tile.keys).count);
+  for (const step& now : p.steps) {
+    const int blocks = (s == side::query ? now.tile.queries : now.tile.keys).count;
+    if (blocks > most) most = blocks;
+  }
   return static_cast<std::size_t>(most);
 }
 

@@ -1,7 +1,6 @@
 // Copyright The Orrery authors. SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-#include <cmath>
 #include <cstddef>
 #include <cstdint>
 #include <cstdio>
@@ -10,6 +9,7 @@
 #include <utility>
 #include <vector>
 
+#include "orrery/kernel/elementary.hpp"
 #include "orrery/kernel/view.hpp"
 #include "orrery/schedule/block.hpp"
 #include "orrery/schedule/hand_over.hpp"
@@ -38,7 +38,7 @@ struct attention_shape {
     if (key_heads == 0) full.key_heads = query_heads;
     if (value_dim == 0) full.value_dim = head_dim;
     if (key_length == 0) full.key_length = length;
-    if (scale == 0 && head_dim > 0) full.scale = 1 / std::sqrt(static_cast<double>(head_dim));
+    if (scale == 0 && head_dim > 0) full.scale = 1 / elementary::sqrt(static_cast<double>(head_dim));
     return full;
   }
 };
@@ -74,7 +74,8 @@ struct attention_request {
                std::to_string(max_head_dim) + "; orrery::reference has no limit";
       }
     }
-    if (!std::isfinite(shape.scale)) return "scale is " + std::to_string(shape.scale) + ", expected a finite number";
+    if (!elementary::is_finite(shape.scale))
+      return "scale is " + std::to_string(shape.scale) + ", expected a finite number";
     if (shape.circulate != pass::circulate_keys && shape.circulate != pass::circulate_queries) {
       return "circulate is pass::forward, expected pass::circulate_keys or pass::circulate_queries";
     }

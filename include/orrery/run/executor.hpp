@@ -57,7 +57,7 @@ class executor {
   /// Collective. The program must be proven (see `verify`) and finished.
   executor(World& world, const tensor_program& p, Interaction& work)
       : work_{&work},
-        plan_{p, sizes_of(work)},
+        plan_{p, block_sizes{work}},
         workspace_{plan_.workspace_bytes()},
         channel_{world.open(p.program, placed(p))} {
     static_assert(transport<World>, "orrery: the executor's first argument is not a transport; see orrery::transport");
@@ -66,13 +66,13 @@ class executor {
 
   void run() {
     begin();
-    for (std::size_t tensor = 0; tensor < plan_.tensors.size(); ++tensor) give(static_cast<int>(tensor));
+    for (int tensor = 0; tensor < plan_.tensors.size(); ++tensor) give(tensor);
     finish();
   }
 
   void begin() {
     or_abandon([&] {
-      now_ = plan_.steps.data();
+      now_ = plan_.steps.items;
       channel_.begin();
       work_->prepare(channel_.context());
     });
@@ -81,7 +81,7 @@ class executor {
   void give(int tensor) {
     or_abandon([&] {
       const auto context = channel_.context();
-      const executor_plan::handed_over& given = plan_.tensors[static_cast<std::size_t>(tensor)];
+      const executor_plan::handed_over& given = plan_.tensors[tensor];
       for (const executor_plan::own_operand& own : given.packed) work_->pack(context, tensor, own.block, own.address);
       for (int e = given.exchanges.first; e < given.exchanges.end(); ++e) channel_.post(e);
     });
@@ -114,7 +114,7 @@ class executor {
   /// This rank leaves the call in the middle: the others fail at once, with this rank's name, the step and `why`.
   void abandon(const std::string& why) {
     if constexpr (abandonable<channel_of<World>>) {
-      channel_.abandon("in step " + std::to_string(now_ - plan_.steps.data()) + why);
+      channel_.abandon("in step " + std::to_string(now_ - plan_.steps.items) + why);
     }
   }
 
@@ -122,15 +122,9 @@ class executor {
   [[nodiscard]] std::int64_t workspace_bytes() const noexcept { return plan_.workspace_bytes(); }
 
  private:
-  static block_sizes sizes_of(const Interaction& work) {
-    return {std::span<const side>{Interaction::operands},
-            [&work](int tensor, const block& b) -> std::int64_t { return work.operand_bytes(tensor, b); },
-            [&work](const block& b) -> std::int64_t { return work.partial_bytes(b); }};
-  }
-
   /// The pieces of the placed plan.
   const std::vector<exchange_pieces>& placed(const tensor_program& p) {
-    plan_.place(p, sizes_of(*work_), workspace_.data());
+    plan_.place(p, block_sizes{*work_}, workspace_.data());
     return plan_.pieces;
   }
 

@@ -3,11 +3,11 @@
 
 #include <cstddef>
 #include <cstdint>
-#include <functional>
 #include <span>
 #include <vector>
 
 #include "orrery/schedule/hand_over.hpp"
+#include "orrery/schedule/list.hpp"
 #include "orrery/schedule/residency.hpp"
 #include "orrery/transport/transport.hpp"
 
@@ -21,16 +21,28 @@ struct tile_block {
   bool fresh = false;  ///< nothing has been added to the partial yet: write it, do not read it
 };
 
-/// How large blocks are. An operand consists of tensors, one after the other: `sides[t]` is the side whose operands
-/// have tensor t.
-struct block_sizes {
+/// How large blocks are, as some work says (see `interaction`), which it only refers to. An operand consists of
+/// tensors, one after the other: `sides[t]` is the side whose operands have tensor t.
+class block_sizes {
+ public:
   std::span<const side> sides;
-  std::function<std::int64_t(int tensor, const block&)> tensor;  ///< bytes of one tensor of an operand
-  std::function<std::int64_t(const block&)> partial;             ///< bytes
+
+  template <class Interaction>
+  explicit block_sizes(const Interaction& work)
+      : sides{Interaction::operands},
+        work_{&work},
+        tensor_{[](const void* of, int t, const block& b) -> std::int64_t {
+          return static_cast<const Interaction*>(of)->operand_bytes(t, b);
+        }},
+        partial_{[](const void* of, const block& b) -> std::int64_t {
+          return static_cast<const Interaction*>(of)->partial_bytes(b);
+        }} {}
 
   [[nodiscard]] std::int64_t bytes(cargo c, const block& b) const {
-    return c == cargo::partial ? partial(b) : bytes_before(static_cast<int>(sides.size()), b);
+    return c == cargo::partial ? partial_(work_, b) : bytes_before(static_cast<int>(sides.size()), b);
   }
+  /// Of one tensor of an operand.
+  [[nodiscard]] std::int64_t tensor(int t, const block& b) const { return tensor_(work_, t, b); }
   /// Of the tensors of an operand that come before tensor t.
   [[nodiscard]] std::int64_t bytes_before(int t, const block& b) const {
     std::int64_t sum = 0;
@@ -39,6 +51,11 @@ struct block_sizes {
     }
     return sum;
   }
+
+ private:
+  const void* work_;
+  std::int64_t (*tensor_)(const void* work, int, const block&);
+  std::int64_t (*partial_)(const void* work, const block&);
 };
 
 /// One rank's program with an address for every block: what an executor runs, whatever interacts and over whichever
@@ -58,15 +75,15 @@ class executor_plan {
   };
   struct completion {
     int exchange = 0;
-    std::vector<arrival> merges;
-    std::vector<block> results;  ///< the rank's own, complete with these merges
+    list<arrival> merges;
+    list<block> results;  ///< the rank's own, complete with these merges
   };
   struct planned_step {
-    std::vector<completion> completions;
+    list<completion> completions;
     range exchanges{0, 0};
-    std::vector<tile_block> queries;
-    std::vector<tile_block> keys;
-    std::vector<block> results;  ///< the rank's own, complete with this tile
+    list<tile_block> queries;
+    list<tile_block> keys;
+    list<block> results;  ///< the rank's own, complete with this tile
   };
   /// A tensor of one of the rank's own blocks, and where its packed copy lies.
   struct own_operand {
@@ -76,15 +93,15 @@ class executor_plan {
   /// One of the tensors that operands consist of: what to pack when it is there, and the exchanges of the first step
   /// that can then be posted. The exchanges are no longer those of the step.
   struct handed_over {
-    std::vector<own_operand> packed;
+    list<own_operand> packed;
     range exchanges{0, 0};
   };
 
-  std::vector<handed_over> tensors;
-  std::vector<planned_step> steps;
+  list<handed_over> tensors;
+  list<planned_step> steps;
   std::vector<exchange_pieces> pieces;  ///< for each exchange of the program
 
-  executor_plan(const tensor_program& p, const block_sizes& sizes) : tensors(sizes.sides.size()) {
+  executor_plan(const tensor_program& p, const block_sizes& sizes) : tensors(static_cast<int>(sizes.sides.size())) {
     measure(p.program, sizes);
     for (const auto& of_kind : slot_bytes_) {
       for (const std::int64_t size : of_kind) workspace_bytes_ += aligned(size);
@@ -106,18 +123,18 @@ class executor_plan {
     for (own_operand& one : own_operands_) {
       one.address = workspace;
       workspace += aligned(sizes.bytes(cargo::operand, one.block));
-      for (std::size_t t = 0; t < tensors.size(); ++t) {
-        if (sizes.sides[t] != one.block.side) continue;
-        tensors[t].packed.push_back({one.block, one.address + sizes.bytes_before(static_cast<int>(t), one.block)});
+      for (int t = 0; t < tensors.size(); ++t) {
+        if (sizes.sides[static_cast<std::size_t>(t)] != one.block.side) continue;
+        tensors[t].packed.push_back({one.block, one.address + sizes.bytes_before(t, one.block)});
       }
     }
 
     residency here{p};
     pieces.resize(static_cast<std::size_t>(p.exchanges.size()));
-    steps.resize(static_cast<std::size_t>(p.steps.size() + 1));
+    steps = list<planned_step>(p.steps.size() + 1);
     for (int i = 0; i <= p.steps.size(); ++i) {
       const bool last = i == p.steps.size();
-      planned_step& now = steps[static_cast<std::size_t>(i)];
+      planned_step& now = steps[i];
       complete(p, here, i, last ? p.final_completions : p.steps[i].completions, now);
       if (last) break;
       now.exchanges = p.steps[i].exchanges;
@@ -128,9 +145,8 @@ class executor_plan {
       for (int k = t.keys.first; k < t.keys.end(); ++k) now.keys.push_back(in_tile(p, here, i, p.keys[k]));
     }
     for (const own_result& one : own_results_) {
-      planned_step& of = steps[static_cast<std::size_t>(one.last_step)];
-      (one.last_completion < 0 ? of.results : of.completions[static_cast<std::size_t>(one.last_completion)].results)
-          .push_back(one.block);
+      planned_step& of = steps[one.last_step];
+      (one.last_completion < 0 ? of.results : of.completions[one.last_completion].results).push_back(one.block);
     }
     hand_over_first_step(schedule, sizes);
   }
@@ -146,10 +162,10 @@ class executor_plan {
   static std::int64_t aligned(std::int64_t bytes) { return (bytes + 63) / 64 * 64; }
 
   void measure(const program& p, const block_sizes& sizes) {
-    for (std::size_t kind = 0; kind < 4; ++kind) slot_bytes_[kind].resize(static_cast<std::size_t>(p.slots[kind]), 0);
+    for (std::size_t kind = 0; kind < 4; ++kind) slot_bytes_[kind] = list<std::int64_t>(p.slots[kind]);
     const auto needs = [&](const held_block& held, cargo c) {
       if (held.slot == no_slot) return;
-      std::int64_t& size = slot_bytes_[residency::kind_of(held.block.side, c)][static_cast<std::size_t>(held.slot)];
+      std::int64_t& size = slot_bytes_[residency::kind_of(held.block.side, c)][held.slot];
       const std::int64_t needed = sizes.bytes(c, held.block);
       if (needed > size) size = needed;
     };
@@ -169,12 +185,12 @@ class executor_plan {
   void hand_over_first_step(const tensor_program& schedule, const block_sizes& sizes) {
     const program& p = schedule.program;
     if (tensors.empty() || p.steps.empty()) return;
-    std::size_t ready = 0;  // the tensor with which all that was posted up to here can be sent
+    int ready = 0;  // the tensor with which all that was posted up to here can be sent
     range& first = steps[0].exchanges;
     for (int e = first.first; e < first.end(); ++e) {
       for (int s = p.exchanges[e].sent.first; s < p.exchanges[e].sent.end(); ++s) {
-        for (std::size_t t = ready + 1; t < tensors.size(); ++t) {
-          if (sizes.sides[t] == p.sent[s].side && schedule.carries(e, static_cast<int>(t))) ready = t;
+        for (int t = ready + 1; t < tensors.size(); ++t) {
+          if (sizes.sides[static_cast<std::size_t>(t)] == p.sent[s].side && schedule.carries(e, t)) ready = t;
         }
       }
       range& posted = tensors[ready].exchanges;
@@ -190,7 +206,7 @@ class executor_plan {
     return nullptr;
   }
 
-  [[nodiscard]] std::byte* at(int kind, int slot) const { return slots_[kind][static_cast<std::size_t>(slot)]; }
+  [[nodiscard]] std::byte* at(int kind, int slot) const { return slots_[kind][slot]; }
 
   /// Is this the first addition to the result of the rank's own shard? From now on it is not.
   bool first_of_own(const block& b, int last_step, int last_completion) {
@@ -205,7 +221,7 @@ class executor_plan {
 
   void complete(const program& p, residency& here, int i, const range& completions, planned_step& now) {
     for (int c = completions.first; c < completions.end(); ++c) {
-      completion& done = now.completions.emplace_back();
+      completion& done = *now.completions.extend(1);
       done.exchange = p.completions[c];
       const exchange& x = p.exchanges[done.exchange];
       if (x.cargo == cargo::operand) continue;
@@ -280,10 +296,10 @@ class executor_plan {
   }
 
   std::int64_t workspace_bytes_ = 0;
-  std::vector<std::int64_t> slot_bytes_[4];  // by kind of residency
-  std::vector<std::byte*> slots_[4];
-  std::vector<own_operand> own_operands_;  // their packed copies, with all their tensors
-  std::vector<own_result> own_results_;
+  list<std::int64_t> slot_bytes_[4];  // by kind of residency
+  list<std::byte*> slots_[4];
+  list<own_operand> own_operands_;  // their packed copies, with all their tensors
+  list<own_result> own_results_;
 };
 
 }  // namespace orrery

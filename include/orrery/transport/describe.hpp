@@ -2,9 +2,7 @@
 #pragma once
 
 #include <cstdint>
-#include <span>
 #include <string>
-#include <vector>
 
 #include "orrery/schedule/program.hpp"
 
@@ -15,7 +13,7 @@ namespace orrery {
 enum class way : std::uint8_t { receiving, sending };
 
 /// "key shard 3" or "query shards 0, 1 (slice 2)": the blocks of a message, for sentences.
-[[nodiscard]] inline std::string describe_blocks(std::span<const block> blocks) {
+[[nodiscard]] inline std::string describe_blocks(const list<block>& blocks) {
   std::string text;
   for (const block& b : blocks) {
     text += (text.empty() ? "" : ", ");
@@ -28,7 +26,7 @@ enum class way : std::uint8_t { receiving, sending };
 /// "key shard 3" or "the partial of query shard 0": what exchange `e` of the program sends or receives.
 [[nodiscard]] inline std::string describe_message(const program& p, int e, way w) {
   const exchange& x = p.exchanges[e];
-  std::vector<block> named;
+  list<block> named;
   for (int s = x.sent.first; w == way::sending && s < x.sent.end(); ++s) named.push_back(p.sent[s]);
   for (int r = x.received.first; w == way::receiving && r < x.received.end(); ++r) named.push_back(p.received[r].block);
   return (x.cargo == cargo::partial ? "the partial of " : "") + describe_blocks(named);

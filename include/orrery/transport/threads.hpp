@@ -2,16 +2,17 @@
 #pragma once
 
 #include <atomic>
-#include <chrono>
 #include <condition_variable>
 #include <cstdint>
 #include <cstring>
 #include <exception>
-#include <functional>
 #include <memory>
 #include <mutex>
+#include <string>
 #include <system_error>
 #include <thread>
+#include <type_traits>
+#include <vector>
 
 #include "orrery/kernel/thread_team.hpp"
 #include "orrery/kernel/tile.hpp"
@@ -446,8 +447,8 @@ class world {
   std::shared_ptr<thread_team> team_;
 };
 
-/// `run` below, whatever the body.
-inline void run_ranks(int ranks, const options& how, const std::function<void(world&)>& body) {
+/// `run` below, whatever the body: calls call(body, its world) on each rank.
+inline void run_ranks(int ranks, const options& how, void (*call)(void* body, world& mine), void* body) {
   shared_world shared{ranks, how};
   std::mutex mutex;
   std::exception_ptr cause;
@@ -460,7 +461,7 @@ inline void run_ranks(int ranks, const options& how, const std::function<void(wo
     const std::string who = "rank " + std::to_string(rank) + " failed";
     try {
       world mine{shared, rank};
-      body(mine);
+      call(body, mine);
     } catch (const transport_error& e) {
       keep_first(echo);
       shared.fail(who + ": " + e.what());
@@ -496,12 +497,15 @@ inline void run_ranks(int ranks, const options& how, const std::function<void(wo
 /// Throws `std::invalid_argument` for a number of ranks, deadline or threads that is not positive.
 template <class Body>
 void run(int ranks, const options& how, Body&& body) {
-  run_ranks(ranks, how, std::ref(body));
+  using type = std::remove_reference_t<Body>;
+  run_ranks(
+      ranks, how, [](void* of, world& mine) { (*static_cast<type*>(of))(mine); },
+      const_cast<void*>(static_cast<const void*>(std::addressof(body))));
 }
 
 template <class Body>
 void run(int ranks, Body&& body) {
-  run_ranks(ranks, options{}, std::ref(body));
+  run(ranks, options{}, body);
 }
 
 }  // namespace orrery::threads

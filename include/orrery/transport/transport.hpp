@@ -4,13 +4,13 @@
 #include <concepts>
 #include <cstddef>
 #include <cstdint>
-#include <map>
 #include <span>
 #include <stdexcept>
 #include <string>
 #include <utility>
 #include <vector>
 
+#include "orrery/schedule/list.hpp"
 #include "orrery/schedule/program.hpp"
 #include "orrery/transport/describe.hpp"
 
@@ -88,9 +88,9 @@ struct agreement {
 
 /// Throws if the ranks' texts, lists of `agreement`s, are not all the same (see `require_agreement`).
 inline void compare_agreements(const std::vector<std::string>& texts) {
-  std::vector<std::vector<agreement>> all;
+  list<list<agreement>> all;
   for (const std::string& from : texts) {
-    std::vector<agreement>& fields = all.emplace_back();
+    list<agreement>& fields = *all.extend(1);
     for (std::size_t at = 0; at < from.size();) {
       const std::size_t middle = from.find('\x1f', at);
       const std::size_t end = from.find('\x1e', at);
@@ -98,7 +98,7 @@ inline void compare_agreements(const std::vector<std::string>& texts) {
       at = end + 1;
     }
   }
-  for (std::size_t rank = 0; rank < all.size(); ++rank) {
+  for (int rank = 0; rank < all.size(); ++rank) {
     for (const agreement& field : all[rank]) {
       if (field.name == "error" && !field.value.empty()) {
         throw std::invalid_argument{"orrery: rank " + std::to_string(rank) + ": " + field.value};
@@ -106,24 +106,32 @@ inline void compare_agreements(const std::vector<std::string>& texts) {
     }
   }
   // As many as the rank that names most.
-  const std::vector<agreement>* fields = &all[0];
-  for (const std::vector<agreement>& named : all) fields = named.size() > fields->size() ? &named : fields;
-  for (std::size_t i = 0; i < fields->size(); ++i) {
+  const list<agreement>* fields = &all[0];
+  for (const list<agreement>& named : all) fields = named.size() > fields->size() ? &named : fields;
+  for (int i = 0; i < fields->size(); ++i) {
     const std::string& name = (*fields)[i].name;
-    std::map<std::string, std::string> ranks_by_value;
-    for (std::size_t rank = 0; rank < all.size(); ++rank) {
-      const bool has = i < all[rank].size() && all[rank][i].name == name;
-      std::string& ranks = ranks_by_value[has ? all[rank][i].value : "nothing"];
-      ranks += (ranks.empty() ? "" : ", ") + std::to_string(rank);
+    list<std::string> values;
+    for (const list<agreement>& named : all) {
+      values.push_back(i < named.size() && named[i].name == name ? named[i].value : "nothing");
     }
-    if (ranks_by_value.size() == 1) continue;
-    std::string sentence = "orrery: ranks disagree about " + name + ":";
-    for (const auto& [value, ranks] : ranks_by_value) {
-      sentence += (sentence.back() == ':' ? " " : "; ");
-      sentence +=
-          (ranks.find(',') == std::string::npos ? "rank " + ranks + " has " : "ranks " + ranks + " have ") + value;
+    std::string groups;
+    bool disagree = false;
+    for (int first = 0; first < values.size(); ++first) {
+      int rank = 0;
+      while (values[rank] != values[first]) ++rank;
+      if (rank < first) continue;  // named with that rank
+      std::string ranks = std::to_string(first);
+      while (++rank < values.size()) {
+        if (values[rank] == values[first]) ranks += ", " + std::to_string(rank);
+      }
+      disagree = disagree || first > 0;
+      groups += first > 0 ? "; " : " ";
+      groups += (ranks.find(',') == std::string::npos ? "rank " + ranks + " has " : "ranks " + ranks + " have ");
+      groups += values[first];
     }
-    throw std::invalid_argument{sentence + "; give all ranks the same"};
+    if (disagree) {
+      throw std::invalid_argument{"orrery: ranks disagree about " + name + ":" + groups + "; give all ranks the same"};
+    }
   }
 }
 

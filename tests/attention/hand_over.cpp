@@ -229,5 +229,5 @@ TEST_CASE("ranks that disagree about the hand-over are refused") {
     }
   });
   CHECK(said ==
-        "orrery: ranks disagree about hand_over: rank 1 has by_tensor; rank 0 has together; give all ranks the same");
+        "orrery: ranks disagree about hand_over: rank 0 has together; rank 1 has by_tensor; give all ranks the same");
 }

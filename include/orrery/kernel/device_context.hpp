@@ -1,0 +1,73 @@
+// Copyright The Orrery authors. SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <source_location>
+#include <stdexcept>
+#include <string>
+
+#include <cuda_runtime_api.h>
+
+namespace orrery {
+
+/// What a transport hands to a kernel that computes on a CUDA device: the stream that everything is enqueued on. The
+/// stream's device must be the current one; kernels neither wait nor allocate, so that a call can be captured into a
+/// graph.
+struct device_context {
+  cudaStream_t stream = nullptr;
+};
+
+/// A CUDA call failed. `what()` is a sentence that names the call, its place in the source and CUDA's own words.
+///
+/// CUDA reports a kernel's fault at a later call, and then at every one: the sentence says so where the code is one of
+/// those that no call after it recovers from.
+class device_error : public std::runtime_error {
+ public:
+  device_error(cudaError_t code, const std::string& sentence) : std::runtime_error{sentence}, code_{code} {}
+  [[nodiscard]] cudaError_t code() const noexcept { return code_; }
+
+ private:
+  cudaError_t code_;
+};
+
+/// Does this code mean that the device's context is lost, so that every later call in the process fails alike?
+[[nodiscard]] constexpr bool is_sticky(cudaError_t code) noexcept {
+  switch (code) {
+    case cudaErrorIllegalAddress:
+    case cudaErrorMisalignedAddress:
+    case cudaErrorInvalidAddressSpace:
+    case cudaErrorInvalidPc:
+    case cudaErrorIllegalInstruction:
+    case cudaErrorLaunchFailure:
+    case cudaErrorLaunchTimeout:
+    case cudaErrorHardwareStackError:
+    case cudaErrorAssert:
+    case cudaErrorECCUncorrectable:
+    case cudaErrorNvlinkUncorrectable:
+      return true;
+    default:
+      return false;
+  }
+}
+
+/// Throws `device_error` unless `code`, the result of `call`, is a success.
+inline void check_cuda(cudaError_t code, const char* call,
+                       const std::source_location& place = std::source_location::current()) {
+  if (code == cudaSuccess) return;
+  std::string sentence = std::string{"orrery: "} + call + " in " + place.file_name() + ":" +
+                         std::to_string(place.line()) + " failed: " + cudaGetErrorString(code) + " (" +
+                         cudaGetErrorName(code) + ")";
+  if (is_sticky(code)) {
+    sentence +=
+        "; the fault is this call's or that of work enqueued before it, and the device cannot be used in this process "
+        "any more: run with CUDA_LAUNCH_BLOCKING=1, or under compute-sanitizer, to see where it happened";
+  } else if (code == cudaErrorNoDevice || code == cudaErrorInsufficientDriver) {
+    sentence +=
+        "; a CUDA device and a driver as new as the toolkit are needed, or a kernel for the host, as "
+        "orrery::flash, over the transport threads or mpi";
+  } else if (code == cudaErrorNoKernelImageForDevice || code == cudaErrorUnsupportedPtxVersion) {
+    sentence += "; the program is compiled for other devices: add this one's to CMAKE_CUDA_ARCHITECTURES";
+  }
+  throw device_error{code, sentence};
+}
+
+}  // namespace orrery

@@ -11,7 +11,6 @@
 #include <string>
 #include <system_error>
 #include <thread>
-#include <type_traits>
 #include <vector>
 
 #include "orrery/kernel/thread_team.hpp"
@@ -31,35 +30,43 @@ struct options {
   int threads_per_rank = 1;
 };
 
-/// One message of a plan: where it comes from and goes to, and who has arrived. The second of its two ranks to post
-/// copies it, so that a post never waits and no thread waits for a copy that it could do itself.
-struct message {
-  const std::vector<piece>* source = nullptr;
-  const std::vector<piece>* target = nullptr;
-  std::atomic<std::uint64_t> posted{0};  // twice in a call, and `withdrawn`
-  std::atomic<std::uint64_t> copied{0};  // once in a call
-
-  static constexpr std::uint64_t withdrawn = std::uint64_t{1} << 63;
-
-  /// Has this rank's post completed the message? Then both ends have it.
-  bool post() {
-    const std::uint64_t before = posted.fetch_add(1, std::memory_order_acq_rel);
+/// Who of a message's two ranks has posted it. The second to do so copies it, so that a post never waits and no thread
+/// waits for a copy that it could do itself.
+class handover {
+ public:
+  /// Does this rank's post complete the message? Then `copy()` is called, and both ends have it from then on. If `copy`
+  /// throws, neither ever has.
+  template <class Copy>
+  bool post(const Copy& copy) {
+    const std::uint64_t before = posted_.fetch_add(1, std::memory_order_acq_rel);
     if (before % 2 == 0 || (before & withdrawn) != 0) return false;
-    for (std::size_t i = 0; i < source->size(); ++i) {
-      if ((*source)[i].bytes == 0) continue;  // an empty shard may lie nowhere
-      std::memcpy((*target)[i].data, (*source)[i].data, static_cast<std::size_t>((*source)[i].bytes));
+    try {
+      copy();
+    } catch (...) {
+      broken_.store(true, std::memory_order_release);
+      throw;
     }
-    copied.fetch_add(1, std::memory_order_release);
+    copied_.fetch_add(1, std::memory_order_release);
     return true;
   }
+
+  /// In how many calls it has been copied.
+  [[nodiscard]] std::uint64_t copied() const noexcept { return copied_.load(std::memory_order_acquire); }
 
   /// From now on nobody touches the memory of either end: a rank that gives up in the middle of a call leaves messages
   /// behind which its peer has yet to post.
   void withdraw() {
-    const std::uint64_t before = posted.fetch_or(withdrawn, std::memory_order_acq_rel);
+    const std::uint64_t before = posted_.fetch_or(withdrawn, std::memory_order_acq_rel);
     if ((before & withdrawn) != 0) return;  // the peer has, and so it copies no more
-    while (copied.load(std::memory_order_acquire) < before / 2) std::this_thread::yield();
+    while (copied() < before / 2 && !broken_.load(std::memory_order_acquire)) std::this_thread::yield();
   }
+
+ private:
+  static constexpr std::uint64_t withdrawn = std::uint64_t{1} << 63;
+
+  std::atomic<std::uint64_t> posted_{0};  // twice in a call, and `withdrawn`
+  std::atomic<std::uint64_t> copied_{0};  // once in a call
+  std::atomic<bool> broken_{false};
 };
 
 /// What the ranks of a world share. Waiting threads sleep: there may be many more of them than cores.
@@ -274,18 +281,32 @@ class shared_world {
   std::vector<void*> shown_;
 };
 
-/// One rank's end of a plan. See `transport_channel`.
-class channel {
+/// One rank's end of a plan, for ranks that are threads of one process. See `transport_channel`.
+///
+/// What a message is, and how it is copied, is the transport's own: `Message` has the type `end` of what a rank's
+/// messages share there, which has `enter()` and `context()`, `pause()` for the time of a wait, and `settle()` (nothing
+/// of the plan is under way after it). Its members, with the end of the rank that calls them:
+///
+/// - at plan time `expect(end, lane, pieces)` on the receiver, then `connect(end, pieces)` on the sender;
+/// - in a call `leave(end)` before the sender's and `arrive(end)` before the receiver's post, `copy()` on whoever posts
+///   last, and `finish(end)` on both when it is awaited;
+/// - `settle()` at the end of the plan, on both.
+template <class Message>
+class basic_channel {
  public:
-  channel(shared_world& world, int rank, const program& p, std::vector<exchange_pieces> pieces,
-          std::shared_ptr<thread_team> team)
-      : world_{&world}, rank_{rank}, team_{std::move(team)}, plan_{std::make_unique<plan>()} {
+  using end = typename Message::end;
+
+  basic_channel(shared_world& world, int rank, const program& p, std::vector<exchange_pieces> pieces, end mine)
+      : world_{&world}, rank_{rank}, plan_{std::make_unique<plan>(std::move(mine))} {
     plan_->steps = p;
     plan_->pieces = std::move(pieces);
     const auto exchanges = static_cast<std::size_t>(p.exchanges.size());
     plan_->arriving = std::shared_ptr<message[]>{new message[exchanges]};
     plan_->leaving.resize(exchanges);
-    for (std::size_t e = 0; e < exchanges; ++e) plan_->arriving.get()[e].target = &plan_->pieces[e].received;
+    for (std::size_t e = 0; e < exchanges; ++e) {
+      const exchange& x = p.exchanges[static_cast<int>(e)];
+      if (x.received.count > 0) plan_->arriving.get()[e].expect(plan_->mine, x.lane, plan_->pieces[e].received);
+    }
 
     std::string wrong;
     world_->show(rank, plan_.get(), [&](const std::vector<void*>& plans) {
@@ -303,12 +324,21 @@ class channel {
       world_->check(rank_, "");
     }
     awaited_ = 0;
+    plan_->mine.enter();
   }
 
   void post(int e) {
     const exchange& x = plan_->steps.exchanges[e];
-    if (x.sent.count > 0) arrive(plan_->leaving[static_cast<std::size_t>(e)].get(), x.to);
-    if (x.received.count > 0) arrive(&plan_->arriving[e], x.from);
+    if (x.sent.count > 0) {
+      message& m = *plan_->leaving[static_cast<std::size_t>(e)];
+      m.leave(plan_->mine);
+      hand_over(m, x.to);
+    }
+    if (x.received.count > 0) {
+      message& m = plan_->arriving[e];
+      m.arrive(plan_->mine);
+      hand_over(m, x.from);
+    }
   }
 
   void await(int e) {
@@ -320,23 +350,33 @@ class channel {
 
   void abandon(const std::string& why) { world_->fail("rank " + std::to_string(rank_) + " failed " + why); }
 
-  [[nodiscard]] host_context context() const noexcept { return {team_.get(), nullptr, nullptr}; }
+  [[nodiscard]] auto context() const noexcept { return plan_->mine.context(); }
 
  private:
+  struct message : Message {
+    handover ends;
+  };
   struct plan {
+    end mine;
     program steps;
     std::vector<exchange_pieces> pieces;
     std::shared_ptr<message[]> arriving;  // shared with the senders, who may look at them last
     std::vector<std::shared_ptr<message>> leaving;
 
-    plan() = default;
+    explicit plan(end of_rank) : mine{std::move(of_rank)} {}
     plan(const plan&) = delete;
     plan& operator=(const plan&) = delete;
     ~plan() {
       for (std::size_t e = 0; e < leaving.size(); ++e) {
-        arriving.get()[e].withdraw();
-        if (leaving[e] != nullptr) leaving[e]->withdraw();
+        give_up(arriving.get()[e]);
+        if (leaving[e] != nullptr) give_up(*leaving[e]);
       }
+      mine.settle();
+    }
+
+    static void give_up(message& m) {
+      m.ends.withdraw();
+      if (m.ends.copied() > 0) m.settle();
     }
   };
 
@@ -353,12 +393,13 @@ class channel {
     for (int r = 0; r < other.steps.exchanges.size(); ++r) {
       const exchange& y = other.steps.exchanges[r];
       if (y.received.count == 0 || y.from != rank_ || y.lane != x.lane || before-- > 0) continue;
-      message& found = other.arriving[r];
       const std::vector<piece>& sent = plan_->pieces[e].sent;
-      bool fits = sent.size() == found.target->size();
-      for (std::size_t i = 0; fits && i < sent.size(); ++i) fits = sent[i].bytes == (*found.target)[i].bytes;
+      const std::vector<piece>& expected = other.pieces[static_cast<std::size_t>(r)].received;
+      bool fits = sent.size() == expected.size();
+      for (std::size_t i = 0; fits && i < sent.size(); ++i) fits = sent[i].bytes == expected[i].bytes;
       if (!fits) break;
-      found.source = &sent;
+      message& found = other.arriving[r];
+      found.connect(plan_->mine, sent);
       plan_->leaving[e] = std::shared_ptr<message>{other.arriving, &found};
       return "";
     }
@@ -367,23 +408,57 @@ class channel {
            ", which does not expect it, or not in this size";
   }
 
-  void arrive(message* m, int peer) {
-    if (m->post()) world_->wake(peer);
+  void hand_over(message& m, int peer) {
+    if (m.ends.post([&] { m.copy(); })) world_->wake(peer);
   }
 
   void finish(message& m, int peer, int e, way w) {
-    world_->wait(
-        rank_, peer, [&] { return m.copied.load(std::memory_order_acquire) >= call_; },
-        [&] { return describe_wait(plan_->steps, e, w); });
+    if (m.ends.copied() < call_) {
+      [[maybe_unused]] const auto waiting = plan_->mine.pause();
+      world_->wait(
+          rank_, peer, [&] { return m.ends.copied() >= call_; }, [&] { return describe_wait(plan_->steps, e, w); });
+    }
+    m.finish(plan_->mine);
   }
 
   shared_world* world_;
   int rank_;
-  std::shared_ptr<thread_team> team_;  // null: one thread
   std::unique_ptr<plan> plan_;
   std::uint64_t call_ = 0;
   int awaited_ = 0;  // exchanges of this call
 };
+
+/// One message of a plan in the memory of the host: where it comes from and goes to.
+class message {
+ public:
+  struct end {
+    std::shared_ptr<thread_team> team;  // null: one thread
+
+    static void enter() noexcept {}
+    [[nodiscard]] static bool pause() noexcept { return true; }
+    [[nodiscard]] host_context context() const noexcept { return {team.get(), nullptr, nullptr}; }
+    static void settle() noexcept {}
+  };
+
+  void expect(const end&, int, const std::vector<piece>& received) { target_ = &received; }
+  void connect(const end&, const std::vector<piece>& sent) { source_ = &sent; }
+  static void leave(const end&) noexcept {}
+  static void arrive(const end&) noexcept {}
+  void copy() const {
+    for (std::size_t i = 0; i < source_->size(); ++i) {
+      if ((*source_)[i].bytes == 0) continue;  // an empty shard may lie nowhere
+      std::memcpy((*target_)[i].data, (*source_)[i].data, static_cast<std::size_t>((*source_)[i].bytes));
+    }
+  }
+  static void finish(const end&) noexcept {}
+  static void settle() noexcept {}
+
+ private:
+  const std::vector<piece>* source_ = nullptr;
+  const std::vector<piece>* target_ = nullptr;
+};
+
+using channel = basic_channel<message>;
 
 /// One rank of the world: what `run` hands to each thread. See `transport`.
 class world {
@@ -438,7 +513,7 @@ class world {
     if (team_ == nullptr && shared_->how().threads_per_rank > 1) {
       team_ = std::make_shared<thread_team>(shared_->how().threads_per_rank);
     }
-    return {*shared_, rank_, p, std::move(pieces), team_};
+    return {*shared_, rank_, p, std::move(pieces), message::end{team_}};
   }
 
  private:
@@ -447,9 +522,9 @@ class world {
   std::shared_ptr<thread_team> team_;
 };
 
-/// `run` below, whatever the body: calls call(body, its world) on each rank.
-inline void run_ranks(int ranks, const options& how, void (*call)(void* body, world& mine), void* body) {
-  shared_world shared{ranks, how};
+/// Calls `call(body, rank)` on a new thread for each rank of the world, and returns when all have ended; as `run`
+/// below.
+inline void run_ranks(shared_world& shared, void (*call)(void* body, int rank), void* body) {
   std::mutex mutex;
   std::exception_ptr cause;
   std::exception_ptr echo;
@@ -460,8 +535,7 @@ inline void run_ranks(int ranks, const options& how, void (*call)(void* body, wo
   const auto of_rank = [&](int rank) {
     const std::string who = "rank " + std::to_string(rank) + " failed";
     try {
-      world mine{shared, rank};
-      call(body, mine);
+      call(body, rank);
     } catch (const transport_error& e) {
       keep_first(echo);
       shared.fail(who + ": " + e.what());
@@ -475,8 +549,8 @@ inline void run_ranks(int ranks, const options& how, void (*call)(void* body, wo
     shared.leave(rank);
   };
   std::vector<std::thread> threads;
-  threads.reserve(static_cast<std::size_t>(ranks));
-  for (int rank = 0; rank < ranks; ++rank) {
+  threads.reserve(static_cast<std::size_t>(shared.size()));
+  for (int rank = 0; rank < shared.size(); ++rank) {
     try {
       threads.emplace_back(of_rank, rank);
     } catch (const std::system_error& e) {
@@ -490,6 +564,14 @@ inline void run_ranks(int ranks, const options& how, void (*call)(void* body, wo
   if (echo != nullptr) std::rethrow_exception(echo);
 }
 
+/// The same for `body(rank)`.
+template <class Body>
+void run_ranks(shared_world& shared, const Body& body) {
+  run_ranks(
+      shared, [](void* of, int rank) { (*static_cast<const Body*>(of))(rank); },
+      const_cast<void*>(static_cast<const void*>(std::addressof(body))));
+}
+
 /// Calls `body(world&)` on `ranks` new threads, each with its own rank, and returns when all have ended. If one of them
 /// throws, the others fail at their next communication. The first exception that is no `transport_error`, and so the
 /// cause of those, is thrown here; if there are only such, the first of them.
@@ -497,10 +579,11 @@ inline void run_ranks(int ranks, const options& how, void (*call)(void* body, wo
 /// Throws `std::invalid_argument` for a number of ranks, deadline or threads that is not positive.
 template <class Body>
 void run(int ranks, const options& how, Body&& body) {
-  using type = std::remove_reference_t<Body>;
-  run_ranks(
-      ranks, how, [](void* of, world& mine) { (*static_cast<type*>(of))(mine); },
-      const_cast<void*>(static_cast<const void*>(std::addressof(body))));
+  shared_world shared{ranks, how};
+  run_ranks(shared, [&](int rank) {
+    world mine{shared, rank};
+    body(mine);
+  });
 }
 
 template <class Body>

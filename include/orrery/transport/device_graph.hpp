@@ -1,0 +1,180 @@
+// Copyright The Orrery authors. SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <chrono>
+#include <exception>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <thread>
+#include <utility>
+#include <vector>
+
+#include <cuda_runtime_api.h>
+
+#include "orrery/transport/device.hpp"
+
+namespace orrery::device {
+
+/// What all ranks have enqueued, to be run again and again with one launch: see `capture`.
+class graph {
+ public:
+  graph(graph&& other) noexcept
+      : world_{other.world_}, marks_{std::move(other.marks_)}, made_{std::exchange(other.made_, nullptr)} {}
+  graph& operator=(graph&&) = delete;
+  ~graph() {
+    if (made_ == nullptr) return;
+    static_cast<void>(cudaStreamSynchronize(world_->stream()));
+    static_cast<void>(cudaGraphExecDestroy(made_));
+  }
+
+  /// Collective. Enqueues all ranks' work: after what is on each rank's stream, and before what follows there. Costs
+  /// two barriers of the threads. Throws `device_error`, and `transport_error` if another rank fails.
+  void launch() {
+    const auto stream = world_->stream();
+    if (world_->rank() != 0) mine().record(stream);
+    world_->barrier();
+    if (made_ != nullptr) {
+      for (std::size_t other = 1; other < marks_.size(); ++other) marks_[other]->order(stream);
+      check_cuda(cudaGraphLaunch(made_, stream), "cudaGraphLaunch");
+      mine().record(stream);
+    }
+    world_->barrier();
+    if (world_->rank() != 0) marks_[0]->order(stream);
+  }
+
+ private:
+  template <class Body>
+  friend graph capture(world& on, const Body& body);
+
+  explicit graph(world& on) : world_{&on} {
+    std::vector<std::shared_ptr<cuda_event>>& shown = on.ranks().shown();
+    on.barrier();
+    shown[static_cast<std::size_t>(on.rank())] = std::make_shared<cuda_event>();
+    on.barrier();
+    marks_ = shown;
+    on.barrier();
+    shown[static_cast<std::size_t>(on.rank())] = nullptr;
+  }
+
+  [[nodiscard]] const cuda_event& mine() const { return *marks_[static_cast<std::size_t>(world_->rank())]; }
+
+  /// Rank 0's capture, which ends in any case.
+  class origin {
+   public:
+    explicit origin(world& on) : world_{&on} {
+      // Relaxed: the other ranks' threads enqueue into the same graph.
+      check_cuda(cudaStreamBeginCapture(on.stream(), cudaStreamCaptureModeRelaxed), "cudaStreamBeginCapture");
+      on.ranks().capturing() = true;
+    }
+    origin(const origin&) = delete;
+    origin& operator=(const origin&) = delete;
+    ~origin() {
+      if (!ended_) static_cast<void>(cudaStreamEndCapture(world_->stream(), &captured_));
+      if (captured_ != nullptr) static_cast<void>(cudaGraphDestroy(captured_));
+      world_->ranks().capturing() = false;
+    }
+    [[nodiscard]] cudaGraphExec_t end() {
+      ended_ = true;
+      check_cuda(cudaStreamEndCapture(world_->stream(), &captured_), "cudaStreamEndCapture");
+      cudaGraphExec_t made = nullptr;
+      check_cuda(cudaGraphInstantiate(&made, captured_, 0), "cudaGraphInstantiate");
+      return made;
+    }
+
+   private:
+    world* world_;
+    bool ended_ = false;
+    cudaGraph_t captured_ = nullptr;
+  };
+
+  /// A rank's turn to enqueue into the graph.
+  class turn {
+   public:
+    explicit turn(world& on) : lock_{on.ranks().turn()}, ranks_{&on.ranks()}, streams_{&on.streams()} {
+      on.ranks().host().check(on.rank(), "capturing a graph");
+      ++on.ranks().enqueuing();
+      streams_->take_turns(&on.ranks().turn());
+    }
+    turn(const turn&) = delete;
+    turn& operator=(const turn&) = delete;
+    ~turn() {
+      streams_->take_turns(nullptr);
+      --ranks_->enqueuing();
+    }
+
+   private:
+    std::unique_lock<std::mutex> lock_;
+    group* ranks_;
+    rank_streams* streams_;
+  };
+
+  template <class Body>
+  void capture_body(const Body& body) {
+    std::unique_ptr<origin> of_all;
+    try {
+      const cudaStream_t stream = world_->stream();
+      if (world_->rank() == 0) {
+        of_all = std::make_unique<origin>(*world_);
+        mine().record(stream);
+      }
+      world_->barrier();
+      {
+        const turn now{*world_};
+        if (world_->rank() != 0) marks_[0]->order(stream);
+        body();
+        if (world_->rank() != 0) mine().record(stream);
+      }
+      world_->barrier();
+      if (of_all != nullptr) {
+        for (std::size_t other = 1; other < marks_.size(); ++other) marks_[other]->order(stream);
+        made_ = of_all->end();
+        of_all.reset();
+      }
+      world_->barrier();
+    } catch (const std::exception& e) {
+      world_->ranks().host().fail("rank " + std::to_string(world_->rank()) +
+                                  " failed while a graph was captured: " + e.what());
+      leave(of_all != nullptr);
+      throw;
+    }
+  }
+
+  /// After a failure: rank 0 ends the capture when nobody enqueues into it any more, and the others, whose streams are
+  /// part of it, wait for that.
+  void leave(bool as_origin) {
+    group& ranks = world_->ranks();
+    const auto deadline = deadline_in(ranks.host().how().deadline);
+    const auto over = [&] {
+      if (!as_origin) return !ranks.capturing();
+      const std::lock_guard alone{ranks.turn()};
+      return ranks.enqueuing() == 0;
+    };
+    while (!over() && std::chrono::steady_clock::now() < deadline) std::this_thread::yield();
+  }
+
+  world* world_;
+  std::vector<std::shared_ptr<cuda_event>> marks_;  // of each rank
+  cudaGraphExec_t made_ = nullptr;                  // rank 0's
+};
+
+/// Collective. Captures what all ranks' `body()` enqueue on their streams, calls of their operators among it, into one
+/// CUDA graph, without running it. The operators and all tensors stay until the graph is gone.
+///
+///     auto step = orrery::device::capture(world, [&] {
+///       attend.forward(q, k, v, out, lse);
+///       attend.backward(q, k, v, out, lse, grad_out, grad_q, grad_k, grad_v);
+///     });
+///     for (;;) step.launch();
+///
+/// Rank 0's stream is the graph's origin; the others' join it by events. Threads enqueue in turns, since a graph is no
+/// object for several threads at a time. In the body nothing may be constructed, allocated or synchronised. If it
+/// throws, all ranks do; the world cannot be used any more then.
+template <class Body>
+[[nodiscard]] graph capture(world& on, const Body& body) {
+  graph made{on};
+  made.capture_body(body);
+  return made;
+}
+
+}  // namespace orrery::device

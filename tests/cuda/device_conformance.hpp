@@ -1,0 +1,143 @@
+// Copyright The Orrery authors. SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+#include <type_traits>
+
+#include <cuda_runtime_api.h>
+
+#include "orrery/attention.hpp"
+#include "orrery/kernel/device_context.hpp"
+#include "orrery/transport/device_objects.hpp"
+
+#include "conformance.hpp"
+
+/// The conformance suite for operators whose tensors lie in device memory: on a GPU and on the runtime double alike.
+namespace cuda_test {
+
+/// A tensor or rows of the host, and the same in device memory: with the same strides, and what lies between.
+template <class View>
+class staged {
+ public:
+  using element = std::remove_const_t<typename View::element>;
+
+  staged(const View& of_host, cudaStream_t stream)
+      : host_{of_host}, bytes_{size_of(of_host)}, memory_{bytes_}, device_{of_host}, stream_{stream} {
+    if (bytes_ > 0) device_.data = reinterpret_cast<element*>(memory_.data());
+    bring();
+  }
+
+  staged(const staged&) = delete;
+  staged& operator=(const staged&) = delete;
+  ~staged() { static_cast<void>(cudaStreamSynchronize(stream_)); }
+
+  [[nodiscard]] const View& view() const noexcept { return device_; }
+  /// Enqueues the way to the device.
+  void bring() const {
+    if (bytes_ == 0) return;
+    orrery::check_cuda(
+        cudaMemcpyAsync(memory_.data(), host_.data, static_cast<std::size_t>(bytes_), cudaMemcpyHostToDevice, stream_),
+        "cudaMemcpyAsync");
+  }
+  /// Enqueues the way back.
+  void fetch() const {
+    if (bytes_ == 0) return;
+    orrery::check_cuda(
+        cudaMemcpyAsync(host_.data, memory_.data(), static_cast<std::size_t>(bytes_), cudaMemcpyDeviceToHost, stream_),
+        "cudaMemcpyAsync");
+  }
+
+ private:
+  template <class T>
+  static std::int64_t size_of(const orrery::tensor_view<T>& t) {
+    if (t.size() == 0) return 0;
+    return (t.at(t.batch - 1, t.sequence - 1, t.heads - 1) + t.dim - t.data) * std::int64_t{sizeof(T)};
+  }
+  template <class T>
+  static std::int64_t size_of(const orrery::row_view<T>& r) {
+    if (r.size() == 0) return 0;
+    return (r.at(r.batch - 1, r.heads - 1, r.sequence - 1) + 1 - r.data) * std::int64_t{sizeof(T)};
+  }
+
+  View host_;
+  std::int64_t bytes_;
+  orrery::device_memory memory_;
+  View device_;
+  cudaStream_t stream_;
+};
+
+/// One rank's tensors in device memory.
+template <class Kernel>
+struct device_tensors {
+  using storage = typename Kernel::storage;
+  using accumulator = typename Kernel::accumulator;
+  using tensor = staged<orrery::tensor_view<storage>>;
+
+  tensor q, k, v, grad_out, out, grad_q, grad_k, grad_v;
+  staged<orrery::row_view<accumulator>> lse;
+
+  device_tensors(const conformance::rank_tensors<Kernel>& host, cudaStream_t stream)
+      : q{host.q.view(), stream},
+        k{host.k.view(), stream},
+        v{host.v.view(), stream},
+        grad_out{host.grad_out.view(), stream},
+        out{host.out.view(), stream},
+        grad_q{host.grad_q.view(), stream},
+        grad_k{host.grad_k.view(), stream},
+        grad_v{host.grad_v.view(), stream},
+        lse{host.lse.view(), stream} {}
+
+  template <class Attention>
+  void forward(Attention& attend) {
+    attend.forward(q.view(), k.view(), v.view(), out.view(), lse.view());
+  }
+  template <class Attention>
+  void backward(Attention& attend) {
+    attend.backward(q.view(), k.view(), v.view(), out.view(), lse.view(), grad_out.view(), grad_q.view(), grad_k.view(),
+                    grad_v.view());
+  }
+  /// Enqueues the way back to the host.
+  void fetch() const {
+    for (const tensor* one : {&out, &grad_q, &grad_k, &grad_v}) one->fetch();
+    lse.fetch();
+  }
+};
+
+/// An operator over a world of streams.
+template <class Topology, class Kernel, class World>
+struct device_attention final : conformance::any_attention<Kernel> {
+  World* world;
+  orrery::attention<Topology, Kernel> attend;
+
+  template <class Mask, class Layout>
+  device_attention(World& on, const orrery::attention_shape& shape, const Mask& mask, const Layout& layout,
+                   const Topology& topology)
+      : world{&on}, attend{on, shape, mask, layout, topology} {}
+  void call(conformance::rank_tensors<Kernel>& host) override {
+    device_tensors<Kernel> tensors{host, world->stream()};
+    tensors.forward(attend);
+    tensors.backward(attend);
+    tensors.fetch();
+    world->synchronize();
+  }
+  [[nodiscard]] const orrery::segments& query_positions() const override { return attend.query_positions(); }
+  [[nodiscard]] const orrery::segments& key_positions() const override { return attend.key_positions(); }
+};
+
+/// As `conformance::failures`.
+template <class Topology, class Kernel, class World, class Run, class Mask>
+[[nodiscard]] std::string failures(const Run& run, int world, const orrery::attention_shape& shape, const Mask& mask,
+                                   const conformance::any_layout& layout, std::uint64_t seed = 1,
+                                   const Topology& topology = {}) {
+  const auto p = oracle::random_problem<typename Kernel::storage>(conformance::oracle_shape(shape), seed);
+  const std::function<std::unique_ptr<conformance::any_attention<Kernel>>(World&)> make = [&](World& on) {
+    return std::make_unique<device_attention<Topology, Kernel, World>>(on, shape, mask, layout, topology);
+  };
+  return conformance::failures_of<Kernel>(run, world, make, p, oracle::solve(p, mask), seed);
+}
+
+}  // namespace cuda_test

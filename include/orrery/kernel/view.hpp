@@ -39,8 +39,10 @@ struct tensor_view {
 
   [[nodiscard]] constexpr std::int64_t size() const noexcept { return batch * sequence * heads * dim; }
 
+  template <class Const>
+    requires(!std::is_const_v<T> && std::is_same_v<Const, const T>)
   // NOLINTNEXTLINE(google-explicit-constructor): a view of mutable data is a view of constant data
-  constexpr operator tensor_view<const T>() const noexcept requires(!std::is_const_v<T>) {
+  constexpr operator tensor_view<Const>() const noexcept {
     return {data, batch, sequence, heads, dim, batch_stride, sequence_stride, head_stride};
   }
 };
@@ -72,8 +74,10 @@ struct row_view {
 
   [[nodiscard]] constexpr std::int64_t size() const noexcept { return batch * heads * sequence; }
 
+  template <class Const>
+    requires(!std::is_const_v<T> && std::is_same_v<Const, const T>)
   // NOLINTNEXTLINE(google-explicit-constructor): a view of mutable data is a view of constant data
-  constexpr operator row_view<const T>() const noexcept requires(!std::is_const_v<T>) {
+  constexpr operator row_view<Const>() const noexcept {
     return {data, batch, heads, sequence, batch_stride, head_stride, sequence_stride};
   }
 };

@@ -1,0 +1,52 @@
+// Copyright The Orrery authors. SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <cstdint>
+#include <stdexcept>
+#include <string>
+
+namespace orrery {
+
+/// What a kernel needs of a device.
+struct device_needs {
+  int compute_capability = 0;  ///< major * 10 + minor, at least
+  int shared_bytes = 0;        ///< of one block
+};
+
+/// What a device has.
+struct device_limits {
+  int device = 0;  ///< its ordinal
+  int compute_capability = 0;
+  int shared_bytes = 0;  ///< the most that one block can be given
+
+  /// Throws `std::invalid_argument`, naming `kernel`, unless the device has what that needs.
+  void require(const std::string& kernel, const device_needs& needs) const {
+    const auto version = [](int capability) {
+      return std::to_string(capability / 10) + "." + std::to_string(capability % 10);
+    };
+    const std::string subject = "orrery: device " + std::to_string(device) + " has ";
+    if (compute_capability < needs.compute_capability) {
+      throw std::invalid_argument{subject + "compute capability " + version(compute_capability) + ", but kernel " +
+                                  kernel + " needs " + version(needs.compute_capability) +
+                                  " or newer; orrery::device_reference runs on every device"};
+    }
+    if (shared_bytes < needs.shared_bytes) {
+      throw std::invalid_argument{subject + std::to_string(shared_bytes) +
+                                  " bytes of shared memory for a block, but kernel " + kernel + " needs " +
+                                  std::to_string(needs.shared_bytes) +
+                                  " for these head dimensions; orrery::device_reference needs none"};
+    }
+  }
+
+  /// Throws `std::invalid_argument` if a kernel would have more blocks than a grid can have.
+  static void require_grid(std::int64_t blocks) {
+    constexpr std::int64_t most = 0x7fffffff;
+    if (blocks > most) {
+      throw std::invalid_argument{"orrery: a kernel would need " + std::to_string(blocks) +
+                                  " blocks, but a grid has at most " + std::to_string(most) +
+                                  "; call it for fewer batches or heads at a time"};
+    }
+  }
+};
+
+}  // namespace orrery

@@ -8,6 +8,7 @@
 #include <limits>
 #include <span>
 #include <string>
+#include <type_traits>
 #include <vector>
 
 #include "orrery/kernel/tile.hpp"
@@ -304,7 +305,8 @@ template <class Kernel, class Mask>
 result<typename Kernel::accumulator> run(const oracle::problem& p, const Mask& mask, const plan& how) {
   using S = typename Kernel::storage;
   using A = typename Kernel::accumulator;
-  const orrery::host_context context{how.team, nullptr, nullptr};
+  typename Kernel::context context{};
+  if constexpr (std::is_same_v<typename Kernel::context, orrery::host_context>) context.team = how.team;
   const orrery::head_map heads{0, 0, p.shape.group()};
   const auto scale = static_cast<A>(p.shape.scale);
   return run_calls<S, A>(

@@ -12,6 +12,7 @@
 
 #include "orrery/kernel/reference.hpp"
 #include "orrery/layout/layout.hpp"
+#include "orrery/topology/any_topology.hpp"
 #include "orrery/transport/device_graph.hpp"
 
 #include "any.hpp"
@@ -35,15 +36,15 @@ std::string found_by_double() {
 }
 
 template <class Kernel>
-void check(int world, const any::topology& topology, orrery::attention_shape shape, const any::mask& mask,
+void check(int world, const orrery::any_topology& topology, orrery::attention_shape shape, const any::mask& mask,
            const conformance::any_layout& layout, const cuda_double::settings& how) {
   for (const orrery::pass circulate : {orrery::pass::circulate_keys, orrery::pass::circulate_queries}) {
     if (topology.refuses(world, orrery::pass::forward) != nullptr || topology.refuses(world, circulate) != nullptr)
       continue;
     shape.circulate = circulate;
     cuda_double::reset(how);
-    const std::string found = cuda_test::failures<any::topology, Kernel, device::world>(on_devices, world, shape, mask,
-                                                                                        layout, how.seed, topology);
+    const std::string found = cuda_test::failures<orrery::any_topology, Kernel, device::world>(
+        on_devices, world, shape, mask, layout, how.seed, topology);
     INFO(topology.name(), " over ", world, ", ", mask.name(), ", ", layout.name(), ", ", orrery::name_of(circulate));
     CHECK(found == "");
     CHECK(found_by_double() == "");
@@ -57,7 +58,7 @@ const any::mask causal{.ahead = 0};
 TEST_CASE("results on one device") {
   std::uint64_t seed = 0;
   for (const int world : {1, 2, 3, 4, 7, 8}) {
-    for (const any::topology& topology : any::topology::all()) {
+    for (const orrery::any_topology& topology : any::topologies()) {
       check<enqueued<orrery::reference<double>>>(world, topology,
                                                  {.length = 23, .query_heads = 8, .key_heads = 4, .head_dim = 3},
                                                  causal, orrery::zigzag{}, {.seed = ++seed});
@@ -71,7 +72,7 @@ TEST_CASE("results on one device") {
 TEST_CASE("results on several devices, with and without access to each other's memory; partials of another type") {
   std::uint64_t seed = 0;
   for (const bool peer_access : {true, false}) {
-    for (const any::topology& topology : any::topology::all()) {
+    for (const orrery::any_topology& topology : any::topologies()) {
       check<enqueued<orrery::reference<float>>>(
           4, topology, {.batch = 2, .length = 21, .query_heads = 4, .head_dim = 3}, causal, orrery::striped<2>{},
           {.seed = ++seed, .compute_capabilities = {{9, 0}, {9, 0}, {9, 0}}, .peer_access = peer_access});
@@ -284,8 +285,7 @@ struct trainer {
     on->synchronize();
     std::string bits = host.bits();
     host.poison();
-    for (const auto* one : {&tensors.out, &tensors.grad_q, &tensors.grad_k, &tensors.grad_v}) one->bring();
-    tensors.lse.bring();
+    tensors.bring_results();
     return bits;
   }
 };

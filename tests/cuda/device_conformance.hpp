@@ -95,12 +95,26 @@ struct device_tensors {
   void forward(Attention& attend) {
     attend.forward(q.view(), k.view(), v.view(), out.view(), lse.view());
   }
+  /// The operands one after the other.
+  template <class Attention>
+  void forward_by_tensor(Attention& attend) {
+    auto call = attend.begin_forward(out.view(), lse.view());
+    call.queries(q.view());
+    call.keys(k.view());
+    call.values(v.view());
+    call.finish();
+  }
   template <class Attention>
   void backward(Attention& attend) {
     attend.backward(q.view(), k.view(), v.view(), out.view(), lse.view(), grad_out.view(), grad_q.view(), grad_k.view(),
                     grad_v.view());
   }
-  /// Enqueues the way back to the host.
+  /// Enqueues the results' way to the device: for poison.
+  void bring_results() const {
+    for (const tensor* one : {&out, &grad_q, &grad_k, &grad_v}) one->bring();
+    lse.bring();
+  }
+  /// Enqueues their way back to the host.
   void fetch() const {
     for (const tensor* one : {&out, &grad_q, &grad_k, &grad_v}) one->fetch();
     lse.fetch();
@@ -118,24 +132,35 @@ struct device_attention final : conformance::any_attention<Kernel> {
                    const Topology& topology)
       : world{&on}, attend{on, shape, mask, layout, topology} {}
   void call(conformance::rank_tensors<Kernel>& host) override {
+    run(host, [&](device_tensors<Kernel>& tensors) { tensors.forward(attend); });
+  }
+  void call_by_tensor(conformance::rank_tensors<Kernel>& host) override {
+    run(host, [&](device_tensors<Kernel>& tensors) { tensors.forward_by_tensor(attend); });
+  }
+  [[nodiscard]] const orrery::segments& query_positions() const override { return attend.query_positions(); }
+  [[nodiscard]] const orrery::segments& key_positions() const override { return attend.key_positions(); }
+
+ private:
+  template <class Forward>
+  void run(const conformance::rank_tensors<Kernel>& host, const Forward& forward) {
     device_tensors<Kernel> tensors{host, world->stream()};
-    tensors.forward(attend);
+    forward(tensors);
     tensors.backward(attend);
     tensors.fetch();
     world->synchronize();
   }
-  [[nodiscard]] const orrery::segments& query_positions() const override { return attend.query_positions(); }
-  [[nodiscard]] const orrery::segments& key_positions() const override { return attend.key_positions(); }
 };
 
-/// As `conformance::failures`.
+/// As `conformance::failures`; nothing is read before the end.
 template <class Topology, class Kernel, class World, class Run, class Mask>
 [[nodiscard]] std::string failures(const Run& run, int world, const orrery::attention_shape& shape, const Mask& mask,
                                    const conformance::any_layout& layout, std::uint64_t seed = 1,
                                    const Topology& topology = {}) {
   const auto p = oracle::random_problem<typename Kernel::storage>(conformance::oracle_shape(shape), seed);
   const std::function<std::unique_ptr<conformance::any_attention<Kernel>>(World&)> make = [&](World& on) {
-    return std::make_unique<device_attention<Topology, Kernel, World>>(on, shape, mask, layout, topology);
+    orrery::attention_shape planned = shape;
+    if ((seed + static_cast<std::uint64_t>(world)) % 2 == 0) planned.hand_over = orrery::hand_over::by_tensor;
+    return std::make_unique<device_attention<Topology, Kernel, World>>(on, planned, mask, layout, topology);
   };
   return conformance::failures_of<Kernel>(run, world, make, p, oracle::solve(p, mask), seed);
 }

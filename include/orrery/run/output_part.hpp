@@ -19,6 +19,8 @@ struct output_part {
 };
 
 /// Whom to tell that a part of the results is final: a reference to a callable that takes an `output_part`, or nobody.
+/// Where a call only enqueues, it is told when the part's last sum has been enqueued: what it enqueues on the same
+/// stream finds the part final.
 class output_listener {
  public:
   output_listener() = default;

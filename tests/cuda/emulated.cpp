@@ -1,0 +1,58 @@
+// Copyright The Orrery authors. SPDX-License-Identifier: Apache-2.0
+//
+// The device's own kernels, on the emulator of its threads, as streams of the runtime double run them: operators over
+// the transport `device` as they are on a GPU, but for the hardware.
+#include <cstdint>
+#include <string>
+
+#include <doctest/doctest.h>
+
+#include "orrery/kernel/device_reference.cuh"
+#include "orrery/layout/layout.hpp"
+#include "orrery/topology/any_topology.hpp"
+#include "orrery/transport/device.hpp"
+
+#include "any.hpp"
+#include "cuda/device_conformance.hpp"
+#include "cuda/emulator.hpp"
+#include "cuda/enqueued.hpp"
+#include "cuda/runtime_double.hpp"
+
+namespace {
+
+/// An emulated device that runs its kernels when their stream comes to them.
+struct streamed_device {
+  static void require(const std::string& kernel, const orrery::device_needs& needs) {
+    emulator::device::require(kernel, needs);
+  }
+  template <int threads, class Body>
+  static void launch(const orrery::device_context& context, std::int64_t blocks, int shared_bytes, const Body& body) {
+    cuda_test::enqueued_work::enqueue(context, {"a kernel", {}, {}},
+                                      [=] { emulator::device::launch<threads>(context, blocks, shared_bytes, body); });
+  }
+};
+
+template <class T>
+void check(int world) {
+  using kernel = orrery::device_reference<T, streamed_device>;
+  std::uint64_t seed = 0;
+  for (const orrery::any_topology& topology : any::topologies()) {
+    if (topology.refuses(world, orrery::pass::forward) != nullptr) continue;
+    cuda_double::reset({.seed = ++seed});
+    const auto on_devices = [](int ranks, auto&& body) { orrery::device::run(ranks, body); };
+    INFO(topology.name(), " over ", world);
+    CHECK(cuda_test::failures<orrery::any_topology, kernel, orrery::device::world>(
+              on_devices, world, {.length = 13, .query_heads = 4, .key_heads = 2, .head_dim = 8}, orrery::causal{},
+              orrery::zigzag{}, seed, topology) == "");
+    cuda_test::enqueued_work::forget();
+    CHECK(cuda_double::faults().empty());
+    CHECK(cuda_double::leaks() == "");
+  }
+}
+
+}  // namespace
+
+TEST_CASE("results of emulated kernels") {
+  check<double>(4);
+  check<orrery::bfloat16>(3);
+}

@@ -5,6 +5,7 @@
 #include <array>
 #include <bit>
 #include <cmath>
+#include <csetjmp>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
@@ -49,12 +50,14 @@ inline counts counted;
 /// A block of threads that run in turn, each on a stack of its own.
 class block {
  public:
-  block(int threads, int shared_bytes)
-      : fibers_(static_cast<std::size_t>(threads)),
-        warps_(static_cast<std::size_t>(threads / 32)),
-        memory_(static_cast<std::size_t>(shared_bytes)),
-        shadow_(static_cast<std::size_t>(shared_bytes / 2)) {
+  explicit block(int threads)
+      : fibers_(static_cast<std::size_t>(threads)), warps_(static_cast<std::size_t>(threads / 32)) {
     for (fiber& one : fibers_) one.stack.reset(new std::byte[stack_bytes]);
+  }
+
+  void give_shared_memory(int bytes) {
+    memory_.resize(static_cast<std::size_t>((bytes + 15) / 16 * 16));
+    shadow_.resize(memory_.size() / 2);
   }
 
   /// Calls work(thread) on every thread.
@@ -64,12 +67,13 @@ class block {
     failure_ = nullptr;
     epoch_ = 1;
     std::fill(shadow_.begin(), shadow_.end(), cell{});
-    std::fill(warps_.begin(), warps_.end(), warp_state{});
+    std::fill(warps_.begin(), warps_.end(), gathering{});
     barrier_ = {};
     const int count = threads();
     for (int i = 0; i < count; ++i) {
       fiber& one = fiber_of(i);
       one.state = status::ready;
+      one.begun = false;
       one.copies.clear();
       one.groups = 0;
       getcontext(&one.context);
@@ -101,10 +105,7 @@ class block {
 
   /// All threads of the block arrive, at the same place.
   void barrier(int thread, const std::source_location& place) {
-    arrive(barrier_, 0, threads(), thread, "barrier", nullptr, place, [this](void* const*) {
-      ++epoch_;
-      for (warp_state& warp : warps_) warp.epoch = 0;
-    });
+    arrive(barrier_, 0, threads(), thread, "barrier", nullptr, place, [this](void* const*) { ++epoch_; });
   }
 
   /// All lanes of a warp arrive, at the same place; the last calls complete(what each lane brought).
@@ -112,7 +113,7 @@ class block {
   void collective(int thread, const char* what, void* brought, const std::source_location& place,
                   const Complete& complete) {
     const int warp = thread / 32;
-    arrive(warps_[static_cast<std::size_t>(warp)].gathering, 32 * warp, 32, thread, what, brought, place, complete);
+    arrive(warps_[static_cast<std::size_t>(warp)], 32 * warp, 32, thread, what, brought, place, complete);
   }
 
   // ---- shared memory
@@ -132,10 +133,11 @@ class block {
     std::memcpy(memory_.data() + offset, &value, sizeof(T));
   }
 
-  void copy_async(int thread, int offset, const void* from, bool present, const std::source_location& place) {
-    if (present) require_aligned(from, thread, place);
-    write_access(thread, offset, 16, cell::in_flight, place);
-    fiber_of(thread).copies.push_back({offset, present ? from : nullptr, -1});
+  void copy_async(int thread, int offset, const void* from, int bytes, bool present,
+                  const std::source_location& place) {
+    if (present) require_aligned(from, static_cast<std::uintptr_t>(bytes), thread, place);
+    write_access(thread, offset, bytes, cell::in_flight, place);
+    fiber_of(thread).copies.push_back({offset, bytes, present ? from : nullptr, -1});
   }
   void commit_copies(int thread) {
     fiber& own = fiber_of(thread);
@@ -149,11 +151,11 @@ class block {
     std::erase_if(own.copies, [&](const copy& one) {
       if (one.group < 0 || one.group >= own.groups - pending) return false;
       if (one.from != nullptr) {
-        std::memcpy(memory_.data() + one.offset, one.from, 16);
+        std::memcpy(memory_.data() + one.offset, one.from, static_cast<std::size_t>(one.bytes));
       } else {
-        std::memset(memory_.data() + one.offset, 0, 16);
+        std::memset(memory_.data() + one.offset, 0, static_cast<std::size_t>(one.bytes));
       }
-      for (int i = 0; i < 8; ++i) {
+      for (int i = 0; i < one.bytes / 2; ++i) {
         cell& c = shadow_[static_cast<std::size_t>(one.offset / 2 + i)];
         c.state = cell::valid;
         c.write_epoch = epoch_;
@@ -161,9 +163,10 @@ class block {
       return true;
     });
   }
-  void require_aligned(const void* address, int thread, const std::source_location& place) const {
-    if (reinterpret_cast<std::uintptr_t>(address) % 16 != 0)
+  void require_aligned(const void* address, std::uintptr_t bytes, int thread, const std::source_location& place) const {
+    if (reinterpret_cast<std::uintptr_t>(address) % bytes != 0) {
       fail(thread, "a vector in global memory is misaligned", place);
+    }
   }
 
   [[noreturn]] void fail(int thread, const std::string& what, const std::source_location& place) const {
@@ -178,11 +181,14 @@ class block {
 
   struct copy {
     int offset;
+    int bytes;
     const void* from;
     int group;
   };
   struct fiber {
     ucontext_t context;
+    std::jmp_buf jump;
+    bool begun = false;
     std::unique_ptr<std::byte[]> stack;
     status state = status::ready;
     const char* waits_in = "";
@@ -194,10 +200,6 @@ class block {
     const char* what = "";
     std::source_location place;
     std::vector<void*> brought;
-  };
-  struct warp_state {
-    struct gathering gathering;
-    std::uint32_t epoch = 0;
   };
 
   /// What is known of two bytes of shared memory: who wrote and read them since which barrier.
@@ -232,8 +234,17 @@ class block {
     self->fiber_of(own).state = status::ended;
     self->yield(own);
   }
-  void resume(int thread) { swapcontext(&scheduler_, &fiber_of(thread).context); }
-  void yield(int thread) { swapcontext(&fiber_of(thread).context, &scheduler_); }
+  // A fiber begins as a context; from then on the two jump, which unlike swapping contexts calls no system.
+  void resume(int thread) {
+    if (_setjmp(scheduler_) != 0) return;
+    fiber& one = fiber_of(thread);
+    if (one.begun) _longjmp(one.jump, 1);
+    one.begun = true;
+    setcontext(&one.context);
+  }
+  void yield(int thread) {
+    if (_setjmp(fiber_of(thread).jump) == 0) _longjmp(scheduler_, 1);
+  }
 
   template <class Complete>
   void arrive(gathering& all, int first, int count, int thread, const char* what, void* brought,
@@ -242,8 +253,7 @@ class block {
       all.what = what;
       all.place = place;
       all.brought.assign(static_cast<std::size_t>(count), nullptr);
-    } else if (std::strcmp(all.what, what) != 0 || all.place.line() != place.line() ||
-               std::strcmp(all.place.file_name(), place.file_name()) != 0) {
+    } else if (all.what != what || all.place.line() != place.line() || all.place.file_name() != place.file_name()) {
       fail(thread,
            std::string{"is in "} + what + ", while others of its " + (count == 32 ? "warp" : "block") + " are in " +
                all.what + " at " + file(all.place) + ":" + std::to_string(all.place.line()),
@@ -318,11 +328,11 @@ class block {
   }
 
   std::vector<fiber> fibers_;
-  std::vector<warp_state> warps_;
+  std::vector<gathering> warps_;
   std::vector<std::byte> memory_;
   std::vector<cell> shadow_;
   gathering barrier_;
-  ucontext_t scheduler_{};
+  std::jmp_buf scheduler_;
   const std::function<void(int)>* work_ = nullptr;
   std::exception_ptr failure_;
   std::int64_t index_ = 0;
@@ -344,6 +354,10 @@ class threads {
 
   void barrier(const place& here = place::current()) const { block_->barrier(index_, here); }
 
+  void converge(const place& here = place::current()) const {
+    block_->collective(index_, "converge", nullptr, here, [](void* const*) {});
+  }
+
   template <class T>
   [[nodiscard]] T load(int offset, const place& here = place::current()) const {
     return block_->load<T>(index_, offset, here);
@@ -354,18 +368,21 @@ class threads {
   }
 
   [[nodiscard]] orrery::vector_words read_vector(const void* from, const place& here = place::current()) const {
-    block_->require_aligned(from, index_, here);
+    block_->require_aligned(from, 16, index_, here);
     orrery::vector_words v;
     std::memcpy(&v, from, sizeof v);
     return v;
   }
   void write_vector(void* to, const orrery::vector_words& v, const place& here = place::current()) const {
-    block_->require_aligned(to, index_, here);
+    block_->require_aligned(to, 16, index_, here);
     std::memcpy(to, &v, sizeof v);
   }
 
   void copy_async(int offset, const void* from, bool present, const place& here = place::current()) const {
-    block_->copy_async(index_, offset, from, present, here);
+    block_->copy_async(index_, offset, from, 16, present, here);
+  }
+  void copy_word_async(int offset, const void* from, bool present, const place& here = place::current()) const {
+    block_->copy_async(index_, offset, from, 4, present, here);
   }
   void commit_copies() const { block_->commit_copies(index_); }
   template <int pending>
@@ -414,13 +431,16 @@ class threads {
           for (int i = 0; i < 2; ++i) b_of[pair + i * 8 + high][group] = half<T>(of(lane)->b[i], high);
         }
       }
-      for (int lane = 0; lane < 32; ++lane) {
-        for (int i = 0; i < 4; ++i) {
-          const int row = lane / 4 + i / 2 * 8, column = lane % 4 * 2 + i % 2;
-          float total = of(lane)->sum[i];
-          for (int k = 0; k < 16; ++k) total += a_of[row][k] * b_of[k][column];
-          of(lane)->sum[i] = total;
+      float sums[16][8];
+      const auto sum_of = [&](int row, int column) -> float& {
+        return of(row % 8 * 4 + column / 2)->sum[row / 8 * 2 + column % 2];
+      };
+      for (int row = 0; row < 16; ++row) {
+        for (int column = 0; column < 8; ++column) sums[row][column] = sum_of(row, column);
+        for (int k = 0; k < 16; ++k) {
+          for (int column = 0; column < 8; ++column) sums[row][column] += a_of[row][k] * b_of[k][column];
         }
+        for (int column = 0; column < 8; ++column) sum_of(row, column) = sums[row][column];
       }
       ++counted.multiplications;
     });
@@ -475,7 +495,8 @@ void run_grid(std::int64_t blocks, int shared_bytes, const Body& body) {
   static_assert(std::is_trivially_copyable_v<Body> && sizeof(Body) <= 4096, "a launch's arguments are copied");
   if (blocks == 0) return;
   orrery::device_limits::require_grid(blocks);
-  block all{count, (shared_bytes + 15) / 16 * 16};
+  static thread_local block all{count};
+  all.give_shared_memory(shared_bytes);
   for (std::int64_t i = 0; i < blocks; ++i) {
     all.run(i, [&](int thread) { body(threads{all, thread}); });
   }

@@ -60,4 +60,44 @@ struct packed {
   [[nodiscard]] std::string name() const { return "packed"; }
 };
 
+/// Any of these and the library's own, chosen at run time, so that a kernel is compiled once for all of them.
+struct any_mask {
+  enum class kind { full, causal, band, holes, packed };
+  kind which = kind::full;
+  orrery::causal causal{};
+  cuda_test::band band{};
+  cuda_test::packed packed{nullptr, 0};
+
+  [[nodiscard]] constexpr bool visible(std::int64_t query, std::int64_t key) const {
+    switch (which) {
+      case kind::full:
+        return true;
+      case kind::causal:
+        return causal.visible(query, key);
+      case kind::band:
+        return band.visible(query, key);
+      case kind::holes:
+        return holes{}.visible(query, key);
+      default:
+        return packed.visible(query, key);
+    }
+  }
+  [[nodiscard]] constexpr orrery::visibility classify(std::int64_t query_first, std::int64_t query_last,
+                                                      std::int64_t key_first, std::int64_t key_last) const {
+    switch (which) {
+      case kind::full:
+        return orrery::visibility::all;
+      case kind::causal:
+        return causal.classify(query_first, query_last, key_first, key_last);
+      case kind::band:
+        return band.classify(query_first, query_last, key_first, key_last);
+      case kind::holes:
+        return orrery::visibility::some;
+      default:
+        return packed.classify(query_first, query_last, key_first, key_last);
+    }
+  }
+  [[nodiscard]] std::string name() const { return "any mask, kind " + std::to_string(static_cast<int>(which)); }
+};
+
 }  // namespace cuda_test

@@ -39,7 +39,7 @@ struct device_rows {
 
 /// Can all heads of the tensor be read and written by vectors of 16 bytes, and `elements` at a time?
 template <class T>
-[[nodiscard]] inline bool moves_by_vectors(const tensor_view<T>& tensor, std::int64_t elements) noexcept {
+[[nodiscard]] constexpr bool moves_by_vectors(const tensor_view<T>& tensor, std::int64_t elements) noexcept {
   constexpr std::int64_t vector = 16 / static_cast<std::int64_t>(sizeof(T));
   return reinterpret_cast<std::uintptr_t>(tensor.data) % 16 == 0 && tensor.dim % elements == 0 &&
          tensor.batch_stride % vector == 0 && tensor.sequence_stride % vector == 0 && tensor.head_stride % vector == 0;

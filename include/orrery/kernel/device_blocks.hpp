@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <span>
 
+#include "orrery/kernel/mask.hpp"
 #include "orrery/kernel/tile.hpp"
 #include "orrery/kernel/token_blocks.hpp"
 
@@ -64,48 +65,58 @@ template <class Block>
   }
 }
 
-/// What one block of threads works on: at most so many tokens of one head of one of a side's blocks, which cross no
-/// boundary between segments. Items are counted with the tokens fastest, their last ones, which see most under a causal
-/// mask, first; then the heads, then the batch.
+/// A shard's tokens in tiles of at most `most` tokens, none of which crosses a boundary between segments.
+[[nodiscard]] constexpr std::int64_t device_tiles(const segments& positions, std::int64_t most) noexcept {
+  std::int64_t tiles = 0;
+  for (const segment& piece : positions) tiles += (piece.count + most - 1) / most;
+  return tiles;
+}
+
+/// The tile that begins at token `offset` of segment `piece`, which begins at token `first` of the shard.
+[[nodiscard]] constexpr token_block device_tile(const segment& piece, std::int64_t first, std::int64_t offset,
+                                                std::int64_t most) noexcept {
+  const std::int64_t left = piece.count - offset;
+  return {piece, offset, first + offset, left < most ? left : most};
+}
+
+/// What one block of threads works on: a tile of one head of one of a side's blocks. Items are counted with the tiles
+/// fastest, their last ones, which see most under a causal mask, first; then the heads, then the batch.
 struct device_item {
   int block = 0;
   std::int64_t batch = 0;
   std::int64_t head = 0;
   token_block tokens;
 
-  /// How many items a side has if each has at most `most_tokens`, a multiple of 8.
+  /// How many items a side has if each has at most `most` tokens.
   template <class Block>
-  [[nodiscard]] static constexpr std::int64_t count(const device_blocks<Block>& side,
-                                                    std::int64_t most_tokens) noexcept {
+  [[nodiscard]] static constexpr std::int64_t count(const device_blocks<Block>& side, std::int64_t most) noexcept {
     std::int64_t items = 0;
-    for (const Block& one : side) items += items_of(one, tiles_of(one, most_tokens));
+    for (const Block& one : side) items += items_of(one, most);
     return items;
   }
 
   /// Item `index`, less than `count`.
   template <class Block>
   [[nodiscard]] static constexpr device_item of(const device_blocks<Block>& side, std::int64_t index,
-                                                std::int64_t most_tokens) noexcept {
+                                                std::int64_t most) noexcept {
     int block = 0;
-    for (;; ++block) {
-      const std::int64_t items = items_of(side.of[block], tiles_of(side.of[block], most_tokens));
-      if (index < items) break;
-      index -= items;
-    }
-    const token_blocks tiles = tiles_of(side.of[block], most_tokens);
-    const std::int64_t row = index / tiles.count();
+    for (; index >= items_of(side.of[block], most); ++block) index -= items_of(side.of[block], most);
+    const segments& positions = side.of[block].positions;
     const std::int64_t heads = rows_of(side.of[block]).heads;
-    return {block, row / heads, row % heads, tiles[tiles.count() - 1 - index % tiles.count()]};
+    const std::int64_t tiles = device_tiles(positions, most);
+    const std::int64_t row = index / tiles;
+    const std::int64_t tile = tiles - 1 - index % tiles;
+    const std::int64_t of_first = (positions[0].count + most - 1) / most;
+    const bool in_first = tile < of_first;
+    return {block, row / heads, row % heads,
+            device_tile(positions[in_first ? 0 : 1], in_first ? 0 : positions[0].count,
+                        (in_first ? tile : tile - of_first) * most, most)};
   }
 
  private:
   template <class Block>
-  static constexpr token_blocks tiles_of(const Block& block, std::int64_t most_tokens) noexcept {
-    return {block.positions, most_tokens, 8};
-  }
-  template <class Block>
-  static constexpr std::int64_t items_of(const Block& block, const token_blocks& tiles) noexcept {
-    return rows_of(block).batch * rows_of(block).heads * tiles.count();
+  static constexpr std::int64_t items_of(const Block& block, std::int64_t most) noexcept {
+    return rows_of(block).batch * rows_of(block).heads * device_tiles(block.positions, most);
   }
 };
 
@@ -120,6 +131,56 @@ struct head_group {
     const std::int64_t end = first + heads.queries_per_key_head;
     return {first < 0 ? 0 : first, end < count ? end : count};
   }
+};
+
+/// Goes through the tiles of one side that a block of threads meets: block by block, head by head of a range, tile by
+/// tile, without those of which a mask's interval test says that nothing is visible.
+template <class Block>
+class device_cursor {
+ public:
+  constexpr device_cursor(const device_blocks<Block>& side, const head_group& heads, std::int64_t most) noexcept
+      : side_{&side},
+        heads_{heads},
+        most_{most},
+        block_{heads.first < heads.end ? 0 : side.count},
+        head_{heads.first} {}
+
+  /// Goes on to the next tile, the first if there was none before; false if there is none left.
+  /// classify(first, last) says what is visible of the tile between these positions.
+  template <class Classify>
+  constexpr bool next(const Classify& classify) noexcept {
+    for (; block_ < side_->count; ++block_, head_ = heads_.first) {
+      const segments& positions = side_->of[block_].positions;
+      for (; head_ < heads_.end; ++head_) {
+        for (; piece_ < positions.size(); ++piece_, offset_ = 0) {
+          while (offset_ < positions[piece_].count) {
+            tokens_ = device_tile(positions[piece_], piece_ == 0 ? 0 : positions[0].count, offset_, most_);
+            offset_ += most_;
+            seen_ = classify(tokens_.position(0), tokens_.position(tokens_.count - 1));
+            if (seen_ != visibility::none) return true;
+          }
+        }
+        piece_ = 0;
+      }
+    }
+    return false;
+  }
+
+  [[nodiscard]] constexpr const Block& block() const noexcept { return side_->of[block_]; }
+  [[nodiscard]] constexpr std::int64_t head() const noexcept { return head_; }
+  [[nodiscard]] constexpr const token_block& tokens() const noexcept { return tokens_; }
+  [[nodiscard]] constexpr visibility seen() const noexcept { return seen_; }
+
+ private:
+  const device_blocks<Block>* side_;
+  head_group heads_;
+  std::int64_t most_;
+  int block_;
+  int piece_ = 0;
+  std::int64_t head_;
+  std::int64_t offset_ = 0;
+  token_block tokens_;
+  visibility seen_ = visibility::none;
 };
 
 }  // namespace orrery

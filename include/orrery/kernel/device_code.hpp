@@ -3,12 +3,15 @@
 
 #include <cstdint>
 
-/// Marks what runs on a device. The only macro of the CUDA kernels, and this header its only home: a function so marked
-/// is a device function for nvcc and an ordinary one for every other compiler.
+/// The only macros of the CUDA kernels, and this header their only home. A function marked ORRERY_DEVICE is a device
+/// function for nvcc and an ordinary one for every other compiler; a loop behind ORRERY_UNROLL is over registers, which
+/// nvcc has to unroll, and which other compilers warn of being told.
 #ifdef __CUDACC__
 #define ORRERY_DEVICE __device__
+#define ORRERY_UNROLL _Pragma("unroll")
 #else
 #define ORRERY_DEVICE
+#define ORRERY_UNROLL
 #endif
 
 namespace orrery {

@@ -32,6 +32,9 @@ struct gpu_threads {
   /// All of the block's threads arrive before any goes on, and then see what the others wrote.
   __device__ void barrier() const { __syncthreads(); }
 
+  /// The same of a warp's lanes.
+  __device__ void converge() const { __syncwarp(); }
+
   template <class T>
   [[nodiscard]] __device__ T load(int offset) const {
     return *reinterpret_cast<const T*>(shared() + offset);
@@ -54,6 +57,12 @@ struct gpu_threads {
   __device__ void copy_async(int offset, const void* from, bool present) const {
     const int bytes = present ? 16 : 0;
     asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(address(offset)), "l"(from), "r"(bytes)
+                 : "memory");
+  }
+  /// The same of four bytes.
+  __device__ void copy_word_async(int offset, const void* from, bool present) const {
+    const int bytes = present ? 4 : 0;
+    asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;" ::"r"(address(offset)), "l"(from), "r"(bytes)
                  : "memory");
   }
   /// The copies that this thread has begun since the last time are a group.

@@ -1,0 +1,141 @@
+// Copyright The Orrery authors. SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <concepts>
+#include <cstdint>
+#include <span>
+#include <stdexcept>
+#include <string>
+#include <type_traits>
+
+#include "orrery/kernel/device_backend.cuh"
+#include "orrery/kernel/device_blocks.hpp"
+#include "orrery/kernel/device_context.hpp"
+#include "orrery/kernel/device_flash_backward.cuh"
+#include "orrery/kernel/device_flash_forward.cuh"
+#include "orrery/kernel/float16.hpp"
+#include "orrery/kernel/gpu.cuh"
+#include "orrery/kernel/mask.hpp"
+#include "orrery/kernel/tile.hpp"
+
+namespace orrery {
+
+/// The fast attention kernel for CUDA devices of compute capability 8.0 and newer: blocked online softmax on the tensor
+/// cores, forward and backward.
+///
+/// T is bfloat16 or float16, as storage: products are of T (probabilities are rounded to it before they weigh values),
+/// sums, log-sum-exp and the partials that travel are float. Head dimensions up to `largest`, of q and k and of v
+/// separately; each is padded to the next of 64, 96, 128, 192 (of q and k; v: 128), 256 in shared memory only, so those
+/// are fastest. What is never called need not be compiled: a smaller `largest` compiles fewer kernels.
+///
+/// Calls enqueue kernels on the context's stream and return; nothing waits or is allocated, and calls can be captured
+/// into a graph. The same call gives the same bits. Tensors whose addresses and strides are multiples of 16 bytes are
+/// read fastest. Masks are as for `device_reference`; tiles that `classify` calls `none` cost nothing, and only `some`
+/// are tested pair by pair.
+template <class T, int largest = 256, class Device = gpu>
+struct device_flash : device_backend<Device> {
+  static_assert(std::same_as<T, bfloat16> || std::same_as<T, float16>,
+                "orrery::device_flash stores orrery::bfloat16 or orrery::float16; for other element types use "
+                "orrery::device_reference");
+  static_assert(largest >= 64 && largest <= 256, "orrery::device_flash is for head dimensions up to 64 to 256");
+
+  using storage = T;
+  using accumulator = float;
+  using context = device_context;
+
+  static constexpr std::int64_t max_head_dim = largest;
+
+  template <mask Mask>
+  static constexpr bool supports = std::is_trivially_copyable_v<Mask>;
+
+  [[nodiscard]] static std::string name() { return "device_flash<" + element_name<T>() + ">"; }
+
+  /// Every query of `queries` meets every key of `keys` that the mask lets it see; (out, lse) accumulate.
+  /// Cost: 2 * (dim of k + dim of v) flop per pair of a tile that is not `none`. Throws `std::invalid_argument`, before
+  /// anything is enqueued, if a head dimension is too large or the device too old or too small, and `device_error` if
+  /// CUDA does not take a kernel.
+  template <mask Mask>
+  static void forward(const device_context& context, std::span<const forward_queries<T, float>> queries,
+                      std::span<const forward_keys<T>> keys, const head_map& heads, float scale, const Mask& mask) {
+    if (queries.empty()) return;
+    by_dims(queries[0].q.dim, queries[0].out.dim, [&]<int key_dim, int value_dim>(dims<key_dim, value_dim>) {
+      using body = device_flash_forward<T, Mask, key_dim, value_dim>;
+      Device::require(name(), {compute_capability, body::shared_bytes});
+      for_device_blocks(queries, keys, [&](const auto& some_queries, const auto& some_keys) {
+        launch(context, body{some_queries, some_keys, heads, scale, mask});
+      });
+    });
+  }
+
+  /// The gradients of sum(out * grad_out) with respect to q, k and v accumulate; `lse` and `delta` are the forward's.
+  /// Scores and probabilities are computed once for grad_q and once for grad_k and grad_v (twice where the sum of the
+  /// head dimensions is more than 320), so that no sum is shared between blocks of threads and the same call gives the
+  /// same bits. Cost: 2 * (5 * dim of k + 3 * dim of v) flop, or 2 * (6 * dim of k + 3 * dim of v), per pair of a tile
+  /// that is not `none`. Throws as `forward` does.
+  template <mask Mask>
+  static void backward(const device_context& context, std::span<const backward_queries<T, float>> queries,
+                       std::span<const backward_keys<T, float>> keys, const head_map& heads, float scale,
+                       const Mask& mask) {
+    if (queries.empty() && keys.empty()) return;
+    const std::int64_t is_key_dim = keys.empty() ? queries[0].q.dim : keys[0].k.dim;
+    const std::int64_t is_value_dim = keys.empty() ? queries[0].grad_out.dim : keys[0].v.dim;
+    by_dims(is_key_dim, is_value_dim, [&]<int key_dim, int value_dim>(dims<key_dim, value_dim>) {
+      const auto launch_for = [&]<device_gradient gradient>(gradients<gradient>, const auto& some_queries,
+                                                            const auto& some_keys) {
+        launch(context, device_flash_backward<T, Mask, key_dim, value_dim, gradient>{some_queries, some_keys, heads,
+                                                                                     scale, mask});
+      };
+      using enum device_gradient;
+      Device::require(
+          name(), {compute_capability, device_flash_backward<T, Mask, key_dim, value_dim, of_queries>::shared_bytes});
+      for_device_blocks(queries, keys, [&](const auto& some_queries, const auto& some_keys) {
+        launch_for(gradients<of_queries>{}, some_queries, some_keys);
+        if constexpr (key_dim + value_dim <= 320) {
+          launch_for(gradients<of_keys_and_values>{}, some_queries, some_keys);
+        } else {
+          launch_for(gradients<of_keys>{}, some_queries, some_keys);
+          launch_for(gradients<of_values>{}, some_queries, some_keys);
+        }
+      });
+    });
+  }
+
+ private:
+  template <device_gradient>
+  struct gradients {};
+
+  static constexpr int compute_capability = 80;
+
+  template <int key_dim, int value_dim>
+  struct dims {};
+
+  /// Calls work(dims) with the smallest that a kernel is written for and that hold these.
+  template <class Work>
+  static void by_dims(std::int64_t key_dim, std::int64_t value_dim, const Work& work) {
+    const std::int64_t dim = key_dim > value_dim ? key_dim : value_dim;
+    if (dim > largest) {
+      throw std::invalid_argument{"orrery: head dimension is " + std::to_string(dim) + ", but kernel " + name() +
+                                  " is compiled up to " + std::to_string(largest) +
+                                  (largest < 256 ? "; its second template argument goes up to 256"
+                                                 : "; orrery::device_reference has no limit")};
+    }
+    if (dim <= 64) return work(dims<64, 64>{});
+    if constexpr (largest > 64) {
+      if (dim <= 96) return work(dims<96, 96>{});
+    }
+    if constexpr (largest > 96) {
+      if (dim <= 128) return work(dims<128, 128>{});
+    }
+    if constexpr (largest > 128) {
+      if (dim <= 192 && value_dim <= 128) return work(dims<192, 128>{});
+      work(dims<256, 256>{});
+    }
+  }
+
+  template <class Body>
+  static void launch(const device_context& context, const Body& body) {
+    Device::template launch<Body::threads_of_block>(context, body.blocks(), Body::shared_bytes, body);
+  }
+};
+
+}  // namespace orrery

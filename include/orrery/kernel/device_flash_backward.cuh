@@ -1,0 +1,314 @@
+// Copyright The Orrery authors. SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <limits>
+
+#include "orrery/kernel/device_blocks.hpp"
+#include "orrery/kernel/device_code.hpp"
+#include "orrery/kernel/device_flash_steps.cuh"
+#include "orrery/kernel/mask.hpp"
+#include "orrery/kernel/tile.hpp"
+
+namespace orrery {
+
+/// Which gradients one kernel of `device_flash`'s backward sums up.
+enum class device_gradient { of_queries, of_keys, of_values, of_keys_and_values };
+
+/// The backward of `device_flash`, for head dimensions up to key_dim and value_dim.
+///
+/// A block of threads has a tile of the side whose gradients it sums up, its rows, and goes through the tiles of the
+/// other side, the columns, in a fixed order, so that nothing is added by two blocks. With s the scores and dp the
+/// gradients of probabilities, both computed with the side's own tokens as rows (Dao, arXiv 2307.08691, algorithm 2):
+/// p = exp(s - lse), ds = p (dp - delta); grad_q = scale ds k; grad_k = scale dsᵀ q and grad_v = pᵀ grad_out, where the
+/// rows being keys makes the transposed ones. p and ds go from a warp's results to its next operands in registers.
+/// For grad_k and grad_v, columns are the queries of all query heads that read the rows' key head.
+///
+/// A tile of columns is copied to shared memory while the one before is computed.
+template <class T, class Mask, int key_dim, int value_dim, device_gradient gradient>
+struct device_flash_backward {
+  using query_block = backward_queries<T, float>;
+  using key_block = backward_keys<T, float>;
+
+  device_blocks<query_block> queries;
+  device_blocks<key_block> keys;
+  head_map heads;
+  float scale;
+  Mask mask;
+
+  static constexpr bool rows_are_queries = gradient == device_gradient::of_queries;
+  static constexpr bool sums_first = gradient != device_gradient::of_values;  ///< grad_q or grad_k
+  static constexpr bool sums_second =
+      gradient == device_gradient::of_values || gradient == device_gradient::of_keys_and_values;
+
+  static constexpr int columns = key_dim + value_dim <= 256 ? 64 : 32;
+  static constexpr int warps = key_dim + value_dim <= 256 ? 8 : 4;
+  static constexpr int threads_of_block = 32 * warps;
+  static constexpr int rows = 16 * warps;
+
+  // Queries and keys, of key_dim, are called first; grad_out and values, of value_dim, second.
+  using first_rows = shared_tile<T, rows, key_dim>;
+  using second_rows = shared_tile<T, rows, value_dim>;
+  using first_columns = shared_tile<T, columns, key_dim>;
+  using second_columns = shared_tile<T, columns, value_dim>;
+  static constexpr int second_rows_at = first_rows::bytes;
+  static constexpr int row_positions_at = second_rows_at + second_rows::bytes;
+  static constexpr int stages_at = row_positions_at + 8 * rows;
+  // A stage: the two tiles of columns, their positions and, where they are queries, their log-sum-exp and delta.
+  static constexpr int second_columns_at = first_columns::bytes;
+  static constexpr int column_positions_at = second_columns_at + second_columns::bytes;
+  static constexpr int lse_at = column_positions_at + 8 * columns;
+  static constexpr int delta_at = lse_at + 4 * columns;
+  static constexpr int stage_bytes = delta_at + 4 * columns;
+  static constexpr int shared_bytes = stages_at + 2 * stage_bytes;
+
+  [[nodiscard]] std::int64_t blocks() const noexcept { return device_item::count(row_side(), rows); }
+
+  template <class Threads>
+  ORRERY_DEVICE void operator()(const Threads& threads) const {
+    const device_item item = device_item::of(row_side(), threads.block(), rows);
+    const std::int64_t first_position = item.tokens.position(0);
+    const std::int64_t last_position = item.tokens.position(item.tokens.count - 1);
+    const auto classify = [&](std::int64_t first, std::int64_t last) {
+      if constexpr (rows_are_queries) {
+        return mask.classify(first_position, last_position, first, last);
+      } else {
+        return mask.classify(first, last, first_position, last_position);
+      }
+    };
+    device_cursor next{column_side(), column_heads(item), columns};
+    bool more = next.next(classify);
+    if (!more && !row_side().of[item.block].fresh) return;
+
+    const shared_positions row_positions{row_positions_at};
+    const score_factor factor{scale};
+    copy_rows(threads, item);
+    row_positions.write(threads, item.tokens, rows);
+    if (more) copy_columns(threads, next, item, stages_at);
+    threads.commit_copies();
+    row_numbers numbers;
+    if constexpr (rows_are_queries) numbers = read_row_numbers(threads, item);
+
+    fragments<1, key_dim / 8> first_sum;
+    fragments<1, value_dim / 8> second_sum;
+    if constexpr (sums_first) first_sum = fragments<1, key_dim / 8>::zeros();
+    if constexpr (sums_second) second_sum = fragments<1, value_dim / 8>::zeros();
+
+    for (int stage = stages_at; more; stage = 2 * stages_at + stage_bytes - stage) {
+      const int count = static_cast<int>(next.tokens().count);
+      const visibility seen = next.seen();
+      more = next.next(classify);
+      threads.template wait_for_copies<0>();
+      threads.barrier();  // this stage is there, and nobody needs the other one any more
+      if (more) copy_columns(threads, next, item, 2 * stages_at + stage_bytes - stage);
+      threads.commit_copies();
+
+      const first_columns first{stage};
+      const second_columns second{stage + second_columns_at};
+      auto p = fragments<1, columns / 8>::zeros();
+      multiply_rows(threads, p, first_rows{0}, 16 * threads.warp(), first, factor.keep, factor.flip);
+      to_probabilities(threads, p, numbers, stage, factor.factor);
+      hide(threads, p, count, seen, row_positions, shared_positions{stage + column_positions_at});
+      if constexpr (sums_second) multiply_columns(threads, second_sum, p, second);
+      if constexpr (sums_first) {
+        auto grad = fragments<1, columns / 8>::zeros();
+        multiply_rows(threads, grad, second_rows{second_rows_at}, 16 * threads.warp(), second, 0xffffffffu, 0);
+        to_score_gradients(threads, p, grad, numbers, stage);
+        multiply_columns(threads, first_sum, p, first);
+      }
+    }
+    threads.template wait_for_copies<0>();
+
+    const auto& block = row_side().of[item.block];
+    if constexpr (gradient == device_gradient::of_queries) {
+      write(threads, first_sum, scale, block.grad_q, block.fresh, item);
+    }
+    if constexpr (gradient == device_gradient::of_keys || gradient == device_gradient::of_keys_and_values) {
+      write(threads, first_sum, scale, block.grad_k, block.fresh, item);
+    }
+    if constexpr (sums_second) write(threads, second_sum, 1.0f, block.grad_v, block.fresh, item);
+  }
+
+ private:
+  static constexpr float log2_e = 1.44269504088896341f;
+  static constexpr float infinity = std::numeric_limits<float>::infinity();
+
+  /// Of the rows g and g + 8 of a thread, where they are queries.
+  struct row_numbers {
+    float lse[2];  ///< as an exponent of 2
+    float delta[2];
+  };
+
+  /// Probabilities of a query that saw no key are 0: as if its log-sum-exp were infinite.
+  static ORRERY_DEVICE float exponent_of(float lse) { return lse == -infinity ? infinity : lse * log2_e; }
+
+  constexpr const auto& row_side() const noexcept {
+    if constexpr (rows_are_queries) {
+      return queries;
+    } else {
+      return keys;
+    }
+  }
+  constexpr const auto& column_side() const noexcept {
+    if constexpr (rows_are_queries) {
+      return keys;
+    } else {
+      return queries;
+    }
+  }
+  constexpr head_group column_heads(const device_item& item) const noexcept {
+    if constexpr (rows_are_queries) {
+      const std::int64_t key_head = heads.key_head(item.head);
+      return {key_head, key_head + 1};
+    } else {
+      return head_group::of(heads, item.head, queries.count == 0 ? 0 : queries.of[0].q.heads);
+    }
+  }
+
+  template <class Threads>
+  ORRERY_DEVICE void copy_rows(const Threads& threads, const device_item& item) const {
+    const auto& block = row_side().of[item.block];
+    const first_rows first{0};
+    const second_rows second{second_rows_at};
+    if constexpr (rows_are_queries) {
+      first.template copy<threads_of_block>(threads, block.q, item.batch, item.head, item.tokens);
+      second.template copy<threads_of_block>(threads, block.grad_out, item.batch, item.head, item.tokens);
+    } else {
+      first.template copy<threads_of_block>(threads, block.k, item.batch, item.head, item.tokens);
+      if constexpr (sums_first) {
+        second.template copy<threads_of_block>(threads, block.v, item.batch, item.head, item.tokens);
+      }
+    }
+  }
+
+  template <class Threads, class Cursor>
+  ORRERY_DEVICE void copy_columns(const Threads& threads, const Cursor& at, const device_item& item, int stage) const {
+    const first_columns first{stage};
+    const second_columns second{stage + second_columns_at};
+    if constexpr (rows_are_queries) {
+      first.template copy<threads_of_block>(threads, at.block().k, item.batch, at.head(), at.tokens());
+      second.template copy<threads_of_block>(threads, at.block().v, item.batch, at.head(), at.tokens());
+    } else {
+      first.template copy<threads_of_block>(threads, at.block().q, item.batch, at.head(), at.tokens());
+      second.template copy<threads_of_block>(threads, at.block().grad_out, item.batch, at.head(), at.tokens());
+      const int i = threads.thread();
+      if (i < columns) {
+        // Beyond the tokens, all of these are 0, and so is grad_out: nothing is added.
+        const bool present = i < at.tokens().count;
+        const std::int64_t token = at.tokens().first + (present ? i : 0);
+        threads.copy_word_async(stage + lse_at + 4 * i, at.block().lse.at(item.batch, at.head(), token), present);
+        threads.copy_word_async(stage + delta_at + 4 * i, at.block().delta.at(item.batch, at.head(), token), present);
+      }
+    }
+    if (at.seen() == visibility::some) {
+      shared_positions{stage + column_positions_at}.write(threads, at.tokens(), columns);
+    }
+  }
+
+  /// The row, of the tile, of a thread's words 0 and 1 (half 0) or 2 and 3.
+  template <class Threads>
+  static ORRERY_DEVICE int row_of(const Threads& threads, int half) {
+    return 16 * threads.warp() + 8 * half + threads.lane() / 4;
+  }
+  /// The column of a thread's word i of column tile n.
+  template <class Threads>
+  static ORRERY_DEVICE int column_of(const Threads& threads, int n, int i) {
+    return 8 * n + threads.lane() % 4 * 2 + i % 2;
+  }
+
+  template <class Threads>
+  ORRERY_DEVICE row_numbers read_row_numbers(const Threads& threads, const device_item& item) const {
+    const query_block& block = queries.of[item.block];
+    row_numbers numbers{{infinity, infinity}, {0, 0}};
+    ORRERY_UNROLL
+    for (int half = 0; half < 2; ++half) {
+      const int row = row_of(threads, half);
+      if (row >= item.tokens.count) continue;
+      numbers.lse[half] = exponent_of(*block.lse.at(item.batch, item.head, item.tokens.first + row));
+      numbers.delta[half] = *block.delta.at(item.batch, item.head, item.tokens.first + row);
+    }
+    return numbers;
+  }
+
+  template <class Threads>
+  static ORRERY_DEVICE void to_probabilities(const Threads& threads, fragments<1, columns / 8>& scores,
+                                             const row_numbers& numbers, int stage, float factor) {
+    ORRERY_UNROLL
+    for (int n = 0; n < columns / 8; ++n) {
+      ORRERY_UNROLL
+      for (int i = 0; i < 4; ++i) {
+        float lse;
+        if constexpr (rows_are_queries) {
+          lse = numbers.lse[i / 2];
+        } else {
+          lse = exponent_of(threads.template load<float>(stage + lse_at + 4 * column_of(threads, n, i)));
+        }
+        scores.of[0][n][i] = threads.exp2(fmaf(scores.of[0][n][i], factor, -lse));
+      }
+    }
+  }
+
+  /// Probabilities of pairs that are not visible, or of no key or query, become 0.
+  template <class Threads>
+  ORRERY_DEVICE void hide(const Threads& threads, fragments<1, columns / 8>& p, int count, visibility seen,
+                          const shared_positions& row_positions, const shared_positions& column_positions) const {
+    if (seen == visibility::all && count == columns) return;
+    ORRERY_UNROLL
+    for (int n = 0; n < columns / 8; ++n) {
+      ORRERY_UNROLL
+      for (int i = 0; i < 4; ++i) {
+        const int column = column_of(threads, n, i);
+        bool visible = column < count;
+        if (visible && seen == visibility::some) {
+          const std::int64_t row = row_positions(threads, row_of(threads, i / 2));
+          const std::int64_t other = column_positions(threads, column);
+          visible = rows_are_queries ? mask.visible(row, other) : mask.visible(other, row);
+        }
+        if (!visible) p.of[0][n][i] = 0;
+      }
+    }
+  }
+
+  template <class Threads>
+  static ORRERY_DEVICE void to_score_gradients(const Threads& threads, fragments<1, columns / 8>& p,
+                                               const fragments<1, columns / 8>& grad, const row_numbers& numbers,
+                                               int stage) {
+    ORRERY_UNROLL
+    for (int n = 0; n < columns / 8; ++n) {
+      ORRERY_UNROLL
+      for (int i = 0; i < 4; ++i) {
+        float delta;
+        if constexpr (rows_are_queries) {
+          delta = numbers.delta[i / 2];
+        } else {
+          delta = threads.template load<float>(stage + delta_at + 4 * column_of(threads, n, i));
+        }
+        p.of[0][n][i] *= grad.of[0][n][i] - delta;
+      }
+    }
+  }
+
+  template <int tiles, class Threads>
+  static ORRERY_DEVICE void write(const Threads& threads, const fragments<1, tiles>& sums, float factor,
+                                  const tensor_view<float>& to, bool fresh, const device_item& item) {
+    ORRERY_UNROLL
+    for (int half = 0; half < 2; ++half) {
+      const int row = row_of(threads, half);
+      if (row >= item.tokens.count) continue;
+      float* const target = to.at(item.batch, item.tokens.first + row, item.head);
+      ORRERY_UNROLL
+      for (int n = 0; n < tiles; ++n) {
+        ORRERY_UNROLL
+        for (int i = 0; i < 2; ++i) {
+          const int column = column_of(threads, n, i);
+          if (column >= to.dim) continue;
+          const float sum = factor * sums.of[0][n][2 * half + i];
+          target[column] = fresh ? sum : target[column] + sum;
+        }
+      }
+    }
+  }
+};
+
+}  // namespace orrery

@@ -529,7 +529,7 @@ class simulated_runtime {
 };
 
 cudaError_t keep(cudaError_t error) {
-  if (error != cudaSuccess && error != cudaErrorNotReady) last_error = error;
+  if (error != cudaSuccess) last_error = error;
   return error;
 }
 

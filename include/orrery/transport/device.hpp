@@ -173,7 +173,7 @@ class message {
     void enter() const { streams->make_current(); }
     [[nodiscard]] device_context context() const noexcept { return {streams->compute()}; }
     [[nodiscard]] rank_streams::pause pause() const { return rank_streams::pause{*streams}; }
-    void settle() const noexcept { static_cast<void>(cudaStreamSynchronize(streams->compute())); }
+    void settle() const noexcept { ignore_cuda(cudaStreamSynchronize(streams->compute())); }
   };
 
   void expect(const end& receiver, int lane, const std::vector<piece>& received) {
@@ -220,7 +220,7 @@ class message {
   }
 
   void finish(const end& either) const { done_->order(either.streams->compute()); }
-  void settle() const noexcept { static_cast<void>(cudaEventSynchronize(done_->get())); }
+  void settle() const noexcept { ignore_cuda(cudaEventSynchronize(done_->get())); }
 
  private:
   struct transfer {
@@ -310,7 +310,7 @@ class world {
     if (can == 0) return;
     const cudaError_t code = cudaDeviceEnablePeerAccess(other, 0);
     if (code == cudaErrorPeerAccessAlreadyEnabled) {
-      static_cast<void>(cudaGetLastError());
+      ignore_cuda(code);
     } else {
       check_cuda(code, "cudaDeviceEnablePeerAccess");
     }

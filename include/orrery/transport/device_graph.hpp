@@ -24,8 +24,8 @@ class graph {
   graph& operator=(graph&&) = delete;
   ~graph() {
     if (made_ == nullptr) return;
-    static_cast<void>(cudaStreamSynchronize(world_->stream()));
-    static_cast<void>(cudaGraphExecDestroy(made_));
+    ignore_cuda(cudaStreamSynchronize(world_->stream()));
+    ignore_cuda(cudaGraphExecDestroy(made_));
   }
 
   /// Collective. Enqueues all ranks' work: after what is on each rank's stream, and before what follows there. Costs
@@ -70,8 +70,8 @@ class graph {
     origin(const origin&) = delete;
     origin& operator=(const origin&) = delete;
     ~origin() {
-      if (!ended_) static_cast<void>(cudaStreamEndCapture(world_->stream(), &captured_));
-      if (captured_ != nullptr) static_cast<void>(cudaGraphDestroy(captured_));
+      if (!ended_) ignore_cuda(cudaStreamEndCapture(world_->stream(), &captured_));
+      if (captured_ != nullptr) ignore_cuda(cudaGraphDestroy(captured_));
       world_->ranks().capturing() = false;
     }
     [[nodiscard]] cudaGraphExec_t end() {

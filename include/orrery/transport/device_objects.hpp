@@ -13,6 +13,12 @@
 /// Streams, events and memory of a CUDA device, each with one owner.
 namespace orrery {
 
+/// For calls whose failure changes nothing, such as those of destructors: the thread's next cudaGetLastError, by which
+/// kernels look for a launch that failed, does not find it.
+inline void ignore_cuda(cudaError_t code) noexcept {
+  if (code != cudaSuccess) static_cast<void>(cudaGetLastError());
+}
+
 /// An event that orders streams: it knows no time. Belongs to the device that is current when it is made, and is
 /// recorded on streams of that device only; any stream may wait for it. Throws `device_error`.
 class cuda_event {
@@ -24,7 +30,7 @@ class cuda_event {
     return *this;
   }
   ~cuda_event() {
-    if (event_ != nullptr) static_cast<void>(cudaEventDestroy(event_));
+    if (event_ != nullptr) ignore_cuda(cudaEventDestroy(event_));
   }
 
   [[nodiscard]] cudaEvent_t get() const noexcept { return event_; }
@@ -46,7 +52,7 @@ class cuda_stream {
     return *this;
   }
   ~cuda_stream() {
-    if (stream_ != nullptr) static_cast<void>(cudaStreamDestroy(stream_));
+    if (stream_ != nullptr) ignore_cuda(cudaStreamDestroy(stream_));
   }
 
   [[nodiscard]] cudaStream_t get() const noexcept { return stream_; }
@@ -75,14 +81,14 @@ class device_memory {
     return *this;
   }
   ~device_memory() {
-    if (data_ != nullptr) static_cast<void>(cudaFree(data_));
+    if (data_ != nullptr) ignore_cuda(cudaFree(data_));
   }
 
   [[nodiscard]] std::byte* data() const noexcept { return data_; }
 
  private:
   [[noreturn]] static void throw_short(std::int64_t bytes) {
-    static_cast<void>(cudaGetLastError());  // a device that is full is not broken
+    ignore_cuda(cudaErrorMemoryAllocation);  // a device that is full is not broken
     int device = 0;
     std::size_t free = 0;
     std::size_t total = 0;

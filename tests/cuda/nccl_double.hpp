@@ -1,0 +1,29 @@
+// Copyright The Orrery authors. SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include <nccl.h>
+
+/// A double of NCCL for ranks that are threads of one process, on streams of the runtime double: it records the calls,
+/// and moves the data.
+///
+/// It is as strict as NCCL may be. The operations of a group wait for each other, and block their stream until each has
+/// met its counterpart on the other rank's stream; the k-th send between two ranks of a communicator meets the k-th
+/// receive, in one size. No call blocks: communicators are under way until all of their ranks have asked for them.
+namespace nccl_double {
+
+/// Forgets all calls and failures to come. There must be no communicators.
+void reset();
+/// The n-th call (from 1, counted from now on) of a function by any rank returns this.
+void fail(const std::string& function, int nth, ncclResult_t result);
+/// From now on all communicators of this rank of the first communicator say so when they are asked.
+void set_async_error(int rank, ncclResult_t result);
+/// The calls that move data, in the order of each rank: "group: send 64 to 1, receive 64 from 2", "all_gather 64".
+[[nodiscard]] std::vector<std::string> calls_of(int rank);
+[[nodiscard]] int calls(const std::string& function);
+/// Ends that do not fit, as sentences, and communicators that were never destroyed.
+[[nodiscard]] std::string faults();
+
+}  // namespace nccl_double

@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <functional>
 #include <limits>
+#include <memory_resource>
 #include <span>
 #include <string>
 #include <type_traits>
@@ -20,6 +21,14 @@ namespace kernel_test {
 
 using orrery::segment;
 using orrery::segments;
+
+/// Where tensors are and how kernels that only enqueue are waited for: for the tests of kernels that do not run on the
+/// host.
+struct tensor_home {
+  std::pmr::memory_resource* memory = std::pmr::new_delete_resource();
+  void (*wait)() = [] {};
+};
+inline tensor_home home;
 
 /// One shard of a sequence: which positions its local tokens have.
 using sharding = std::vector<segments>;
@@ -77,7 +86,7 @@ class owned_tensor {
  public:
   owned_tensor(std::int64_t batch, std::int64_t sequence, std::int64_t heads, std::int64_t dim, order layout,
                std::int64_t margin, T fill)
-      : memory_(static_cast<std::size_t>(batch * sequence * heads * (dim + margin) + 2 * margin), mark) {
+      : memory_(static_cast<std::size_t>(batch * sequence * heads * (dim + margin) + 2 * margin), mark, home.memory) {
     const std::int64_t row = dim + margin;
     switch (layout) {
       case order::batch_sequence_head:
@@ -126,7 +135,7 @@ class owned_tensor {
 
  private:
   static constexpr T mark = T{12345};
-  std::vector<T> memory_;
+  std::pmr::vector<T> memory_;
   orrery::tensor_view<T> view_;
 };
 
@@ -135,14 +144,14 @@ template <class T>
 class owned_rows {
  public:
   owned_rows(std::int64_t batch, std::int64_t heads, std::int64_t sequence, T fill)
-      : memory_(static_cast<std::size_t>(batch * heads * sequence), fill),
+      : memory_(static_cast<std::size_t>(batch * heads * sequence), fill, home.memory),
         view_(orrery::batch_head_sequence<T>(memory_.data(), batch, heads, sequence)) {}
   owned_rows(const owned_rows&) = delete;
   owned_rows(owned_rows&&) noexcept = default;
   [[nodiscard]] const orrery::row_view<T>& view() const { return view_; }
 
  private:
-  std::vector<T> memory_;
+  std::pmr::vector<T> memory_;
   orrery::row_view<T> view_;
 };
 
@@ -272,6 +281,8 @@ result<A> run_calls(const oracle::problem& p, const plan& how, const calls<S, A>
       }
     }
   }
+
+  home.wait();
 
   result<A> r;
   r.out.resize(p.grad_out.size());

@@ -81,10 +81,9 @@ struct device_flash_backward {
     bool more = next.next(classify);
     if (!more && !row_side().of[item.block].fresh) return;
 
-    const shared_positions row_positions{row_positions_at};
     const score_factor factor{scale};
     copy_rows(threads, item);
-    row_positions.write(threads, item.tokens, rows);
+    shared_positions{row_positions_at}.write(threads, item.tokens, rows);
     if (more) copy_columns(threads, next, item, stages_at);
     threads.commit_copies();
     row_numbers numbers;
@@ -106,10 +105,13 @@ struct device_flash_backward {
 
       const first_columns first{stage};
       const second_columns second{stage + second_columns_at};
+      const bool hides = seen == visibility::some || count < columns;
+      visible_pairs visible{};
+      if (hides) visible = pairs_that_are_visible(threads, count, seen, stage);
       auto p = fragments<1, columns / 8>::zeros();
       multiply_rows(threads, p, first_rows{0}, 16 * threads.warp(), first, factor.keep, factor.flip);
       to_probabilities(threads, p, numbers, stage, factor.factor);
-      hide(threads, p, count, seen, row_positions, shared_positions{stage + column_positions_at});
+      if (hides) hide(p, visible);
       if constexpr (sums_second) multiply_columns(threads, second_sum, p, second);
       if constexpr (sums_first) {
         auto grad = fragments<1, columns / 8>::zeros();
@@ -249,23 +251,35 @@ struct device_flash_backward {
     }
   }
 
-  /// Probabilities of pairs that are not visible, or of no key or query, become 0.
+  /// Of the rows g and g + 8 of a thread, which of its columns are visible.
+  struct visible_pairs {
+    std::uint32_t of[2];
+  };
+
+  /// Before there are scores, so that a mask has the registers to itself that scores would take.
   template <class Threads>
-  ORRERY_DEVICE void hide(const Threads& threads, fragments<1, columns / 8>& p, int count, visibility seen,
-                          const shared_positions& row_positions, const shared_positions& column_positions) const {
-    if (seen == visibility::all && count == columns) return;
+  ORRERY_DEVICE visible_pairs pairs_that_are_visible(const Threads& threads, int count, visibility seen,
+                                                     int stage) const {
+    visible_pairs visible{};
+    ORRERY_UNROLL
+    for (int half = 0; half < 2; ++half) {
+      const std::int64_t row = shared_positions{row_positions_at}(threads, row_of(threads, half));
+      visible.of[half] = visible_columns(threads, count, [&](int column) {
+        if (seen == visibility::all) return true;
+        const std::int64_t other = shared_positions{stage + column_positions_at}(threads, column);
+        return rows_are_queries ? mask.visible(row, other) : mask.visible(other, row);
+      });
+    }
+    return visible;
+  }
+
+  /// Probabilities of pairs that are not visible, or of no key or query, become 0.
+  static ORRERY_DEVICE void hide(fragments<1, columns / 8>& p, const visible_pairs& visible) {
     ORRERY_UNROLL
     for (int n = 0; n < columns / 8; ++n) {
       ORRERY_UNROLL
       for (int i = 0; i < 4; ++i) {
-        const int column = column_of(threads, n, i);
-        bool visible = column < count;
-        if (visible && seen == visibility::some) {
-          const std::int64_t row = row_positions(threads, row_of(threads, i / 2));
-          const std::int64_t other = column_positions(threads, column);
-          visible = rows_are_queries ? mask.visible(row, other) : mask.visible(other, row);
-        }
-        if (!visible) p.of[0][n][i] = 0;
+        if ((visible.of[i / 2] >> (2 * n + i % 2) & 1) == 0) p.of[0][n][i] = 0;
       }
     }
   }

@@ -57,40 +57,36 @@ struct device_flash_forward {
     const query_tile q{0};
     const key_tile k{keys_at};
     const value_tile v{values_at};
-    const shared_positions row_positions{row_positions_at};
-    const shared_positions column_positions{column_positions_at};
     const score_factor factor{scale};
 
     device_cursor<forward_keys<T>> next{keys, {key_head, key_head + 1}, columns};
     bool more = next.next(classify);
     if (more) {
       q.template copy<threads_of_block>(threads, block.q, item.batch, item.head, item.tokens);
-      k.template copy<threads_of_block>(threads, next.block().k, item.batch, key_head, next.tokens());
-      threads.commit_copies();
-      row_positions.write(threads, item.tokens, rows);
+      copy_keys(threads, next, item, key_head);
+      shared_positions{row_positions_at}.write(threads, item.tokens, rows);
     }
 
     running_rows running;
     begin(threads, running, block, item);
     while (more) {
-      const token_block tile = next.tokens();
+      const int count = static_cast<int>(next.tokens().count);
       const visibility seen = next.seen();
       threads.template wait_for_copies<0>();
       threads.barrier();  // the keys are there, and nobody needs the values before
-      v.template copy<threads_of_block>(threads, next.block().v, item.batch, key_head, tile);
+      v.template copy<threads_of_block>(threads, next.block().v, item.batch, key_head, next.tokens());
       threads.commit_copies();
-      if (seen == visibility::some) column_positions.write(threads, tile, columns);
 
+      const bool hides = seen == visibility::some || count < columns;
+      visible_pairs visible{};
+      if (hides) visible = pairs_that_are_visible(threads, count, seen);
       auto scores = fragments<row_tiles, columns / 8>::zeros();
       multiply_rows(threads, scores, q, 16 * row_tiles * threads.warp(), k, factor.keep, factor.flip);
+      if (hides) hide(threads, scores, visible);
       more = next.next(classify);
       threads.template wait_for_copies<0>();
       threads.barrier();  // the values are there, and nobody needs the keys any more
-      if (more) {
-        k.template copy<threads_of_block>(threads, next.block().k, item.batch, key_head, next.tokens());
-        threads.commit_copies();
-      }
-      hide(threads, scores, static_cast<int>(tile.count), seen, row_positions, column_positions);
+      if (more) copy_keys(threads, next, item, key_head);
       weigh(threads, scores, running, factor.factor);
       multiply_columns(threads, running.out, scores, v);
     }
@@ -122,6 +118,17 @@ struct device_flash_forward {
     }
   }
 
+  /// Begins to copy a tile's keys, and writes their positions.
+  template <class Threads>
+  ORRERY_DEVICE void copy_keys(const Threads& threads, const device_cursor<forward_keys<T>>& at,
+                               const device_item& item, std::int64_t key_head) const {
+    key_tile{keys_at}.template copy<threads_of_block>(threads, at.block().k, item.batch, key_head, at.tokens());
+    threads.commit_copies();
+    if (at.seen() == visibility::some) {
+      shared_positions{column_positions_at}.write(threads, at.tokens(), columns);
+    }
+  }
+
   /// What a row has seen before counts as one key whose value is the mean so far.
   template <class Threads>
   static ORRERY_DEVICE void begin(const Threads& threads, running_rows& running, const forward_queries<T, float>& block,
@@ -145,21 +152,33 @@ struct device_flash_forward {
     });
   }
 
-  /// Scores of pairs that are not visible, or of no key, become -infinity.
+  /// Of each row tile's rows g and g + 8, which of the thread's columns are visible.
+  struct visible_pairs {
+    std::uint32_t of[static_cast<std::size_t>(row_tiles)][2];
+  };
+
+  /// Before there are scores, so that a mask has the registers to itself that scores would take.
   template <class Threads>
-  ORRERY_DEVICE void hide(const Threads& threads, fragments<row_tiles, columns / 8>& scores, int count, visibility seen,
-                          const shared_positions& row_positions, const shared_positions& column_positions) const {
-    if (seen == visibility::all && count == columns) return;
+  ORRERY_DEVICE visible_pairs pairs_that_are_visible(const Threads& threads, int count, visibility seen) const {
+    visible_pairs visible{};
     for_rows(threads, [&](int m, int half, int row) {
-      const std::int64_t query = row_positions(threads, row);
+      const std::int64_t query = shared_positions{row_positions_at}(threads, row);
+      visible.of[m][half] = visible_columns(threads, count, [&](int column) {
+        return seen == visibility::all || mask.visible(query, shared_positions{column_positions_at}(threads, column));
+      });
+    });
+    return visible;
+  }
+
+  template <class Threads>
+  static ORRERY_DEVICE void hide(const Threads& threads, fragments<row_tiles, columns / 8>& scores,
+                                 const visible_pairs& visible) {
+    for_rows(threads, [&](int m, int half, int) {
       ORRERY_UNROLL
       for (int n = 0; n < columns / 8; ++n) {
         ORRERY_UNROLL
         for (int i = 0; i < 2; ++i) {
-          const int column = 8 * n + threads.lane() % 4 * 2 + i;
-          const bool visible =
-              column < count && (seen == visibility::all || mask.visible(query, column_positions(threads, column)));
-          if (!visible) scores.of[m][n][2 * half + i] = nothing;
+          if ((visible.of[m][half] >> (2 * n + i) & 1) == 0) scores.of[m][n][2 * half + i] = nothing;
         }
       }
     });

@@ -1,0 +1,271 @@
+// Copyright The Orrery authors. SPDX-License-Identifier: Apache-2.0
+//
+// The tensor-core kernel against the oracle. Every run is also a check of its use of shared memory, barriers and
+// copies: the emulated device throws where they are wrong.
+#include <algorithm>
+#include <cmath>
+#include <cstddef>
+#include <cstdint>
+#include <initializer_list>
+#include <limits>
+#include <memory_resource>
+#include <span>
+#include <type_traits>
+#include <vector>
+
+#include <doctest/doctest.h>
+
+#include "orrery/kernel/device_flash.cuh"
+
+#include "cuda/check.hpp"
+#include "cuda/masks.hpp"
+#include "kernel/problem.hpp"
+#include "oracle.hpp"
+
+namespace {
+
+using cuda_test::any_mask;
+using kernel_test::contiguous;
+using kernel_test::order;
+using kernel_test::plan;
+using kernel_test::striped;
+using kernel_test::zigzag;
+using orrery::bfloat16;
+using orrery::float16;
+using kind = any_mask::kind;
+
+template <class T, int largest = 64>
+using kernel = orrery::device_flash<T, largest, cuda_test::tested>;
+
+/// Probabilities and gradients of scores are rounded to T before they are operands: half a unit in the last place of
+/// each, of which sums see the mean.
+template <class T>
+const double tolerance = oracle::tolerance<T> / 2;
+
+template <class T, int largest = 64, class Mask>
+void check(const oracle::problem& p, const Mask& mask, const plan& how) {
+  cuda_test::check<kernel<T, largest>>(p, mask, how, tolerance<T>);
+}
+
+/// In memory that the kernel can read.
+template <class T>
+std::pmr::vector<T> vector_of(std::size_t count, T value) {
+  return std::pmr::vector<T>(count, value, kernel_test::home.memory);
+}
+std::pmr::vector<std::int64_t> boundaries_at(std::initializer_list<std::int64_t> positions) {
+  return std::pmr::vector<std::int64_t>(positions, kernel_test::home.memory);
+}
+
+/// Its interval test knows nothing.
+struct blind : any_mask {
+  [[nodiscard]] constexpr orrery::visibility classify(std::int64_t, std::int64_t, std::int64_t, std::int64_t) const {
+    return orrery::visibility::some;
+  }
+};
+
+plan cut(const oracle::shape& shape, int queries, int keys) {
+  plan how;
+  how.queries = zigzag(shape.queries, queries);
+  how.keys = zigzag(shape.keys, keys);
+  return how;
+}
+
+}  // namespace
+
+TEST_CASE_TEMPLATE("every mask, grouped heads, several tiles, shards in one call and in many", T, bfloat16, float16) {
+  const oracle::shape shape{1, 150, 135, 2, 1, 24, 40, 0.25};
+  const auto p = oracle::random_problem<T>(shape, 1);
+  const auto boundaries = boundaries_at({0, 20, 21, 60, 200});
+  const any_mask every_kind[] = {{},
+                                 {kind::causal},
+                                 {kind::causal, {-30}},  // the first queries see nothing
+                                 {kind::band, {}, {17}},
+                                 {kind::holes},
+                                 {kind::packed, {}, {}, {boundaries.data(), 4}}};
+  for (const any_mask& mask : every_kind) {
+    plan how = cut(shape, 1, 1);
+    if (std::is_same_v<T, bfloat16>) {
+      how.queries = striped(shape.queries, 2, 5);
+      how.one_call = true;
+    }
+    check<T>(p, mask, how);
+  }
+}
+
+TEST_CASE("every head dimension: at its kernel's size, between two, with another of the values") {
+  struct dims {
+    std::int64_t key, value;
+  };
+  std::uint64_t seed = 20;
+  for (const dims d : {dims{64, 64}, {72, 96}, {100, 128}, {128, 30}, {192, 128}, {130, 8}, {192, 136}, {256, 256}}) {
+    const oracle::shape shape{1, 70, 75, 2, 1, d.key, d.value, 1 / std::sqrt(static_cast<double>(d.key))};
+    const auto p = oracle::random_problem<bfloat16>(shape, ++seed);
+    check<bfloat16, 256>(p, seed % 2 == 0 ? any_mask{kind::causal, {10}} : any_mask{kind::holes}, cut(shape, 1, 1));
+  }
+}
+
+TEST_CASE("the library's masks; batches; strides and addresses that vectors fit, and that they do not") {
+  using T = float16;
+  const oracle::shape shape{2, 45, 58, 1, 1, 16, 12, 0.3};
+  const auto p = oracle::random_problem<T>(shape, 2);
+  plan how = cut(shape, 1, 1);
+  for (const order layout : {order::batch_sequence_head, order::sequence_batch_head, order::batch_head_sequence}) {
+    how.layout = layout;
+    how.margin = layout == order::batch_sequence_head ? 3 : layout == order::sequence_batch_head ? 8 : 0;
+    how.clear_first = how.margin == 8;
+    check<T>(p, orrery::causal{}, how);
+  }
+  check<T>(p, orrery::full{}, cut(shape, 1, 2));
+}
+
+TEST_CASE("more shards than a launch takes, of few tokens or none") {
+  const oracle::shape shape{1, 5, 4, 1, 1, 8, 8, 0.5};
+  const auto p = oracle::random_problem<float16>(shape, 3);
+  plan how;
+  how.queries = contiguous(shape.queries, 6);
+  how.keys = contiguous(shape.keys, 5);
+  for (const bool one_call : {false, true}) {
+    how.one_call = one_call;
+    check<float16>(p, any_mask{kind::causal}, how);
+  }
+  how.one_call = true;
+  how.keys.clear();
+  check<float16>(oracle::random_problem<float16>({1, 5, 0, 1, 1, 8, 8, 0.5}, 4), any_mask{}, how);
+  how.keys = contiguous(7, 2);
+  how.queries.clear();
+  check<float16>(oracle::random_problem<float16>({1, 0, 7, 1, 1, 8, 8, 0.5}, 5), any_mask{}, how);
+}
+
+TEST_CASE("slices of heads: a key head that is shared with another slice") {
+  using S = bfloat16;
+  // Query heads 1 to 4 of a model with 6 query and 2 key heads: key head 0 is read by two of them, key head 1 by two.
+  constexpr std::int64_t n = 20, dim = 8;
+  const oracle::shape whole{1, n, n, 6, 2, dim, dim, 0.4};
+  const auto p = oracle::random_problem<S>(whole, 6);
+  const auto expected = oracle::solve(p, [&](std::int64_t, std::int64_t) { return true; });
+  const auto narrow = [](const std::vector<double>& from) {
+    auto to = vector_of(from.size(), S{0});
+    std::transform(from.begin(), from.end(), to.begin(), [](double value) { return S{value}; });
+    return to;
+  };
+  const auto q = narrow(p.q), k = narrow(p.k), v = narrow(p.v), grad_out = narrow(p.grad_out);
+  auto lse = vector_of(6 * n, 0.0f), delta = lse, grad_q = vector_of(6 * n * dim, 0.0f);
+  auto grad_k = vector_of(2 * n * dim, 0.0f), grad_v = grad_k;
+  for (std::size_t i = 0; i < lse.size(); ++i) {
+    lse[i] = static_cast<float>(expected.lse[i]);
+    delta[i] = static_cast<float>(expected.delta[i]);
+  }
+  const auto view = [&](auto& data, std::int64_t count) {
+    return orrery::batch_sequence_head_dim(data.data(), 1, n, count, dim);
+  };
+  const auto rows = [&](auto& data) { return orrery::batch_head_sequence(data.data(), 1, 6, n).slice_heads(1, 4); };
+  const orrery::segments positions = kernel_test::piece(0, n);
+  const orrery::backward_queries<S, float> queries{view(q, 6).slice_heads(1, 4),
+                                                   view(grad_out, 6).slice_heads(1, 4),
+                                                   rows(lse),
+                                                   rows(delta),
+                                                   view(grad_q, 6).slice_heads(1, 4),
+                                                   positions,
+                                                   true};
+  const orrery::backward_keys<S, float> keys{view(k, 2), view(v, 2), view(grad_k, 2), view(grad_v, 2), positions, true};
+  kernel<S>::backward({}, std::span(&queries, 1), std::span(&keys, 1), {1, 0, 3}, 0.4f, any_mask{});
+  // The other heads' parts of the keys' gradients, each by a call of its own.
+  orrery::backward_queries<S, float> rest = queries;
+  orrery::backward_keys<S, float> again = keys;
+  again.fresh = false;
+  for (const std::int64_t head : {0, 5}) {
+    rest.q = view(q, 6).slice_heads(head, 1);
+    rest.grad_out = view(grad_out, 6).slice_heads(head, 1);
+    rest.lse = orrery::batch_head_sequence(lse.data(), 1, 6, n).slice_heads(head, 1);
+    rest.delta = orrery::batch_head_sequence(delta.data(), 1, 6, n).slice_heads(head, 1);
+    rest.grad_q = view(grad_q, 6).slice_heads(head, 1);
+    kernel<S>::backward({}, std::span(&rest, 1), std::span(&again, 1), {head, 0, 3}, 0.4f, any_mask{});
+  }
+  kernel_test::home.wait();
+  const auto error = [](const std::vector<double>& want, const auto& got) {
+    return oracle::compare(want, std::vector<float>(got.begin(), got.end())).error;
+  };
+  CHECK(error(expected.grad_q, grad_q) <= tolerance<S>);
+  CHECK(error(expected.grad_k, grad_k) <= tolerance<S>);
+  CHECK(error(expected.grad_v, grad_v) <= tolerance<S>);
+}
+
+TEST_CASE("scales of zero and below, large scores") {
+  for (const double scale : {0.0, -0.5}) {
+    const oracle::shape shape{1, 30, 70, 1, 1, 8, 8, scale};
+    check<bfloat16>(oracle::random_problem<bfloat16>(shape, 7), any_mask{kind::causal}, cut(shape, 1, 2));
+  }
+  // Scores up to several hundred: a rounding of one of them is |score| roundings of its exponential.
+  const oracle::shape shape{1, 40, 90, 1, 1, 32, 16, 1.0};
+  auto p = oracle::random_problem<float16>(shape, 8, 6.0);
+  const double largest_score = 32 * 6 * 6;
+  cuda_test::check<kernel<float16>>(p, any_mask{}, cut(shape, 1, 3),
+                                    tolerance<float16> + oracle::tolerance<float> * largest_score,
+                                    oracle::tolerance<float> * largest_score);
+  // One shift of all of a row's scores far below and above what exp can represent.
+  for (std::size_t i = 0; i < p.q.size(); i += 32) p.q[i] = 64;
+  for (std::size_t i = 0; i < p.k.size(); i += 32) p.k[i] = i % 64 == 0 ? 64 : -64;
+  cuda_test::check<kernel<float16>>(p, any_mask{}, cut(shape, 1, 1),
+                                    tolerance<float16> + oracle::tolerance<float> * 8192,
+                                    oracle::tolerance<float> * 8192);
+}
+
+TEST_CASE("rows that see nothing are complete: zero, and minus infinity") {
+  const oracle::shape shape{1, 40, 40, 1, 1, 8, 8, 1.0};
+  const auto p = oracle::random_problem<bfloat16>(shape, 9);
+  for (const bool one_call : {false, true}) {
+    plan how = cut(shape, 2, 2);  // results are NaN beforehand
+    how.one_call = one_call;
+    const auto got = kernel_test::run<kernel<bfloat16>>(p, any_mask{kind::causal, {-1000}}, how);
+    for (const float value : got.out) CHECK(value == 0);
+    for (const float value : got.lse) CHECK(value == -std::numeric_limits<float>::infinity());
+    for (const float value : got.grad_q) CHECK(value == 0);
+    for (const float value : got.grad_k) CHECK(value == 0);
+    for (const float value : got.grad_v) CHECK(value == 0);
+  }
+}
+
+TEST_CASE("backward: a row whose lse is minus infinity contributes nothing, whatever the mask says") {
+  constexpr std::int64_t n = 21, dim = 8;
+  const auto ones = vector_of(n * dim, bfloat16{1});
+  auto grad_q = vector_of(n * dim, 7.0f), grad_k = grad_q, grad_v = grad_q;
+  const auto lse = vector_of(n, -std::numeric_limits<float>::infinity()), delta = vector_of(n, 3.0f);
+  const auto view = [](auto& data) { return orrery::batch_sequence_head_dim(data.data(), 1, n, 1, dim); };
+  const auto rows = [](auto& data) { return orrery::batch_head_sequence(data.data(), 1, 1, n); };
+  const orrery::segments positions = kernel_test::piece(0, n);
+  const orrery::backward_queries<bfloat16, float> queries{view(ones),   view(ones), rows(lse), rows(delta),
+                                                          view(grad_q), positions,  true};
+  const orrery::backward_keys<bfloat16, float> keys{view(ones),   view(ones), view(grad_k),
+                                                    view(grad_v), positions,  true};
+  kernel<bfloat16>::backward({}, std::span(&queries, 1), std::span(&keys, 1), {}, 1, any_mask{});
+  kernel_test::home.wait();
+  for (const float value : grad_q) CHECK(value == 0);
+  for (const float value : grad_k) CHECK(value == 0);
+  for (const float value : grad_v) CHECK(value == 0);
+}
+
+TEST_CASE("the same call twice gives the same bits; keys that a running result does not see leave them alone") {
+  const oracle::shape shape{1, 64, 128, 2, 1, 16, 16, 0.25};
+  const auto p = oracle::random_problem<bfloat16>(shape, 10);
+  plan seen_only = cut(shape, 1, 1);
+  seen_only.keys = {kernel_test::piece(0, 64)};
+  plan both = seen_only;
+  // Calls go through the keys from the last to the first: the visible half, then the half that nobody sees, for which
+  // the interval test of one kind skips the tile and that of the other does not.
+  both.keys = {kernel_test::piece(64, 64), kernel_test::piece(0, 64)};
+  const auto halves = boundaries_at({0, 64, 128});
+  const auto check_alone = [&](const auto& mask) {
+    const auto one = kernel_test::run<kernel<bfloat16>>(p, mask, seen_only);
+    const auto same = kernel_test::run<kernel<bfloat16>>(p, mask, seen_only);
+    const auto other = kernel_test::run<kernel<bfloat16>>(p, mask, both);
+    CHECK(one.out == same.out);
+    CHECK(one.grad_q == same.grad_q);
+    CHECK(one.grad_k == same.grad_k);
+    CHECK(one.grad_v == same.grad_v);
+    CHECK(one.out == other.out);
+    CHECK(one.lse == other.lse);
+    CHECK(one.grad_q == other.grad_q);
+  };
+  check_alone(any_mask{kind::packed, {}, {}, {halves.data(), 2}});
+  check_alone(blind{{kind::causal}});
+}

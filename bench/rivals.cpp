@@ -1,10 +1,12 @@
 // Copyright The Orrery authors. SPDX-License-Identifier: Apache-2.0
 //
 // The flash kernel beside attention made of calls of OpenBLAS: tile by tile with an online softmax, and with the full
-// score matrix of a head. All three run on the same threads, take turns, and share the vectorised exponential, so that
-// what differs is what BLAS makes of the products. Rivals' heads are shared by the threads, each of which calls a
-// sequential BLAS. Speeds are of processor time, so per core, which other tenants disturb least; `ratio` is the better
-// rival's time / ours and `cpu_ratio` the same of processor time, each of neighbours in time. Medians.
+// score matrix of a head. All run on the same threads, take turns, and (but for `plain`) share the vectorised
+// exponential, so that what differs is what BLAS makes of the products; `plain` is `tiled` as one would write it at
+// first, with std::exp2 in a loop. Rivals' heads are shared by the threads, each of which calls a sequential BLAS.
+// Speeds are of processor time, so per core, which other tenants disturb least; `ratio` is the time of the better of
+// `tiled` and `full` / ours, `cpu_ratio` the same of processor time, and `over plain` that of `plain`, each of
+// neighbours in time. Medians.
 //
 //   rivals [sequence = 4096] [heads = 8] [threads = 2] [repetitions = 5]
 #include <algorithm>
@@ -62,6 +64,22 @@ using lanes16 = orrery::simd<float, 64>;
 [[gnu::target_clones("default", "avx2", "avx512f")]] void subtract(float* row, std::int64_t count, float what) {
   for (std::int64_t i = 0; i < count; i += 16) *reinterpret_cast<lanes16::in_memory*>(row + i) -= what;
 }
+[[gnu::target_clones("default", "avx2", "avx512f")]] void scale_and_subtract(float* row, std::int64_t count,
+                                                                             float scale, float what) {
+  for (std::int64_t i = 0; i < count; i += 16) {
+    lanes16::in_memory& x = *reinterpret_cast<lanes16::in_memory*>(row + i);
+    x = x * scale - what;
+  }
+}
+/// Gradients of probabilities become those of scores.
+[[gnu::target_clones("default", "avx2", "avx512f")]] void score_gradients(const float* probabilities, float* grads,
+                                                                          std::int64_t count, float delta,
+                                                                          float scale) {
+  for (std::int64_t i = 0; i < count; i += 16) {
+    lanes16::in_memory& grad = *reinterpret_cast<lanes16::in_memory*>(grads + i);
+    grad = *reinterpret_cast<const lanes16::in_memory*>(probabilities + i) * ((grad - delta) * scale);
+  }
+}
 [[gnu::target_clones("default", "avx2", "avx512f")]] float sum_of(const float* row, std::int64_t count) {
   lanes16::vector sum{};
   for (std::int64_t i = 0; i < count; i += 16) sum += *reinterpret_cast<const lanes16::in_memory*>(row + i);
@@ -74,12 +92,14 @@ using lanes16 = orrery::simd<float, 64>;
 struct by_blas {
   shard& problem;
   bool causal;
+  bool plain;
   std::int64_t rows, keys;
   orrery::flash_steps<float> steps = orrery::flash_steps_for<float>(orrery::widest_instruction_set());
   std::vector<std::vector<float>> scores{}, grads{};
 
-  by_blas(shard& of, bool masked, std::int64_t tile_rows, std::int64_t tile_keys, int threads, bool with_grads)
-      : problem{of}, causal{masked}, rows{tile_rows}, keys{tile_keys} {
+  by_blas(shard& of, bool masked, bool with_std_exp, std::int64_t tile_rows, std::int64_t tile_keys, int threads,
+          bool with_grads)
+      : problem{of}, causal{masked}, plain{with_std_exp}, rows{tile_rows}, keys{tile_keys} {
     const auto size = static_cast<std::size_t>(rows * keys);
     for (int t = 0; t < threads; ++t) {
       scores.emplace_back(size);
@@ -99,6 +119,11 @@ struct by_blas {
   }
 
   [[nodiscard]] float scale() { return static_cast<float>(1 / std::sqrt(static_cast<double>(problem.q().dim))); }
+
+  void powers(float* line, std::int64_t width) const {
+    if (!plain) return steps.powers(line, width);
+    for (std::int64_t i = 0; i < width; ++i) line[i] = std::exp2(line[i]);
+  }
 
   void forward(std::int64_t head, float* s) {
     const auto q = problem.q(), k = problem.k(), v = problem.v(), out = problem.out();
@@ -124,7 +149,7 @@ struct by_blas {
           const float now = largest_of(line, width, largest[at]);
           const float factor = std::exp2(largest[at] - now);
           subtract(line, width, now);
-          steps.powers(line, width);
+          powers(line, width);
           sum[at] = sum[at] * factor + sum_of(line, width);
           largest[at] = now;
           if (key > 0 && factor != 1) {
@@ -160,8 +185,11 @@ struct by_blas {
         multiply(false, true, rows, keys, d, 1, grad_out.at(0, row, head), ld, v.at(0, key, head), ld, 0, ds, keys);
         for (std::int64_t i = 0; i < rows; ++i) {
           const std::int64_t seen = causal ? std::clamp<std::int64_t>(row + i + 1 - key, 0, keys) : keys;
-          steps.probabilities(s + i * keys, ds + i * keys, keys, 1, (seen + 15) / 16 * 16, &lse[0] + row + i,
-                              &delta[0] + row + i, scale());
+          const std::int64_t width = (seen + 15) / 16 * 16;
+          const auto at = static_cast<std::size_t>(row + i);
+          scale_and_subtract(s + i * keys, width, scale() * orrery::log2_e<float>, lse[at]);
+          powers(s + i * keys, width);
+          score_gradients(s + i * keys, ds + i * keys, width, delta[at], scale());
           std::fill(s + i * keys + seen, s + (i + 1) * keys, 0.0f);
           std::fill(ds + i * keys + seen, ds + (i + 1) * keys, 0.0f);
         }
@@ -183,13 +211,10 @@ void compare(const orrery::attention_shape& shape, pass p, orrery::thread_team& 
   shard ours{shape, orrery::contiguous::shard(0, 1, shape.length)};
   shard theirs{ours};
   const std::int64_t n = shape.length;
-  by_blas tiled{theirs,
-                causal,
-                std::min<std::int64_t>(n, 256),
-                std::min<std::int64_t>(n, 256),
-                team.threads(),
-                p != pass::forward};
-  by_blas whole{theirs, causal, n, n, team.threads(), p != pass::forward};
+  const std::int64_t tile = std::min<std::int64_t>(n, 256);
+  by_blas tiled{theirs, causal, false, tile, tile, team.threads(), p != pass::forward};
+  by_blas whole{theirs, causal, false, n, n, team.threads(), p != pass::forward};
+  by_blas plain{theirs, causal, true, tile, tile, team.threads(), p != pass::forward};
   const auto flash = [&](pass which) { bench::call_kernel<kernel>(ours, which, Mask{}, {.team = &team}); };
   const auto error = [&] {
     const double worst = theirs.error_against(ours, p);
@@ -204,21 +229,24 @@ void compare(const orrery::attention_shape& shape, pass p, orrery::thread_team& 
   error();
   whole.call(p, team);
   error();
+  plain.call(p, team);
+  error();
 
-  std::vector<double> cpu_times[3], ratios[2], cpu_ratios[2];
+  std::vector<double> cpu_times[4], ratios[3], cpu_ratios[3];
   for (int i = 0; i < repetitions; ++i) {
-    double seconds[3], cpu[3];
-    for (int which = 0; which < 3; ++which) {
+    double seconds[4], cpu[4];
+    for (int which = 0; which < 4; ++which) {
       const auto begin = clock_type::now();
       const std::clock_t cpu_begin = std::clock();
       if (which == 0) flash(p);
       if (which == 1) tiled.call(p, team);
       if (which == 2) whole.call(p, team);
+      if (which == 3) plain.call(p, team);
       seconds[which] = bench::seconds_between(begin, clock_type::now());
       cpu[which] = static_cast<double>(std::clock() - cpu_begin) / CLOCKS_PER_SEC;
       cpu_times[which].push_back(cpu[which]);
     }
-    for (int which = 0; which < 2; ++which) {
+    for (int which = 0; which < 3; ++which) {
       ratios[which].push_back(seconds[which + 1] / seconds[0]);
       cpu_ratios[which].push_back(cpu[which + 1] / cpu[0]);
     }
@@ -227,10 +255,11 @@ void compare(const orrery::attention_shape& shape, pass p, orrery::thread_team& 
   const auto better = [](const std::vector<double>* of) {
     return std::min(bench::median(of[0]), bench::median(of[1]));
   };
-  std::printf("| %-8s | %3lld | %-6s | %7.1f | %7.1f | %7.1f | %5.2f | %9.2f |\n",
+  std::printf("| %-8s | %3lld | %-6s | %7.1f | %7.1f | %7.1f | %7.1f | %5.2f | %9.2f | %10.2f |\n",
               p == pass::forward ? "forward" : "backward", static_cast<long long>(shape.head_dim),
               causal ? "causal" : "full", flop / bench::median(cpu_times[0]), flop / bench::median(cpu_times[1]),
-              flop / bench::median(cpu_times[2]), better(ratios), better(cpu_ratios));
+              flop / bench::median(cpu_times[2]), flop / bench::median(cpu_times[3]), better(ratios),
+              better(cpu_ratios), bench::median(cpu_ratios[2]));
   std::fflush(stdout);
 }
 
@@ -251,8 +280,8 @@ int main(int argc, char** argv) {
   orrery::thread_team team{threads};
   std::printf("float, batch 1, sequence %lld, heads %lld, %d threads; GF/s per core\n\n",
               static_cast<long long>(shape.length), static_cast<long long>(shape.query_heads), threads);
-  std::printf("| pass     | dim | mask   | flash   | tiled   | full    | ratio | cpu_ratio |\n");
-  std::printf("| -------- | --- | ------ | ------- | ------- | ------- | ----- | --------- |\n");
+  std::printf("| pass     | dim | mask   | flash   | tiled   | full    | plain   | ratio | cpu_ratio | over plain |\n");
+  std::printf("| -------- | --- | ------ | ------- | ------- | ------- | ------- | ----- | --------- | ---------- |\n");
   for (const pass p : {pass::forward, pass::circulate_keys}) {
     for (const std::int64_t dim : {64, 128}) {
       shape.head_dim = dim;

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
+#include <cstring>
 #include <limits>
 #include <vector>
 
@@ -27,6 +28,14 @@ void for_each_set(const std::vector<T>& values, Check&& check) {
     powers.resize(values.size());
     check(powers);
   }
+}
+
+/// A NaN with every bit set.
+template <class T>
+T all_bits() {
+  T value;
+  std::memset(&value, 0xff, sizeof value);
+  return value;
 }
 
 }  // namespace
@@ -65,11 +74,14 @@ TEST_CASE_TEMPLATE("powers of two are within 1.25 units in the last place of std
 TEST_CASE_TEMPLATE("powers of two are exact where they must be", T, float, double) {
   using E = orrery::exponential<T>;
   const T infinity = std::numeric_limits<T>::infinity();
-  const std::vector<T> zeros{-infinity,         std::numeric_limits<T>::lowest(),
-                             E::floor * 2,      std::nextafter(E::floor, -infinity),
-                             E::zero_scale - 1, E::zero_scale};
+  const std::vector<T> zeros{-infinity,       std::numeric_limits<T>::lowest(),
+                             E::floor * 2,    std::nextafter(E::floor, -infinity),
+                             -E::ceiling - 1, -E::ceiling};
   for_each_set<T>(zeros, [](const std::vector<T>& powers) {
     for (const T power : powers) CHECK((power == 0 && !std::signbit(power)));
+  });
+  for_each_set<T>({std::numeric_limits<T>::quiet_NaN(), all_bits<T>()}, [](const std::vector<T>& powers) {
+    for (const T power : powers) CHECK(std::isnan(power));
   });
   std::vector<T> whole;
   for (T n = E::floor; n <= E::ceiling; n += 1) whole.push_back(n);

@@ -8,7 +8,7 @@ namespace orrery {
 /// The vector kernels' power of two: 2^y for y <= `ceiling`, and *exactly zero* for y < `floor` and for -infinity.
 ///
 /// y is split into its nearest integer n and f in [-1/2, 1/2]; 2^f = 1 + f * (c0 + f * (c1 + ...)), where the
-/// coefficients interpolate (2^f - 1) / f at Chebyshev nodes, so that 2^0 is exactly 1; 2^n is built from its bits.
+/// coefficients interpolate (2^f - 1) / f at Chebyshev nodes, so that 2^0 is exactly 1; n is added to its exponent.
 /// Softmax terms below 2^floor cannot change a sum that holds a 1, but multiplied into outputs they would become
 /// denormal numbers, which many processors handle a hundred times more slowly.
 ///
@@ -22,8 +22,7 @@ struct exponential<float> {
   static constexpr float floor = -100.0f;
   static constexpr float ceiling = 127.0f;
   static constexpr int mantissa = 23;
-  static constexpr float zero_scale = -127.0f;  ///< the exponent whose biased form is 0: the bits of the number 0
-  static constexpr float round = 12582912.0f + 127.0f;  ///< 1.5 * 2^23 + bias: adding it rounds, and leaves n + bias
+  static constexpr float round = 12582912.0f;  ///< 1.5 * 2^23: adding it rounds to an integer n, in the lowest bits
   static constexpr float coefficients[] = {0.693147188f,   0.240226508f,   0.0555035711f,
                                            0.00961808256f, 0.00133908634f, 0.000154531629f};
 };
@@ -33,8 +32,7 @@ struct exponential<double> {
   static constexpr double floor = -1000.0;
   static constexpr double ceiling = 1023.0;
   static constexpr int mantissa = 52;
-  static constexpr double zero_scale = -1023.0;
-  static constexpr double round = 6755399441055744.0 + 1023.0;
+  static constexpr double round = 6755399441055744.0;
   static constexpr double coefficients[] = {0.69314718055994529,    0.24022650695910097,    0.055504108664821597,
                                             0.0096181291076068882,  0.0013333558146416936,  0.0001540353044173605,
                                             1.5252733829836119e-05, 1.3215442587921689e-06, 1.0178062445845774e-07,

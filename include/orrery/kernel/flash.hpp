@@ -22,10 +22,9 @@ namespace orrery {
 /// the processor has (at most `limit`; found at run time, so no -march flag is needed).
 ///
 /// Results depend on the instruction set and on how keys are split into calls, by rounding only; not on the context's
-/// threads: the same bits, whatever their number. Scores
-/// more than about 69 (float) or 693 (double) below a row's largest contribute exactly nothing. Scratch is on the
-/// stack, at most 640 KiB; nothing is allocated. Head dimensions up to `max_head_dim`, of q and k and of v separately;
-/// 64 to 256 are fastest.
+/// threads: the same bits, whatever their number. Scores more than about 75 (float) or 699 (double) below a row's
+/// largest contribute exactly nothing. Scratch is on the stack, at most 640 KiB; nothing is allocated. Head dimensions
+/// up to `max_head_dim`, of q and k and of v separately; 64 to 256 are fastest.
 ///
 /// T is float, double, bfloat16 or float16. The 16-bit types are storage: everything is computed and summed in float,
 /// and so are log-sum-exp and the partials that travel; only what the operator returns is rounded to T, once.

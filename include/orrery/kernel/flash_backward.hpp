@@ -71,14 +71,14 @@ class flash_backward {
 
   struct workspace {
     A* keys;               // [key_block][key_width]
-    A* keys_transposed;    // [key_dim][key_block]
+    A* keys_transposed;    // [key_dim][key_block], scaled to powers of two
     A* values_transposed;  // [value_dim][key_block]
     A* grad_keys;          // [key_block][key_width]
     A* grad_values;        // [key_block][value_width]
     A* queries;            // [row_block][key_width]; last their gradients
     A* grad_out;           // [row_block][value_width]
-    A* probabilities;      // [row_block][key_block]; first the scores
-    A* grad_scores;        // [row_block][key_block]; first the probabilities' gradients
+    A* probabilities;      // [row_block][key_block]
+    A* grad_scores;        // [row_block][key_block], to be scaled
     A* lse;                // [row_block], in powers of two; +infinity for rows that contribute nothing
     A* delta;              // [row_block]
   };
@@ -162,8 +162,8 @@ class flash_backward {
 
     copy_tokens(steps_, side->k, b, key_head, keys, work.keys, key_ld(), key_width());
     const std::int64_t width = round_up(keys.count, granule());
-    transpose_tokens(steps_, side->k, b, key_head, keys.first, keys.count, A{1}, work.keys_transposed, score_ld(),
-                     width);
+    transpose_tokens(steps_, side->k, b, key_head, keys.first, keys.count, scale_ * log2_e<A>, work.keys_transposed,
+                     score_ld(), width);
     transpose_tokens(steps_, side->v, b, key_head, keys.first, keys.count, A{1}, work.values_transposed, score_ld(),
                      width);
     for (std::int64_t i = 0; i < key_block_ * key_ld(); ++i) work.grad_keys[i] = A{0};
@@ -184,8 +184,8 @@ class flash_backward {
         context.poll();
       }
     }
-    store(work.grad_keys, key_ld(), side->grad_k, side->fresh, b, key_head, keys);
-    store(work.grad_values, value_ld(), side->grad_v, side->fresh, b, key_head, keys);
+    store(work.grad_keys, key_ld(), scale_, side->grad_k, side->fresh, b, key_head, keys);
+    store(work.grad_values, value_ld(), A{1}, side->grad_v, side->fresh, b, key_head, keys);
   }
 
   /// One block of queries meets one block of keys.
@@ -206,12 +206,10 @@ class flash_backward {
     const std::int64_t ld = score_ld();
     const std::int64_t padded_keys = round_up(keys.count, granule());
     const auto product = steps_.product;
-    product(true, work.queries, key_ld(), work.keys_transposed, ld, key_dim_, work.probabilities, ld, padded_rows,
-            padded_keys, false);
-    product(true, work.grad_out, value_ld(), work.values_transposed, ld, value_dim_, work.grad_scores, ld, padded_rows,
-            padded_keys, false);
-    steps_.probabilities(work.probabilities, work.grad_scores, ld, padded_rows, padded_keys, work.lse, work.delta,
-                         scale_);
+    steps_.probabilities(work.queries, key_ld(), work.keys_transposed, key_dim_, work.lse, work.probabilities, ld,
+                         padded_rows, padded_keys);
+    steps_.score_gradients(work.grad_out, value_ld(), work.values_transposed, value_dim_, work.delta,
+                           work.probabilities, work.grad_scores, ld, padded_rows, padded_keys);
     if (seen == visibility::some) hide(rows, keys, work);
     product(false, work.probabilities, ld, work.grad_out, value_ld(), rows.count, work.grad_values, value_ld(),
             padded_keys, value_width(), true);
@@ -222,7 +220,7 @@ class flash_backward {
     for (std::int64_t i = 0; i < rows.count; ++i) {
       A* grad = block.grad_q.at(b, rows.first + i, head);
       const A* from = work.queries + i * key_ld();
-      for (std::int64_t c = 0; c < block.grad_q.dim; ++c) grad[c] += from[c];
+      for (std::int64_t c = 0; c < block.grad_q.dim; ++c) grad[c] += scale_ * from[c];
     }
   }
 
@@ -243,11 +241,11 @@ class flash_backward {
     }
   }
 
-  void store(const A* from, std::int64_t ld, const tensor_view<A>& to, bool fresh, std::int64_t b, std::int64_t head,
-             const token_block& tokens) const {
+  void store(const A* from, std::int64_t ld, A factor, const tensor_view<A>& to, bool fresh, std::int64_t b,
+             std::int64_t head, const token_block& tokens) const {
     for (std::int64_t i = 0; i < tokens.count; ++i) {
       A* line = to.at(b, tokens.first + i, head);
-      for (std::int64_t c = 0; c < to.dim; ++c) line[c] = fresh ? from[i * ld + c] : line[c] + from[i * ld + c];
+      for (std::int64_t c = 0; c < to.dim; ++c) line[c] = factor * from[i * ld + c] + (fresh ? A{0} : line[c]);
     }
   }
 

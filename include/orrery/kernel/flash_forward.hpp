@@ -132,7 +132,15 @@ class flash_forward {
         if (classify(rows, 0, rows.count, keys, 0, keys.count) == visibility::none) continue;
         copy_tokens(steps_, side.k, b, key_head, keys, work.keys, key_ld(), key_dim_);
         copy_tokens(steps_, side.v, b, key_head, keys, work.values, value_ld(), value_rows());
-        for (std::int64_t row = 0; row < rows.count; row += steps_.columns) meet(rows, row, keys, work);
+        const token_block next = blocks[i + 1 < blocks.count() ? i + 1 : i];
+        const auto share = [&](std::int64_t row) {
+          return next.first + (row < rows.count ? row * next.count / rows.count : next.count);
+        };
+        for (std::int64_t row = 0; row < rows.count; row += steps_.columns) {
+          prefetch_tokens(side.k, b, key_head, share(row), share(row + steps_.columns));
+          prefetch_tokens(side.v, b, key_head, share(row), share(row + steps_.columns));
+          meet(rows, row, keys, work);
+        }
         context.poll();
       }
     }
@@ -167,6 +175,13 @@ class flash_forward {
 
     const A* key_rows = work.keys + first * key_ld();
     const std::int64_t count = last - first;
+    if (seen == visibility::all && count % steps_.tile_rows == 0 &&
+        steps_.weights(key_rows, key_ld(), work.queries + row * key_dim_, key_dim_, work.scores, count,
+                       work.largest + row, work.sum + row, row_count)) {
+      steps_.accumulate(work.values + first * value_ld(), value_ld(), work.scores, count, nullptr,
+                        work.out + row * value_rows(), value_rows(), row_count);
+      return;
+    }
     steps_.scores(key_rows, key_ld(), work.queries + row * key_dim_, key_dim_, work.scores,
                   round_up(count, steps_.tile_rows), row_count);
     if (seen == visibility::some) hide(rows, row, row_count, keys, first, last, work.scores);

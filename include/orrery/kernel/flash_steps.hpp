@@ -18,6 +18,11 @@ namespace orrery {
 inline constexpr std::int64_t flash_max_head_dim = 512;
 inline constexpr std::int64_t flash_scratch_bytes = 640 * 1024;
 
+/// How much larger than the largest score so far (of which weights are relative) a score may be, in powers of two: far
+/// from overflow, and little enough that sums lose nothing.
+template <class T>
+inline constexpr T flash_head_room = T{8};
+
 /// The steps of flash attention that are compiled once for each instruction set: what the kernel spends its time in.
 ///
 /// All matrices are row-major in scratch memory; `ld` is the distance of rows in elements. Rows are padded to
@@ -50,6 +55,12 @@ struct flash_steps {
   /// Source: Milakov and Gimelshein, arXiv 1805.02867, algorithm 3.
   void (*softmax)(T* scores, std::int64_t keys, T* largest, T* sum, T* factors, std::int64_t width);
 
+  /// `scores` and `softmax` in one pass that keeps scores in registers: weights[rows x columns] = 2^(score - largest),
+  /// added to `sum`. Only as long as no score is more than `flash_head_room` above the largest so far, which stays:
+  /// else false, and then nothing but `weights` has changed.
+  bool (*weights)(const T* keys, std::int64_t ld_keys, const T* queries, std::int64_t depth, T* weights,
+                  std::int64_t rows, const T* largest, T* sum, std::int64_t width);
+
   /// out[rows x columns] = out * factors (column by column) + values[keys x rows]^T * probabilities[keys x columns]
   void (*accumulate)(const T* values, std::int64_t ld_values, const T* probabilities, std::int64_t keys,
                      const T* factors, T* out, std::int64_t rows, std::int64_t width);
@@ -58,10 +69,16 @@ struct flash_steps {
   void (*product)(bool by_row, const T* a, std::int64_t lda, const T* b, std::int64_t ldb, std::int64_t depth, T* c,
                   std::int64_t ldc, std::int64_t rows, std::int64_t width, bool accumulate);
 
-  /// Backward: scores[row][key] become p = 2^(score * scale * log2(e) - lse[row]), where lse is in powers of two, and
-  /// the probability gradients become score gradients p * (grad - delta[row]) * scale.
-  void (*probabilities)(T* scores, T* grads, std::int64_t ld, std::int64_t rows, std::int64_t width, const T* lse,
-                        const T* delta, T scale);
+  /// Backward: to[rows x width] = 2^(queries[rows x depth] * keys[depth x width] - lse[rows]); keys, like `to`, are
+  /// `ld` apart.
+  void (*probabilities)(const T* queries, std::int64_t ld_queries, const T* keys, std::int64_t depth, const T* lse,
+                        T* to, std::int64_t ld, std::int64_t rows, std::int64_t width);
+
+  /// Backward: to[rows x width] = probabilities[rows x width] * (grad_out[rows x depth] * values[depth x width] -
+  /// delta[rows]), elementwise outside.
+  void (*score_gradients)(const T* grad_out, std::int64_t ld_grad_out, const T* values, std::int64_t depth,
+                          const T* delta, const T* probabilities, T* to, std::int64_t ld, std::int64_t rows,
+                          std::int64_t width);
 
   /// to[i] = from[i], for any count. Only of flash_steps<float>.
   void (*widen_bfloat16)(const bfloat16* from, T* to, std::int64_t count);

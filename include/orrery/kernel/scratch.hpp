@@ -78,6 +78,18 @@ inline void copy_tokens(const flash_steps<A>& steps, const tensor_view<const S>&
   }
 }
 
+/// Asks for tokens [first, end) of one head, which will be copied soon: a trainer's rows share no page, and no
+/// prefetcher of the processor follows them.
+template <class S>
+inline void prefetch_tokens(const tensor_view<const S>& tensor, std::int64_t b, std::int64_t head, std::int64_t first,
+                            std::int64_t end) noexcept {
+  constexpr std::int64_t line = 64 / static_cast<std::int64_t>(sizeof(S));
+  for (std::int64_t token = first; token < end; ++token) {
+    const S* row = tensor.at(b, token, head);
+    for (std::int64_t c = 0; c < tensor.dim; c += line) __builtin_prefetch(row + c, 0, 2);
+  }
+}
+
 /// Transposes `count` tokens of one head, from token `first` on, to scratch columns `ld` apart, times `factor`; columns
 /// up to `width`, a multiple of the vectors' lanes, are padded with zeros.
 template <class S, class A>

@@ -23,8 +23,11 @@ namespace orrery {
 ///
 /// Results depend on the instruction set and on how keys are split into calls, by rounding only; not on the context's
 /// threads: the same bits, whatever their number. Scores more than about 75 (float) or 699 (double) below a row's
-/// largest contribute exactly nothing. Scratch is on the stack, at most 640 KiB; nothing is allocated. Head dimensions
-/// up to `max_head_dim`, of q and k and of v separately; 64 to 256 are fastest.
+/// largest contribute exactly nothing. Head dimensions up to `max_head_dim`, of q and k and of v separately; 64 to 256
+/// are fastest.
+///
+/// Nothing is allocated: scratch is on the stack, at most 640 KiB, of every thread that computes. glibc gives threads 8
+/// MiB, but macOS 512 KiB and musl 128 KiB unless told otherwise, which is too little.
 ///
 /// T is float, double, bfloat16 or float16. The 16-bit types are storage: everything is computed and summed in float,
 /// and so are log-sum-exp and the partials that travel; only what the operator returns is rounded to T, once.

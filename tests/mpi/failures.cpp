@@ -13,7 +13,6 @@
 #include "orrery/kernel/flash.hpp"
 #include "orrery/schedule/builder.hpp"
 #include "orrery/topology/all_gather.hpp"
-#include "orrery/topology/all_to_all.hpp"
 #include "orrery/topology/ring.hpp"
 
 #include "conformance.hpp"
@@ -77,13 +76,13 @@ TEST_CASE("a message that its receiver does not expect") {
   world.barrier();
 }
 
-TEST_CASE_TEMPLATE("a rank that never comes", Topology, orrery::ring, orrery::all_gather, orrery::ulysses) {
+TEST_CASE_TEMPLATE("a rank that never comes", Topology, orrery::ring, orrery::all_gather) {
   if (ranks() == 1) return;
   const int late = ranks() - 1;
   {
     orrery::mpi::world world{MPI_COMM_WORLD, {.deadline = 1, .collectives = orrery::mpi::collectives::native}};
     orrery::attention<Topology, kernel> attend{world, shape};
-    if (rank() == late) std::this_thread::sleep_for(std::chrono::milliseconds{3000});
+    if (rank() == late) std::this_thread::sleep_for(std::chrono::milliseconds{2000});
     const std::string sentence = sentence_of<orrery::transport_error>([&] {
       call_forward(attend);
       world.barrier();

@@ -7,6 +7,7 @@
 
 #include <doctest/doctest.h>
 
+#include "orrery/kernel/device_flash.cuh"
 #include "orrery/kernel/device_reference.cuh"
 #include "orrery/layout/layout.hpp"
 #include "orrery/topology/any_topology.hpp"
@@ -32,16 +33,15 @@ struct streamed_device {
   }
 };
 
-template <class T>
+template <class Kernel>
 void check(int world) {
-  using kernel = orrery::device_reference<T, streamed_device>;
   std::uint64_t seed = 0;
   for (const orrery::any_topology& topology : any::topologies()) {
     if (topology.refuses(world, orrery::pass::forward) != nullptr) continue;
     cuda_double::reset({.seed = ++seed});
     const auto on_devices = [](int ranks, auto&& body) { orrery::device::run(ranks, body); };
     INFO(topology.name(), " over ", world);
-    CHECK(cuda_test::failures<orrery::any_topology, kernel, orrery::device::world>(
+    CHECK(cuda_test::failures<orrery::any_topology, Kernel, orrery::device::world>(
               on_devices, world, {.length = 13, .query_heads = 4, .key_heads = 2, .head_dim = 8}, orrery::causal{},
               orrery::zigzag{}, seed, topology) == "");
     cuda_test::enqueued_work::forget();
@@ -53,6 +53,7 @@ void check(int world) {
 }  // namespace
 
 TEST_CASE("results of emulated kernels") {
-  check<double>(4);
-  check<orrery::bfloat16>(3);
+  check<orrery::device_reference<double, streamed_device>>(4);
+  check<orrery::device_reference<orrery::bfloat16, streamed_device>>(3);
+  check<orrery::device_flash<orrery::bfloat16, 64, streamed_device>>(2);
 }

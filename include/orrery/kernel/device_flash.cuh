@@ -68,10 +68,10 @@ struct device_flash : device_backend<Device> {
   }
 
   /// The gradients of sum(out * grad_out) with respect to q, k and v accumulate; `lse` and `delta` are the forward's.
-  /// Scores and probabilities are computed once for grad_q and once for grad_k and grad_v (twice where the sum of the
-  /// head dimensions is more than 320), so that no sum is shared between blocks of threads and the same call gives the
-  /// same bits. Cost: 2 * (5 * dim of k + 3 * dim of v) flop, or 2 * (6 * dim of k + 3 * dim of v), per pair of a tile
-  /// that is not `none`. Throws as `forward` does.
+  /// Scores and probabilities are computed once for grad_q and once for grad_k and grad_v (twice where the head
+  /// dimensions are padded to 256), so that no sum is shared between blocks of threads and the same call gives the same
+  /// bits. Cost: 2 * (4 * dim of k + 3 * dim of v) flop, or 2 * (5 * dim of k + 3 * dim of v), per pair of a tile that
+  /// is not `none`. Throws as `forward` does.
   template <mask Mask>
   static void backward(const device_context& context, std::span<const backward_queries<T, float>> queries,
                        std::span<const backward_keys<T, float>> keys, const head_map& heads, float scale,

@@ -199,6 +199,7 @@ TEST_CASE("devices and options that cannot be") {
   const auto nothing = [](auto&) {};
   cuda_double::reset({.compute_capabilities = {}});
   says(sentence_of([&] { device::run(2, nothing); }), "orrery: cudaGetDeviceCount in ");
+  CHECK(cudaGetLastError() == cudaSuccess);  // said is said
   cuda_double::reset({.compute_capabilities = {{9, 0}, {9, 0}, {8, 6}}});
   CHECK(sentence_of([&] { device::run(2, nothing); }) ==
         "orrery: device::options: device 0 has compute capability 9.0 and device 2 has 8.6; kernels differ between the "

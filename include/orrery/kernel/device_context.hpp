@@ -53,6 +53,7 @@ class device_error : public std::runtime_error {
 inline void check_cuda(cudaError_t code, const char* call,
                        const std::source_location& place = std::source_location::current()) {
   if (code == cudaSuccess) return;
+  static_cast<void>(cudaGetLastError());  // a thread that goes on does not find it again at its next launch
   std::string sentence = std::string{"orrery: "} + call + " in " + place.file_name() + ":" +
                          std::to_string(place.line()) + " failed: " + cudaGetErrorString(code) + " (" +
                          cudaGetErrorName(code) + ")";

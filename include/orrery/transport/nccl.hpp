@@ -563,7 +563,8 @@ class channel {
 /// that waits for its stream by `synchronize` does not hang when another rank is lost; one that waits by
 /// cudaStreamSynchronize does. All members but `rank`, `size`, `stream` and `synchronize` are collective.
 ///
-/// NCCL refuses two ranks on one GPU.
+/// Lanes are communicators at work side by side: a GPU must have room for the kernels of all of them, or NCCL be told
+/// to keep their order (NCCL_LAUNCH_ORDER_IMPLICIT=1, from 2.26 on). NCCL refuses two ranks on one GPU.
 class world {
  public:
   using memory = device_memory;

@@ -327,7 +327,7 @@ static_assert(transport<world>);
 /// ended and their streams are idle. Exceptions are thrown here as by `threads::run`. Throws as `group` does.
 ///
 ///     orrery::device::run(8, [&](auto& world) {
-///       orrery::attention<orrery::ring, orrery::flash_cuda<orrery::bfloat16>> attend{world, shape};
+///       orrery::attention<orrery::ring, orrery::device_flash<orrery::bfloat16>> attend{world, shape};
 ///       attend.forward(q, k, v, out, lse);  // enqueued on world.stream()
 ///     });
 template <class Body>

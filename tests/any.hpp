@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <string>
+#include <tuple>
 #include <vector>
 
 #include "orrery/kernel/mask.hpp"
@@ -13,19 +14,11 @@
 /// Policies that are chosen at run time, so that one operator's code serves many cases.
 namespace any {
 
+/// Those of ORRERY_TEST_TOPOLOGIES.
 [[nodiscard]] inline std::vector<orrery::any_topology> topologies() {
-  return {orrery::ring{},
-          orrery::all_gather{},
-          orrery::wallfacer<2>{},
-          orrery::concentric<2>{},
-          orrery::concentric<2, 2>{},
-          orrery::concentric<1, 2>{},
-          orrery::concentric<3>{},
-          orrery::double_ring<2>{},
-          orrery::ulysses{},
-          orrery::usp<2>{},
-          orrery::all_to_all<2, orrery::concentric<2>>{},
-          my_ring{}};
+  return []<class... Topologies>(const std::tuple<Topologies...>&) {
+    return std::vector<orrery::any_topology>{Topologies{}...};
+  }(std::tuple<ORRERY_TEST_TOPOLOGIES>{});
 }
 
 /// Keys that are at most `reach` before the query and at most `ahead` after it, but for every `hole`-th: full, causal,

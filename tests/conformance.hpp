@@ -15,6 +15,7 @@
 #include <vector>
 
 #include "orrery/attention.hpp"
+#include "orrery/topology/any_topology.hpp"
 
 #include "kernel/problem.hpp"
 #include "oracle.hpp"
@@ -311,7 +312,7 @@ class any_layout {
   std::function<orrery::segments(int, int, std::int64_t)> shard_;
 };
 
-/// An operator of any topology, so that what follows is compiled once for each kernel.
+/// An operator over any transport, so that what follows is compiled once for each kernel.
 template <class Kernel>
 struct any_attention {
   any_attention() = default;
@@ -324,13 +325,13 @@ struct any_attention {
   [[nodiscard]] virtual const orrery::segments& key_positions() const = 0;
 };
 
-template <class Topology, class Kernel>
+template <class Kernel>
 struct some_attention final : any_attention<Kernel> {
-  orrery::attention<Topology, Kernel> attend;
+  orrery::attention<orrery::any_topology, Kernel> attend;
 
   template <class World, class Mask, class Layout>
   some_attention(World& on, const orrery::attention_shape& shape, const Mask& mask, const Layout& layout,
-                 const Topology& topology)
+                 const orrery::any_topology& topology)
       : attend{on, shape, mask, layout, topology} {}
   void call(rank_tensors<Kernel>& tensors) override {
     tensors.forward(attend);
@@ -389,7 +390,7 @@ template <class Topology, class Kernel, class World, class Run, class Mask>
   const std::function<std::unique_ptr<any_attention<Kernel>>(World&)> make = [&](World& on) {
     orrery::attention_shape planned = shape;
     if ((seed + static_cast<std::uint64_t>(world)) % 2 == 0) planned.hand_over = orrery::hand_over::by_tensor;
-    return std::make_unique<some_attention<Topology, Kernel>>(on, planned, mask, layout, topology);
+    return std::make_unique<some_attention<Kernel>>(on, planned, mask, layout, topology);
   };
   return failures_of<Kernel>(run, world, make, p, oracle::solve(p, mask), seed);
 }

@@ -12,8 +12,8 @@
 #include "orrery/kernel/flash.hpp"
 #include "orrery/transport/threads.hpp"
 
+#include "any.hpp"
 #include "conformance.hpp"
-#include "topologies.hpp"
 
 namespace {
 
@@ -35,19 +35,22 @@ oracle::problem problem(std::uint64_t seed) {
 
 }  // namespace
 
-TEST_CASE_TEMPLATE("the same bits in every run", Topology, ORRERY_TEST_TOPOLOGIES) {
-  const int world = orrery::refuses(Topology{}, 8) == nullptr ? 8 : 9;
-  const oracle::problem p = problem(1);
-  std::vector<std::string> first(static_cast<std::size_t>(world));
-  for (int attempt = 0; attempt < 4; ++attempt) {
-    orrery::threads::run(world, {.threads_per_rank = 1 + attempt % 3}, [&](auto& on) {
-      orrery::attention<Topology, kernel> attend{on, shape, orrery::causal{}, orrery::zigzag{}};
-      conformance::rank_tensors<kernel> mine{p, attend.query_positions(), attend.key_positions(), {}};
-      const std::string bits = call(attend, mine);
-      std::string& known = first[static_cast<std::size_t>(on.rank())];
-      if (attempt == 0) known = bits;
-      if (bits != known) throw std::logic_error{"rank " + std::to_string(on.rank()) + " has other bits"};
-    });
+TEST_CASE("the same bits in every run") {
+  for (const orrery::any_topology& topology : any::topologies()) {
+    const int world = topology.refuses(8) == nullptr ? 8 : 9;
+    const oracle::problem p = problem(1);
+    std::vector<std::string> first(static_cast<std::size_t>(world));
+    for (int attempt = 0; attempt < 4; ++attempt) {
+      orrery::threads::run(world, {.threads_per_rank = 1 + attempt % 3}, [&](auto& on) {
+        orrery::attention<orrery::any_topology, kernel> attend{on, shape, orrery::causal{}, orrery::zigzag{}, topology};
+        conformance::rank_tensors<kernel> mine{p, attend.query_positions(), attend.key_positions(), {}};
+        const std::string bits = call(attend, mine);
+        std::string& known = first[static_cast<std::size_t>(on.rank())];
+        if (attempt == 0) known = bits;
+        if (bits != known)
+          throw std::logic_error{topology.name() + ": rank " + std::to_string(on.rank()) + " has other bits"};
+      });
+    }
   }
 }
 

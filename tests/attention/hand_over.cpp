@@ -15,8 +15,8 @@
 #include "orrery/transport/counted.hpp"
 #include "orrery/transport/threads.hpp"
 
+#include "any.hpp"
 #include "conformance.hpp"
-#include "topologies.hpp"
 
 namespace {
 
@@ -85,28 +85,34 @@ TEST_CASE("each tensor leaves when it is given") {
         bytes{q, q, q + k + v, q + k + v + o});
 }
 
-TEST_CASE_TEMPLATE("every head of every result is said to be final, once", Topology, ORRERY_TEST_TOPOLOGIES) {
-  const int world = orrery::refuses(Topology{}, 8) == nullptr ? 8 : 9;
-  // Slices that share key heads, and slices that do not, in the type that is summed and in one that is not.
-  for (const std::int64_t key_heads : {3, 9}) {
-    orrery::threads::run(world, [&](auto& on) {
-      orrery::attention<Topology, orrery::flash<orrery::bfloat16>> attend{
-          on, {.length = 20, .query_heads = 9, .key_heads = key_heads, .head_dim = 4}};
-      const auto p = oracle::random_problem<orrery::bfloat16>(conformance::oracle_shape(attend.shape()), 1);
-      conformance::rank_tensors<orrery::flash<orrery::bfloat16>> mine{
-          p, attend.query_positions(), attend.key_positions(), {}};
-      std::vector<int> final_queries(9, 0), final_keys(static_cast<std::size_t>(key_heads), 0);
-      const auto count = [&](const output_part& part) {
-        auto& final = part.side == orrery::side::query ? final_queries : final_keys;
-        for (std::int64_t h = 0; h < part.heads; ++h) ++final.at(static_cast<std::size_t>(part.first_head + h));
-      };
-      attend.forward(mine.q.view(), mine.k.view(), mine.v.view(), mine.out.view(), mine.lse.view(), count);
-      if (final_queries != std::vector<int>(9, 1)) throw std::logic_error{"forward: queries"};
-      attend.backward(mine.q.view(), mine.k.view(), mine.v.view(), mine.out.view(), mine.lse.view(),
-                      mine.grad_out.view(), mine.grad_q.view(), mine.grad_k.view(), mine.grad_v.view(), count);
-      if (final_queries != std::vector<int>(9, 2)) throw std::logic_error{"backward: queries"};
-      if (final_keys != std::vector<int>(final_keys.size(), 1)) throw std::logic_error{"backward: keys"};
-    });
+TEST_CASE("every head of every result is said to be final, once") {
+  using kernel_of_sums = orrery::flash<orrery::bfloat16>;
+  for (const orrery::any_topology& topology : any::topologies()) {
+    const int world = topology.refuses(8) == nullptr ? 8 : 9;
+    // Slices that share key heads, and slices that do not, in a type that is not the one that is summed.
+    for (const std::int64_t key_heads : {3, 9}) {
+      const orrery::attention_shape shape{.length = 20, .query_heads = 9, .key_heads = key_heads, .head_dim = 4};
+      orrery::threads::run(world, [&](auto& on) {
+        orrery::attention<orrery::any_topology, kernel_of_sums> attend{on, shape, orrery::full{}, orrery::contiguous{},
+                                                                       topology};
+        const auto p = oracle::random_problem<orrery::bfloat16>(conformance::oracle_shape(shape), 1);
+        conformance::rank_tensors<kernel_of_sums> mine{p, attend.query_positions(), attend.key_positions(), {}};
+        std::vector<int> final_queries(9, 0), final_keys(static_cast<std::size_t>(key_heads), 0);
+        const auto count = [&](const output_part& part) {
+          auto& final = part.side == orrery::side::query ? final_queries : final_keys;
+          for (std::int64_t h = 0; h < part.heads; ++h) ++final.at(static_cast<std::size_t>(part.first_head + h));
+        };
+        const auto expect = [&](const std::vector<int>& times, int expected, const char* what) {
+          if (times != std::vector<int>(times.size(), expected)) throw std::logic_error{topology.name() + what};
+        };
+        attend.forward(mine.q.view(), mine.k.view(), mine.v.view(), mine.out.view(), mine.lse.view(), count);
+        expect(final_queries, 1, ": forward");
+        attend.backward(mine.q.view(), mine.k.view(), mine.v.view(), mine.out.view(), mine.lse.view(),
+                        mine.grad_out.view(), mine.grad_q.view(), mine.grad_k.view(), mine.grad_v.view(), count);
+        expect(final_queries, 2, ": backward, queries");
+        expect(final_keys, 1, ": backward, keys");
+      });
+    }
   }
 }
 

@@ -28,7 +28,8 @@ struct merge_weighting {
 /// Source: Milakov and Gimelshein, arXiv 1805.02867, section 3 (the normaliser's associative operator), here for
 /// results that are already normalised, as in Dao, arXiv 2307.08691, section 3.1.
 template <class Accumulator>
-[[nodiscard]] constexpr merge_weighting<Accumulator> merge_weights(Accumulator lse_into, Accumulator lse_from) noexcept {
+[[nodiscard]] constexpr merge_weighting<Accumulator> merge_weights(Accumulator lse_into,
+                                                                   Accumulator lse_from) noexcept {
   constexpr Accumulator nothing = -std::numeric_limits<Accumulator>::infinity();
   if (lse_from == nothing) return {Accumulator{1}, Accumulator{0}, lse_into};
   if (lse_into == nothing) return {Accumulator{0}, Accumulator{1}, lse_from};

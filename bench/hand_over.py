@@ -20,7 +20,7 @@ import cluster
 
 NODES = 4
 WAYS = ("together", "by_tensor")
-TOPOLOGIES = ("ring", "wallfacer<2>", "concentric<2,1>", "usp<2>", "ulysses")
+TOPOLOGIES = ("ring", "wallfacer<2>", "concentric<2,1>", "ulysses")
 
 
 def forward_milliseconds(box, options, topology, way):
@@ -38,8 +38,8 @@ def main():
     parser.add_argument("--program", default=here.parent / "build/test/examples/train_mpi")
     parser.add_argument("--links", type=lambda text: text.split(","), default=["100mbit", "1gbit"])
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--steps", type=int, default=6)
-    parser.add_argument("--length", type=int, default=2048)
+    parser.add_argument("--steps", type=int, default=4)
+    parser.add_argument("--length", type=int, default=1024)
     parser.add_argument("--width", type=int, default=256)
     parser.add_argument("--realtime", action="store_true", help="as for cluster.py")
     parser.add_argument("--out", type=pathlib.Path, default=here / "cluster/hand_over.md")

@@ -70,12 +70,12 @@ class flash_backward {
   };
 
   struct workspace {
-    A* keys;               // [key_block][key_width]
+    A* keys;               // [key_block][key_width], scaled
     A* keys_transposed;    // [key_dim][key_block], scaled to powers of two
     A* values_transposed;  // [value_dim][key_block]
     A* grad_keys;          // [key_block][key_width]
     A* grad_values;        // [key_block][value_width]
-    A* queries;            // [row_block][key_width]; last their gradients
+    A* queries;            // [row_block][key_width]; last their gradients, where these do not fit the caller's memory
     A* grad_out;           // [row_block][value_width]
     A* probabilities;      // [row_block][key_block]
     A* grad_scores;        // [row_block][key_block], to be scaled
@@ -99,14 +99,14 @@ class flash_backward {
   }
 
   /// The blocks with the least overhead that fit: copying a query, its gradient and adding to grad_q costs about as
-  /// much as 40 keys' arithmetic with them where memory is far, and a block of rows a load and a store of the gradients
-  /// of the keys, about as much as 1.2 rows.
+  /// much as 25 keys' arithmetic with them where memory is far, and a block of rows a load and a store of the gradients
+  /// of the keys, about as much as 5 rows.
   void choose_block_sizes() noexcept {
     double least = std::numeric_limits<double>::infinity();
-    for (std::int64_t keys = granule(); keys <= 128; keys += granule()) {
+    for (std::int64_t keys = granule(); keys <= 256; keys += granule()) {
       std::int64_t rows = 0;
       while (rows < 128 && elements(rows + steps_.tile_rows, keys) <= scratch_elements) rows += steps_.tile_rows;
-      const double overhead = 40.0 / static_cast<double>(keys) + 1.2 / static_cast<double>(rows);
+      const double overhead = 25.0 / static_cast<double>(keys) + 5.0 / static_cast<double>(rows);
       if (rows == 0 || overhead >= least) continue;
       least = overhead;
       key_block_ = keys;
@@ -161,6 +161,9 @@ class flash_backward {
     work.delta = cursor.take(row_block_);
 
     copy_tokens(steps_, side->k, b, key_head, keys, work.keys, key_ld(), key_width());
+    for (std::int64_t i = 0; i < keys.count; ++i) {
+      for (std::int64_t c = 0; c < key_width(); ++c) work.keys[i * key_ld() + c] *= scale_;
+    }
     const std::int64_t width = round_up(keys.count, granule());
     transpose_tokens(steps_, side->k, b, key_head, keys.first, keys.count, scale_ * log2_e<A>, work.keys_transposed,
                      score_ld(), width);
@@ -178,7 +181,8 @@ class flash_backward {
           const token_block rows = blocks[i];
           turn.enter(stage);
           if (first && block.fresh) clear_rows(block.grad_q, b, head, rows);
-          if (keys.count > 0) meet(block, b, head, rows, keys, work);
+          const token_block next = blocks[i + 1 < blocks.count() ? i + 1 : 0];
+          if (keys.count > 0) meet(block, b, head, rows, next, keys, work);
           turn.leave(stage++);
         }
         context.poll();
@@ -188,9 +192,9 @@ class flash_backward {
     store(work.grad_values, value_ld(), A{1}, side->grad_v, side->fresh, b, key_head, keys);
   }
 
-  /// One block of queries meets one block of keys.
+  /// One block of queries meets one block of keys; `next` are the queries that probably come then.
   void meet(const backward_queries<S, A>& block, std::int64_t b, std::int64_t head, const token_block& rows,
-            const token_block& keys, const workspace& work) const {
+            const token_block& next, const token_block& keys, const workspace& work) const {
     const visibility seen = mask_.classify(rows.position(0), rows.position(rows.count - 1), keys.position(0),
                                            keys.position(keys.count - 1));
     if (seen == visibility::none) return;
@@ -211,16 +215,21 @@ class flash_backward {
     steps_.score_gradients(work.grad_out, value_ld(), work.values_transposed, value_dim_, work.delta,
                            work.probabilities, work.grad_scores, ld, padded_rows, padded_keys);
     if (seen == visibility::some) hide(rows, keys, work);
+    prefetch_tokens(block.q, b, head, next.first, next.first + next.count);
     product(false, work.probabilities, ld, work.grad_out, value_ld(), rows.count, work.grad_values, value_ld(),
             padded_keys, value_width(), true);
+    prefetch_tokens(block.grad_out, b, head, next.first, next.first + next.count);
     product(false, work.grad_scores, ld, work.queries, key_ld(), rows.count, work.grad_keys, key_ld(), padded_keys,
             key_width(), true);
-    product(true, work.grad_scores, ld, work.keys, key_ld(), keys.count, work.queries, key_ld(), padded_rows,
-            key_width(), false);
+    const bool whole = block.grad_q.dim == key_width() && rows.count == padded_rows;
+    A* const grads = whole ? block.grad_q.at(b, rows.first, head) : work.queries;
+    product(true, work.grad_scores, ld, work.keys, key_ld(), keys.count, grads,
+            whole ? block.grad_q.sequence_stride : key_ld(), padded_rows, key_width(), whole);
+    if (whole) return;
     for (std::int64_t i = 0; i < rows.count; ++i) {
       A* grad = block.grad_q.at(b, rows.first + i, head);
       const A* from = work.queries + i * key_ld();
-      for (std::int64_t c = 0; c < block.grad_q.dim; ++c) grad[c] += scale_ * from[c];
+      for (std::int64_t c = 0; c < block.grad_q.dim; ++c) grad[c] += from[c];
     }
   }
 

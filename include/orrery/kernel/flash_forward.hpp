@@ -99,7 +99,7 @@ class flash_forward {
     double least = std::numeric_limits<double>::infinity();
     for (std::int64_t keys = 8; keys <= 96; keys += 8) {
       std::int64_t rows = 0;
-      while (rows < 512 && elements(rows + steps_.columns, keys) <= scratch_elements) rows += steps_.columns;
+      while (rows < 1024 && elements(rows + steps_.columns, keys) <= scratch_elements) rows += steps_.columns;
       const double overhead = 40.0 / static_cast<double>(rows) + 1.5 / static_cast<double>(keys);
       if (rows == 0 || overhead >= least) continue;
       least = overhead;

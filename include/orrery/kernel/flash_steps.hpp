@@ -65,7 +65,8 @@ struct flash_steps {
   void (*accumulate)(const T* values, std::int64_t ld_values, const T* probabilities, std::int64_t keys,
                      const T* factors, T* out, std::int64_t rows, std::int64_t width);
 
-  /// c[rows x width] (+)= A[rows x depth] * b[depth x width], where A is a (by_row) or the transpose of a.
+  /// c[rows x width] (+)= A[rows x depth] * b[depth x width], where A is a (by_row) or the transpose of a. c may be in
+  /// a caller's memory.
   void (*product)(bool by_row, const T* a, std::int64_t lda, const T* b, std::int64_t ldb, std::int64_t depth, T* c,
                   std::int64_t ldc, std::int64_t rows, std::int64_t width, bool accumulate);
 

@@ -207,23 +207,41 @@ class flash_backward {
       work.delta[i] = i < rows.count ? *block.delta.at(b, head, rows.first + i) : A{0};
     }
 
+    // Only the keys that somebody sees, to a granule: under a causal mask half of a block is empty.
+    std::int64_t first = 0;
+    std::int64_t last = keys.count;
+    if (seen == visibility::some) {
+      const auto visible = [&](std::int64_t group) {
+        const std::int64_t end = group + granule() < keys.count ? group + granule() : keys.count;
+        return mask_.classify(rows.position(0), rows.position(rows.count - 1), keys.position(group),
+                              keys.position(end - 1)) != visibility::none;
+      };
+      while (first < last && !visible(first)) first += granule();
+      if (first >= last) return;
+      std::int64_t group = (last - 1) / granule() * granule();
+      for (; !visible(group); group -= granule()) last = group;
+    }
+
     const std::int64_t ld = score_ld();
-    const std::int64_t padded_keys = round_up(keys.count, granule());
+    const std::int64_t count = last - first;
+    const std::int64_t padded_keys = round_up(count, granule());
     const auto product = steps_.product;
-    steps_.probabilities(work.queries, key_ld(), work.keys_transposed, key_dim_, work.lse, work.probabilities, ld,
+    A* const probabilities = work.probabilities + first;
+    A* const grad_scores = work.grad_scores + first;
+    steps_.probabilities(work.queries, key_ld(), work.keys_transposed + first, key_dim_, work.lse, probabilities, ld,
                          padded_rows, padded_keys);
-    steps_.score_gradients(work.grad_out, value_ld(), work.values_transposed, value_dim_, work.delta,
-                           work.probabilities, work.grad_scores, ld, padded_rows, padded_keys);
-    if (seen == visibility::some) hide(rows, keys, work);
+    steps_.score_gradients(work.grad_out, value_ld(), work.values_transposed + first, value_dim_, work.delta,
+                           probabilities, grad_scores, ld, padded_rows, padded_keys);
+    if (seen == visibility::some) hide(rows, keys, first, last, work);
     prefetch_tokens(block.q, b, head, next.first, next.first + next.count);
-    product(false, work.probabilities, ld, work.grad_out, value_ld(), rows.count, work.grad_values, value_ld(),
-            padded_keys, value_width(), true);
+    product(false, probabilities, ld, work.grad_out, value_ld(), rows.count, work.grad_values + first * value_ld(),
+            value_ld(), padded_keys, value_width(), true);
     prefetch_tokens(block.grad_out, b, head, next.first, next.first + next.count);
-    product(false, work.grad_scores, ld, work.queries, key_ld(), rows.count, work.grad_keys, key_ld(), padded_keys,
-            key_width(), true);
+    product(false, grad_scores, ld, work.queries, key_ld(), rows.count, work.grad_keys + first * key_ld(), key_ld(),
+            padded_keys, key_width(), true);
     const bool whole = block.grad_q.dim == key_width() && rows.count == padded_rows;
     A* const grads = whole ? block.grad_q.at(b, rows.first, head) : work.queries;
-    product(true, work.grad_scores, ld, work.keys, key_ld(), keys.count, grads,
+    product(true, grad_scores, ld, work.keys + first * key_ld(), key_ld(), count, grads,
             whole ? block.grad_q.sequence_stride : key_ld(), padded_rows, key_width(), whole);
     if (whole) return;
     for (std::int64_t i = 0; i < rows.count; ++i) {
@@ -233,19 +251,23 @@ class flash_backward {
     }
   }
 
-  /// Invisible pairs contribute nothing. (Their probabilities may have overflowed: they are overwritten, not used.)
-  void hide(const token_block& rows, const token_block& keys, const workspace& work) const {
+  /// Invisible pairs of the keys [first, last) contribute nothing. (Their probabilities may have overflowed: they are
+  /// overwritten, not used.)
+  void hide(const token_block& rows, const token_block& keys, std::int64_t first, std::int64_t last,
+            const workspace& work) const {
     for (std::int64_t i = 0; i < rows.count; ++i) {
       const std::int64_t position = rows.position(i);
-      if (mask_.classify(position, position, keys.position(0), keys.position(keys.count - 1)) == visibility::all) {
-        continue;
-      }
       A* probability = work.probabilities + i * score_ld();
       A* grad = work.grad_scores + i * score_ld();
-      for (std::int64_t key = 0; key < keys.count; ++key) {
-        if (mask_.visible(position, keys.position(key))) continue;
-        probability[key] = A{0};
-        grad[key] = A{0};
+      for (std::int64_t group = first; group < last; group += granule()) {
+        const std::int64_t end = group + granule() < last ? group + granule() : last;
+        const visibility seen = mask_.classify(position, position, keys.position(group), keys.position(end - 1));
+        if (seen == visibility::all) continue;
+        for (std::int64_t key = group; key < end; ++key) {
+          if (seen == visibility::some && mask_.visible(position, keys.position(key))) continue;
+          probability[key] = A{0};
+          grad[key] = A{0};
+        }
       }
     }
   }

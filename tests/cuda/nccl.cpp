@@ -24,8 +24,12 @@
 #include "cuda/enqueued.hpp"
 #include "cuda/nccl_double.hpp"
 #include "cuda/runtime_double.hpp"
+#include "cuda/sentences.hpp"
 
 namespace {
+
+using cuda_test::says;
+using cuda_test::sentence_of;
 
 namespace nccl = orrery::nccl;
 using kernel = cuda_test::enqueued<orrery::reference<double>>;
@@ -72,21 +76,6 @@ void run(int ranks, const nccl::options& how, const Body& body) {
 
 cuda_double::settings devices(int count, std::uint64_t seed = 1) {
   return {.seed = seed, .compute_capabilities = std::vector(static_cast<std::size_t>(count), std::pair{9, 0})};
-}
-
-template <class Body>
-std::string sentence_of(const Body& body) {
-  try {
-    body();
-  } catch (const std::exception& e) {
-    return e.what();
-  }
-  return "";
-}
-
-void says(const std::string& sentence, const std::string& part) {
-  INFO(sentence);
-  CHECK_MESSAGE(sentence.find(part) != std::string::npos, "without: ", part);
 }
 
 const orrery::attention_shape small{.length = 12, .query_heads = 2, .head_dim = 2};

@@ -52,6 +52,7 @@ struct graph_node {
 
 struct captured_graph {
   std::vector<graph_node> nodes;
+  cudaStreamCaptureMode mode = cudaStreamCaptureModeGlobal;
   bool invalid = false;
 };
 
@@ -87,6 +88,7 @@ thread_local int current_device = 0;
 thread_local cudaError_t last_error = cudaSuccess;
 thread_local std::optional<accesses> announced;
 thread_local bool in_host_function = false;
+thread_local cudaStreamCaptureMode capture_mode = cudaStreamCaptureModeGlobal;
 
 class simulated_runtime {
  public:
@@ -257,10 +259,11 @@ class simulated_runtime {
     return cudaSuccess;
   }
 
-  cudaError_t begin_capture(CUstream_st* stream) {
+  cudaError_t begin_capture(CUstream_st* stream, cudaStreamCaptureMode mode) {
     if (streams.count(stream) == 0) return cudaErrorStreamCaptureUnsupported;
     if (stream->capture != nullptr) return cudaErrorIllegalState;
     stream->capture = std::make_shared<captured_graph>();
+    stream->capture->mode = mode;
     stream->frontier.clear();
     stream->origin = true;
     return cudaSuccess;
@@ -305,17 +308,25 @@ class simulated_runtime {
       all.reads.insert(all.reads.end(), node.touches.reads.begin(), node.touches.reads.end());
       all.writes.insert(all.writes.end(), node.touches.writes.begin(), node.touches.writes.end());
     }
-    return enqueue(stream, std::move(all), [this, graph] {
-      std::vector<bool> done(graph->nodes.size(), false);
-      for (std::size_t left = done.size(); left > 0;) {
-        const std::size_t node = random() % done.size();
-        const auto& after = graph->nodes[node].after;
-        if (done[node] || !std::all_of(after.begin(), after.end(), [&](std::size_t i) { return done[i]; })) continue;
-        graph->nodes[node].step();
-        done[node] = true;
-        --left;
+    auto done = std::make_shared<std::vector<bool>>(graph->nodes.size(), false);
+    return enqueue(stream, std::move(all), [this, graph, done] {
+      // Nodes in a random order, as far as each can run; some may wait for what other streams run.
+      std::vector<std::size_t> order(done->size());
+      for (std::size_t i = 0; i < order.size(); ++i) order[i] = i;
+      for (bool any = true; any;) {
+        any = false;
+        std::shuffle(order.begin(), order.end(), random);
+        for (const std::size_t node : order) {
+          const auto& after = graph->nodes[node].after;
+          if ((*done)[node] || !std::all_of(after.begin(), after.end(), [&](std::size_t i) { return (*done)[i]; })) {
+            continue;
+          }
+          if (!graph->nodes[node].step()) continue;
+          (*done)[node] = true;
+          any = true;
+        }
       }
-      return true;
+      return std::find(done->begin(), done->end(), false) == done->end();
     });
   }
 
@@ -335,17 +346,31 @@ class simulated_runtime {
     join(known_, until->before);
     return broken.value_or(cudaSuccess);
   }
+  /// A thread that has not chosen the relaxed mode ends the captures that are under way in the global one.
+  cudaError_t disturb() {
+    if (capture_mode == cudaStreamCaptureModeRelaxed) return cudaSuccess;
+    cudaError_t error = cudaSuccess;
+    for (CUstream_st* one : streams) {
+      if (one->capture == nullptr || one->capture->mode != cudaStreamCaptureModeGlobal) continue;
+      error = invalidate(*one, cudaErrorStreamCaptureUnsupported);
+    }
+    return error;
+  }
   cudaError_t query(CUstream_st* stream) {
     if (streams.count(stream) == 0) return misuse("the default stream, or one that is gone, is queried");
     if (stream->capture != nullptr) return invalidate(*stream, cudaErrorStreamCaptureUnsupported);
+    if (const cudaError_t error = disturb(); error != cudaSuccess) return error;
     run_some(64);
+    if (broken) return *broken;
     if (!stream->queue.empty()) return cudaErrorNotReady;
     join(known_, stream->clock);
     return cudaSuccess;
   }
   cudaError_t query(CUevent_st* event) {
     if (event->capture != nullptr) return cudaErrorCapturedEvent;
+    if (const cudaError_t error = disturb(); error != cudaSuccess) return error;
     run_some(64);
+    if (broken) return *broken;
     if (event->last == nullptr) return cudaSuccess;
     if (!event->last->done) return cudaErrorNotReady;
     join(known_, event->last->before);
@@ -593,6 +618,11 @@ std::string leaks() {
   const std::lock_guard lock{runtime.mutex};
   return runtime.leaks();
 }
+void wake() {
+  simulated_runtime& runtime = simulated_runtime::get();
+  const std::lock_guard lock{runtime.mutex};
+  runtime.enqueued.notify_all();
+}
 void announce(accesses what) { announced = std::move(what); }
 
 cudaError_t enqueue(cudaStream_t stream, accesses what, std::function<bool()> step) {
@@ -726,6 +756,17 @@ cudaError_t CUDARTAPI cudaStreamIsCapturing(cudaStream_t stream, cudaStreamCaptu
   });
 }
 
+cudaError_t CUDARTAPI cudaStreamGetDevice(cudaStream_t stream, int* device) {
+  return call("cudaStreamGetDevice", [&](simulated_runtime&, lock_type&) {
+    *device = stream->device;
+    return cudaSuccess;
+  });
+}
+cudaError_t CUDARTAPI cudaThreadExchangeStreamCaptureMode(cudaStreamCaptureMode* mode) {
+  std::swap(*mode, capture_mode);
+  return cudaSuccess;
+}
+
 cudaError_t CUDARTAPI cudaEventCreateWithFlags(cudaEvent_t* event, unsigned) {
   return call("cudaEventCreateWithFlags", [&](simulated_runtime& runtime, lock_type&) {
     *event = new CUevent_st;
@@ -796,9 +837,9 @@ cudaError_t CUDARTAPI cudaLaunchHostFunc(cudaStream_t stream, cudaHostFn_t funct
   });
 }
 
-cudaError_t CUDARTAPI cudaStreamBeginCapture(cudaStream_t stream, cudaStreamCaptureMode) {
+cudaError_t CUDARTAPI cudaStreamBeginCapture(cudaStream_t stream, cudaStreamCaptureMode mode) {
   return call("cudaStreamBeginCapture",
-              [&](simulated_runtime& runtime, lock_type&) { return runtime.begin_capture(stream); });
+              [&](simulated_runtime& runtime, lock_type&) { return runtime.begin_capture(stream, mode); });
 }
 cudaError_t CUDARTAPI cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t* graph) {
   return release("cudaStreamEndCapture", [&](simulated_runtime& runtime, lock_type&) {

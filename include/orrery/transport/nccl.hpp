@@ -32,20 +32,27 @@ namespace orrery::nccl {
 ///
 /// Calls enqueue on the trainer's stream and return; on this stream their results are there. The world makes
 /// communicators of its own (see `communicators`) and issues nothing on the trainer's but ncclCommSplit, at plan time;
-/// the trainer's communicator and stream outlive it. A host thread waits in a call only for NCCL to have enqueued, and
-/// in `synchronize`, `barrier` and `all_gather`, up to the deadline; then, and when NCCL says that a communicator has
-/// failed, it aborts its communicators, which ends what waits on the device, and throws `transport_error`. A trainer
-/// that waits for its stream by `synchronize` does not hang when another rank is lost; one that waits by
-/// cudaStreamSynchronize does. All members but `rank`, `size`, `stream` and `synchronize` are collective.
+/// the trainer's communicator and stream outlive it. Make the communicator not blocking, as `join` does: on a blocking
+/// one ncclCommSplit waits without a deadline for ranks that do not come. A host thread waits in a call only for NCCL
+/// to have enqueued, and in `synchronize`, `barrier` and `all_gather`, up to the deadline; then, and when NCCL says
+/// that a communicator has failed, it aborts its communicators, which ends what waits on the device, and throws
+/// `transport_error`. While the trainer waits in cudaStreamSynchronize, the watchdog does the same (see
+/// `options::watchdog`): its wait ends, what is on the stream is void, and the next call throws. For one thread at a
+/// time. All members but `rank`, `size`, `stream`, `usable`, `synchronize` and `watch` are collective.
 ///
 /// Lanes are communicators at work side by side: a GPU must have room for the kernels of all of them, or NCCL be told
-/// to keep their order (NCCL_LAUNCH_ORDER_IMPLICIT=1, from 2.26 on). NCCL refuses two ranks on one GPU.
+/// to keep their order (NCCL_LAUNCH_ORDER_IMPLICIT=1, from 2.26 on); all ranks issue in one order, whatever their
+/// schedule (see nccl_order.hpp). NCCL refuses two ranks on one GPU.
+///
+/// A call can be captured into a CUDA graph: it asks no stream or event, and all that it orders begins and ends on the
+/// trainer's stream. Call once before, since NCCL connects ranks at their first message, which no capture allows; all
+/// ranks capture and launch the same calls in the same order.
 class world {
  public:
   using memory = device_memory;
 
-  /// Throws `std::invalid_argument` for a communicator that is null or a deadline that is not positive, `device_error`
-  /// and `transport_error`.
+  /// Throws `std::invalid_argument` for a communicator that is null, a stream of another device than its, or a deadline
+  /// that is not positive, `device_error` and `transport_error`. Costs a communicator, and events.
   world(ncclComm_t comm, cudaStream_t stream, const options& how = {})
       : own_{std::make_shared<communicators>(comm, stream, how)}, exceptions_{std::uncaught_exceptions()} {}
   world(const world&) = delete;
@@ -64,7 +71,18 @@ class world {
   /// Waits until the trainer's stream has done all that is enqueued, or throws after the deadline.
   void synchronize() {
     own_->enter("waiting for its stream");
-    own_->synchronize(own_->compute(), "for its stream: for a peer that has not come, or a kernel that does not end");
+    own_->synchronize(own_->compute());
+  }
+  /// Lets the watchdog see what `enqueue()` enqueues on the trainer's stream, as it sees calls: for the launch of a
+  /// graph that calls were captured into.
+  ///
+  ///     world.watch([&] { check(cudaGraphLaunch(step, world.stream())); });
+  template <class Enqueue>
+  void watch(const Enqueue& enqueue) {
+    own_->enter("enqueuing a graph");
+    own_->call_begins(nullptr);
+    enqueue();
+    own_->call_ends();
   }
   /// Returns when all ranks have called it.
   void barrier() { static_cast<void>(own_->all_gather("")); }
@@ -96,8 +114,9 @@ class world {
     }
   }
 
-  /// Throws `transport_error` on all ranks if a rank sends what its peer does not expect. Costs a communicator for each
-  /// lane, and each set of groups of native collectives, that no plan had before; two events for each step and lane.
+  /// Throws `transport_error` on all ranks if a rank sends what its peer does not expect, or the programs would wait
+  /// for ever. Costs a communicator for each lane, and each set of groups of native collectives, that no plan had
+  /// before; two events for each group of messages.
   [[nodiscard]] channel open(const program& p, std::vector<exchange_pieces> pieces) {
     own_->enter("opening a plan");
     return {own_, p, std::move(pieces)};
@@ -111,9 +130,11 @@ class world {
 static_assert(transport<world>);
 
 /// A new communicator of `size` ranks on the calling thread's current device, not blocking: collective. Rank 0 makes
-/// the id by ncclGetUniqueId and gives it to the others (by MPI, a file, a socket). Throws `transport_error` if not all
-/// have come before the deadline.
+/// the id by ncclGetUniqueId and gives it to the others (by MPI, a file, a socket). Throws `device_error` where there
+/// is no device, and `transport_error` if not all have come before the deadline, or NCCL refuses, with its words.
 [[nodiscard]] inline communicator join(const ncclUniqueId& id, int rank, int size, double deadline = 60) {
+  int devices = 0;
+  check_cuda(cudaGetDeviceCount(&devices), "cudaGetDeviceCount");
   communicator made;
   ncclConfig_t config = not_blocking();
   const ncclResult_t result = ncclCommInitRankConfig(made.address(), size, id, rank, &config);

@@ -2,10 +2,13 @@
 #pragma once
 
 #include <algorithm>
+#include <atomic>
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
+#include <exception>
 #include <map>
+#include <memory>
 #include <stdexcept>
 #include <string>
 #include <thread>
@@ -18,21 +21,48 @@
 #include "orrery/kernel/device_context.hpp"
 #include "orrery/transport/deadline.hpp"
 #include "orrery/transport/device_objects.hpp"
+#include "orrery/transport/nccl_watchdog.hpp"
 #include "orrery/transport/transport.hpp"
 
 namespace orrery::nccl {
 
+/// All ranks give the same; where ranks differ about native collectives, there are none.
 struct options {
-  /// How long the host waits for NCCL, in seconds, before the rank aborts its communicators and fails with a sentence.
+  /// How long a rank waits, in seconds, before it aborts its communicators and fails with a sentence: its host for
+  /// NCCL, in `synchronize`, `barrier` and `all_gather` for the other ranks, and, if there is a watchdog, its device
+  /// for the end of a call that it has begun.
   double deadline = 60;
   /// Use ncclAllGather for what programs remark as an all-gather, where all its blocks have one size: it needs memory
-  /// for the gathered blocks in a row, and a copy of each to its slot. Otherwise, and for all else, grouped sends and
-  /// receives between the slots themselves, which is what NCCL's own all-to-all consists of.
+  /// for the gathered blocks in a row, and a copy of each to its slot. Otherwise, grouped sends and receives between
+  /// the slots themselves.
   bool native_all_gather = true;
+  /// Use ncclAlltoAll for what programs remark as an all-to-all or a reduce-scatter, where each two members send each
+  /// other as many bytes: the same bytes from and to memory in which they lie in a row, so it costs that memory twice,
+  /// a copy of each block to it and one from it. Off, since NCCL up to 2.30 turns it into the sends and receives that
+  /// are made otherwise, from slot to slot, unless the memory is registered with it; before 2.28, where there is no
+  /// such call, so does this library.
+  ///
+  /// ncclReduceScatter is never used. The partials of a forward merge by their log-sum-exp, which is none of NCCL's
+  /// operators. Those of a backward are sums, but it would send as many bytes ((ranks - 1) blocks a rank, by NCCL's
+  /// rings as by direct exchange), needs all of a rank's partials in a row, its own among them, which lies in the
+  /// trainer's tensor, in its type and strides, and promises no order of addition: on NVLink switches (NVLS) the same
+  /// call has given other bits, and here it must not.
+  bool native_all_to_all = false;
+  /// A thread for each world, asleep but for a quarter of the deadline's or a second's look at communicators and
+  /// events. It aborts the communicators at the deadline, or when NCCL says that one of them has failed, while the
+  /// rank's own thread is anywhere else: in cudaStreamSynchronize, or computing. Calls captured into a graph are seen
+  /// by it only inside of `world::watch`.
+  bool watchdog = true;
 };
 
-/// NCCL's words for a result.
-[[nodiscard]] inline std::string describe(ncclResult_t result) { return ncclGetErrorString(result); }
+/// NCCL's words for a result, and what it said last in this process.
+[[nodiscard]] inline std::string describe(ncclResult_t result) {
+  std::string text = ncclGetErrorString(result);
+  const char* const last = ncclGetLastError(nullptr);
+  std::string said = last == nullptr ? "" : last;
+  while (!said.empty() && (said.back() == '\n' || said.back() == ' ')) said.pop_back();
+  return said.empty() ? text : text + " (" + said + ")";
+}
 
 /// One communicator of this rank's own, not blocking. Aborted, not destroyed, if it has failed or never began.
 class communicator {
@@ -77,7 +107,7 @@ class communicator {
 
 /// The world's own communicators, made from the trainer's by ncclCommSplit: one for agreements at plan time, one for
 /// each lane, so that lanes do not wait for each other, and one for each set of groups whose collectives are native.
-/// Each has a stream; shared by the world and its channels.
+/// Each has a stream; shared by the world and its channels. For one thread at a time, beside the watchdog.
 class communicators {
  public:
   struct line {
@@ -93,36 +123,78 @@ class communicators {
     check(ncclCommCount(parent, &size_), "ncclCommCount", nowhere);
     check(ncclCommCuDevice(parent, &device_), "ncclCommCuDevice", nowhere);
     make_current();
+    compare_devices();
     control_ = split(0, rank_);
+    if (!how.watchdog) return;
+    marks_ = std::make_unique<call_marks>(how.deadline);
+    watchdog_ = std::make_unique<watchdog>(std::chrono::duration<double>{(std::min)(how.deadline / 4, 1.0)}, device_,
+                                           [this] { return look(); });
   }
   communicators(const communicators&) = delete;
   communicators& operator=(const communicators&) = delete;
   ~communicators() {
+    watchdog_.reset();
     // A communicator is destroyed when its work is done, and aborted if that does not end.
     bool ended = true;
     for_each([&](line& one) { ended = ended && idle(one.stream.get()); });
-    if (!ended) abort();
+    if (!ended) give_up("its last call does not end");
+    if (failed()) settle();
   }
 
   [[nodiscard]] int rank() const noexcept { return rank_; }
   [[nodiscard]] int size() const noexcept { return size_; }
   [[nodiscard]] cudaStream_t compute() const noexcept { return compute_; }
   [[nodiscard]] const options& how() const noexcept { return options_; }
-  [[nodiscard]] bool failed() const noexcept { return failed_; }
+  [[nodiscard]] bool failed() const noexcept { return failed_.load(std::memory_order_acquire); }
+
+  /// While it lives, the calling thread, the rank's, may call NCCL. May be nested.
+  class own_turn {
+   public:
+    explicit own_turn(communicators& of) : of_{&of} {
+      if (of_->depth_++ == 0) of_->turn_.take();
+    }
+    own_turn(const own_turn&) = delete;
+    own_turn& operator=(const own_turn&) = delete;
+    ~own_turn() {
+      if (--of_->depth_ == 0) of_->turn_.give_back();
+    }
+
+   private:
+    communicators* of_;
+  };
+
+  /// Throws the failure's sentence if the world has failed.
+  void go_on() {
+    if (failed()) throw_failure();
+  }
+  /// A call begins, or ends, on the compute stream. What is captured is not watched: it does not run now.
+  void call_begins(const watched_call* what) {
+    if (marks_ == nullptr) return;
+    const own_turn mine{*this};
+    cudaStreamCaptureStatus status = cudaStreamCaptureStatusNone;
+    check_cuda(cudaStreamIsCapturing(compute_, &status), "cudaStreamIsCapturing");
+    marking_ = status == cudaStreamCaptureStatusNone;
+    if (marking_) marks_->begin(compute_, what);
+  }
+  void call_ends() {
+    if (marks_ == nullptr || !marking_) return;
+    const own_turn mine{*this};
+    marks_->end(compute_);
+    marking_ = false;
+  }
+  void forget(const watched_call* what) {
+    const own_turn mine{*this};
+    if (marks_ != nullptr) marks_->forget(what);
+  }
+
   void make_current() const { check_cuda(cudaSetDevice(device_), "cudaSetDevice"); }
 
   /// Throws if the world has failed, or NCCL says that one of its communicators has.
-  void enter(const char* doing) {
-    if (failed_) throw_failure();
-    ncclResult_t worst = ncclSuccess;
-    for_each([&](const line& one) {
-      ncclResult_t state = ncclSuccess;
-      const ncclResult_t asked = ncclCommGetAsyncError(one.comm.get(), &state);
-      if (asked != ncclSuccess) state = asked;
-      if (state != ncclSuccess && state != ncclInProgress) worst = state;
-    });
-    if (worst != ncclSuccess) {
-      fail("NCCL has failed on rank " + std::to_string(rank_) + ", " + doing + ": " + describe(worst));
+  void enter(const std::string& doing = "") {
+    go_on();
+    {
+      const own_turn mine{*this};
+      if (const ncclResult_t worst = worst_state(); worst != ncclSuccess) fail(has_failed(worst, doing));
     }
     make_current();
   }
@@ -134,11 +206,11 @@ class communicators {
   }
   /// The same without throwing.
   void give_up(const std::string& why) {
-    if (failed_) return;
-    failed_ = true;
-    failure_ = "orrery: rank " + std::to_string(rank_) + " stops: " + why +
-               "; its communicators are aborted, and this world cannot be used any more";
-    abort();
+    {
+      const own_turn mine{*this};
+      abort(why);
+    }
+    settle();
   }
 
   static std::string nowhere() { return ""; }
@@ -161,18 +233,18 @@ class communicators {
     fail(wrong + (place.empty() ? "" : ", " + place));
   }
 
-  /// Waits until all that is on the stream is done, up to the deadline.
-  void synchronize(cudaStream_t stream, const std::string& what) {
+  /// Waits until all that is on the stream is done, up to the deadline; `what` for, in words. None: for the calls on
+  /// it.
+  void synchronize(cudaStream_t stream, const char* what = nullptr) {
     const auto deadline = deadline_in(options_.deadline);
     for (;;) {
       const cudaError_t state = cudaStreamQuery(stream);
       if (state == cudaSuccess) return;
+      if (is_sticky(state)) give_up("rank " + std::to_string(rank_) + " has lost its device");
       if (state != cudaErrorNotReady) check_cuda(state, "cudaStreamQuery");
       ignore_cuda(state);
-      enter(what.c_str());
-      if (std::chrono::steady_clock::now() >= deadline) {
-        fail("rank " + std::to_string(rank_) + " has waited " + describe_seconds(options_.deadline) + " " + what);
-      }
+      enter(what != nullptr ? std::string{"waiting "} + what : "");
+      if (std::chrono::steady_clock::now() >= deadline) fail(who_waits(what));
       std::this_thread::yield();
     }
   }
@@ -195,12 +267,14 @@ class communicators {
 
   /// The lane's line. Collective if there is none yet.
   [[nodiscard]] line& lane(int number) {
+    const own_turn mine{*this};
     const auto found = lanes_.find(number);
     return found != lanes_.end() ? found->second : lanes_.emplace(number, split(0, rank_)).first->second;
   }
   /// The line of the groups of `ranks` ranks, `stride` apart, of which this rank's begins at `first`; `first` < 0: it
   /// is in none of them. Collective if there is none yet.
   [[nodiscard]] line& groups(int ranks, int stride, int first) {
+    const own_turn mine{*this};
     const std::pair<int, int> shape{ranks, stride};
     const auto found = groups_.find(shape);
     if (found != groups_.end()) return found->second;
@@ -210,7 +284,20 @@ class communicators {
  private:
   [[noreturn]] static void refuse(const std::string& why) { throw std::invalid_argument{"orrery: nccl::" + why}; }
 
-  [[noreturn]] void throw_failure() const { throw transport_error{failure_}; }
+  [[noreturn]] void throw_failure() {
+    settle();
+    throw transport_error{failure_};
+  }
+
+  void compare_devices() const {
+#if CUDART_VERSION >= 12080
+    int of_stream = device_;
+    check_cuda(cudaStreamGetDevice(compute_, &of_stream), "cudaStreamGetDevice");
+    if (of_stream == device_) return;
+    refuse("world: the stream is of device " + std::to_string(of_stream) + ", the communicator of device " +
+           std::to_string(device_) + "; make the stream while the communicator's device is the current one");
+#endif
+  }
 
   [[nodiscard]] line split(int color, int key) {
     line made;
@@ -223,7 +310,7 @@ class communicators {
     }
     if (!wrong.empty()) {
       made.comm.abort();
-      fail(wrong);
+      fail("rank " + std::to_string(rank_) + " makes a communicator, and " + wrong);
     }
     return made;
   }
@@ -233,10 +320,14 @@ class communicators {
     const device_memory received{static_cast<std::int64_t>(bytes) * size_};
     const cudaStream_t stream = control_.stream.get();
     check_cuda(cudaMemcpyAsync(sent.data(), mine, bytes, cudaMemcpyHostToDevice, stream), "cudaMemcpyAsync");
-    finish(control_.comm.get(),
-           ncclAllGather(sent.data(), received.data(), bytes, ncclUint8, control_.comm.get(), stream), "ncclAllGather",
-           nowhere);
-    const std::string what = "for all ranks to come to the same collective call";
+    {
+      const own_turn mine_now{*this};
+      go_on();
+      finish(control_.comm.get(),
+             ncclAllGather(sent.data(), received.data(), bytes, ncclUint8, control_.comm.get(), stream),
+             "ncclAllGather", nowhere);
+    }
+    const char* const what = "for all ranks to come to the same collective call";
     synchronize(stream, what);
     check_cuda(cudaMemcpyAsync(of_all, received.data(), bytes * static_cast<std::size_t>(size_), cudaMemcpyDeviceToHost,
                                stream),
@@ -253,9 +344,55 @@ class communicators {
     for (auto& [number, of] : lanes_) one(of);
     for (auto& [group, of] : groups_) one(of);
   }
-  /// What is under way ends then: its memory may be given back.
-  void abort() noexcept {
+  /// The worst that NCCL says of any communicator. In its turn, as the next three.
+  [[nodiscard]] ncclResult_t worst_state() {
+    ncclResult_t worst = ncclSuccess;
+    for_each([&](const line& one) {
+      ncclResult_t state = ncclSuccess;
+      const ncclResult_t asked = ncclCommGetAsyncError(one.comm.get(), &state);
+      if (asked != ncclSuccess) state = asked;
+      if (state != ncclSuccess && state != ncclInProgress) worst = state;
+    });
+    return worst;
+  }
+  [[nodiscard]] std::string has_failed(ncclResult_t state, const std::string& doing) const {
+    return "NCCL has failed on rank " + std::to_string(rank_) + (doing.empty() ? "" : ", ") + doing + ": " +
+           describe(state);
+  }
+  void abort(const std::string& why) {
+    if (failed()) return;
+    failure_ = "orrery: rank " + std::to_string(rank_) + " stops: " + why +
+               "; its communicators are aborted, and this world cannot be used any more";
+    failed_.store(true, std::memory_order_release);
     for_each([](line& one) { one.comm.abort(); });
+  }
+  /// The watchdog's look, on its thread. Is there anything left to watch?
+  [[nodiscard]] bool look() noexcept {
+    if (failed()) return false;
+    if (!turn_.take_if_free()) return true;  // the rank is in a call of NCCL's, and has its own deadline there
+    try {
+      std::string wrong;
+      if (const ncclResult_t worst = worst_state(); worst != ncclSuccess) {
+        wrong = has_failed(worst, "");
+      } else if (const std::string late = marks_->overdue(std::chrono::steady_clock::now()); !late.empty()) {
+        wrong = "rank " + std::to_string(rank_) + " " + late;
+      }
+      if (!wrong.empty()) abort(wrong);
+    } catch (const std::exception&) {  // no memory for a sentence: it looks again
+    }
+    turn_.give_back();
+    return true;
+  }
+  [[nodiscard]] std::string who_waits(const char* what) {
+    const own_turn mine{*this};
+    const std::string who = "rank " + std::to_string(rank_) + " ";
+    if (what != nullptr) return who + "has waited " + describe_seconds(options_.deadline) + " " + what;
+    return who + (marks_ != nullptr ? marks_->waited(options_.deadline) : call_marks::nothing_known(options_.deadline));
+  }
+
+  /// After an abort: what was under way ends, and its memory may be given back.
+  void settle() noexcept {
+    if (std::exchange(settled_, true)) return;
     static_cast<void>(idle(control_.stream.get()));
     for (auto& [number, one] : lanes_) static_cast<void>(idle(one.stream.get()));
     for (auto& [group, one] : groups_) static_cast<void>(idle(one.stream.get()));
@@ -279,8 +416,14 @@ class communicators {
   line control_{};
   std::map<int, line> lanes_;
   std::map<std::pair<int, int>, line> groups_;
-  bool failed_ = false;
-  std::string failure_;
+  std::string failure_;  // written once, before:
+  std::atomic<bool> failed_{false};
+  bool settled_ = false;
+  turn turn_;
+  int depth_ = 0;  // of the rank's turns
+  std::unique_ptr<call_marks> marks_;
+  bool marking_ = false;
+  std::unique_ptr<watchdog> watchdog_;  // last: it uses the others
 };
 
 }  // namespace orrery::nccl

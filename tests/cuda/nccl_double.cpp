@@ -84,6 +84,7 @@ struct failure {
   std::string function;
   int nth;
   ncclResult_t result;
+  std::string words;
 };
 
 struct library {
@@ -93,6 +94,7 @@ struct library {
   std::map<int, ncclResult_t> async_errors;
   std::map<int, std::vector<std::string>> calls;
   std::vector<std::string> faults;
+  std::string words;  // of the last error
   std::set<ncclComm_t> alive;
   std::map<std::string, std::shared_ptr<clique>> by_id;
   int ids = 0;
@@ -105,7 +107,9 @@ struct library {
   ncclResult_t enter(const char* function) {
     const int nth = ++counts[function];
     for (const failure& one : to_fail) {
-      if (one.function == function && one.nth == nth) return one.result;
+      if (one.function != function || one.nth != nth) continue;
+      words = one.words;
+      return one.result;
     }
     return ncclSuccess;
   }
@@ -297,13 +301,14 @@ void reset() {
   nccl.async_errors.clear();
   nccl.calls.clear();
   nccl.faults.clear();
+  nccl.words.clear();
   nccl.alive.clear();
   nccl.by_id.clear();
 }
-void fail(const std::string& function, int nth, ncclResult_t result) {
+void fail(const std::string& function, int nth, ncclResult_t result, const std::string& words) {
   library& nccl = library::get();
   const guard lock{nccl.mutex};
-  nccl.to_fail.push_back({function, nccl.counts[function] + nth, result});
+  nccl.to_fail.push_back({function, nccl.counts[function] + nth, result, words});
 }
 void set_async_error(int rank, ncclResult_t result) {
   library& nccl = library::get();
@@ -346,7 +351,13 @@ const char* ncclGetErrorString(ncclResult_t result) {
   }
 }
 
-const char* ncclGetLastError(ncclComm_t) { return ""; }
+const char* ncclGetLastError(ncclComm_t) {
+  static thread_local std::string said;
+  library& nccl = library::get();
+  const guard lock{nccl.mutex};
+  said = nccl.words;
+  return said.c_str();
+}
 
 ncclResult_t ncclGetUniqueId(ncclUniqueId* id) {
   library& nccl = library::get();

@@ -18,8 +18,8 @@ namespace nccl_double {
 
 /// Forgets all calls and failures to come. There must be no communicators.
 void reset();
-/// The n-th call (from 1, counted from now on) of a function by any rank returns this.
-void fail(const std::string& function, int nth, ncclResult_t result);
+/// The n-th call (from 1, counted from now on) of a function by any rank returns this, and leaves these words.
+void fail(const std::string& function, int nth, ncclResult_t result, const std::string& words = "");
 /// From now on all communicators of this rank of the first communicator say so when they are asked.
 void set_async_error(int rank, ncclResult_t result);
 /// The calls that move data, in the order of each rank: "group: send 64 to 1, receive 64 from 2", "all-gather 64".

@@ -120,7 +120,10 @@ class simulated_runtime {
     for (auto one = to_fail_.begin(); one != to_fail_.end(); ++one) {
       if (one->function != function || one->nth != nth) continue;
       const cudaError_t error = one->error;
-      if (one->sticky) broken = error;
+      if (one->sticky) {
+        broken = error;
+        changed();
+      }
       to_fail_.erase(one);
       return error;
     }
@@ -132,6 +135,12 @@ class simulated_runtime {
   }
   void ignore_wait(int nth) { ignored_ = counts["cudaStreamWaitEvent"] + nth; }
   [[nodiscard]] bool ignored() const { return ignored_ == counts.at("cudaStreamWaitEvent"); }
+
+  /// What could not run may be able to.
+  void changed() {
+    ++changes_;
+    enqueued.notify_all();
+  }
 
   void fault(const std::string& sentence) {
     if (faults.size() < 100) faults.push_back(sentence);
@@ -324,6 +333,7 @@ class simulated_runtime {
           if (!graph->nodes[node].step()) continue;
           (*done)[node] = true;
           any = true;
+          ++changes_;
         }
       }
       return std::find(done->begin(), done->end(), false) == done->end();
@@ -455,7 +465,7 @@ class simulated_runtime {
   }
   void push(CUstream_st& stream, operation what) {
     stream.queue.push_back(std::move(what));
-    enqueued.notify_all();
+    changed();
     if (random() % 4 == 0) run_some(random() % 8);
   }
 
@@ -518,26 +528,37 @@ class simulated_runtime {
     }
     if (now.records != nullptr) now.records->done = true;
     stream.queue.pop_front();
+    ++changes_;
     return true;
   }
   /// Runs up to so many operations; returns whether there was one.
   bool run_some(std::size_t most) {
+    if (stalled_at_ == changes_ || broken) return false;
     const unprotected writable{*this};
     bool any = false;
     std::vector<CUstream_st*> order{streams.begin(), streams.end()};
-    for (; most > 0; --most) {
+    // An operation that waits for another stream may be free once that has looked, too: all are asked twice.
+    for (int fruitless = 0; most > 0 && fruitless < 2;) {
       std::shuffle(order.begin(), order.end(), random);
-      if (std::none_of(order.begin(), order.end(), [&](CUstream_st* one) { return advance(*one); })) break;
+      const std::uint64_t before = changes_;
+      if (std::none_of(order.begin(), order.end(), [&](CUstream_st* one) { return advance(*one); })) {
+        fruitless = changes_ == before ? fruitless + 1 : 0;
+        if (fruitless == 2) stalled_at_ = changes_;
+        continue;
+      }
+      fruitless = 0;
       any = true;
+      --most;
     }
+    if (any) enqueued.notify_all();
     return any;
   }
   template <class Done>
   void run_until(std::unique_lock<std::mutex>& lock, const Done& done) {
     while (!done() && !broken) {
       if (run_some(1)) continue;
-      // Another thread may yet enqueue what is waited for.
-      if (enqueued.wait_for(lock, std::chrono::seconds{60}) == std::cv_status::timeout && !run_some(1)) {
+      // Another thread may yet enqueue what is waited for, or run it.
+      if (enqueued.wait_for(lock, std::chrono::seconds{60}) == std::cv_status::timeout && !done() && !run_some(1)) {
         std::fprintf(stderr, "runtime double: a stream that is synchronised stands still\n");
         std::abort();
       }
@@ -546,6 +567,8 @@ class simulated_runtime {
 
   std::byte* arena_ = nullptr;
   int open_ = 0;
+  std::uint64_t changes_ = 1;                      // of what streams hold
+  std::uint64_t stalled_at_ = 0;                   // the last of them when nothing could run
   std::map<std::size_t, allocation> allocations_;  // by their offsets
   vector_clock known_;                             // to the host: what it has synchronised with
   int next_number_ = 0;
@@ -621,7 +644,7 @@ std::string leaks() {
 void wake() {
   simulated_runtime& runtime = simulated_runtime::get();
   const std::lock_guard lock{runtime.mutex};
-  runtime.enqueued.notify_all();
+  runtime.changed();
 }
 void announce(accesses what) { announced = std::move(what); }
 

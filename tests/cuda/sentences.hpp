@@ -20,7 +20,7 @@ std::string sentence_of(const Body& body) {
 }
 
 inline bool says(const std::string& sentence, const std::string& part) {
-  INFO(sentence);
+  INFO("said: ", sentence);
   const bool found = sentence.find(part) != std::string::npos;
   CHECK_MESSAGE(found, "without: ", part);
   return found;

@@ -37,8 +37,8 @@ namespace orrery::nccl {
 /// to have enqueued, and in `synchronize`, `barrier` and `all_gather`, up to the deadline; then, and when NCCL says
 /// that a communicator has failed, it aborts its communicators, which ends what waits on the device, and throws
 /// `transport_error`. While the trainer waits in cudaStreamSynchronize, the watchdog does the same (see
-/// `options::watchdog`): its wait ends, what is on the stream is void, and the next call throws. For one thread at a
-/// time. All members but `rank`, `size`, `stream`, `usable`, `synchronize` and `watch` are collective.
+/// `options::watchdog_period`): its wait ends, what is on the stream is void, and the next call throws. For one thread
+/// at a time. All members but `rank`, `size`, `stream`, `usable`, `synchronize` and `watch` are collective.
 ///
 /// Lanes are communicators at work side by side: a GPU must have room for the kernels of all of them, or NCCL be told
 /// to keep their order (NCCL_LAUNCH_ORDER_IMPLICIT=1, from 2.26 on); all ranks issue in one order, whatever their
@@ -52,7 +52,8 @@ class world {
   using memory = device_memory;
 
   /// Throws `std::invalid_argument` for a communicator that is null, a stream of another device than its, or a deadline
-  /// that is not positive, `device_error` and `transport_error`. Costs a communicator, and events.
+  /// that is not positive (or a period that is negative), `device_error` and `transport_error`. Costs a communicator,
+  /// and events.
   world(ncclComm_t comm, cudaStream_t stream, const options& how = {})
       : own_{std::make_shared<communicators>(comm, stream, how)}, exceptions_{std::uncaught_exceptions()} {}
   world(const world&) = delete;

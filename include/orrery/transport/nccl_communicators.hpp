@@ -48,11 +48,11 @@ struct options {
   /// trainer's tensor, in its type and strides, and promises no order of addition: on NVLink switches (NVLS) the same
   /// call has given other bits, and here it must not.
   bool native_all_to_all = false;
-  /// A thread for each world, asleep but for a quarter of the deadline's or a second's look at communicators and
-  /// events. It aborts the communicators at the deadline, or when NCCL says that one of them has failed, while the
-  /// rank's own thread is anywhere else: in cudaStreamSynchronize, or computing. Calls captured into a graph are seen
-  /// by it only inside of `world::watch`.
-  bool watchdog = true;
+  /// How often a thread of each world looks at its communicators and at the events of its calls, in seconds; at least
+  /// four times in a deadline, and asleep in between. It aborts the communicators at the deadline, or when NCCL says
+  /// that one of them has failed, while the rank's own thread is anywhere else: in cudaStreamSynchronize, or computing.
+  /// Calls captured into a graph are seen by it only inside of `world::watch`. 0: there is no such thread.
+  double watchdog_period = 1;
 };
 
 /// NCCL's words for a result, and what it said last in this process.
@@ -118,6 +118,10 @@ class communicators {
   communicators(ncclComm_t parent, cudaStream_t compute, const options& how)
       : parent_{parent}, compute_{compute}, options_{how} {
     if (const std::string wrong = what_is_wrong_with(how.deadline, 1); !wrong.empty()) refuse("options: " + wrong);
+    if (!(how.watchdog_period >= 0)) {
+      refuse("options: watchdog_period is " + std::to_string(how.watchdog_period) +
+             ", expected seconds, or 0 for no watchdog");
+    }
     if (parent == nullptr) refuse("world: the communicator is null; make one by ncclCommInitRank or nccl::join");
     check(ncclCommUserRank(parent, &rank_), "ncclCommUserRank", nowhere);
     check(ncclCommCount(parent, &size_), "ncclCommCount", nowhere);
@@ -125,10 +129,10 @@ class communicators {
     make_current();
     compare_devices();
     control_ = split(0, rank_);
-    if (!how.watchdog) return;
+    if (how.watchdog_period <= 0) return;
     marks_ = std::make_unique<call_marks>(how.deadline);
-    watchdog_ = std::make_unique<watchdog>(std::chrono::duration<double>{(std::min)(how.deadline / 4, 1.0)}, device_,
-                                           [this] { return look(); });
+    const std::chrono::duration<double> period{(std::min)(how.deadline / 4, how.watchdog_period)};
+    watchdog_ = std::make_unique<watchdog>(period, device_, [this] { return look(); });
   }
   communicators(const communicators&) = delete;
   communicators& operator=(const communicators&) = delete;

@@ -3,11 +3,7 @@
 
 #include <cstddef>
 #include <cstdint>
-#include <exception>
-#include <functional>
-#include <mutex>
 #include <string>
-#include <thread>
 #include <utility>
 #include <vector>
 
@@ -19,12 +15,12 @@
 #include "cuda/device_conformance.hpp"
 #include "cuda/enqueued.hpp"
 #include "cuda/nccl_double.hpp"
+#include "cuda/nccl_threads.hpp"
 #include "cuda/runtime_double.hpp"
 
 /// Ranks of the doubles of NCCL and of the CUDA runtime: threads, each with a device of its own.
 namespace nccl_test {
 
-namespace nccl = orrery::nccl;
 using kernel = cuda_test::enqueued<orrery::reference<double>>;
 
 inline cuda_double::settings devices(int count, std::uint64_t seed = 1) {
@@ -41,39 +37,6 @@ inline std::string found_by_doubles() {
   std::string all;
   for (const std::string& one : cuda_double::faults()) all += one + "\n";
   return all + cuda_double::leaks() + nccl_double::faults();
-}
-
-/// Calls body(world) on ranks that are threads, as a trainer would: with its own communicator and stream. Throws what
-/// the first of them throws.
-template <class Body>
-void run_each(int ranks, const std::function<nccl::options(int)>& how, const Body& body) {
-  ncclUniqueId id;
-  ncclGetUniqueId(&id);
-  std::mutex mutex;
-  std::exception_ptr first;
-  std::vector<std::thread> threads;
-  for (int rank = 0; rank < ranks; ++rank) {
-    threads.emplace_back([&, rank] {
-      try {
-        orrery::check_cuda(cudaSetDevice(rank), "cudaSetDevice");
-        const orrery::cuda_stream stream;
-        const nccl::communicator comm = nccl::join(id, rank, ranks, 20);
-        nccl::world world{comm.get(), stream.get(), how(rank)};
-        body(world);
-        world.synchronize();
-      } catch (...) {
-        const std::lock_guard lock{mutex};
-        if (first == nullptr) first = std::current_exception();
-      }
-    });
-  }
-  for (std::thread& one : threads) one.join();
-  if (first != nullptr) std::rethrow_exception(first);
-}
-template <class Body>
-void run(int ranks, const nccl::options& how, const Body& body) {
-  run_each(
-      ranks, [&](int) { return how; }, body);
 }
 
 inline const orrery::attention_shape small{.length = 12, .query_heads = 2, .head_dim = 2};

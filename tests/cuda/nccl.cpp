@@ -4,9 +4,11 @@
 #include "orrery/transport/nccl.hpp"
 
 #include <algorithm>
+#include <atomic>
 #include <barrier>
 #include <cstdint>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include <doctest/doctest.h>
@@ -158,33 +160,41 @@ TEST_CASE("the exchanges of a step are one group; all-gathers and all-to-alls ar
 TEST_CASE("a forward and backward captured into a graph give the same bits at every launch, as the calls do") {
   for (const bool native : {true, false}) {
     start(devices(4));
+    std::atomic<bool> open{false};
     std::barrier together{4};  // no rank asks its stream for anything while another captures
     const nccl::options how{.native_all_gather = native, .native_all_to_all = native, .watchdog_period = 0.001};
-    CHECK(sentence_of([&] {
-            run(4, how, [&](auto& on) {
-              trainer<orrery::all_to_all<2, orrery::ring>> mine{on, {.length = 16, .query_heads = 4, .head_dim = 2}};
-              mine.step();
-              const std::string expected = mine.results(on);
-              mine.step();
-              together.arrive_and_wait();
-              cudaGraph_t captured = nullptr;
-              cudaGraphExec_t graph = nullptr;
-              orrery::check_cuda(cudaStreamBeginCapture(on.stream(), cudaStreamCaptureModeGlobal), "begin");
-              mine.step();
-              orrery::check_cuda(cudaStreamEndCapture(on.stream(), &captured), "end");
-              together.arrive_and_wait();
-              orrery::check_cuda(cudaGraphInstantiate(&graph, captured, 0), "instantiate");
-              CHECK(mine.results(on) == expected);  // of the call before
-              for (int i = 0; i < 3; ++i) {
-                on.watch([&] { orrery::check_cuda(cudaGraphLaunch(graph, on.stream()), "launch"); });
-                CHECK(mine.results(on) == expected);
-              }
-              mine.step();  // and calls go on
+    CHECK(
+        sentence_of([&] {
+          run(4, how, [&](auto& on) {
+            trainer<orrery::all_to_all<2, orrery::ring>> mine{on, {.length = 16, .query_heads = 4, .head_dim = 2}};
+            mine.step();
+            const std::string expected = mine.results(on);
+            // A call that has not ended when the capture begins, which the watchdog asks about meanwhile.
+            orrery::check_cuda(cuda_double::enqueue(on.stream(), {"a gate", {}, {}}, [&] { return open.load(); }), "");
+            mine.step();
+            together.arrive_and_wait();
+            cudaGraph_t captured = nullptr;
+            cudaGraphExec_t graph = nullptr;
+            orrery::check_cuda(cudaStreamBeginCapture(on.stream(), cudaStreamCaptureModeGlobal), "begin");
+            mine.step();
+            const int asked = cuda_double::calls("cudaEventQuery");
+            while (cuda_double::calls("cudaEventQuery") < asked + 8) std::this_thread::yield();
+            orrery::check_cuda(cudaStreamEndCapture(on.stream(), &captured), "end");
+            together.arrive_and_wait();
+            open.store(true);
+            cuda_double::wake();
+            orrery::check_cuda(cudaGraphInstantiate(&graph, captured, 0), "instantiate");
+            CHECK(mine.results(on) == expected);  // of the call before
+            for (int i = 0; i < 3; ++i) {
+              on.watch([&] { orrery::check_cuda(cudaGraphLaunch(graph, on.stream()), "launch"); });
               CHECK(mine.results(on) == expected);
-              orrery::check_cuda(cudaGraphExecDestroy(graph), "destroy");
-              orrery::check_cuda(cudaGraphDestroy(captured), "destroy");
-            });
-          }) == "");
+            }
+            mine.step();  // and calls go on
+            CHECK(mine.results(on) == expected);
+            orrery::check_cuda(cudaGraphExecDestroy(graph), "destroy");
+            orrery::check_cuda(cudaGraphDestroy(captured), "destroy");
+          });
+        }) == "");
     CHECK(found_by_doubles() == "");
   }
 }

@@ -28,7 +28,8 @@ target_compile_options(
   orrery_development
   INTERFACE $<$<COMPILE_LANGUAGE:CXX>:${warnings}>
             # What nvcc generates for the host is no style of ours.
-            "$<$<COMPILE_LANGUAGE:CUDA>:-Werror=all-warnings;-Xcompiler=-Wall,-Wextra,-Wno-unused-parameter,-Werror>")
+            "$<$<COMPILE_LANGUAGE:CUDA>:-Werror=all-warnings;-Xcompiler=-Wall,-Wextra,-Wno-unused-parameter,-Werror>"
+            $<$<AND:$<COMPILE_LANGUAGE:CUDA>,$<CXX_COMPILER_ID:GNU>>:-Xcompiler=-Wno-restrict>)
 
 if(ORRERY_NATIVE)
   check_cxx_compiler_flag(-march=native ORRERY_HAS_MARCH_NATIVE)

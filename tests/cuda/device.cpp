@@ -19,8 +19,12 @@
 #include "cuda/device_conformance.hpp"
 #include "cuda/enqueued.hpp"
 #include "cuda/runtime_double.hpp"
+#include "cuda/sentences.hpp"
 
 namespace {
+
+using cuda_test::says;
+using cuda_test::sentence_of;
 
 namespace device = orrery::device;
 using cuda_test::enqueued;
@@ -100,24 +104,6 @@ void call(device::world& on, int times) {
   }
   tensors.fetch();
   on.synchronize();
-}
-
-/// What `run` throws.
-template <class Body>
-std::string sentence_of(const Body& body) {
-  try {
-    body();
-  } catch (const std::exception& e) {
-    return e.what();
-  }
-  return "";
-}
-
-bool says(const std::string& sentence, const std::string& part) {
-  INFO(sentence);
-  const bool found = sentence.find(part) != std::string::npos;
-  CHECK_MESSAGE(found, "without: ", part);
-  return found;
 }
 
 }  // namespace

@@ -4,10 +4,13 @@
 #include <cstddef>
 #include <cstring>
 #include <deque>
+#include <functional>
 #include <map>
 #include <memory>
 #include <mutex>
 #include <set>
+#include <thread>
+#include <tuple>
 #include <utility>
 
 #include <cuda_runtime_api.h>
@@ -16,17 +19,19 @@
 
 namespace {
 
-/// One end of a message, or of a collective.
+/// One end of a message that its stream has come to.
 struct endpoint {
   std::byte* data;
   std::size_t bytes;
-  bool started = false;
   bool done = false;
 };
+using endpoints = std::deque<std::shared_ptr<endpoint>>;
 
-struct gathering {
-  std::map<int, std::pair<const std::byte*, std::byte*>> of_rank;  // what it sends, and where all goes
+/// A collective that some of its members' streams have come to.
+struct meeting {
+  std::string name;
   std::size_t bytes = 0;
+  std::map<int, std::pair<const std::byte*, std::byte*>> of_rank;  // what it sends, and where all goes
   bool done = false;
 };
 
@@ -34,14 +39,23 @@ struct gathering {
 struct clique {
   std::size_t size = 0;
   std::map<int, ncclComm_t> members;
-  std::map<std::pair<int, int>, std::deque<std::shared_ptr<endpoint>>> sends, receives;  // by source and target
-  std::map<int, std::size_t> gatherings_of;                                              // by rank: how many so far
-  std::deque<std::shared_ptr<gathering>> gatherings;
+  std::map<std::pair<int, int>, endpoints> sends, receives;  // by source and target: not met yet
+  std::map<int, std::size_t> meetings_of;                    // by rank: how many so far
+  std::deque<std::shared_ptr<meeting>> meetings;
+  std::set<std::tuple<bool, int, int>> asked;  // ends of messages, by whether they send, source and target
+  std::set<int> asked_all;                     // ranks that have called a collective
   struct splitting {
     std::map<int, std::pair<int, ncclComm_t>> asked;  // by rank: color, and the communicator to be
   };
   std::map<int, std::size_t> splittings_of;
   std::deque<splitting> splittings;
+};
+
+/// A call that returned before it was enqueued.
+struct pending_call {
+  std::function<bool()> connected;  // have the others come to their first call?
+  std::function<ncclResult_t()> enqueue;
+  std::thread::id caller;
 };
 
 }  // namespace
@@ -52,6 +66,7 @@ struct ncclComm {
   int world_rank = 0;  // in the first communicator
   int device = 0;
   bool aborted = false;
+  std::unique_ptr<pending_call> pending;
 };
 
 namespace {
@@ -69,6 +84,7 @@ struct failure {
   std::string function;
   int nth;
   ncclResult_t result;
+  std::string words;
 };
 
 struct library {
@@ -78,6 +94,7 @@ struct library {
   std::map<int, ncclResult_t> async_errors;
   std::map<int, std::vector<std::string>> calls;
   std::vector<std::string> faults;
+  std::string words;  // of the last error
   std::set<ncclComm_t> alive;
   std::map<std::string, std::shared_ptr<clique>> by_id;
   int ids = 0;
@@ -90,7 +107,9 @@ struct library {
   ncclResult_t enter(const char* function) {
     const int nth = ++counts[function];
     for (const failure& one : to_fail) {
-      if (one.function == function && one.nth == nth) return one.result;
+      if (one.function != function || one.nth != nth) continue;
+      words = one.words;
+      return one.result;
     }
     return ncclSuccess;
   }
@@ -108,44 +127,62 @@ thread_local std::vector<group_call> grouped;
 
 using guard = std::lock_guard<std::mutex>;
 
+/// May this communicator be given a call? With the lock held.
+ncclResult_t usable(ncclComm_t comm) {
+  library& nccl = library::get();
+  if (nccl.alive.count(comm) == 0 || comm->aborted) return ncclInvalidArgument;
+  if (comm->all == nullptr || comm->pending != nullptr) {
+    nccl.faults.push_back("a communicator is used before its last call is enqueued");
+    return ncclInvalidUsage;
+  }
+  return ncclSuccess;
+}
+
 /// The ends of one group on one communicator and stream.
 struct group_ends {
   struct one {
-    std::shared_ptr<endpoint> mine;
     bool sends;
     std::pair<int, int> ranks;  // source and target
-    std::size_t index;
+    std::byte* data;
+    std::size_t bytes;
+    std::shared_ptr<endpoint> now;  // of this run
   };
   ncclComm_t comm;
   std::shared_ptr<clique> all;
   std::vector<one> ends;
+  bool started = false;
 };
 
-/// Moves what both ends have come for. Are all of the group's messages done?
+/// Moves what both ends have come for. Are all of the group's messages done? Then it can be run again.
 bool meet(group_ends& group) {
   library& nccl = library::get();
   const guard lock{nccl.mutex};
   if (nccl.alive.count(group.comm) == 0 || group.comm->aborted) return true;
+  if (!std::exchange(group.started, true)) {
+    for (group_ends::one& one : group.ends) {
+      one.now = std::make_shared<endpoint>(endpoint{one.data, one.bytes});
+      (one.sends ? group.all->sends : group.all->receives)[one.ranks].push_back(one.now);
+    }
+  }
   bool done = true;
   for (group_ends::one& one : group.ends) {
-    one.mine->started = true;
-    if (one.mine->done) continue;
-    auto& others = (one.sends ? group.all->receives : group.all->sends)[one.ranks];
-    if (one.index >= others.size() || !others[one.index]->started) {
-      done = false;
-      continue;
+    endpoints& sends = group.all->sends[one.ranks];
+    endpoints& receives = group.all->receives[one.ranks];
+    while (!sends.empty() && !receives.empty()) {
+      endpoint& from = *sends.front();
+      endpoint& to = *receives.front();
+      if (from.bytes != to.bytes) {
+        nccl.faults.push_back("a send of " + std::to_string(from.bytes) + " bytes meets a receive of another size");
+      } else {
+        std::memcpy(to.data, from.data, from.bytes);
+      }
+      from.done = to.done = true;
+      sends.pop_front();
+      receives.pop_front();
     }
-    endpoint& other = *others[one.index];
-    if (other.bytes != one.mine->bytes) {
-      nccl.faults.push_back("a send of " + std::to_string(one.sends ? one.mine->bytes : other.bytes) +
-                            " bytes meets a receive of another size");
-    } else if (one.sends) {
-      std::memcpy(other.data, one.mine->data, other.bytes);
-    } else {
-      std::memcpy(one.mine->data, other.data, other.bytes);
-    }
-    one.mine->done = other.done = true;
+    done = done && one.now->done;
   }
+  if (done) group.started = false;
   return done;
 }
 
@@ -154,31 +191,38 @@ ncclResult_t run_group() {
   std::map<std::pair<ncclComm_t, cudaStream_t>, std::vector<group_call>> by_stream;
   for (const group_call& one : std::exchange(grouped, {})) by_stream[{one.comm, one.stream}].push_back(one);
   for (const auto& [where, calls] : by_stream) {
+    const guard lock{nccl.mutex};
+    const ncclComm_t comm = where.first;
+    if (const ncclResult_t result = usable(comm); result != ncclSuccess) return result;
     auto group = std::make_shared<group_ends>();
     cuda_double::accesses touched{"an NCCL group", {}, {}};
-    {
-      const guard lock{nccl.mutex};
-      group->comm = where.first;
-      group->all = where.first->all;
-      if (group->all == nullptr) return ncclInvalidUsage;
-      std::string text = "group:";
-      for (const group_call& one : calls) {
-        const int me = where.first->rank;
-        const std::pair<int, int> ranks = one.sends ? std::pair{me, one.peer} : std::pair{one.peer, me};
-        auto& queue = (one.sends ? group->all->sends : group->all->receives)[ranks];
-        queue.push_back(std::make_shared<endpoint>(endpoint{one.data, one.bytes}));
-        group->ends.push_back({queue.back(), one.sends, ranks, queue.size() - 1});
-        (one.sends ? touched.reads : touched.writes).push_back({one.data, one.data + one.bytes});
-        text += std::string{text.back() == ':' ? " " : ", "} + (one.sends ? "send " : "receive ") +
-                std::to_string(one.bytes) + (one.sends ? " to " : " from ") + std::to_string(one.peer);
+    group->comm = comm;
+    group->all = comm->all;
+    std::string text = "group:";
+    for (const group_call& one : calls) {
+      const std::pair<int, int> ranks = one.sends ? std::pair{comm->rank, one.peer} : std::pair{one.peer, comm->rank};
+      group->ends.push_back({one.sends, ranks, one.data, one.bytes, nullptr});
+      group->all->asked.insert({one.sends, ranks.first, ranks.second});
+      (one.sends ? touched.reads : touched.writes).push_back({one.data, one.data + one.bytes});
+      text += std::string{text.back() == ':' ? " " : ", "} + (one.sends ? "send " : "receive ") +
+              std::to_string(one.bytes) + (one.sends ? " to " : " from ") + std::to_string(one.peer);
+    }
+    nccl.calls[comm->world_rank].push_back(text);
+    comm->pending = std::make_unique<pending_call>();
+    comm->pending->caller = std::this_thread::get_id();
+    comm->pending->connected = [group] {
+      for (const group_ends::one& one : group->ends) {
+        if (group->all->asked.count({!one.sends, one.ranks.first, one.ranks.second}) == 0) return false;
       }
-      nccl.calls[where.first->world_rank].push_back(text);
-    }
-    if (cuda_double::enqueue(where.second, std::move(touched), [group] { return meet(*group); }) != cudaSuccess) {
-      return ncclUnhandledCudaError;
-    }
+      return true;
+    };
+    comm->pending->enqueue = [stream = where.second, touched, group] {
+      return cuda_double::enqueue(stream, touched, [group] { return meet(*group); }) == cudaSuccess
+                 ? ncclSuccess
+                 : ncclUnhandledCudaError;
+    };
   }
-  return ncclSuccess;
+  return by_stream.empty() ? ncclSuccess : ncclInProgress;
 }
 
 ncclResult_t add_to_group(const char* function, const group_call& one) {
@@ -186,10 +230,63 @@ ncclResult_t add_to_group(const char* function, const group_call& one) {
     library& nccl = library::get();
     const guard lock{nccl.mutex};
     if (const ncclResult_t result = nccl.enter(function); result != ncclSuccess) return result;
-    if (nccl.alive.count(one.comm) == 0 || one.comm->aborted) return ncclInvalidArgument;
+    if (const ncclResult_t result = usable(one.comm); result != ncclSuccess) return result;
   }
   grouped.push_back(one);
   return depth > 0 ? ncclSuccess : run_group();
+}
+
+/// A collective in which rank r gets `bytes` bytes of each rank, from its `source(r)`-th ones.
+ncclResult_t collective(const char* function, const char* name, const void* from, std::size_t sent, void* to,
+                        std::size_t bytes, std::size_t (*source)(int), ncclComm_t comm, cudaStream_t stream) {
+  library& nccl = library::get();
+  const guard lock{nccl.mutex};
+  if (const ncclResult_t result = nccl.enter(function); result != ncclSuccess) return result;
+  if (const ncclResult_t result = usable(comm); result != ncclSuccess) return result;
+  const std::shared_ptr<clique> all = comm->all;
+  nccl.calls[comm->world_rank].push_back(std::string{name} + " " + std::to_string(bytes));
+  all->asked_all.insert(comm->rank);
+  const auto* const mine = static_cast<const std::byte*>(from);
+  auto* const target = static_cast<std::byte*>(to);
+  // The meeting of this run: none yet.
+  const auto now = std::make_shared<std::shared_ptr<meeting>>();
+  const auto step = [=, &nccl, rank = comm->rank, what = std::string{name}] {
+    const guard lock_now{nccl.mutex};
+    if (nccl.alive.count(comm) == 0 || comm->aborted) return true;
+    if (*now == nullptr) {
+      const std::size_t index = all->meetings_of[rank]++;
+      if (all->meetings.size() <= index) all->meetings.push_back(std::make_shared<meeting>());
+      *now = all->meetings[index];
+      if ((*now)->of_rank.empty()) {
+        (*now)->name = what;
+        (*now)->bytes = bytes;
+      } else if ((*now)->name != what || (*now)->bytes != bytes) {
+        nccl.faults.push_back("an " + what + " meets an " + (*now)->name + ", or one of another size");
+      }
+      (*now)->of_rank[rank] = {mine, target};
+    }
+    meeting& here = **now;
+    if (!here.done) {
+      if (here.of_rank.size() < all->size) return false;
+      for (const auto& [to_rank, into] : here.of_rank) {
+        for (const auto& [from_rank, one] : here.of_rank) {
+          std::memcpy(into.second + static_cast<std::size_t>(from_rank) * bytes, one.first + source(to_rank) * bytes,
+                      bytes);
+        }
+      }
+      here.done = true;
+    }
+    now->reset();
+    return true;
+  };
+  cuda_double::accesses touched{name, {{mine, mine + sent}}, {{target, target + all->size * bytes}}};
+  comm->pending = std::make_unique<pending_call>();
+  comm->pending->caller = std::this_thread::get_id();
+  comm->pending->connected = [all] { return all->asked_all.size() == all->size; };
+  comm->pending->enqueue = [stream, touched, step] {
+    return cuda_double::enqueue(stream, touched, step) == cudaSuccess ? ncclSuccess : ncclUnhandledCudaError;
+  };
+  return ncclInProgress;
 }
 
 }  // namespace
@@ -204,13 +301,14 @@ void reset() {
   nccl.async_errors.clear();
   nccl.calls.clear();
   nccl.faults.clear();
+  nccl.words.clear();
   nccl.alive.clear();
   nccl.by_id.clear();
 }
-void fail(const std::string& function, int nth, ncclResult_t result) {
+void fail(const std::string& function, int nth, ncclResult_t result, const std::string& words) {
   library& nccl = library::get();
   const guard lock{nccl.mutex};
-  nccl.to_fail.push_back({function, nccl.counts[function] + nth, result});
+  nccl.to_fail.push_back({function, nccl.counts[function] + nth, result, words});
 }
 void set_async_error(int rank, ncclResult_t result) {
   library& nccl = library::get();
@@ -251,6 +349,14 @@ const char* ncclGetErrorString(ncclResult_t result) {
     default:
       return "another NCCL error";
   }
+}
+
+const char* ncclGetLastError(ncclComm_t) {
+  static thread_local std::string said;
+  library& nccl = library::get();
+  const guard lock{nccl.mutex};
+  said = nccl.words;
+  return said.c_str();
 }
 
 ncclResult_t ncclGetUniqueId(ncclUniqueId* id) {
@@ -306,18 +412,36 @@ ncclResult_t ncclCommSplit(ncclComm_t parent, int color, int, ncclComm_t* made, 
 
 ncclResult_t ncclCommGetAsyncError(ncclComm_t comm, ncclResult_t* state) {
   library& nccl = library::get();
-  const guard lock{nccl.mutex};
-  if (nccl.alive.count(comm) == 0) return ncclInvalidArgument;
-  const auto found = nccl.async_errors.find(comm->world_rank);
-  *state = found != nccl.async_errors.end() ? found->second : comm->all == nullptr ? ncclInProgress : ncclSuccess;
-  return nccl.enter("ncclCommGetAsyncError");
+  std::function<ncclResult_t()> enqueue;
+  {
+    const guard lock{nccl.mutex};
+    if (nccl.alive.count(comm) == 0) return ncclInvalidArgument;
+    if (const ncclResult_t result = nccl.enter("ncclCommGetAsyncError"); result != ncclSuccess) return result;
+    const auto found = nccl.async_errors.find(comm->world_rank);
+    *state = found != nccl.async_errors.end()                                         ? found->second
+             : comm->all == nullptr || (comm->pending && !comm->pending->connected()) ? ncclInProgress
+                                                                                      : ncclSuccess;
+    if (comm->pending == nullptr) return ncclSuccess;
+    if (comm->pending->caller != std::this_thread::get_id()) {
+      nccl.faults.push_back("a communicator is asked by a thread while another one's call is not enqueued yet");
+    }
+    if (*state != ncclSuccess) return ncclSuccess;
+    enqueue = std::move(comm->pending->enqueue);
+    comm->pending.reset();
+  }
+  *state = enqueue();
+  return ncclSuccess;
 }
 ncclResult_t ncclCommAbort(ncclComm_t comm) {
-  library& nccl = library::get();
-  const guard lock{nccl.mutex};
-  static_cast<void>(nccl.enter("ncclCommAbort"));
-  if (nccl.alive.erase(comm) == 0) nccl.faults.push_back("a communicator is aborted that is gone");
-  comm->aborted = true;  // its groups may still ask: not deleted
+  {
+    library& nccl = library::get();
+    const guard lock{nccl.mutex};
+    static_cast<void>(nccl.enter("ncclCommAbort"));
+    if (nccl.alive.erase(comm) == 0) nccl.faults.push_back("a communicator is aborted that is gone");
+    comm->aborted = true;  // its groups may still ask: not deleted
+    comm->pending.reset();
+  }
+  cuda_double::wake();
   return ncclSuccess;
 }
 ncclResult_t ncclCommDestroy(ncclComm_t comm) {
@@ -325,6 +449,7 @@ ncclResult_t ncclCommDestroy(ncclComm_t comm) {
   const guard lock{nccl.mutex};
   static_cast<void>(nccl.enter("ncclCommDestroy"));
   if (nccl.alive.erase(comm) == 0) nccl.faults.push_back("a communicator is destroyed that is gone");
+  if (comm->pending != nullptr) nccl.faults.push_back("a communicator is destroyed before its last call is enqueued");
   return ncclSuccess;
 }
 ncclResult_t ncclCommCount(ncclComm_t comm, int* count) {
@@ -373,38 +498,14 @@ ncclResult_t ncclRecv(void* to, std::size_t count, ncclDataType_t, int peer, ncc
 }
 ncclResult_t ncclAllGather(const void* from, void* to, std::size_t count, ncclDataType_t, ncclComm_t comm,
                            cudaStream_t stream) {
-  library& nccl = library::get();
-  std::shared_ptr<clique> all;
-  std::shared_ptr<gathering> mine;
-  {
-    const guard lock{nccl.mutex};
-    if (const ncclResult_t result = nccl.enter("ncclAllGather"); result != ncclSuccess) return result;
-    all = comm->all;
-    const std::size_t index = all->gatherings_of[comm->rank]++;
-    if (all->gatherings.size() <= index) all->gatherings.push_back(std::make_shared<gathering>());
-    mine = all->gatherings[index];
-    if (mine->bytes != 0 && mine->bytes != count) nccl.faults.push_back("an all-gather of different sizes");
-    mine->bytes = count;
-    nccl.calls[comm->world_rank].push_back("all_gather " + std::to_string(count));
-  }
-  const auto* const source = static_cast<const std::byte*>(from);
-  auto* const target = static_cast<std::byte*>(to);
-  const auto step = [=, &nccl, rank = comm->rank] {
-    const guard lock{nccl.mutex};
-    if (nccl.alive.count(comm) == 0 || comm->aborted || mine->done) return true;
-    mine->of_rank[rank] = {source, target};
-    if (mine->of_rank.size() < all->size) return false;
-    for (const auto& [to_rank, into] : mine->of_rank) {
-      for (const auto& [from_rank, one] : mine->of_rank) {
-        std::memcpy(into.second + static_cast<std::size_t>(from_rank) * count, one.first, count);
-      }
-    }
-    mine->done = true;
-    return true;
-  };
-  const cudaError_t code = cuda_double::enqueue(
-      stream, {"an all-gather", {{source, source + count}}, {{target, target + all->size * count}}}, step);
-  return code == cudaSuccess ? ncclSuccess : ncclUnhandledCudaError;
+  return collective(
+      "ncclAllGather", "all-gather", from, count, to, count, [](int) { return std::size_t{0}; }, comm, stream);
+}
+ncclResult_t ncclAlltoAll(const void* from, void* to, std::size_t count, ncclDataType_t, ncclComm_t comm,
+                          cudaStream_t stream) {
+  return collective(
+      "ncclAlltoAll", "all-to-all", from, count * comm->all->size, to, count,
+      [](int rank) { return static_cast<std::size_t>(rank); }, comm, stream);
 }
 
 }  // extern "C"

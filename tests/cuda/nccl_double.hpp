@@ -11,16 +11,18 @@
 ///
 /// It is as strict as NCCL may be. The operations of a group wait for each other, and block their stream until each has
 /// met its counterpart on the other rank's stream; the k-th send between two ranks of a communicator meets the k-th
-/// receive, in one size. No call blocks: communicators are under way until all of their ranks have asked for them.
+/// receive, in one size. No call blocks: communicators are under way until all of their ranks have asked for them, and
+/// a call is enqueued when its communicator is next asked for its state, by the thread that made it, but not before the
+/// ranks that it meets for the first time have come to theirs. Calls that a graph holds meet again when it is launched.
 namespace nccl_double {
 
 /// Forgets all calls and failures to come. There must be no communicators.
 void reset();
-/// The n-th call (from 1, counted from now on) of a function by any rank returns this.
-void fail(const std::string& function, int nth, ncclResult_t result);
+/// The n-th call (from 1, counted from now on) of a function by any rank returns this, and leaves these words.
+void fail(const std::string& function, int nth, ncclResult_t result, const std::string& words = "");
 /// From now on all communicators of this rank of the first communicator say so when they are asked.
 void set_async_error(int rank, ncclResult_t result);
-/// The calls that move data, in the order of each rank: "group: send 64 to 1, receive 64 from 2", "all_gather 64".
+/// The calls that move data, in the order of each rank: "group: send 64 to 1, receive 64 from 2", "all-gather 64".
 [[nodiscard]] std::vector<std::string> calls_of(int rank);
 [[nodiscard]] int calls(const std::string& function);
 /// Ends that do not fit, as sentences, and communicators that were never destroyed.

@@ -52,6 +52,7 @@ struct graph_node {
 
 struct captured_graph {
   std::vector<graph_node> nodes;
+  cudaStreamCaptureMode mode = cudaStreamCaptureModeGlobal;
   bool invalid = false;
 };
 
@@ -87,6 +88,7 @@ thread_local int current_device = 0;
 thread_local cudaError_t last_error = cudaSuccess;
 thread_local std::optional<accesses> announced;
 thread_local bool in_host_function = false;
+thread_local cudaStreamCaptureMode capture_mode = cudaStreamCaptureModeGlobal;
 
 class simulated_runtime {
  public:
@@ -118,7 +120,10 @@ class simulated_runtime {
     for (auto one = to_fail_.begin(); one != to_fail_.end(); ++one) {
       if (one->function != function || one->nth != nth) continue;
       const cudaError_t error = one->error;
-      if (one->sticky) broken = error;
+      if (one->sticky) {
+        broken = error;
+        changed();
+      }
       to_fail_.erase(one);
       return error;
     }
@@ -130,6 +135,12 @@ class simulated_runtime {
   }
   void ignore_wait(int nth) { ignored_ = counts["cudaStreamWaitEvent"] + nth; }
   [[nodiscard]] bool ignored() const { return ignored_ == counts.at("cudaStreamWaitEvent"); }
+
+  /// What could not run may be able to.
+  void changed() {
+    ++changes_;
+    enqueued.notify_all();
+  }
 
   void fault(const std::string& sentence) {
     if (faults.size() < 100) faults.push_back(sentence);
@@ -257,10 +268,11 @@ class simulated_runtime {
     return cudaSuccess;
   }
 
-  cudaError_t begin_capture(CUstream_st* stream) {
+  cudaError_t begin_capture(CUstream_st* stream, cudaStreamCaptureMode mode) {
     if (streams.count(stream) == 0) return cudaErrorStreamCaptureUnsupported;
     if (stream->capture != nullptr) return cudaErrorIllegalState;
     stream->capture = std::make_shared<captured_graph>();
+    stream->capture->mode = mode;
     stream->frontier.clear();
     stream->origin = true;
     return cudaSuccess;
@@ -305,17 +317,26 @@ class simulated_runtime {
       all.reads.insert(all.reads.end(), node.touches.reads.begin(), node.touches.reads.end());
       all.writes.insert(all.writes.end(), node.touches.writes.begin(), node.touches.writes.end());
     }
-    return enqueue(stream, std::move(all), [this, graph] {
-      std::vector<bool> done(graph->nodes.size(), false);
-      for (std::size_t left = done.size(); left > 0;) {
-        const std::size_t node = random() % done.size();
-        const auto& after = graph->nodes[node].after;
-        if (done[node] || !std::all_of(after.begin(), after.end(), [&](std::size_t i) { return done[i]; })) continue;
-        graph->nodes[node].step();
-        done[node] = true;
-        --left;
+    auto done = std::make_shared<std::vector<bool>>(graph->nodes.size(), false);
+    return enqueue(stream, std::move(all), [this, graph, done] {
+      // Nodes in a random order, as far as each can run; some may wait for what other streams run.
+      std::vector<std::size_t> order(done->size());
+      for (std::size_t i = 0; i < order.size(); ++i) order[i] = i;
+      for (bool any = true; any;) {
+        any = false;
+        std::shuffle(order.begin(), order.end(), random);
+        for (const std::size_t node : order) {
+          const auto& after = graph->nodes[node].after;
+          if ((*done)[node] || !std::all_of(after.begin(), after.end(), [&](std::size_t i) { return (*done)[i]; })) {
+            continue;
+          }
+          if (!graph->nodes[node].step()) continue;
+          (*done)[node] = true;
+          any = true;
+          ++changes_;
+        }
       }
-      return true;
+      return std::find(done->begin(), done->end(), false) == done->end();
     });
   }
 
@@ -335,17 +356,31 @@ class simulated_runtime {
     join(known_, until->before);
     return broken.value_or(cudaSuccess);
   }
+  /// A thread that has not chosen the relaxed mode ends the captures that are under way in the global one.
+  cudaError_t disturb() {
+    if (capture_mode == cudaStreamCaptureModeRelaxed) return cudaSuccess;
+    cudaError_t error = cudaSuccess;
+    for (CUstream_st* one : streams) {
+      if (one->capture == nullptr || one->capture->mode != cudaStreamCaptureModeGlobal) continue;
+      error = invalidate(*one, cudaErrorStreamCaptureUnsupported);
+    }
+    return error;
+  }
   cudaError_t query(CUstream_st* stream) {
     if (streams.count(stream) == 0) return misuse("the default stream, or one that is gone, is queried");
     if (stream->capture != nullptr) return invalidate(*stream, cudaErrorStreamCaptureUnsupported);
+    if (const cudaError_t error = disturb(); error != cudaSuccess) return error;
     run_some(64);
+    if (broken) return *broken;
     if (!stream->queue.empty()) return cudaErrorNotReady;
     join(known_, stream->clock);
     return cudaSuccess;
   }
   cudaError_t query(CUevent_st* event) {
     if (event->capture != nullptr) return cudaErrorCapturedEvent;
+    if (const cudaError_t error = disturb(); error != cudaSuccess) return error;
     run_some(64);
+    if (broken) return *broken;
     if (event->last == nullptr) return cudaSuccess;
     if (!event->last->done) return cudaErrorNotReady;
     join(known_, event->last->before);
@@ -430,7 +465,7 @@ class simulated_runtime {
   }
   void push(CUstream_st& stream, operation what) {
     stream.queue.push_back(std::move(what));
-    enqueued.notify_all();
+    changed();
     if (random() % 4 == 0) run_some(random() % 8);
   }
 
@@ -493,26 +528,37 @@ class simulated_runtime {
     }
     if (now.records != nullptr) now.records->done = true;
     stream.queue.pop_front();
+    ++changes_;
     return true;
   }
   /// Runs up to so many operations; returns whether there was one.
   bool run_some(std::size_t most) {
+    if (stalled_at_ == changes_ || broken) return false;
     const unprotected writable{*this};
     bool any = false;
     std::vector<CUstream_st*> order{streams.begin(), streams.end()};
-    for (; most > 0; --most) {
+    // An operation that waits for another stream may be free once that has looked, too: all are asked twice.
+    for (int fruitless = 0; most > 0 && fruitless < 2;) {
       std::shuffle(order.begin(), order.end(), random);
-      if (std::none_of(order.begin(), order.end(), [&](CUstream_st* one) { return advance(*one); })) break;
+      const std::uint64_t before = changes_;
+      if (std::none_of(order.begin(), order.end(), [&](CUstream_st* one) { return advance(*one); })) {
+        fruitless = changes_ == before ? fruitless + 1 : 0;
+        if (fruitless == 2) stalled_at_ = changes_;
+        continue;
+      }
+      fruitless = 0;
       any = true;
+      --most;
     }
+    if (any) enqueued.notify_all();
     return any;
   }
   template <class Done>
   void run_until(std::unique_lock<std::mutex>& lock, const Done& done) {
     while (!done() && !broken) {
       if (run_some(1)) continue;
-      // Another thread may yet enqueue what is waited for.
-      if (enqueued.wait_for(lock, std::chrono::seconds{60}) == std::cv_status::timeout && !run_some(1)) {
+      // Another thread may yet enqueue what is waited for, or run it.
+      if (enqueued.wait_for(lock, std::chrono::seconds{60}) == std::cv_status::timeout && !done() && !run_some(1)) {
         std::fprintf(stderr, "runtime double: a stream that is synchronised stands still\n");
         std::abort();
       }
@@ -521,6 +567,8 @@ class simulated_runtime {
 
   std::byte* arena_ = nullptr;
   int open_ = 0;
+  std::uint64_t changes_ = 1;                      // of what streams hold
+  std::uint64_t stalled_at_ = 0;                   // the last of them when nothing could run
   std::map<std::size_t, allocation> allocations_;  // by their offsets
   vector_clock known_;                             // to the host: what it has synchronised with
   int next_number_ = 0;
@@ -592,6 +640,11 @@ std::string leaks() {
   simulated_runtime& runtime = simulated_runtime::get();
   const std::lock_guard lock{runtime.mutex};
   return runtime.leaks();
+}
+void wake() {
+  simulated_runtime& runtime = simulated_runtime::get();
+  const std::lock_guard lock{runtime.mutex};
+  runtime.changed();
 }
 void announce(accesses what) { announced = std::move(what); }
 
@@ -726,6 +779,17 @@ cudaError_t CUDARTAPI cudaStreamIsCapturing(cudaStream_t stream, cudaStreamCaptu
   });
 }
 
+cudaError_t CUDARTAPI cudaStreamGetDevice(cudaStream_t stream, int* device) {
+  return call("cudaStreamGetDevice", [&](simulated_runtime&, lock_type&) {
+    *device = stream->device;
+    return cudaSuccess;
+  });
+}
+cudaError_t CUDARTAPI cudaThreadExchangeStreamCaptureMode(cudaStreamCaptureMode* mode) {
+  std::swap(*mode, capture_mode);
+  return cudaSuccess;
+}
+
 cudaError_t CUDARTAPI cudaEventCreateWithFlags(cudaEvent_t* event, unsigned) {
   return call("cudaEventCreateWithFlags", [&](simulated_runtime& runtime, lock_type&) {
     *event = new CUevent_st;
@@ -796,9 +860,9 @@ cudaError_t CUDARTAPI cudaLaunchHostFunc(cudaStream_t stream, cudaHostFn_t funct
   });
 }
 
-cudaError_t CUDARTAPI cudaStreamBeginCapture(cudaStream_t stream, cudaStreamCaptureMode) {
+cudaError_t CUDARTAPI cudaStreamBeginCapture(cudaStream_t stream, cudaStreamCaptureMode mode) {
   return call("cudaStreamBeginCapture",
-              [&](simulated_runtime& runtime, lock_type&) { return runtime.begin_capture(stream); });
+              [&](simulated_runtime& runtime, lock_type&) { return runtime.begin_capture(stream, mode); });
 }
 cudaError_t CUDARTAPI cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t* graph) {
   return release("cudaStreamEndCapture", [&](simulated_runtime& runtime, lock_type&) {

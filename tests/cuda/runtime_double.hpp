@@ -24,6 +24,7 @@
 ///   whatever the order in which they happen to run. So are accesses outside of allocations, and freeing what may be in
 ///   use. What synchronises one thread of the host is taken to be known to all.
 /// - Calls can be made to fail, and waits to be ignored.
+/// - A query by another thread ends a capture in the global mode, unless that thread has chosen the relaxed one.
 namespace cuda_double {
 
 struct settings {
@@ -63,5 +64,7 @@ void announce(accesses what);
 /// Enqueues work of a library that is itself a double. `step` is called when everything before it in the stream is
 /// done, again and again until it returns true; it may find that it must wait for other streams.
 [[nodiscard]] cudaError_t enqueue(cudaStream_t stream, accesses what, std::function<bool()> step);
+/// Threads that wait for streams look again: what such work waits for has happened otherwise.
+void wake();
 
 }  // namespace cuda_double

@@ -1,0 +1,73 @@
+// Copyright The Orrery authors. SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "orrery/kernel/reference.hpp"
+#include "orrery/layout/layout.hpp"
+#include "orrery/transport/nccl.hpp"
+
+#include "conformance.hpp"
+#include "cuda/device_conformance.hpp"
+#include "cuda/enqueued.hpp"
+#include "cuda/nccl_double.hpp"
+#include "cuda/nccl_threads.hpp"
+#include "cuda/runtime_double.hpp"
+
+/// Ranks of the doubles of NCCL and of the CUDA runtime: threads, each with a device of its own.
+namespace nccl_test {
+
+using kernel = cuda_test::enqueued<orrery::reference<double>>;
+
+inline cuda_double::settings devices(int count, std::uint64_t seed = 1) {
+  return {.seed = seed, .compute_capabilities = std::vector(static_cast<std::size_t>(count), std::pair{9, 0})};
+}
+inline void start(const cuda_double::settings& how) {
+  cuda_double::reset(how);
+  nccl_double::reset();
+}
+
+/// Races, misuse and leaks, one a line.
+inline std::string found_by_doubles() {
+  cuda_test::enqueued_work::forget();
+  std::string all;
+  for (const std::string& one : cuda_double::faults()) all += one + "\n";
+  return all + cuda_double::leaks() + nccl_double::faults();
+}
+
+inline const orrery::attention_shape small{.length = 12, .query_heads = 2, .head_dim = 2};
+
+/// A rank's operator and tensors.
+template <class Topology>
+struct trainer {
+  orrery::attention<Topology, kernel> attend;
+  conformance::rank_tensors<kernel> host;
+  cuda_test::device_tensors<kernel> tensors;
+
+  explicit trainer(nccl::world& on, const orrery::attention_shape& shape = small)
+      : attend{on, shape, orrery::causal{}},
+        host{oracle::random_problem<double>(conformance::oracle_shape(shape), 1),
+             attend.query_positions(),
+             attend.key_positions(),
+             {}},
+        tensors{host, on.stream()} {}
+  void step() {
+    tensors.forward(attend);
+    tensors.backward(attend);
+  }
+  /// The results of what was enqueued; they are poisoned then.
+  [[nodiscard]] std::string results(nccl::world& on) {
+    tensors.fetch();
+    on.synchronize();
+    std::string bits = host.bits();
+    host.poison();
+    tensors.bring_results();
+    return bits;
+  }
+};
+
+}  // namespace nccl_test

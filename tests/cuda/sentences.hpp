@@ -1,0 +1,29 @@
+// Copyright The Orrery authors. SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <exception>
+#include <string>
+
+#include <doctest/doctest.h>
+
+namespace cuda_test {
+
+/// What `body` throws; empty if it does not.
+template <class Body>
+std::string sentence_of(const Body& body) {
+  try {
+    body();
+  } catch (const std::exception& e) {
+    return e.what();
+  }
+  return "";
+}
+
+inline bool says(const std::string& sentence, const std::string& part) {
+  INFO("said: ", sentence);
+  const bool found = sentence.find(part) != std::string::npos;
+  CHECK_MESSAGE(found, "without: ", part);
+  return found;
+}
+
+}  // namespace cuda_test

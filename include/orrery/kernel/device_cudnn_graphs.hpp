@@ -111,6 +111,18 @@ inline void describe_cudnn_call(cudnn_frontend::graph::Graph& made, const cudnn_
   }
 }
 
+/// Asks cuDNN for engines that compute the graph, deterministically: bad if there is none. `handle` is null where the
+/// graph has the properties of a device instead.
+[[nodiscard]] inline cudnn_frontend::error_t supported_by_cudnn(cudnn_frontend::graph::Graph& graph,
+                                                                cudnnHandle_t handle) {
+  cudnn_frontend::error_t error = graph.validate();
+  if (error.is_good()) error = graph.build_operation_graph(handle);
+  if (error.is_good()) error = graph.create_execution_plans({cudnn_frontend::HeurMode_t::A});
+  graph.deselect_numeric_notes({cudnn_frontend::NumericalNote_t::NONDETERMINISTIC});
+  if (error.is_good()) error = graph.check_support();
+  return error;
+}
+
 /// cuDNN itself, by its graph API and cudnn-frontend (written for 1.32 and cuDNN 9.19): a `cudnn_engine` for the device
 /// that is current when it is made. In a call it takes no device memory; cuDNN takes some of the host's.
 class cudnn_graphs {
@@ -128,7 +140,8 @@ class cudnn_graphs {
   int plan(const cudnn_call& call) {
     execution made{std::make_unique<cudnn_frontend::graph::Graph>(), {}, 0};
     describe_cudnn_call(*made.graph, call);
-    const cudnn_frontend::error_t error = build(*made.graph);
+    cudnn_frontend::error_t error = supported_by_cudnn(*made.graph, handle_);
+    if (error.is_good()) error = made.graph->build_plans();
     if (error.is_bad()) {
       throw std::invalid_argument{"orrery: cuDNN " + std::to_string(cudnnGetVersion()) +
                                   " does not have, on this device, the " + call.text() + ": " + error.err_msg +
@@ -161,16 +174,6 @@ class cudnn_graphs {
     std::unordered_map<std::int64_t, void*> addresses;  // of this call
     std::int64_t workspace_bytes;
   };
-
-  cudnn_frontend::error_t build(cudnn_frontend::graph::Graph& graph) {
-    cudnn_frontend::error_t error = graph.validate();
-    if (error.is_good()) error = graph.build_operation_graph(handle_);
-    if (error.is_good()) error = graph.create_execution_plans({cudnn_frontend::HeurMode_t::A});
-    graph.deselect_numeric_notes({cudnn_frontend::NumericalNote_t::NONDETERMINISTIC});
-    if (error.is_good()) error = graph.check_support();
-    if (error.is_good()) error = graph.build_plans();
-    return error;
-  }
 
   static std::vector<cudnn_tensor> tensors_of(bool backward) {
     using enum cudnn_tensor;

@@ -11,7 +11,6 @@
 #include <stdexcept>
 #include <string>
 #include <type_traits>
-#include <utility>
 #include <vector>
 
 #include "orrery/kernel/device_backend.cuh"
@@ -204,11 +203,8 @@ class device_cudnn_plan {
       for (const Key& key : keys) {
         expect_own(of_own_k, key.k, key.own);
         expect_own(of_own_v, key.v, key.own);
-        for (const auto& [name, dim] : {std::pair{"head_dim", key.k.dim}, std::pair{"value_dim", key.v.dim}}) {
-          if (dim % 8 == 0) continue;
-          throw std::invalid_argument{std::string{"orrery: "} + name + " is " + std::to_string(dim) + ", but kernel " +
-                                      kernel_name() + " needs a multiple of 8; orrery::device_flash takes any"};
-        }
+        expect_dim("head_dim", key.k.dim);
+        expect_dim("value_dim", key.v.dim);
         auto [place, is_new] = parts_.try_emplace(key_of(query.positions, key.positions));
         if (is_new) place->second = cudnn_parts_of(query.positions, key.positions, mask, kernel_name());
         for (const cudnn_part& part : place->second) {
@@ -218,6 +214,12 @@ class device_cudnn_plan {
         }
       }
     }
+  }
+
+  static void expect_dim(const char* name, std::int64_t dim) {
+    if (dim % 8 == 0) return;
+    throw std::invalid_argument{std::string{"orrery: "} + name + " is " + std::to_string(dim) + ", but kernel " +
+                                kernel_name() + " needs a multiple of 8; orrery::device_flash takes any"};
   }
 
   void expect_own(region_name which, const tensor_view<const T>& view, bool own) {

@@ -237,7 +237,7 @@ TEST_CASE("delta, as cuDNN's backward sees it, whatever the size of the gradient
       return orrery::batch_head_sequence(data.data(), 1, heads, tokens);
     };
     orrery::launch_cudnn_rows<emulator::device>(
-        {}, orrery::device_cudnn_rows<T, 8>{view(grad_out), rows(lse), rows(delta), view(out), rows(packed)});
+        {}, orrery::device_cudnn_rows<T>{view(grad_out), rows(lse), rows(delta), view(out), rows(packed)});
     CHECK(packed == lse);
     for (std::size_t row = 0; row < heads * tokens; ++row) {
       double sum = 0, terms = 0, norm = 0;

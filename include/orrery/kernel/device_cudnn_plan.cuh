@@ -114,8 +114,8 @@ class device_cudnn_plan {
               const tensor_view<T> grad_q = packed<T>(of_grad_q, now.q, now.call.key_dim);
               const tensor_view<T> grad_k = packed<T>(of_grad_k, now.k, now.call.key_dim);
               const tensor_view<T> grad_v = packed<T>(of_grad_v, now.k, now.call.value_dim);
-              launch_cudnn_rows<Device>(context, device_cudnn_rows<T, 8>{now.grad_out, queries_of(now, query.lse),
-                                                                         queries_of(now, query.delta), out, lse});
+              launch_cudnn_rows<Device>(context, device_cudnn_rows<T>{now.grad_out, queries_of(now, query.lse),
+                                                                      queries_of(now, query.delta), out, lse});
               engine_.run(now.plan, context,
                           {now.q.data, now.k.data, now.v.data, out.data, lse.data, now.grad_out.data, grad_q.data,
                            grad_k.data, grad_v.data},

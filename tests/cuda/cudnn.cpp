@@ -157,6 +157,34 @@ TEST_CASE("tensors that lie as plans expect are read in place; others are copied
   }
 }
 
+TEST_CASE("copies of a trainer's tensors are of the call") {
+  using tensors = conformance::rank_tensors<kernel<bfloat16>>;
+  cuda_double::reset({});
+  cudnn_double::reset();
+  const conformance::trainer_memory odd = conformance::trainer_memory::of(7);
+  const auto first = oracle::random_problem<bfloat16>(conformance::oracle_shape(shape), 1);
+  const auto second = oracle::random_problem<bfloat16>(conformance::oracle_shape(shape), 2);
+  orrery::device::run(1, [&](auto& on) {
+    attention attend{on, shape, orrery::causal{}, orrery::contiguous{}, orrery::ring{}};
+    tensors host{first, attend.query_positions(), attend.key_positions(), odd};
+    tensors other{second, attend.query_positions(), attend.key_positions(), odd};
+    cuda_test::device_tensors<kernel<bfloat16>> mine{host, on.stream()};
+    cuda_test::device_tensors<kernel<bfloat16>> others{other, on.stream()};
+    const auto call = [&](auto& one) {
+      one.forward(attend);
+      one.backward(attend);
+    };
+    call(mine);
+    call(others);
+    others.fetch();
+    on.synchronize();
+    const std::string wrong = other.mismatch(second, oracle::solve(second, orrery::causal{}), attend.query_positions(),
+                                             attend.key_positions());
+    if (!wrong.empty()) throw std::runtime_error{wrong};
+  });
+  CHECK(found_by_doubles() == "");
+}
+
 TEST_CASE("calls are cut by key heads where their workspace would be too large") {
   cuda_double::reset({});
   cudnn_double::reset();

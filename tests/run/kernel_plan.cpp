@@ -2,6 +2,7 @@
 #include "orrery/run/kernel_plan.hpp"
 
 #include <array>
+#include <atomic>
 #include <cstdint>
 #include <set>
 #include <span>
@@ -46,6 +47,7 @@ std::array<std::int64_t, 16> description(const Query& query, const Key& key, con
 struct planning : orrery::reference<double> {
   [[nodiscard]] static std::string name() { return "planning"; }
   static constexpr std::int64_t refused = 77;  // a head dimension
+  static inline std::atomic<int> begun_by_all = 0;
 
   template <class Memory>
   class planned {
@@ -65,7 +67,10 @@ struct planning : orrery::reference<double> {
     }
     void take_memory() { memory_ = Memory{bytes()}; }
     [[nodiscard]] std::int64_t bytes() const { return rows_ * std::int64_t{sizeof(double)}; }
-    void begin() { ++begun_; }
+    void begin() {
+      ++begun_;
+      ++begun_by_all;
+    }
 
     template <class Mask>
     void forward(const orrery::host_context& how, std::span<const orrery::forward_queries<double, double>> queries,
@@ -149,6 +154,21 @@ TEST_CASE("a plan's workspace is the operator's") {
     return all;
   };
   CHECK(bytes(planning{}) - bytes(orrery::reference<double>{}) == 2 * 4 * 26 * 8);
+}
+
+TEST_CASE("a plan is told of every call that begins") {
+  orrery::threads::run(1, [&](auto& world) {
+    orrery::attention<orrery::ring, planning> attend{world, shape};
+    conformance::rank_tensors<planning> tensors{oracle::random_problem<double>(conformance::oracle_shape(shape), 1),
+                                                attend.query_positions(),
+                                                attend.key_positions(),
+                                                {}};
+    planning::begun_by_all = 0;
+    tensors.forward(attend);
+    if (planning::begun_by_all != 1) throw std::runtime_error{"the forward"};
+    tensors.backward(attend);
+    if (planning::begun_by_all != 2) throw std::runtime_error{"the backward"};
+  });
 }
 
 TEST_CASE("what a plan refuses is said on every rank") {

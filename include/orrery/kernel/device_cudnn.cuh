@@ -9,6 +9,7 @@
 #include "orrery/kernel/device_context.hpp"
 #include "orrery/kernel/device_cudnn_call.hpp"
 #include "orrery/kernel/device_cudnn_plan.cuh"
+#include "orrery/kernel/device_cudnn_rows.cuh"
 #include "orrery/kernel/float16.hpp"
 #include "orrery/kernel/gpu.cuh"
 #include "orrery/kernel/mask.hpp"
@@ -22,7 +23,8 @@ namespace orrery {
 /// T is bfloat16 or float16, as storage. cuDNN's results are of T and cannot be added to others by itself: they go to
 /// scratch memory of the operator's plan and are merged into the running sums, which are float, by one kernel more. So
 /// compared with `device_flash` every tile's contribution to out, grad_q, grad_k and grad_v is rounded to T once before
-/// it is summed. Of the backward, see also `device_cudnn_rows`.
+/// it is summed: of P tiles each adds at most T's rounding of its own size, and float16's range is that of each of
+/// them. Of the backward, see also `device_cudnn_rows`.
 ///
 /// What it has is decided when an operator is made: each pair of blocks must be `cudnn_parts_of` the mask, and cuDNN
 /// must have a plan for each of them on this device (head dimensions are multiples of 8; to 128, on some devices to
@@ -45,7 +47,7 @@ struct device_cudnn : device_backend<Device> {
   using accumulator = float;
   using context = device_context;
 
-  static constexpr std::int64_t max_head_dim = 256;
+  static constexpr std::int64_t max_head_dim = device_cudnn_rows<T>::most_dim;
 
   /// Which parts of it, says the constructor of the operator.
   template <mask Mask>

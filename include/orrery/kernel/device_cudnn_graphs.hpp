@@ -115,16 +115,19 @@ inline void describe_cudnn_call(cudnn_frontend::graph::Graph& made, const cudnn_
 /// graph has the properties of a device instead.
 [[nodiscard]] inline cudnn_frontend::error_t supported_by_cudnn(cudnn_frontend::graph::Graph& graph,
                                                                 cudnnHandle_t handle) {
-  cudnn_frontend::error_t error = graph.validate();
-  if (error.is_good()) error = graph.build_operation_graph(handle);
-  if (error.is_good()) error = graph.create_execution_plans({cudnn_frontend::HeurMode_t::A});
+  if (const auto error = graph.validate(); error.is_bad()) return error;
+  if (const auto error = graph.build_operation_graph(handle); error.is_bad()) return error;
+  if (const auto error = graph.create_execution_plans({cudnn_frontend::HeurMode_t::A}); error.is_bad()) return error;
   graph.deselect_numeric_notes({cudnn_frontend::NumericalNote_t::NONDETERMINISTIC});
-  if (error.is_good()) error = graph.check_support();
-  return error;
+  return graph.check_support();
 }
 
 /// cuDNN itself, by its graph API and cudnn-frontend (written for 1.32 and cuDNN 9.19): a `cudnn_engine` for the device
 /// that is current when it is made. In a call it takes no device memory; cuDNN takes some of the host's.
+///
+/// cudnn-frontend takes compilers long (half a minute with g++, minutes with nvcc; less if all sources of a program
+/// define CUDNN_FRONTEND_SKIP_JSON_LIB). Where that matters, include this header in one source for the host's compiler,
+/// and give `device_cudnn` an engine that forwards to it, as the tests do.
 class cudnn_graphs {
  public:
   /// Throws `cudnn_error`.
@@ -140,9 +143,7 @@ class cudnn_graphs {
   int plan(const cudnn_call& call) {
     execution made{std::make_unique<cudnn_frontend::graph::Graph>(), {}, 0};
     describe_cudnn_call(*made.graph, call);
-    cudnn_frontend::error_t error = supported_by_cudnn(*made.graph, handle_);
-    if (error.is_good()) error = made.graph->build_plans();
-    if (error.is_bad()) {
+    if (const auto error = build(*made.graph); error.is_bad()) {
       throw std::invalid_argument{"orrery: cuDNN " + std::to_string(cudnnGetVersion()) +
                                   " does not have, on this device, the " + call.text() + ": " + error.err_msg +
                                   "; orrery::device_flash may have it"};
@@ -174,6 +175,11 @@ class cudnn_graphs {
     std::unordered_map<std::int64_t, void*> addresses;  // of this call
     std::int64_t workspace_bytes;
   };
+
+  cudnn_frontend::error_t build(cudnn_frontend::graph::Graph& graph) {
+    if (const auto error = supported_by_cudnn(graph, handle_); error.is_bad()) return error;
+    return graph.build_plans();
+  }
 
   static std::vector<cudnn_tensor> tensors_of(bool backward) {
     using enum cudnn_tensor;

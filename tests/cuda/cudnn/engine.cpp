@@ -33,14 +33,14 @@ std::string unsupported(const orrery::cudnn_call& call, int compute_capability) 
     "maxThreadsPerSM": 2048, "isTccDriver": 0, "supportCoopLaunch": 1, "totalGlobalMem": 85000000000,
     "deviceName": "NVIDIA H100 80GB HBM3", "maxGridSize": [2147483647, 65535, 65535], "maxBlockSize": [1024, 1024, 64]})";
   const auto described = std::make_shared<cudnn_frontend::DeviceProperties>();
-  cudnn_frontend::error_t error = described->deserialize(std::vector<std::uint8_t>(device.begin(), device.end()));
-  if (error.is_bad()) return "the device's description: " + error.err_msg;
+  const std::vector<std::uint8_t> bytes(device.begin(), device.end());
+  if (const auto error = described->deserialize(bytes); error.is_bad())
+    return "the device's description: " + error.err_msg;
   cudnn_frontend::graph::Graph graph;
   graph.set_device_properties(described);
   graph.set_sm_version(compute_capability);
   orrery::describe_cudnn_call(graph, call);
-  error = orrery::supported_by_cudnn(graph, nullptr);
-  return error.err_msg;
+  return orrery::supported_by_cudnn(graph, nullptr).err_msg;
 }
 
 std::string sentence_without_device() {

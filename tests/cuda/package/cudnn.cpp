@@ -2,6 +2,7 @@
 
 #include <cudnn.h>
 #include <cudnn_frontend_version.h>
+
 #include <orrery/kernel/device_cudnn_call.hpp>
 
 int main() {

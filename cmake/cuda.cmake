@@ -1,4 +1,5 @@
-# What orrery::cuda and orrery::nccl are, here and in the installed package: the headers, and the CUDA runtime or NCCL.
+# What orrery::cuda, orrery::nccl and orrery::cudnn are, here and in the installed package: the headers, and the CUDA
+# runtime, NCCL or cuDNN.
 
 # CMake 3.25 does not know C++20 for nvcc, and drops CMAKE_CUDA_STANDARD 20 without a word.
 if(NOT DEFINED CMAKE_CUDA20_STANDARD_COMPILE_OPTION)
@@ -22,4 +23,22 @@ endmacro()
 function(orrery_use_nccl target)
   target_link_libraries(${target} INTERFACE orrery::cuda ${ORRERY_NCCL_LIBRARY})
   target_include_directories(${target} SYSTEM INTERFACE ${ORRERY_NCCL_INCLUDE_DIR})
+endfunction()
+
+# cuDNN and the headers of cudnn-frontend, its interface for C++ (MIT; from NVIDIA's repository, or the include folder of
+# the Python package nvidia-cudnn-frontend). Sets ORRERY_CUDNN_INCLUDE_DIR, ORRERY_CUDNN_LIBRARY and
+# ORRERY_CUDNN_FRONTEND_INCLUDE_DIR, to be given by hand as those of NCCL.
+macro(orrery_find_cudnn)
+  find_path(ORRERY_CUDNN_INCLUDE_DIR cudnn.h HINTS ${CUDAToolkit_INCLUDE_DIRS})
+  find_library(ORRERY_CUDNN_LIBRARY cudnn HINTS ${CUDAToolkit_LIBRARY_DIR})
+  if(ORRERY_CUDNN_INCLUDE_DIR AND ORRERY_CUDNN_LIBRARY AND NOT ORRERY_CUDNN_FRONTEND_INCLUDE_DIR)
+    find_package(cudnn_frontend QUIET)
+    find_path(ORRERY_CUDNN_FRONTEND_INCLUDE_DIR cudnn_frontend.h HINTS ${cudnn_frontend_ROOT}/include
+                                                                       ${CUDAToolkit_INCLUDE_DIRS})
+  endif()
+endmacro()
+
+function(orrery_use_cudnn target)
+  target_link_libraries(${target} INTERFACE orrery::cuda ${ORRERY_CUDNN_LIBRARY} CUDA::nvrtc ${CMAKE_DL_LIBS})
+  target_include_directories(${target} SYSTEM INTERFACE ${ORRERY_CUDNN_INCLUDE_DIR} ${ORRERY_CUDNN_FRONTEND_INCLUDE_DIR})
 endfunction()

@@ -3,8 +3,9 @@ find_dependency(Threads)
 include("${CMAKE_CURRENT_LIST_DIR}/orrery-targets.cmake")
 
 # `find_package(orrery COMPONENTS mpi)` brings orrery::mpi, for a project that has the language CXX; `cuda` brings
-# orrery::cuda, and `nccl` that and orrery::nccl. A project with .cu files sets CMAKE_CUDA_STANDARD to 20.
-if(cuda IN_LIST orrery_FIND_COMPONENTS OR nccl IN_LIST orrery_FIND_COMPONENTS)
+# orrery::cuda, `nccl` that and orrery::nccl, and `cudnn` that and orrery::cudnn. A project with .cu files sets
+# CMAKE_CUDA_STANDARD to 20.
+if(orrery_FIND_COMPONENTS MATCHES "(^|;)(cuda|nccl|cudnn)(;|$)")
   find_package(CUDAToolkit QUIET)
   if(CUDAToolkit_FOUND)
     include("${CMAKE_CURRENT_LIST_DIR}/cuda.cmake")
@@ -23,6 +24,16 @@ foreach(component IN LISTS orrery_FIND_COMPONENTS)
       if(NOT TARGET orrery::nccl)
         add_library(orrery::nccl INTERFACE IMPORTED)
         orrery_use_nccl(orrery::nccl)
+      endif()
+    endif()
+  endif()
+  if(component STREQUAL "cudnn" AND orrery_cuda_FOUND)
+    orrery_find_cudnn()
+    if(ORRERY_CUDNN_INCLUDE_DIR AND ORRERY_CUDNN_LIBRARY AND ORRERY_CUDNN_FRONTEND_INCLUDE_DIR)
+      set(orrery_cudnn_FOUND TRUE)
+      if(NOT TARGET orrery::cudnn)
+        add_library(orrery::cudnn INTERFACE IMPORTED)
+        orrery_use_cudnn(orrery::cudnn)
       endif()
     endif()
   endif()

@@ -5,10 +5,13 @@
 #   2. the distribution's package, downloaded by apt-get and unpacked into the build tree (no root needed),
 #   3. the upstream release, pinned by its hash,
 #
-# and otherwise with one sentence that says what to install.
+# and otherwise with one sentence that says what to install. cudnn_frontend, headers that are optional and that no
+# distribution has, comes from the wheel of its Python package, pinned by its hash, or not at all.
 include(FetchContent)
 
 set(ORRERY_PROVIDES doctest benchmark)
+set(ORRERY_cudnn_frontend_WHEEL nvidia-cudnn-frontend==1.32.0)
+set(ORRERY_cudnn_frontend_SHA256 c6006556017a4d1c914c52a556c71b1267f2d6a0500f742e7b4edef539878df0)
 
 set(ORRERY_doctest_DEBIAN doctest-dev)
 set(ORRERY_doctest_URL https://github.com/doctest/doctest/archive/refs/tags/v2.4.12.tar.gz)
@@ -85,9 +88,41 @@ function(orrery_build_upstream_release package)
   set(${package}_FOUND TRUE PARENT_SCOPE)
 endfunction()
 
+# Sets cudnn_frontend_ROOT when the wheel could be had: any platform's, since only its headers are unpacked.
+function(orrery_unpack_cudnn_frontend)
+  set(root ${CMAKE_BINARY_DIR}/_deps/cudnn_frontend)
+  if(NOT EXISTS ${root}/include)
+    find_program(ORRERY_PYTHON python3)
+    file(WRITE ${root}/requirements.txt
+         "${ORRERY_cudnn_frontend_WHEEL} --hash=sha256:${ORRERY_cudnn_frontend_SHA256}\n")
+    if(ORRERY_PYTHON)
+      message(STATUS "cudnn_frontend: not installed, trying the Python package ${ORRERY_cudnn_frontend_WHEEL}")
+      execute_process(
+        COMMAND
+          ${ORRERY_PYTHON} -m pip download --no-deps --only-binary=:all: --platform manylinux_2_28_x86_64
+          --implementation cp --python-version 3.11 --require-hashes -d ${root} -r ${root}/requirements.txt
+        OUTPUT_QUIET ERROR_QUIET RESULT_VARIABLE failed TIMEOUT 60)
+    endif()
+    file(GLOB wheel ${root}/*.whl)
+    if(NOT wheel)
+      message(STATUS "cudnn_frontend: not within reach, orrery::cudnn is left out")
+      return()
+    endif()
+    execute_process(COMMAND ${CMAKE_COMMAND} -E tar xf ${wheel} -- include WORKING_DIRECTORY ${root}
+                            COMMAND_ERROR_IS_FATAL ANY)
+  endif()
+  set(cudnn_frontend_ROOT ${root} PARENT_SCOPE)
+endfunction()
+
 # A macro, so that what find_package sets is seen by the caller. Where <package>_FOUND stays false, CMake goes on with
 # the caller's own find_package, which then looks into <package>_ROOT.
 macro(orrery_provide_dependency method package)
+  if("${package}" STREQUAL cudnn_frontend)
+    find_package(${package} QUIET BYPASS_PROVIDER)
+    if(NOT ${package}_FOUND)
+      orrery_unpack_cudnn_frontend()
+    endif()
+  endif()
   if("${package}" IN_LIST ORRERY_PROVIDES)
     find_package(${package} QUIET BYPASS_PROVIDER)
     if(NOT ${package}_FOUND)

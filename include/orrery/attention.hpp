@@ -4,17 +4,20 @@
 #include <concepts>
 #include <cstddef>
 #include <cstdint>
+#include <exception>
 #include <memory>
 #include <stdexcept>
 #include <string>
 #include <utility>
 
 #include "orrery/kernel/mask.hpp"
+#include "orrery/kernel/planned_kernel.hpp"
 #include "orrery/kernel/view.hpp"
 #include "orrery/layout/layout.hpp"
 #include "orrery/run/attention_calls.hpp"
 #include "orrery/run/attention_plan.hpp"
 #include "orrery/run/attention_shape.hpp"
+#include "orrery/run/kernel_plan.hpp"
 #include "orrery/run/output_part.hpp"
 #include "orrery/run/started_forward.hpp"
 #include "orrery/topology/topology.hpp"
@@ -25,7 +28,7 @@ namespace orrery {
 
 /// A kernel of attention: element and accumulator types, the execution context that it is called with, and the largest
 /// head dimension; `forward`, `backward` and the copies and sums of a backend (see `reference`, the readable one). It
-/// says by `supports<Mask>` for which masks it is right.
+/// says by `supports<Mask>` for which masks it is right. One that needs handles or a workspace is a `planned_kernel`.
 template <class Kernel>
 concept attention_kernel = requires {
   typename Kernel::storage;
@@ -56,7 +59,8 @@ class attention {
   /// backward, and compares what the ranks say.
   ///
   /// Throws `std::invalid_argument`, on every rank, if the shape or the world does not suit, if the topology cuts the
-  /// heads into more slices than there are query heads, if the schedule is wrong, or if ranks disagree.
+  /// heads into more slices than there are query heads, if the schedule is wrong, if a kernel that plans its tiles
+  /// refuses one, or if ranks disagree.
   template <transport World, mask Mask = full, layout Layout = contiguous>
   attention(World& world, const attention_shape& shape, const Mask& mask = {}, const Layout& layout = {},
             const Topology& topology = {}) {
@@ -151,8 +155,8 @@ class attention {
   [[nodiscard]] const attention_shape& shape() const noexcept { return shape_; }
   /// Bytes of all the plan's buffers on this rank, forward and backward, taken when it was made: for each pass
   /// `traffic`'s slots times the size of a block (rounded up to 64 bytes), and one packed copy of each own block that
-  /// the rank sends as an operand; delta (one number for each query and head); and, where the kernel sums in another
-  /// type than it stores, the results under way.
+  /// the rank sends as an operand; delta (one number for each query and head); where the kernel sums in another type
+  /// than it stores, the results under way; and what the kernel needs, where it is a `planned_kernel`.
   [[nodiscard]] std::int64_t workspace_bytes() const noexcept { return calls_->workspace_bytes(); }
 
  private:
@@ -176,16 +180,48 @@ class attention {
     const attention_request request{
         shape.completed(), world.size(),         name_of(topology), slices_of(topology, world.size()),
         Kernel::name(),    Kernel::max_head_dim, mask.name(),       layout.name};
-    require_agreement(world, request.fields(what_is_wrong(request, topology)));
+    const auto programs = [&](pass p) { return program_of(topology, world.rank(), world.size(), p); };
+    using memory = typename World::memory;
+    std::string error = what_is_wrong(request, topology);
+    kernel_plan<Kernel, memory> kernel;
+    if constexpr (planned_kernel<Kernel, memory>) {
+      if (error.empty()) {
+        const auto plan = plan_of(world, request, mask, layout);
+        error = what_the_kernel_refuses(kernel, plan, programs(pass::forward), programs(request.shape.circulate));
+      }
+    }
+    require_agreement(world, request.fields(error));
     shape_ = request.shape;
-    attention_plan<Mask> plan{shape_, world.rank(), mask, request.slices};
-    plan.query_shards = layout.shards(world.size(), shape_.length);
-    plan.key_shards = layout.shards(world.size(), shape_.key_length);
+    attention_plan<Mask> plan = plan_of(world, request, mask, layout);
     query_positions_ = plan.query_shards[world.rank()];
     key_positions_ = plan.key_shards[world.rank()];
-    calls_ = std::make_unique<planned_attention<Kernel, World, Mask>>(
-        world, std::move(plan), program_of(topology, world.rank(), world.size(), pass::forward),
-        program_of(topology, world.rank(), world.size(), shape_.circulate), shape_.hand_over);
+    calls_ = std::make_unique<planned_attention<Kernel, World, Mask>>(world, std::move(plan), std::move(kernel),
+                                                                      programs(pass::forward),
+                                                                      programs(shape_.circulate), shape_.hand_over);
+  }
+
+  template <class World, class Mask>
+  [[nodiscard]] static attention_plan<Mask> plan_of(World& world, const attention_request& request, const Mask& mask,
+                                                    const any_layout& layout) {
+    attention_plan<Mask> plan{request.shape, world.rank(), mask, request.slices};
+    plan.query_shards = layout.shards(world.size(), request.shape.length);
+    plan.key_shards = layout.shards(world.size(), request.shape.key_length);
+    return plan;
+  }
+
+  /// Lets the kernel plan. Empty, or its sentence.
+  template <class Memory, class Mask>
+  [[nodiscard]] static std::string what_the_kernel_refuses(kernel_plan<Kernel, Memory>& kernel,
+                                                           const attention_plan<Mask>& plan, const program& forward,
+                                                           const program& backward) try {
+    kernel.expect(plan, forward);
+    kernel.expect(plan, backward);
+    kernel.take_memory();
+    return "";
+  } catch (const std::exception& e) {
+    const std::string sentence = e.what();
+    const std::string prefix = "orrery: ";
+    return sentence.compare(0, prefix.size(), prefix) == 0 ? sentence.substr(prefix.size()) : sentence;
   }
 
   /// Empty, or a sentence.

@@ -85,8 +85,9 @@ void check_same(const kernel_test::owned_rows<T>& expected, const kernel_test::o
 /// Dimensions and margins by which vectors fit, and by which they do not.
 template <class Visit>
 void for_shapes(const Visit& visit) {
-  for (const std::int64_t dim : {32, 12, 5}) {
+  for (const std::int64_t dim : {32, 12, 5, 136}) {  // the last: more pieces than a warp has lanes
     for (const std::int64_t margin : {0, 16, 3}) {
+      if (dim > 100 && margin != 16) continue;
       INFO("dim ", dim, ", margin ", margin);
       visit(dim, margin);
     }

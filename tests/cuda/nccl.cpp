@@ -13,6 +13,7 @@
 
 #include <doctest/doctest.h>
 
+#include "orrery/kernel/device_cudnn.cuh"
 #include "orrery/topology/all_to_all.hpp"
 #include "orrery/topology/any_topology.hpp"
 #include "orrery/topology/ring.hpp"
@@ -20,8 +21,10 @@
 #include "orrery/verify/verify.hpp"
 
 #include "any.hpp"
+#include "cuda/cudnn_double.hpp"
 #include "cuda/nccl_ranks.hpp"
 #include "cuda/sentences.hpp"
+#include "cuda/streamed_device.hpp"
 
 namespace {
 
@@ -100,6 +103,20 @@ TEST_CASE("results") {
       }
     }
   }
+}
+
+TEST_CASE("results of a kernel that plans: cuDNN's adapter, on a double of cuDNN") {
+  using adapter = orrery::device_cudnn<orrery::bfloat16, cudnn_double::engine, cuda_test::streamed_device>;
+  const auto on_nccl = [&](int ranks, auto&& body) { run(ranks, {}, body); };
+  start(devices(4));
+  cudnn_double::reset();
+  for (const orrery::any_topology& topology : {orrery::any_topology{orrery::wallfacer<2>{}}, {orrery::ulysses{}}}) {
+    const orrery::attention_shape shape{.length = 26, .query_heads = 6, .key_heads = 3, .head_dim = 8};
+    CHECK(cuda_test::failures<orrery::any_topology, adapter, nccl::world>(on_nccl, 4, shape, orrery::causal{},
+                                                                          orrery::zigzag{}, 2, topology) == "");
+  }
+  CHECK(found_by_doubles() == "");
+  CHECK(cudnn_double::all.faults == "");
 }
 
 TEST_CASE("schedules whose ranks do not post both ends of a message in one step") {

@@ -15,8 +15,9 @@
 
 namespace orrery {
 
-/// Which part of a tensor one block of threads works on: some tokens of one head. Blocks are counted with the tokens
-/// fastest and the batch slowest.
+/// Which part of a tensor one block of threads works on: some tokens of one head. Blocks are counted with the heads
+/// fastest and the batch slowest: those that run together read whole tokens of a trainer's [..., head, dim] tensors,
+/// and long runs of the packed [head, sequence, dim] ones.
 struct device_rows {
   std::int64_t batch;
   std::int64_t head;
@@ -29,11 +30,14 @@ struct device_rows {
   }
   [[nodiscard]] static constexpr device_rows of(std::int64_t block, std::int64_t heads, std::int64_t tokens,
                                                 std::int64_t tokens_of_block) noexcept {
-    const std::int64_t parts = (tokens + tokens_of_block - 1) / tokens_of_block;
-    const std::int64_t first = block % parts * tokens_of_block;
+    // A grid has fewer than 2^31 blocks, and divisions of 64 bits would take longer than the block's work.
+    const auto index = static_cast<std::uint32_t>(block);
+    const auto head_count = static_cast<std::uint32_t>(heads);
+    const auto parts = static_cast<std::uint32_t>((tokens + tokens_of_block - 1) / tokens_of_block);
+    const std::uint32_t row = index / head_count;
+    const std::int64_t first = row % parts * tokens_of_block;
     const std::int64_t left = tokens - first;
-    return {block / parts / heads, block / parts % heads, first,
-            static_cast<int>(left < tokens_of_block ? left : tokens_of_block)};
+    return {row / parts, index % head_count, first, static_cast<int>(left < tokens_of_block ? left : tokens_of_block)};
   }
 };
 
@@ -81,6 +85,48 @@ struct device_backend_sizes {
   static constexpr int threads = 256;
   static constexpr int tokens = 64;
   static constexpr int rows = 2048;  ///< where there is only one number for each token
+  static constexpr int at_once = 4;  ///< of its pieces, a thread reads so many before it writes the first
+};
+
+/// One of the pieces of some elements into which a block's rows are cut, as a thread takes them, every 256th. A
+/// division for the thread's first one, none for those that follow.
+class device_piece {
+ public:
+  int row;
+  int part;
+
+  constexpr device_piece() = default;
+  /// The thread's first, where rows have so many parts.
+  constexpr device_piece(int thread, int parts) noexcept
+      : row{thread / parts},
+        part{thread % parts},
+        parts_{parts},
+        more_rows_{device_backend_sizes::threads / parts},
+        more_parts_{device_backend_sizes::threads % parts} {}
+
+  constexpr void next() noexcept {
+    row += more_rows_;
+    part += more_parts_;
+    if (part >= parts_) {
+      part -= parts_;
+      ++row;
+    }
+  }
+
+ private:
+  int parts_;
+  int more_rows_;
+  int more_parts_;
+};
+
+/// The lanes of a warp that share a row of so many pieces, and how many rows a warp has at a time.
+struct device_row_lanes {
+  int of_row = 32;
+  int rows = 1;
+
+  explicit constexpr device_row_lanes(int parts) noexcept {
+    for (; of_row > 1 && of_row / 2 >= parts; of_row /= 2) rows *= 2;
+  }
 };
 
 /// The kernel of `copy` and `add` of tensors: `count` elements at a time.
@@ -92,22 +138,34 @@ struct device_transfer {
   template <class Threads>
   ORRERY_DEVICE void operator()(const Threads& threads) const {
     const device_rows rows = device_rows::of(threads.block(), to.heads, to.sequence, device_backend_sizes::tokens);
-    const int parts = static_cast<int>(to.dim) / count;
-    for (int i = threads.thread(); i < rows.count * parts; i += device_backend_sizes::threads) {
-      const std::int64_t token = rows.first + i / parts;
-      const int first = i % parts * count;
-      const auto source = device_elements<T, count>::read(threads, from.at(rows.batch, token, rows.head) + first);
-      U* const target = to.at(rows.batch, token, rows.head) + first;
-      device_elements<U, count> result;
-      if constexpr (accumulate) result = device_elements<U, count>::read(threads, target);
-      for (int j = 0; j < count; ++j) {
-        if constexpr (accumulate) {
-          result.of[j] += static_cast<U>(source.of[j]);
-        } else {
-          result.of[j] = static_cast<U>(source.of[j]);
-        }
+    const T* const source = from.at(rows.batch, rows.first, rows.head);
+    U* const target = to.at(rows.batch, rows.first, rows.head);
+    constexpr int at_once = device_backend_sizes::at_once;
+    for (device_piece next{threads.thread(), static_cast<int>(to.dim) / count}; next.row < rows.count;) {
+      device_elements<T, count> moved[at_once];
+      device_elements<U, count> result[at_once];
+      U* place[at_once];
+      ORRERY_UNROLL
+      for (int i = 0; i < at_once; ++i, next.next()) {
+        place[i] = nullptr;
+        if (next.row >= rows.count) continue;
+        place[i] = target + next.row * to.sequence_stride + next.part * count;
+        moved[i] =
+            device_elements<T, count>::read(threads, source + next.row * from.sequence_stride + next.part * count);
+        if constexpr (accumulate) result[i] = device_elements<U, count>::read(threads, place[i]);
       }
-      result.write(threads, target);
+      ORRERY_UNROLL
+      for (int i = 0; i < at_once; ++i) {
+        if (place[i] == nullptr) continue;
+        for (int j = 0; j < count; ++j) {
+          if constexpr (accumulate) {
+            result[i].of[j] += static_cast<U>(moved[i].of[j]);
+          } else {
+            result[i].of[j] = static_cast<U>(moved[i].of[j]);
+          }
+        }
+        result[i].write(threads, place[i]);
+      }
     }
   }
 };
@@ -121,8 +179,17 @@ struct device_row_copy {
   template <class Threads>
   ORRERY_DEVICE void operator()(const Threads& threads) const {
     const device_rows rows = device_rows::of(threads.block(), to.heads, to.sequence, device_backend_sizes::rows);
-    for (int i = threads.thread(); i < rows.count; i += device_backend_sizes::threads) {
-      *to.at(rows.batch, rows.head, rows.first + i) = static_cast<U>(*from.at(rows.batch, rows.head, rows.first + i));
+    constexpr int each = device_backend_sizes::rows / device_backend_sizes::threads;
+    T moved[each];
+    ORRERY_UNROLL
+    for (int i = 0; i < each; ++i) {
+      const int row = threads.thread() + i * device_backend_sizes::threads;
+      if (row < rows.count) moved[i] = *from.at(rows.batch, rows.head, rows.first + row);
+    }
+    ORRERY_UNROLL
+    for (int i = 0; i < each; ++i) {
+      const int row = threads.thread() + i * device_backend_sizes::threads;
+      if (row < rows.count) *to.at(rows.batch, rows.head, rows.first + row) = static_cast<U>(moved[i]);
     }
   }
 };
@@ -137,11 +204,11 @@ struct device_clear {
   ORRERY_DEVICE void operator()(const Threads& threads) const {
     const device_rows rows =
         device_rows::of(threads.block(), tensor.heads, tensor.sequence, device_backend_sizes::tokens);
-    const int parts = static_cast<int>(tensor.dim) / count;
+    T* const target = tensor.at(rows.batch, rows.first, rows.head);
     device_elements<T, count> values;
     for (int j = 0; j < count; ++j) values.of[j] = value;
-    for (int i = threads.thread(); i < rows.count * parts; i += device_backend_sizes::threads) {
-      values.write(threads, tensor.at(rows.batch, rows.first + i / parts, rows.head) + i % parts * count);
+    for (device_piece at{threads.thread(), static_cast<int>(tensor.dim) / count}; at.row < rows.count; at.next()) {
+      values.write(threads, target + at.row * tensor.sequence_stride + at.part * count);
     }
   }
 };
@@ -186,29 +253,43 @@ struct device_merge {
       threads.store((2 * i + 1) * size, weight.from);
     }
     threads.barrier();
-    const int parts = static_cast<int>(out_into.dim) / count;
-    for (int i = threads.thread(); i < rows.count * parts; i += device_backend_sizes::threads) {
-      const int row = i / parts;
-      const A into = threads.template load<A>(2 * row * size);
-      const A from = threads.template load<A>((2 * row + 1) * size);
-      if (from == A{0}) continue;
-      const std::int64_t token = rows.first + row;
-      const int first = i % parts * count;
-      const auto arrived = device_elements<F, count>::read(threads, out_from.at(rows.batch, token, rows.head) + first);
-      A* const target = out_into.at(rows.batch, token, rows.head) + first;
-      device_elements<A, count> sum;
-      // A row without weight may hold anything, and is not read.
-      if (into != A{0}) sum = device_elements<A, count>::read(threads, target);
-      for (int j = 0; j < count; ++j) {
-        const A added = from * static_cast<A>(arrived.of[j]);
-        sum.of[j] = into == A{0} ? added : into * sum.of[j] + added;
+    const F* const source = out_from.at(rows.batch, rows.first, rows.head);
+    A* const target = out_into.at(rows.batch, rows.first, rows.head);
+    constexpr int at_once = device_backend_sizes::at_once;
+    for (device_piece next{threads.thread(), static_cast<int>(out_into.dim) / count}; next.row < rows.count;) {
+      device_elements<F, count> arrived[at_once];
+      device_elements<A, count> sum[at_once];
+      A* place[at_once];
+      A into[at_once];
+      A from[at_once];
+      ORRERY_UNROLL
+      for (int i = 0; i < at_once; ++i, next.next()) {
+        from[i] = A{0};
+        if (next.row >= rows.count) continue;
+        into[i] = threads.template load<A>(2 * next.row * size);
+        from[i] = threads.template load<A>((2 * next.row + 1) * size);
+        // A row without weight may hold anything, and is not read.
+        if (from[i] == A{0}) continue;
+        place[i] = target + next.row * out_into.sequence_stride + next.part * count;
+        arrived[i] =
+            device_elements<F, count>::read(threads, source + next.row * out_from.sequence_stride + next.part * count);
+        if (into[i] != A{0}) sum[i] = device_elements<A, count>::read(threads, place[i]);
       }
-      sum.write(threads, target);
+      ORRERY_UNROLL
+      for (int i = 0; i < at_once; ++i) {
+        if (from[i] == A{0}) continue;
+        for (int j = 0; j < count; ++j) {
+          const A added = from[i] * static_cast<A>(arrived[i].of[j]);
+          sum[i].of[j] = into[i] == A{0} ? added : into[i] * sum[i].of[j] + added;
+        }
+        sum[i].write(threads, place[i]);
+      }
     }
   }
 };
 
-/// The kernel of `row_dot`: a warp for each row, its lanes along the head dimension, `count` elements at a time.
+/// The kernel of `row_dot`: as many lanes of a warp for each row as it has pieces of `count` elements, up to all; some
+/// rows at a time.
 template <class S, class S2, class A, int count>
 struct device_row_dot {
   tensor_view<const S> out;
@@ -218,16 +299,40 @@ struct device_row_dot {
   template <class Threads>
   ORRERY_DEVICE void operator()(const Threads& threads) const {
     const device_rows rows = device_rows::of(threads.block(), out.heads, out.sequence, device_backend_sizes::tokens);
-    for (int row = threads.warp(); row < rows.count; row += device_backend_sizes::threads / 32) {
-      const std::int64_t token = rows.first + row;
-      A sum{0};
-      for (int first = threads.lane() * count; first < static_cast<int>(out.dim); first += 32 * count) {
-        const auto x = device_elements<S, count>::read(threads, out.at(rows.batch, token, rows.head) + first);
-        const auto y = device_elements<S2, count>::read(threads, grad_out.at(rows.batch, token, rows.head) + first);
-        for (int j = 0; j < count; ++j) sum += static_cast<A>(x.of[j]) * static_cast<A>(y.of[j]);
+    const S* const x_of = out.at(rows.batch, rows.first, rows.head);
+    const S2* const y_of = grad_out.at(rows.batch, rows.first, rows.head);
+    const int dim = static_cast<int>(out.dim);
+    const device_row_lanes lanes{dim / count};
+    const int lane = threads.lane() % lanes.of_row;
+    constexpr int at_once = device_backend_sizes::at_once;
+    const int step = device_backend_sizes::threads / 32 * lanes.rows;
+    for (int base = threads.warp() * lanes.rows; base < rows.count; base += at_once * step) {
+      const int row = base + threads.lane() / lanes.of_row;  // and those `step` apart
+      A sum[at_once] = {};
+      for (int first = lane * count; first < dim; first += lanes.of_row * count) {
+        device_elements<S, count> x[at_once];
+        device_elements<S2, count> y[at_once];
+        ORRERY_UNROLL
+        for (int i = 0; i < at_once; ++i) {
+          const int at = row + i * step;
+          if (at >= rows.count) continue;
+          x[i] = device_elements<S, count>::read(threads, x_of + at * out.sequence_stride + first);
+          y[i] = device_elements<S2, count>::read(threads, y_of + at * grad_out.sequence_stride + first);
+        }
+        ORRERY_UNROLL
+        for (int i = 0; i < at_once; ++i) {
+          if (row + i * step >= rows.count) continue;
+          for (int j = 0; j < count; ++j) sum[i] += static_cast<A>(x[i].of[j]) * static_cast<A>(y[i].of[j]);
+        }
       }
-      for (int distance = 16; distance > 0; distance /= 2) sum += threads.shuffle_xor(sum, distance);
-      if (threads.lane() == 0) *delta.at(rows.batch, rows.head, token) = sum;
+      ORRERY_UNROLL
+      for (int i = 0; i < at_once; ++i) {
+        for (int distance = lanes.of_row / 2; distance > 0; distance /= 2) {
+          sum[i] += threads.shuffle_xor(sum[i], distance);
+        }
+        const int at = row + i * step;
+        if (lane == 0 && at < rows.count) *delta.at(rows.batch, rows.head, rows.first + at) = sum[i];
+      }
     }
   }
 };

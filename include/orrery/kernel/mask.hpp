@@ -24,6 +24,13 @@ concept mask = std::copy_constructible<Mask> && requires(const Mask& m, std::int
   { m.name() } -> std::convertible_to<std::string>;
 };
 
+/// A mask may also say that it is a diagonal and nothing else: a query at position i sees exactly the keys at positions
+/// <= i + m.diagonal(). Kernels that compute no masks pair by pair (`device_cudnn`) depend on it.
+template <class Mask>
+concept diagonal_mask = mask<Mask> && requires(const Mask& m) {
+  { m.diagonal() } -> std::convertible_to<std::int64_t>;
+};
+
 /// Every query sees every key.
 struct full {
   [[nodiscard]] static constexpr bool visible(std::int64_t, std::int64_t) noexcept { return true; }
@@ -49,6 +56,7 @@ struct causal {
     if (key_first > query_last + offset) return visibility::none;
     return visibility::some;
   }
+  [[nodiscard]] constexpr std::int64_t diagonal() const noexcept { return offset; }
   [[nodiscard]] std::string name() const {
     return offset == 0 ? "causal" : "causal with offset " + std::to_string(offset);
   }

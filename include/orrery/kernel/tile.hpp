@@ -33,6 +33,7 @@ struct forward_queries {
   row_view<Accumulator> lse;
   segments positions;
   bool fresh = true;
+  bool own = false;  ///< the rank's own shard, where the trainer has it; else packed, as it travels
 };
 
 /// The key side of a forward tile: one shard's keys and values. The head dimensions of k and v may differ.
@@ -41,6 +42,7 @@ struct forward_keys {
   tensor_view<const Storage> k;
   tensor_view<const Storage> v;
   segments positions;
+  bool own = false;  ///< the rank's own shard, where the trainer has it; else packed, as it travels
 };
 
 /// The query side of a backward tile. `lse` is the forward's final log-sum-exp, `delta` the row sums of
@@ -54,6 +56,7 @@ struct backward_queries {
   tensor_view<Accumulator> grad_q;
   segments positions;
   bool fresh = true;
+  bool own = false;  ///< the rank's own shard, where the trainer has it; else packed, as it travels
 };
 
 /// The key side of a backward tile; grad_k and grad_v are running sums (written, not read, if `fresh`).
@@ -65,6 +68,7 @@ struct backward_keys {
   tensor_view<Accumulator> grad_v;
   segments positions;
   bool fresh = true;
+  bool own = false;  ///< the rank's own shard, where the trainer has it; else packed, as it travels
 };
 
 /// What a transport hands to a kernel that computes on the host: the threads that it may use, and a function to call

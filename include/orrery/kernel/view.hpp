@@ -37,6 +37,14 @@ struct tensor_view {
     return slice;
   }
 
+  /// The tokens [first, first + count) of the same tensor.
+  [[nodiscard]] constexpr tensor_view slice_tokens(std::int64_t first, std::int64_t count) const noexcept {
+    tensor_view slice = *this;
+    slice.data = data == nullptr ? nullptr : data + first * sequence_stride;
+    slice.sequence = count;
+    return slice;
+  }
+
   [[nodiscard]] constexpr std::int64_t size() const noexcept { return batch * sequence * heads * dim; }
 
   template <class Const>
@@ -69,6 +77,14 @@ struct row_view {
     row_view slice = *this;
     slice.data = data == nullptr ? nullptr : data + first * head_stride;
     slice.heads = count;
+    return slice;
+  }
+
+  /// The tokens [first, first + count) of the same rows.
+  [[nodiscard]] constexpr row_view slice_tokens(std::int64_t first, std::int64_t count) const noexcept {
+    row_view slice = *this;
+    slice.data = data == nullptr ? nullptr : data + first * sequence_stride;
+    slice.sequence = count;
     return slice;
   }
 

@@ -10,11 +10,12 @@
 
 #include "orrery/run/attention_plan.hpp"
 #include "orrery/run/executor.hpp"
+#include "orrery/run/kernel_plan.hpp"
 #include "orrery/run/output_part.hpp"
 
 namespace orrery {
 
-/// The backward as an interaction. Query operand: log-sum-exp, delta, Q, dO. Key operand: K, V. Partials: dQ; dK, dV.
+/// The backward as an interaction. Query operand: Q, dO, log-sum-exp, delta. Key operand: K, V. Partials: dQ; dK, dV.
 /// A key head that several slices share has a part of its gradient in each; they are added up when all are there.
 template <class Kernel, class Mask, class Memory>
 class attention_backward {
@@ -26,7 +27,8 @@ class attention_backward {
   /// All of a query block, and all of a key block.
   static constexpr std::array operands{side::query, side::key};
 
-  attention_backward(const attention_plan<Mask>& plan, const program& p) : plan_{&plan} {
+  attention_backward(const attention_plan<Mask>& plan, const program& p, kernel_plan<Kernel, Memory>& kernel)
+      : plan_{&plan}, kernel_{&kernel} {
     queries_.reserve(most_blocks_in_tile(p, side::query));
     keys_.reserve(most_blocks_in_tile(p, side::key));
     std::int64_t key_heads = 0;
@@ -60,6 +62,7 @@ class attention_backward {
 
   /// Delta: the row sums of grad_out * out.
   void prepare(const context& how) {
+    kernel_->begin();
     Kernel::row_dot(how, out, grad_out, own_delta());
     key_slices_under_way_ = plan_->slices.size();
   }
@@ -98,7 +101,7 @@ class attention_backward {
       const query_operands from =
           one.operand == nullptr ? own_queries(one.block) : queries_at(one.block, writable(one.operand));
       queries_.push_back({from.q, from.grad_out, from.lse, from.delta, grad_q_at(one.block, one.partial),
-                          plan_->positions(one.block), one.fresh});
+                          plan_->positions(one.block), one.fresh, one.operand == nullptr});
     }
     for (const tile_block& one : keys) {
       const head_slice& s = plan_->slice(one.block);
@@ -110,11 +113,11 @@ class attention_backward {
         value = packed.template tensor<storage>(plan_->value_dim);
       }
       const key_gradients sums = grad_kv_at(one.block, one.partial);
-      keys_.push_back({key, value, sums.k, sums.v, plan_->positions(one.block), one.fresh});
+      keys_.push_back({key, value, sums.k, sums.v, plan_->positions(one.block), one.fresh, one.operand == nullptr});
     }
-    Kernel::backward(how, std::span<const backward_queries<storage, accumulator>>{queries_},
-                     std::span<const backward_keys<storage, accumulator>>{keys_}, plan_->map_of(queries[0].block),
-                     static_cast<accumulator>(plan_->scale), plan_->mask);
+    kernel_->backward(how, std::span<const backward_queries<storage, accumulator>>{queries_},
+                      std::span<const backward_keys<storage, accumulator>>{keys_}, plan_->map_of(queries[0].block),
+                      static_cast<accumulator>(plan_->scale), plan_->mask);
   }
 
   void merge(const context& how, const block& b, std::byte* into, const std::byte* from, bool fresh) {
@@ -223,10 +226,22 @@ class attention_backward {
   }
   [[nodiscard]] query_operands queries_at(const block& b, std::byte* memory) const {
     block_reader packed = reader(b, memory);
-    const auto packed_lse = packed.template rows<accumulator>();
-    const auto packed_delta = packed.template rows<accumulator>();
-    const auto packed_q = packed.template tensor<storage>(plan_->head_dim);
-    return {packed_lse, packed_delta, packed_q, packed.template tensor<storage>(plan_->value_dim)};
+    query_operands all;
+    // Tensors first, so that they begin at multiples of 16 bytes whatever the number of rows; unless these would then
+    // not be aligned.
+    const bool tensors_first = (plan_->head_dim + plan_->value_dim) * static_cast<std::int64_t>(sizeof(storage)) %
+                                   static_cast<std::int64_t>(sizeof(accumulator)) ==
+                               0;
+    for (const bool tensors : {tensors_first, !tensors_first}) {
+      if (tensors) {
+        all.q = packed.template tensor<storage>(plan_->head_dim);
+        all.grad_out = packed.template tensor<storage>(plan_->value_dim);
+      } else {
+        all.lse = packed.template rows<accumulator>();
+        all.delta = packed.template rows<accumulator>();
+      }
+    }
+    return all;
   }
   [[nodiscard]] tensor_view<accumulator> grad_q_at(const block& b, std::byte* memory) {
     const head_slice& s = plan_->slice(b);
@@ -260,6 +275,7 @@ class attention_backward {
   }
 
   const attention_plan<Mask>* plan_;
+  kernel_plan<Kernel, Memory>* kernel_;
   std::vector<backward_queries<storage, accumulator>> queries_;
   std::vector<backward_keys<storage, accumulator>> keys_;
   array own_delta_;

@@ -9,6 +9,7 @@
 #include "orrery/run/attention_forward.hpp"
 #include "orrery/run/attention_plan.hpp"
 #include "orrery/run/executor.hpp"
+#include "orrery/run/kernel_plan.hpp"
 #include "orrery/run/output_part.hpp"
 #include "orrery/schedule/hand_over.hpp"
 #include "orrery/schedule/program.hpp"
@@ -50,13 +51,15 @@ class planned_attention final : public attention_calls<Kernel> {
  public:
   using storage = typename Kernel::storage;
   using accumulator = typename Kernel::accumulator;
+  using memory = typename World::memory;
 
   /// Collective. The programs must be proven (see `verify`) and finished.
-  planned_attention(World& world, attention_plan<Mask> plan, program forward_program, program backward_program,
-                    hand_over how)
+  planned_attention(World& world, attention_plan<Mask> plan, kernel_plan<Kernel, memory> kernel,
+                    program forward_program, program backward_program, hand_over how)
       : plan_{std::move(plan)},
-        forward_{plan_, forward_program},
-        backward_{plan_, backward_program},
+        kernel_{std::move(kernel)},
+        forward_{plan_, forward_program, kernel_},
+        backward_{plan_, backward_program, kernel_},
         run_forward_{world,
                      how == hand_over::by_tensor ? by_tensor(forward_program, decltype(forward_)::operands)
                                                  : tensor_program{forward_program, {}},
@@ -108,13 +111,12 @@ class planned_attention final : public attention_calls<Kernel> {
 
   [[nodiscard]] std::int64_t workspace_bytes() const override {
     return run_forward_.workspace_bytes() + run_backward_.workspace_bytes() + forward_.own_bytes() +
-           backward_.own_bytes();
+           backward_.own_bytes() + kernel_.bytes();
   }
 
  private:
-  using memory = typename World::memory;
-
   attention_plan<Mask> plan_;
+  kernel_plan<Kernel, memory> kernel_;
   attention_forward<Kernel, Mask, memory> forward_;
   attention_backward<Kernel, Mask, memory> backward_;
   executor<World, attention_forward<Kernel, Mask, memory>> run_forward_;

@@ -10,6 +10,7 @@
 
 #include "orrery/run/attention_plan.hpp"
 #include "orrery/run/executor.hpp"
+#include "orrery/run/kernel_plan.hpp"
 #include "orrery/run/output_part.hpp"
 
 namespace orrery {
@@ -26,7 +27,8 @@ class attention_forward {
   /// Q, K and V.
   static constexpr std::array operands{side::query, side::key, side::key};
 
-  attention_forward(const attention_plan<Mask>& plan, const program& p) : plan_{&plan} {
+  attention_forward(const attention_plan<Mask>& plan, const program& p, kernel_plan<Kernel, Memory>& kernel)
+      : plan_{&plan}, kernel_{&kernel} {
     queries_.reserve(most_blocks_in_tile(p, side::query));
     keys_.reserve(most_blocks_in_tile(p, side::key));
     if constexpr (!direct) {
@@ -44,7 +46,7 @@ class attention_forward {
   /// Of results that the plan keeps until they are complete: none where the kernel sums in the type that it stores.
   [[nodiscard]] std::int64_t own_bytes() const noexcept { return own_out_.bytes() + own_lse_.bytes(); }
 
-  void prepare(const context&) const {}
+  void prepare(const context&) { kernel_->begin(); }
 
   [[nodiscard]] std::int64_t operand_bytes(int tensor, const block& b) const {
     return rows_of(b) * dim_of(tensor) * static_cast<std::int64_t>(sizeof(storage));
@@ -71,12 +73,14 @@ class attention_forward {
         operand = reader(one.block, writable(one.operand)).template tensor<storage>(plan_->head_dim);
       }
       const partial result = partial_at(one.block, one.partial);
-      queries_.push_back({operand, result.out, result.lse, plan_->positions(one.block), one.fresh});
+      queries_.push_back(
+          {operand, result.out, result.lse, plan_->positions(one.block), one.fresh, one.operand == nullptr});
     }
     for (const tile_block& one : keys) {
       const head_slice& s = plan_->slice(one.block);
       forward_keys<storage> from{k.slice_heads(s.first_key_head, s.key_heads),
-                                 v.slice_heads(s.first_key_head, s.key_heads), plan_->positions(one.block)};
+                                 v.slice_heads(s.first_key_head, s.key_heads), plan_->positions(one.block),
+                                 one.operand == nullptr};
       if (one.operand != nullptr) {
         block_reader packed = reader(one.block, writable(one.operand));
         from.k = packed.template tensor<storage>(plan_->head_dim);
@@ -84,9 +88,9 @@ class attention_forward {
       }
       keys_.push_back(from);
     }
-    Kernel::forward(how, std::span<const forward_queries<storage, accumulator>>{queries_},
-                    std::span<const forward_keys<storage>>{keys_}, plan_->map_of(queries[0].block),
-                    static_cast<accumulator>(plan_->scale), plan_->mask);
+    kernel_->forward(how, std::span<const forward_queries<storage, accumulator>>{queries_},
+                     std::span<const forward_keys<storage>>{keys_}, plan_->map_of(queries[0].block),
+                     static_cast<accumulator>(plan_->scale), plan_->mask);
   }
 
   void merge(const context& how, const block& b, std::byte* into, const std::byte* from, bool fresh) {
@@ -145,6 +149,7 @@ class attention_forward {
   }
 
   const attention_plan<Mask>* plan_;
+  kernel_plan<Kernel, Memory>* kernel_;
   std::vector<forward_queries<storage, accumulator>> queries_;
   std::vector<forward_keys<storage>> keys_;
   array own_out_;

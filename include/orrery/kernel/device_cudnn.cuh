@@ -1,0 +1,63 @@
+// Copyright The Orrery authors. SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <concepts>
+#include <cstdint>
+#include <string>
+
+#include "orrery/kernel/device_backend.cuh"
+#include "orrery/kernel/device_context.hpp"
+#include "orrery/kernel/device_cudnn_call.hpp"
+#include "orrery/kernel/device_cudnn_plan.cuh"
+#include "orrery/kernel/device_cudnn_rows.cuh"
+#include "orrery/kernel/float16.hpp"
+#include "orrery/kernel/gpu.cuh"
+#include "orrery/kernel/mask.hpp"
+
+namespace orrery {
+
+/// cuDNN's attention (its graph API's scaled dot product attention, forward and backward) as a kernel: target
+/// `orrery::cudnn`, which needs cuDNN 9 and the headers of cudnn-frontend. Include
+/// `orrery/kernel/device_cudnn_graphs.hpp`, too, where operators are made.
+///
+/// T is bfloat16 or float16, as storage. cuDNN's results are of T and cannot be added to others by itself: they go to
+/// scratch memory of the operator's plan and are merged into the running sums, which are float, by one kernel more. So
+/// compared with `device_flash` every tile's contribution to out, grad_q, grad_k and grad_v is rounded to T once before
+/// it is summed: of P tiles each adds at most T's rounding of its own size, and float16's range is that of each of
+/// them. Of the backward, see also `device_cudnn_rows`.
+///
+/// What it has is decided when an operator is made: each pair of blocks must be `cudnn_parts_of` the mask, and cuDNN
+/// must have a plan for each of them on this device (head dimensions are multiples of 8; to 128, on some devices to
+/// 256). Otherwise the constructor throws, with the mask and the positions, or with the call and cuDNN's words.
+/// Execution plans are made for every shape once.
+///
+/// The backward is deterministic, so that the same call gives the same bits; on devices of compute capability 9.0 and
+/// older cuDNN then needs workspace for all pairs of a call, 2 bytes a pair and query head. Calls are cut by key heads
+/// until that is at most a GiB, or one key head is left.
+///
+/// Tensors of the rank's own shard that are not contiguous as `batch_sequence_head_dim`, or not at multiples of 16
+/// bytes, are copied once a call. Calls enqueue and return, and can be captured into a graph.
+template <class T, class Engine = cudnn_graphs, class Device = gpu>
+struct device_cudnn : device_backend<Device> {
+  static_assert(std::same_as<T, bfloat16> || std::same_as<T, float16>,
+                "orrery::device_cudnn stores orrery::bfloat16 or orrery::float16; for other element types use "
+                "orrery::device_reference");
+
+  using storage = T;
+  using accumulator = float;
+  using context = device_context;
+
+  static constexpr std::int64_t max_head_dim = device_cudnn_rows<T>::most_dim;
+
+  /// Which parts of it, says the constructor of the operator.
+  template <mask Mask>
+  static constexpr bool supports = true;
+
+  [[nodiscard]] static std::string name() { return "device_cudnn<" + element_name<T>() + ">"; }
+
+  /// See `planned_kernel`.
+  template <class Memory>
+  using planned = device_cudnn_plan<T, Engine, Device, Memory>;
+};
+
+}  // namespace orrery

@@ -1,0 +1,126 @@
+// Copyright The Orrery authors. SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <type_traits>
+#include <vector>
+
+#include "orrery/kernel/planned_kernel.hpp"
+#include "orrery/kernel/tile.hpp"
+#include "orrery/kernel/view.hpp"
+#include "orrery/run/attention_plan.hpp"
+#include "orrery/schedule/program.hpp"
+
+namespace orrery {
+
+/// What an operator calls for its kernel: the kernel's own functions, where it needs no plan.
+template <class Kernel, class Memory>
+class kernel_plan {
+ public:
+  template <class Mask>
+  void expect(const attention_plan<Mask>&, const program&) const noexcept {}
+  void take_memory() const noexcept {}
+  void begin() const noexcept {}
+  [[nodiscard]] std::int64_t bytes() const noexcept { return 0; }
+
+  template <class... Arguments>
+  void forward(const Arguments&... arguments) const {
+    Kernel::forward(arguments...);
+  }
+  template <class... Arguments>
+  void backward(const Arguments&... arguments) const {
+    Kernel::backward(arguments...);
+  }
+};
+
+/// Those of its plan, where it needs one.
+template <class Kernel, class Memory>
+  requires planned_kernel<Kernel, Memory>
+class kernel_plan<Kernel, Memory> {
+ public:
+  using storage = typename Kernel::storage;
+  using accumulator = typename Kernel::accumulator;
+
+  /// Says what the tiles of this program will be.
+  template <class Mask>
+  void expect(const attention_plan<Mask>& plan, const program& p) {
+    if (made_ == nullptr) made_ = std::make_unique<planned>();
+    const auto scale = static_cast<accumulator>(plan.scale);
+    for (const step& now : p.steps) {
+      if (now.tile.empty()) continue;
+      const head_map heads = plan.map_of(p.queries[now.tile.queries.first].block);
+      if (p.pass == pass::forward) {
+        std::vector<forward_queries<storage, accumulator>> queries;
+        std::vector<forward_keys<storage>> keys;
+        each(plan, p.queries, now.tile.queries, [&](const block& b, bool own) {
+          queries.push_back({operand(plan, b, own, plan.head_dim), sum(plan, b, plan.value_dim), rows(plan, b),
+                             plan.positions(b), true, own});
+        });
+        each(plan, p.keys, now.tile.keys, [&](const block& b, bool own) {
+          keys.push_back(
+              {operand(plan, b, own, plan.head_dim), operand(plan, b, own, plan.value_dim), plan.positions(b), own});
+        });
+        made_->expect_forward(std::span<const forward_queries<storage, accumulator>>{queries},
+                              std::span<const forward_keys<storage>>{keys}, heads, scale, plan.mask);
+      } else {
+        std::vector<backward_queries<storage, accumulator>> queries;
+        std::vector<backward_keys<storage, accumulator>> keys;
+        each(plan, p.queries, now.tile.queries, [&](const block& b, bool own) {
+          queries.push_back({operand(plan, b, own, plan.head_dim), operand(plan, b, own, plan.value_dim), rows(plan, b),
+                             rows(plan, b), sum(plan, b, plan.head_dim), plan.positions(b), true, own});
+        });
+        each(plan, p.keys, now.tile.keys, [&](const block& b, bool own) {
+          keys.push_back({operand(plan, b, own, plan.head_dim), operand(plan, b, own, plan.value_dim),
+                          sum(plan, b, plan.head_dim), sum(plan, b, plan.value_dim), plan.positions(b), true, own});
+        });
+        made_->expect_backward(std::span<const backward_queries<storage, accumulator>>{queries},
+                               std::span<const backward_keys<storage, accumulator>>{keys}, heads, scale, plan.mask);
+      }
+    }
+  }
+  void take_memory() { made_->take_memory(); }
+  void begin() { made_->begin(); }
+  [[nodiscard]] std::int64_t bytes() const { return made_->bytes(); }
+
+  template <class... Arguments>
+  void forward(const Arguments&... arguments) {
+    made_->forward(arguments...);
+  }
+  template <class... Arguments>
+  void backward(const Arguments&... arguments) {
+    made_->backward(arguments...);
+  }
+
+ private:
+  template <class Mask, class Visit>
+  static void each(const attention_plan<Mask>& plan, const list<held_block>& blocks, const range& some,
+                   const Visit& visit) {
+    for (int i = some.first; i < some.end(); ++i) visit(blocks[i].block, blocks[i].block.shard == plan.rank);
+  }
+  template <class Mask>
+  static tensor_view<const storage> operand(const attention_plan<Mask>& plan, const block& b, bool own,
+                                            std::int64_t dim) {
+    const storage* const nowhere = nullptr;
+    if (!own) return batch_head_sequence_dim(nowhere, plan.batch, plan.heads(b), plan.tokens(b), dim);
+    const bool query = b.side == side::query;
+    return batch_sequence_head_dim(nowhere, plan.batch, plan.tokens(b), query ? plan.query_heads : plan.key_heads, dim)
+        .slice_heads(0, plan.heads(b));
+  }
+  template <class Mask>
+  static tensor_view<accumulator> sum(const attention_plan<Mask>& plan, const block& b, std::int64_t dim) {
+    accumulator* const nowhere = nullptr;
+    return batch_head_sequence_dim(nowhere, plan.batch, plan.heads(b), plan.tokens(b), dim);
+  }
+  template <class Mask>
+  static row_view<accumulator> rows(const attention_plan<Mask>& plan, const block& b) {
+    accumulator* const nowhere = nullptr;
+    return batch_head_sequence(nowhere, plan.batch, plan.heads(b), plan.tokens(b));
+  }
+
+  using planned = typename Kernel::template planned<Memory>;
+  std::unique_ptr<planned> made_;
+};
+
+}  // namespace orrery

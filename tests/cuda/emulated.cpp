@@ -15,23 +15,13 @@
 
 #include "any.hpp"
 #include "cuda/device_conformance.hpp"
-#include "cuda/emulator.hpp"
 #include "cuda/enqueued.hpp"
 #include "cuda/runtime_double.hpp"
+#include "cuda/streamed_device.hpp"
 
 namespace {
 
-/// An emulated device that runs its kernels when their stream comes to them.
-struct streamed_device {
-  static void require(const std::string& kernel, const orrery::device_needs& needs) {
-    emulator::device::require(kernel, needs);
-  }
-  template <int threads, class Body>
-  static void launch(const orrery::device_context& context, std::int64_t blocks, int shared_bytes, const Body& body) {
-    cuda_test::enqueued_work::enqueue(context, {"a kernel", {}, {}},
-                                      [=] { emulator::device::launch<threads>(context, blocks, shared_bytes, body); });
-  }
-};
+using cuda_test::streamed_device;
 
 template <class Kernel>
 void check(int world) {

@@ -9,6 +9,7 @@
 
 #include <doctest/doctest.h>
 
+#include "../../bench/gpu/measure.cuh"
 #include "../../bench/topology/device_ranks.cuh"
 #include "../../bench/topology/run.hpp"
 #include "cuda/enqueued.hpp"
@@ -53,4 +54,57 @@ TEST_CASE("the topology microbenchmark over streams of devices") {
   cuda_test::enqueued_work::forget();
   CHECK(cuda_double::faults().empty());
   CHECK(cuda_double::leaks() == "");
+}
+
+TEST_CASE("what bench_gpu measures") {
+  cuda_double::reset();
+  bench::gpu_sizes sizes;
+  sizes.times = sizes.operator_times = sizes.enqueued_times = sizes.product_blocks = 1;
+  sizes.operator_heads = 1;
+  sizes.warm_up = 0;
+  sizes.copied_bytes = 2 * 32 * 128 * 4;
+  sizes.products = 2;
+  sizes.kernel_tokens = {8};
+  sizes.kernel_dims = {16};
+  sizes.kernel_elements = 8 * 16;
+  sizes.checked_tokens = 20;
+  sizes.operator_tokens = sizes.enqueued_tokens = 8;
+  sizes.operator_ranks = 2;
+  sizes.topologies = {orrery::ring{}};
+  sizes.operator_dim = 8;
+  bench::report all;
+  all.set("device", "an \"emulated\" device");
+  bench::measure_gpu<cuda_test::streamed_device>(all, sizes, bench::gpu_sections());
+  std::ostringstream json;
+  all.write(json);
+  const std::string rows = json.str();
+  INFO(rows);
+  CHECK(rows.find("{\"device\": \"an \\\"emulated\\\" device\",") == 0);
+  const auto count = [&](const std::string& part) {
+    int found = 0;
+    for (std::size_t at = rows.find(part); at != std::string::npos; at = rows.find(part, at + 1)) ++found;
+    return found;
+  };
+  CHECK(count("\"section\": \"ceiling\"") == 2);
+  CHECK(count("\"section\": \"kernel\"") == 2 * 2);
+  CHECK(count("\"section\": \"movement\"") == 6);
+  CHECK(count("\"section\": \"operator\"") == 2 * 2);
+  CHECK(count("\"section\": \"host\"") == 2);
+  // A millisecond each, says the double: the bytes and the flop are what is left.
+  CHECK(contains(rows, "\"of\": \"copy\", \"bytes\": 32768, \"gb_per_s\": 0.065536"));
+  CHECK(contains(rows, "\"tflop_per_s\": 0.000524288"));  // 8 warps, 2 rounds of 8 products of 4096 flop
+  CHECK(contains(rows,
+                 "\"mask\": \"causal\", \"dim\": 16, \"tokens\": 8, \"heads\": 1, \"ms\": 1, "
+                 "\"tflop_per_s\": 2.304e-06"));  // forward: 36 pairs
+  CHECK(contains(rows,
+                 "\"mask\": \"full\", \"dim\": 16, \"tokens\": 8, \"heads\": 1, \"ms\": 1, "
+                 "\"tflop_per_s\": 1.024e-05"));  // backward: 64 pairs
+  CHECK(contains(rows, "\"mb\": 0.098304, \"ms\": 1, \"gb_per_s\": 0.098304, \"percent_of_copy\": 150}"));  // add
+  CHECK(count("\"max_error\": 0.00") == 4);  // of 16 bits, and none that is infinite or missing
+  cuda_test::enqueued_work::forget();
+  CHECK(cuda_double::faults().empty());
+  CHECK(cuda_double::leaks() == "");
+  CHECK(bench::sections_named("host,kernel") == std::vector<std::string>{"host", "kernel"});
+  CHECK_THROWS_WITH(bench::sections_named("kernels"),
+                    "--only names \"kernels\", expected some of kernel, movement, operator, host");
 }

@@ -734,6 +734,17 @@ cudaError_t CUDARTAPI cudaEventCreateWithFlags(cudaEvent_t* event, unsigned) {
     return cudaSuccess;
   });
 }
+cudaError_t CUDARTAPI cudaEventCreate(cudaEvent_t* event) { return cudaEventCreateWithFlags(event, 0); }
+cudaError_t CUDARTAPI cudaEventElapsedTime(float* milliseconds, cudaEvent_t begin, cudaEvent_t end) {
+  return call("cudaEventElapsedTime", [&](simulated_runtime&, lock_type&) {
+    *milliseconds = 1;  // whatever lies between: there is no time here
+    for (const cudaEvent_t one : {begin, end}) {
+      if (one->last == nullptr) return cudaErrorInvalidResourceHandle;
+      if (!one->last->done) return cudaErrorNotReady;
+    }
+    return cudaSuccess;
+  });
+}
 cudaError_t CUDARTAPI cudaEventDestroy(cudaEvent_t event) {
   return release("cudaEventDestroy", [&](simulated_runtime& runtime, lock_type&) {
     runtime.events.erase(event);

@@ -122,7 +122,9 @@ def markdown(results):
     sections = {r["section"] for r in rows}
     text = [f"Device: {results['device']}.", f"PyTorch: {results['pytorch']}.",
             "Medians of one run" + (", small sizes" if results["quick"] else "") + ".", ""]
-    text += table(rows, "ceiling", [("ceiling", "of", None), ("TFLOP/s", "tflop_per_s", 0), ("GB/s", "gb_per_s", 0)])
+    text += ["| ceiling | measured |", "| --- | --- |"]
+    text += [f"| {r['of']} | {figure(r, 'tflop_per_s', 0)} TFLOP/s |" if "tflop_per_s" in r else
+             f"| {r['of']} | {figure(r, 'gb_per_s', 0)} GB/s |" for r in rows if r["section"] == "ceiling"]
     if "kernel" in sections:
         text += ["", "Attention alone, bfloat16, batch 1, in TFLOP/s (per cent of the highest ceiling; forward 4 flop for "
                  "each pair and element, backward 10; our forward writes float, PyTorch's bfloat16):", ""]

@@ -94,7 +94,7 @@ void check_flash(int world, const orrery::attention_shape& shape, const any_mask
                                           });
   for (std::size_t i = 0; i < many.size(); ++i) {
     INFO("tensor ", i, " of out, grad_q, grad_k, grad_v");
-    CHECK(one[i] > 0);
+    CHECK((one[i] > 0 || many[i] == 0));  // neither, where nothing is visible
     CHECK(many[i] <= 2 * one[i] + oracle::tolerance<T> / 16);
   }
 }

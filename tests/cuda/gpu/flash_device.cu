@@ -27,3 +27,10 @@ TEST_CASE_TEMPLATE("device_flash over streams", T, orrery::bfloat16, orrery::flo
        {.batch = 2, .length = 91, .query_heads = 8, .head_dim = 24, .value_dim = 40},
        {.length = 7, .query_heads = 8, .key_heads = 2, .head_dim = 32, .key_length = 150}});
 }
+
+TEST_CASE("device_flash over streams, few ranks") {
+  using kind = cuda_test::any_mask::kind;
+  cuda_test::check_flash_over<orrery::bfloat16, orrery::gpu>({2}, {orrery::ring{}, orrery::ulysses{}}, {{kind::causal}},
+                                                             {orrery::zigzag{}},
+                                                             {{.length = 70, .query_heads = 2, .head_dim = 64}});
+}

@@ -77,8 +77,8 @@ inline double tolerance(const options& o) {
   const double of_nothing = std::log(static_cast<double>(gpt_shape::vocabulary));
   if (o.dtype == "bfloat16") return static_cast<double>(std::numeric_limits<orrery::bfloat16>::epsilon()) * of_nothing;
   const double terms = static_cast<double>(o.steps * o.batch * o.length);
-  const double epsilon =
-      o.dtype == "float" ? double{std::numeric_limits<float>::epsilon()} : std::numeric_limits<double>::epsilon();
+  const double epsilon = o.dtype == "float" ? static_cast<double>(std::numeric_limits<float>::epsilon())
+                                            : std::numeric_limits<double>::epsilon();
   return 4 * std::sqrt(terms) * epsilon * of_nothing;
 }
 

@@ -139,7 +139,7 @@ run() {
   shift $(($# < 2 ? $# : 2))
   local steps=("$@")
   [ ${#steps[@]} -gt 0 ] || steps=(build test memcheck racecheck examples topology speed)
-  local -A limits=([build]=300 [test]=150 [memcheck]=120 [racecheck]=120 [examples]=120 [topology]=90 [speed]=300)
+  local -A limits=([build]=300 [test]=200 [memcheck]=120 [racecheck]=120 [examples]=120 [topology]=90 [speed]=300)
   for name in "${steps[@]}"; do
     [ -n "${limits[$name]:-}" ] || { say "There is no step $name; there are ${!limits[*]}."; return 2; }
   done

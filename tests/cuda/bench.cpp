@@ -1,6 +1,7 @@
 // Copyright The Orrery authors. SPDX-License-Identifier: Apache-2.0
 //
 // The benchmarks' own logic on emulated devices: what they report is checked, and how fast it is means nothing.
+#include <filesystem>
 #include <fstream>
 #include <iterator>
 #include <sstream>
@@ -29,12 +30,14 @@ bool contains(const std::string& text, const std::string& part) { return text.fi
 
 TEST_CASE("the topology microbenchmark over streams of devices") {
   cuda_double::reset();
-  const std::string json = "bench_topology_cuda.json";
+  const auto file = std::filesystem::temp_directory_path() / "orrery_bench_topology_cuda.json";
+  const std::string json = file.string();
   const bench::device_ranks<cuda_test::streamed_device> ranks{1, "an emulated device"};
   CHECK(bench::run(ranks, {"-b",      "12", "-e",    "12",         "-n",           "1",      "-w",
                            "0",       "-r", "2",     "--topology", "ring,ulysses", "--pass", "both",
                            "--heads", "2",  "--dim", "8",          "--json",       json}) == 0);
   const std::string rows = contents(json);
+  std::filesystem::remove(file);
   INFO(rows);
   CHECK(contains(rows, "\"transport\": \"device\""));
   CHECK(contains(rows, "\"instructions\": \"an emulated device\""));

@@ -10,7 +10,7 @@
 #include <vector>
 
 #include "orrery/schedule/program.hpp"
-#include "orrery/transport/threads.hpp"
+#include "orrery/transport/host_memory.hpp"
 #include "orrery/transport/transport.hpp"
 
 #include "problem.hpp"
@@ -43,27 +43,34 @@ class filled_memory : public orrery::host_memory {
   }
 };
 
-template <class T, orrery::transport World>
+/// The transport that moves nothing. Plans live in `Memory`, which has what would arrive; kernels are called with
+/// `context`.
+template <class Memory, class Context, orrery::transport World>
 class unmoved {
  public:
-  using memory = filled_memory<T>;
+  using memory = Memory;
 
   struct channel {
+    Context given;
+
     static void begin() {}
     static void post(int) {}
     static void await(int) {}
-    static orrery::host_context context() { return {}; }
+    [[nodiscard]] Context context() const { return given; }
   };
 
-  explicit unmoved(World& world) : world_{&world} {}
+  unmoved(World& world, const Context& context) : world_{&world}, context_{context} {}
 
   [[nodiscard]] int rank() const { return world_->rank(); }
   [[nodiscard]] int size() const { return world_->size(); }
   [[nodiscard]] std::vector<std::string> all_gather(const std::string& text) { return world_->all_gather(text); }
-  [[nodiscard]] static channel open(const orrery::program&, const std::vector<orrery::exchange_pieces>&) { return {}; }
+  [[nodiscard]] channel open(const orrery::program&, const std::vector<orrery::exchange_pieces>&) const {
+    return {context_};
+  }
 
  private:
   World* world_;
+  Context context_;
 };
 
 }  // namespace bench

@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <limits>
 #include <span>
+#include <type_traits>
 #include <vector>
 
 #include "orrery/attention.hpp"
@@ -31,11 +32,18 @@ inline double flop_of(const orrery::attention_shape& shape, bool causal, orrery:
   return (p == orrery::pass::forward ? 4 : 10) * visible_pairs(shape, causal) * static_cast<double>(shape.head_dim);
 }
 
+/// What kernels sum in whose storage is T, and the type of their log-sum-exp.
+template <class T>
+using accumulator_of = std::conditional_t<std::is_same_v<T, double>, double, float>;
+
 /// The tensors of one rank's shard, whose tokens are those of `positions`, and calls on them. The same token has the
 /// same values however the sequence is cut. Batch 1; the head dimensions of keys and values are equal.
 template <class T>
 class shard {
  public:
+  using storage = T;
+  using accumulator = accumulator_of<T>;
+
   shard(const orrery::attention_shape& shape, const orrery::segments& positions)
       : shape_{shape}, positions_{positions}, tokens_{positions.tokens()} {
     shape_.key_heads = shape.key_heads == 0 ? shape.query_heads : shape.key_heads;
@@ -88,7 +96,7 @@ class shard {
     if (p == orrery::pass::forward) {
       compare(out_, whole.out_, shape_.query_heads * dim, worst);
       double size = 1;
-      for (const T value : whole.lse_) size = std::fmax(size, std::abs(static_cast<double>(value)));
+      for (const accumulator value : whole.lse_) size = std::fmax(size, std::abs(static_cast<double>(value)));
       for (std::int64_t h = 0; h < shape_.query_heads; ++h) {
         for (std::int64_t t = 0; t < tokens_; ++t) {
           add(worst, lse_[index(h * tokens_ + t)], whole.lse_[index(h * whole.tokens_ + positions_.position(t))], size);
@@ -133,7 +141,8 @@ class shard {
     }
   }
 
-  static void add(double& worst, T got, T expected, double size) {
+  template <class Number>
+  static void add(double& worst, Number got, Number expected, double size) {
     if (got == expected) return;
     const double error = std::abs(static_cast<double>(got) - static_cast<double>(expected)) / size;
     worst = std::isnan(error) ? std::numeric_limits<double>::infinity() : std::fmax(worst, error);
@@ -142,7 +151,8 @@ class shard {
   orrery::attention_shape shape_;
   orrery::segments positions_;
   std::int64_t tokens_;
-  std::vector<T> q_, k_, v_, out_, grad_out_, grad_q_, grad_k_, grad_v_, lse_, delta_;
+  std::vector<T> q_, k_, v_, out_, grad_out_, grad_q_, grad_k_, grad_v_;
+  std::vector<accumulator> lse_, delta_;
 };
 
 /// A kernel without an operator, on the whole sequence: the forward, or the backward with its row dots. As many key as

@@ -1,11 +1,12 @@
 // Copyright The Orrery authors. SPDX-License-Identifier: Apache-2.0
 //
 // What each topology costs and gives on this machine: one row for each topology and sequence length. See --help.
+#include "topology/host_ranks.hpp"
 #include "topology/run.hpp"
 
 namespace {
 
-struct thread_ranks {
+struct thread_ranks : bench::host_ranks {
   static constexpr const char* transport = "threads";
   static constexpr const char* described = "threads of one process";
 

@@ -5,11 +5,12 @@
 // --collectives expanded or native, see orrery::mpi::options.
 #include "orrery/transport/mpi.hpp"
 
+#include "topology/host_ranks.hpp"
 #include "topology/run.hpp"
 
 namespace {
 
-class process_ranks {
+class process_ranks : public bench::host_ranks {
  public:
   static constexpr const char* transport = "mpi";
   static constexpr const char* described = "processes of an MPI job";

@@ -1,9 +1,9 @@
 // Copyright The Orrery authors. SPDX-License-Identifier: Apache-2.0
 
-// Trains a small GPT whose every sequence is split across ranks (threads here, processes in train_mpi.cpp), once on one
-// rank and once with every topology, and shows that the loss curves are the same up to rounding. What a trainer needs
-// of Orrery is in `train_with` (train/trainer.hpp); the model (train/model.hpp) calls the operator and knows nothing of
-// ranks.
+// Trains a small GPT whose every sequence is split across ranks (threads here, or streams of CUDA devices; processes in
+// train_mpi.cpp), once on one rank and once with every topology, and shows that the loss curves are the same up to
+// rounding. What a trainer needs of Orrery is in `train_with` (train/training.hpp); the model (train/model.hpp) calls
+// the operator and knows nothing of ranks.
 
 #include <cstdio>
 #include <exception>
@@ -11,6 +11,7 @@
 
 #include <orrery/orrery.hpp>
 
+#include "train/devices.hpp"
 #include "train/trainer.hpp"
 
 namespace train {
@@ -47,7 +48,9 @@ const topologies all{orrery::ring{},           two_way_ring{},
 
 int main(int count, char** arguments) {
   try {
-    return train::run(train::thread_ranks{}, train::all, train::parse({arguments + 1, arguments + count}));
+    const train::options o = train::parse({arguments + 1, arguments + count});
+    const bool host = o.help || o.device == "host";
+    return train::run(host ? train::training_on(train::thread_ranks{}) : train::training_on_devices(), train::all, o);
   } catch (const std::invalid_argument& wrong) {
     std::fprintf(stderr, "train: %s\n", wrong.what());
     return 2;

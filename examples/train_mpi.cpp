@@ -20,7 +20,7 @@ const topologies all{orrery::ring{},          orrery::double_ring<2>{},
                      orrery::ulysses{}};
 
 /// Ranks that are the processes of an MPI job.
-struct process_ranks {
+struct process_ranks : host_ranks {
   orrery::mpi::world* world;
 
   template <class Body>
@@ -41,7 +41,9 @@ int run_processes(const std::vector<std::string>& arguments) {
   if (o.ranks != world.size())
     throw std::invalid_argument{"--ranks is " + std::to_string(o.ranks) + ", but there are " +
                                 std::to_string(world.size()) + " processes; leave it out"};
-  return run(process_ranks{&world}, all, o);
+  if (o.device != "host")
+    throw std::invalid_argument{"--device is " + o.device + ", but processes compute on the host here; use train"};
+  return run(training_on(process_ranks{{}, &world}), all, o);
 }
 
 }  // namespace train

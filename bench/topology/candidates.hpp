@@ -4,7 +4,14 @@
 #include <string>
 #include <vector>
 
-#include "orrery/orrery.hpp"
+#include "orrery/topology/all_gather.hpp"
+#include "orrery/topology/all_to_all.hpp"
+#include "orrery/topology/any_topology.hpp"
+#include "orrery/topology/concentric.hpp"
+#include "orrery/topology/double_ring.hpp"
+#include "orrery/topology/placed.hpp"
+#include "orrery/topology/ring.hpp"
+#include "orrery/topology/wallfacer.hpp"
 
 namespace bench {
 

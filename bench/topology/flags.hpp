@@ -28,7 +28,8 @@ struct flags {
   std::int64_t dim = 64;
   std::string mask = "causal";
   std::string layout;
-  std::string dtype = "float";
+  std::string dtype;
+  std::string kernel;
   std::string json;
   orrery::pass backward = orrery::pass::circulate_keys;
   std::vector<orrery::pass> passes{orrery::pass::forward};
@@ -39,7 +40,7 @@ struct flags {
 
 inline const char* usage() {
   return R"(bench_topology: what each topology costs and gives, over ranks that are threads of this process
-(bench_topology_mpi: over processes, as many as mpirun starts).
+(bench_topology_mpi: over processes, as many as mpirun starts; bench_topology_cuda: over streams of CUDA devices).
 
   -b, --min-tokens N       smallest sequence, in tokens of the whole world; K and M mean 1024 and 1024*1024 (1K)
   -e, --max-tokens N       largest sequence, in tokens (4K)
@@ -55,12 +56,14 @@ inline const char* usage() {
       --layout L           contiguous, zigzag or striped (zigzag if causal, else contiguous)
       --heads N            query heads (8)
       --key-heads N        key heads, a divisor of the query heads (as many)
-      --dim N              of a head, up to 256 (64)
+      --dim N              of a head, up to 256; on CUDA devices up to 128 (64)
       --nodes N            nodes that share the ranks evenly, neighbours together; for node egress and placements
                            (2 if even)
       --placement A,B,...  teams (teams in nodes, as topologies are written), rings (rings in nodes) or least (least
                            egress of a node); what is the same schedule is run once (teams)
-      --dtype T            float or double (float)
+      --dtype T            float or double (float); on CUDA devices bfloat16
+      --kernel NAME        on CUDA devices: device_flash
+      --devices N          on CUDA devices: how many of them the ranks share, in turn (1)
       --json FILE          write the same rows there
   -h, --help               this text
 )";
@@ -142,10 +145,19 @@ inline std::vector<candidate> placed_all(const std::vector<candidate>& topologie
 
 }  // namespace flag_values
 
+/// What the ranks of a program can do.
+struct abilities {
+  std::vector<std::string> dtypes{"float", "double"};
+  std::vector<std::string> kernels{"flash"};
+  std::int64_t largest_dim = 256;
+};
+
 /// Throws `std::invalid_argument` with a sentence. If ranks have been started already, there are so many.
-inline flags read_flags(const std::vector<std::string>& arguments, int ranks_started = 0) {
+inline flags read_flags(const std::vector<std::string>& arguments, int ranks_started = 0, const abilities& can = {}) {
   using namespace flag_values;
   flags f;
+  f.dtype = can.dtypes[0];
+  f.kernel = can.kernels[0];
   if (ranks_started > 0) f.ranks = ranks_started;
   std::string passes = "forward";
   std::string topologies;
@@ -196,14 +208,16 @@ inline flags read_flags(const std::vector<std::string>& arguments, int ranks_sta
     } else if (flag == "--key-heads") {
       f.key_heads = number(flag, value, 1, 1024);
     } else if (flag == "--dim") {
-      f.dim = number(flag, value, 1, orrery::flash<float>::max_head_dim);
+      f.dim = number(flag, value, 1, can.largest_dim);
     } else if (flag == "--nodes") {
       f.nodes = small(flag, value, 1, 1024);
     } else if (flag == "--placement") {
       f.placements = names(value);
       for (const std::string& one : f.placements) static_cast<void>(one_of(flag, one, {"teams", "rings", "least"}));
     } else if (flag == "--dtype") {
-      f.dtype = one_of(flag, value, {"float", "double"});
+      f.dtype = one_of(flag, value, can.dtypes);
+    } else if (flag == "--kernel") {
+      f.kernel = one_of(flag, value, can.kernels);
     } else if (flag == "--json") {
       if (value.empty()) refuse(flag, value, "the name of a file");
       f.json = value;

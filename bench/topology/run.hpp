@@ -1,8 +1,8 @@
 // Copyright The Orrery authors. SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-// The topology microbenchmark, whatever its ranks are: threads of one process (topology.cpp) or processes
-// (topology_mpi.cpp).
+// The topology microbenchmark, whatever its ranks are: threads of one process (topology.cpp), processes
+// (topology_mpi.cpp) or streams of CUDA devices (topology_cuda.cu).
 
 #include <algorithm>
 #include <chrono>
@@ -14,6 +14,7 @@
 #include <exception>
 #include <fstream>
 #include <iostream>
+#include <limits>
 #include <optional>
 #include <stdexcept>
 #include <string>
@@ -22,13 +23,17 @@
 #include <utility>
 #include <vector>
 
-#include "orrery/orrery.hpp"
+#include "orrery/attention.hpp"
+#include "orrery/layout/layout.hpp"
+#include "orrery/traffic/traffic.hpp"
+#include "orrery/transport/counted.hpp"
 
 #include "../alone.hpp"
 #include "../figures.hpp"
 #include "../problem.hpp"
 #include "candidates.hpp"
 #include "flags.hpp"
+#include "intervals.hpp"
 
 namespace bench {
 
@@ -69,9 +74,11 @@ struct row {
 };
 
 /// The largest error that is rounding. Sums of n terms err by about sqrt(n) roundings; a few hundred terms by no more
-/// than 2e-6 (float) or 1e-10 (double).
+/// than 2e-6 (float) or 1e-10 (double). Narrower types are only stored: what is compared was rounded to them, on either
+/// side.
 template <class T>
 double tolerance(std::int64_t tokens) {
+  if constexpr (sizeof(T) == 2) return 2 * static_cast<double>(std::numeric_limits<T>::epsilon());
   return (std::is_same_v<T, double> ? 1e-10 : 2e-6) * std::sqrt(std::fmax(1, static_cast<double>(tokens) / 256));
 }
 
@@ -85,63 +92,11 @@ inline orrery::attention_shape shape_of(const flags& f, std::int64_t tokens) {
   return shape;
 }
 
-/// The results of one rank that has the whole sequence.
-template <class T, class Mask>
-shard<T> whole_sequence(const orrery::attention_shape& shape, const Mask& mask, bool backward) {
-  shard<T> whole{shape, orrery::contiguous::shard(0, 1, shape.length)};
-  orrery::threads::run(1, [&](auto& world) {
-    orrery::attention<orrery::ring, orrery::flash<T>> attend{world, shape, mask};
-    whole.forward(attend);
-    if (backward) whole.backward(attend);
-  });
-  return whole;
-}
-
-/// When a rank's call began and ended, in seconds of a clock that all ranks share.
-struct interval {
-  double begin = 0;
-  double end = 0;
-};
-
-/// What every rank has, on every rank. Collective.
-template <class T, class World>
-std::vector<std::vector<T>> of_all_ranks(World& world, const std::vector<T>& mine) {
-  static_assert(std::is_trivially_copyable_v<T>);
-  std::vector<std::vector<T>> all;
-  for (const std::string& bytes :
-       world.all_gather(std::string{reinterpret_cast<const char*>(mine.data()), mine.size() * sizeof(T)})) {
-    std::memcpy(all.emplace_back(bytes.size() / sizeof(T)).data(), bytes.data(), bytes.size());
-  }
-  return all;
-}
-
-/// The seconds of each call, from the first rank's beginning to the last rank's end.
-template <class World>
-std::vector<double> seconds_of(World& world, const std::vector<interval>& mine) {
-  std::vector<double> seconds;
-  const auto all = of_all_ranks(world, mine);
-  for (std::size_t call = 0; call < mine.size(); ++call) {
-    interval whole = mine[call];
-    for (const std::vector<interval>& of_rank : all) {
-      whole.begin = std::min(whole.begin, of_rank[call].begin);
-      whole.end = std::max(whole.end, of_rank[call].end);
-    }
-    seconds.push_back(whole.end - whole.begin);
-  }
-  return seconds;
-}
-
-/// The largest of all ranks' values. Collective.
-template <class T, class World>
-T largest(World& world, T mine) {
-  for (const std::vector<T>& other : of_all_ranks(world, std::vector<T>{mine})) mine = std::max(mine, other[0]);
-  return mine;
-}
-
 /// The rows of one topology, on the first rank; elsewhere none.
-template <class T, class Ranks, class Mask>
+template <class Kernel, class Ranks, class Mask>
 std::vector<row> measure(const Ranks& ranks, const flags& f, const candidate& topology, std::int64_t tokens,
-                         const Mask& mask, const shard<T>* whole) {
+                         const Mask& mask, const shard<typename Kernel::storage>* whole) {
+  using T = typename Kernel::storage;
   const orrery::attention_shape shape = shape_of(f, tokens);
   const chosen_layout layout{f.layout};
   const std::size_t passes = f.passes.size();
@@ -149,18 +104,20 @@ std::vector<row> measure(const Ranks& ranks, const flags& f, const candidate& to
 
   ranks.run(f.ranks, [&](auto& world) {
     orrery::counted counting{world};
-    orrery::attention<candidate, orrery::flash<T>> attend{counting, shape, mask, layout, topology};
-    unmoved<T, std::remove_reference_t<decltype(world)>> nothing_moves{world};
-    orrery::attention<candidate, tiles_of<orrery::flash<T>>> compute{nothing_moves, shape, mask, layout, topology};
-    shard<T> mine{shape, attend.query_positions()};
-    shard<T> meaningless{shape, attend.query_positions()};
+    orrery::attention<candidate, Kernel> attend{counting, shape, mask, layout, topology};
+    auto nothing_moves = ranks.template nothing_moves<T>(world);
+    orrery::attention<candidate, tiles_of<Kernel>> compute{nothing_moves, shape, mask, layout, topology};
+    auto mine = ranks.template tensors<T>(world, shape, attend.query_positions());
+    auto meaningless = ranks.template tensors<T>(world, shape, attend.query_positions());
     const std::int64_t workspace = largest(world, attend.workspace_bytes());
     if (f.passes[0] != pass::forward) mine.forward(attend);
 
     const auto timed = [&](auto&& call, std::vector<interval>& kept, bool keep) {
+      ranks.complete(world);
       world.barrier();
       const clock_type::time_point begin = clock_type::now();
       call();
+      ranks.complete(world);
       const clock_type::time_point end = clock_type::now();
       world.barrier();
       if (!keep) return;
@@ -226,27 +183,17 @@ inline std::string compiler() {
 #endif
 }
 
-inline const char* instructions() {
-  switch (orrery::flash<float>::instructions()) {
-    case orrery::instruction_set::avx512:
-      return "AVX-512";
-    case orrery::instruction_set::avx2:
-      return "AVX2";
-    default:
-      return "baseline";
-  }
-}
-
-inline void print_header(const flags& f, const char* ranks) {
-  std::printf("# bench_topology: %d ranks, %s; %s %s; %s\n", f.ranks, ranks, f.mask.c_str(), f.layout.c_str(),
-              f.dtype.c_str());
+template <class Ranks>
+void print_header(const flags& f, const Ranks& ranks) {
+  std::printf("# bench_topology: %d ranks, %s; %s %s; %s<%s>\n", f.ranks, Ranks::described, f.mask.c_str(),
+              f.layout.c_str(), f.kernel.c_str(), f.dtype.c_str());
   std::printf("# machine: %s, %u cores, %s; compiler: %s\n", processor().c_str(), std::thread::hardware_concurrency(),
-              instructions(), compiler().c_str());
+              ranks.computes_with().c_str(), compiler().c_str());
   std::printf("# shape: batch 1, %lld query heads, %lld key heads, dim %lld; %d calls after %d warm-up\n",
               static_cast<long long>(f.heads), static_cast<long long>(f.key_heads), static_cast<long long>(f.dim),
               f.iterations, f.warm_up);
   std::puts("#");
-  std::puts("# time     of a call: from the first rank's beginning to the last rank's end");
+  std::puts("# time     of a call: from the first rank's beginning to the last rank's end, by the host's clock");
   std::puts("# sent     bytes that the busiest rank sends in a call");
   std::puts("# algbw    bytes of the whole sequence's K and V (backward: and of their gradients) / time");
   std::puts(
@@ -292,13 +239,15 @@ inline std::string number(double value) {
   return text;
 }
 
-inline void write_json(std::ostream& to, const char* transport, const flags& f, const std::vector<row>& rows) {
-  to << "{\n  \"transport\": " << quoted(transport) << ", \"processor\": " << quoted(processor())
-     << ", \"cores\": " << std::thread::hardware_concurrency() << ", \"instructions\": " << quoted(instructions())
-     << ", \"compiler\": " << quoted(compiler()) << ",\n  \"ranks\": " << f.ranks << ", \"nodes\": " << f.nodes
-     << ", \"batch\": 1, \"query_heads\": " << f.heads << ", \"key_heads\": " << f.key_heads
-     << ", \"head_dim\": " << f.dim << ",\n  \"mask\": " << quoted(f.mask) << ", \"layout\": " << quoted(f.layout)
-     << ", \"dtype\": " << quoted(f.dtype) << ", \"iterations\": " << f.iterations << ", \"warm_up\": " << f.warm_up
+template <class Ranks>
+void write_json(std::ostream& to, const Ranks& ranks, const flags& f, const std::vector<row>& rows) {
+  to << "{\n  \"transport\": " << quoted(Ranks::transport) << ", \"processor\": " << quoted(processor())
+     << ", \"cores\": " << std::thread::hardware_concurrency()
+     << ", \"instructions\": " << quoted(ranks.computes_with()) << ", \"compiler\": " << quoted(compiler())
+     << ",\n  \"ranks\": " << f.ranks << ", \"nodes\": " << f.nodes << ", \"batch\": 1, \"query_heads\": " << f.heads
+     << ", \"key_heads\": " << f.key_heads << ", \"head_dim\": " << f.dim << ",\n  \"mask\": " << quoted(f.mask)
+     << ", \"layout\": " << quoted(f.layout) << ", \"dtype\": " << quoted(f.dtype)
+     << ", \"kernel\": " << quoted(f.kernel) << ", \"iterations\": " << f.iterations << ", \"warm_up\": " << f.warm_up
      << ",\n  \"rows\": [";
   for (std::size_t i = 0; i < rows.size(); ++i) {
     const row& r = rows[i];
@@ -317,15 +266,16 @@ inline void write_json(std::ostream& to, const char* transport, const flags& f, 
   to << "\n  ]\n}\n";
 }
 
-template <class T, class Ranks, class Mask>
+template <class Kernel, class Ranks, class Mask>
 int run(const Ranks& ranks, const flags& f, std::ostream* json, const Mask& mask) {
+  using T = typename Kernel::storage;
   std::vector<row> all;
   std::string too_large;
   for (std::int64_t tokens = f.smallest; tokens <= f.largest; tokens *= f.factor) {
     std::optional<shard<T>> whole;
-    if (f.check) whole = whole_sequence<T>(shape_of(f, tokens), mask, f.passes.back() != pass::forward);
+    if (f.check) whole = ranks.template whole<T>(shape_of(f, tokens), mask, f.passes.back() != pass::forward);
     for (const candidate& topology : f.topologies) {
-      for (const row& r : measure<T>(ranks, f, topology, tokens, mask, whole ? &*whole : nullptr)) {
+      for (const row& r : measure<Kernel>(ranks, f, topology, tokens, mask, whole ? &*whole : nullptr)) {
         print(r);
         all.push_back(r);
         const double most = tolerance<T>(tokens);
@@ -337,7 +287,7 @@ int run(const Ranks& ranks, const flags& f, std::ostream* json, const Mask& mask
     }
   }
   if (json != nullptr) {
-    write_json(*json, Ranks::transport, f, all);
+    write_json(*json, ranks, f, all);
     json->flush();
     if (!*json) throw std::runtime_error{"--json: cannot write " + f.json};
   }
@@ -347,20 +297,22 @@ int run(const Ranks& ranks, const flags& f, std::ostream* json, const Mask& mask
   return too_large.empty() ? 0 : 1;
 }
 
-template <class T, class Ranks>
-int run(const Ranks& ranks, const flags& f, std::ostream* json) {
-  return f.mask == "causal" ? run<T>(ranks, f, json, orrery::causal{}) : run<T>(ranks, f, json, orrery::full{});
-}
-
-/// Everything. `Ranks` has `transport` and `described`, what ranks are; `count()`, how many there are (0: as many as
-/// the flags say), `first()`, whether this process has rank 0 and so prints; and `run(ranks, body)`, which calls `body`
-/// with each rank's world.
+/// Everything. `Ranks` has
+///
+/// - `transport` and `described`, what ranks are; `can()`, what they can do; `computes_with()`, with which instructions
+///   or devices;
+/// - `count()`, how many there are (0: as many as the flags say), `first()`, whether this process has rank 0 and so
+///   prints; and `run(ranks, body)`, which calls `body` with each rank's world;
+/// - `with_kernel(flags, work)`, which calls `work(std::type_identity<Kernel>{})` with the kernel that they name;
+/// - `tensors<T>(world, shape, positions)`, a rank's shard; `nothing_moves<T>(world)`, the transport of `alone.hpp`;
+///   `complete(world)`, which returns when the rank's calls have done their work;
+/// - `whole<T>(shape, mask, backward)`, the whole sequence with the results of one rank, in the host's memory.
 template <class Ranks>
 int run(const Ranks& ranks, const std::vector<std::string>& arguments) {
   flags f;
   std::ofstream json;
   try {
-    f = read_flags(arguments, ranks.count());
+    f = read_flags(arguments, ranks.count(), Ranks::can());
     if (f.help) {
       if (ranks.first()) std::fputs(usage(), stdout);
       return 0;
@@ -373,9 +325,11 @@ int run(const Ranks& ranks, const std::vector<std::string>& arguments) {
     if (ranks.first()) std::cerr << "bench_topology: " << e.what() << '\n';
     return 2;
   }
-  if (ranks.first()) print_header(f, Ranks::described);
+  if (ranks.first()) print_header(f, ranks);
   std::ostream* const to = json.is_open() ? &json : nullptr;
-  return f.dtype == "double" ? run<double>(ranks, f, to) : run<float>(ranks, f, to);
+  return ranks.with_kernel(f, [&]<class Kernel>(std::type_identity<Kernel>) {
+    return f.mask == "causal" ? run<Kernel>(ranks, f, to, orrery::causal{}) : run<Kernel>(ranks, f, to, orrery::full{});
+  });
 }
 
 }  // namespace bench

@@ -23,17 +23,19 @@ struct options {
   std::int64_t length = 1024;
   std::int64_t seed = 1;
   gpt_shape shape;
-  bool use_float = false;
+  std::string device = "host";
+  std::string dtype = "double";
   orrery::hand_over hand_over = orrery::hand_over::by_tensor;
   std::string topology;  // only this one; all of them if empty
   std::vector<std::string> text;
+  bool quiet = false;  // losses are not shown
   bool help = false;
 };
 
 inline constexpr const char* usage =
-    R"(Trains a small GPT on one rank and then, with every topology, on several ranks (train: threads; train_mpi: the
-processes that mpirun starts) that each hold a part of every sequence. Fails if a loss curve leaves that of one rank by
-more than rounding.
+    R"(Trains a small GPT on one rank and then, with every topology, on several ranks (train: threads, or streams of CUDA
+devices; train_mpi: the processes that mpirun starts) that each hold a part of every sequence. Fails if a loss curve
+leaves that of one rank by more than rounding.
 
   --ranks N        ranks (default 8)
   --steps N        optimiser steps (default 24)
@@ -41,7 +43,10 @@ more than rounding.
   --length N       tokens in a sequence (default 1024)
   --layers N       blocks of the model (default 2)
   --width N        width of the model, a multiple of 16 (default 128)
-  --dtype NAME     double (default) or float
+  --device NAME    host (default), or cuda: ranks are streams of all CUDA devices that there are, and all numbers are
+                   there; the one rank to compare with is the host's
+  --dtype NAME     double (default) or float; on CUDA devices also bfloat16: float, but for attention's operands and
+                   results, which the tensor cores multiply
   --hand-over NAME of queries, keys and values to other ranks: by_tensor (default), each as soon as it is projected, or
                    together
   --seed N         of the parameters and of the choice of text (default 1)
@@ -72,7 +77,8 @@ inline options parse(const std::vector<std::string>& arguments, options o = {}) 
     const auto* n =
         std::find_if(std::begin(numbers), std::end(numbers), [&](const number& x) { return x.flag == flag; });
     const bool is_number = n != std::end(numbers);
-    if (!is_number && flag != "--dtype" && flag != "--hand-over" && flag != "--topology" && flag != "--text")
+    if (!is_number && flag != "--dtype" && flag != "--device" && flag != "--hand-over" && flag != "--topology" &&
+        flag != "--text")
       throw std::invalid_argument{"there is no flag '" + flag + "'; --help lists them"};
     if (++i == arguments.size()) throw std::invalid_argument{flag + " needs a value"};
     const std::string& value = arguments[i];
@@ -89,12 +95,18 @@ inline options parse(const std::vector<std::string>& arguments, options o = {}) 
       if (value != "together" && value != "by_tensor")
         throw std::invalid_argument{"--hand-over needs by_tensor or together, not '" + value + "'"};
       o.hand_over = value == "together" ? orrery::hand_over::together : orrery::hand_over::by_tensor;
-    } else if (value == "double" || value == "float") {
-      o.use_float = value == "float";
+    } else if (flag == "--device") {
+      if (value != "host" && value != "cuda")
+        throw std::invalid_argument{"--device needs host or cuda, not '" + value + "'"};
+      o.device = value;
+    } else if (value == "double" || value == "float" || value == "bfloat16") {
+      o.dtype = value;
     } else {
-      throw std::invalid_argument{"--dtype needs double or float, not '" + value + "'"};
+      throw std::invalid_argument{"--dtype needs double, float or bfloat16, not '" + value + "'"};
     }
   }
+  if (o.dtype == "bfloat16" && o.device != "cuda")
+    throw std::invalid_argument{"--dtype bfloat16 needs --device cuda; on the host there are double and float"};
   if (o.shape.width % (2 * o.shape.query_heads) != 0)  // rotary positions turn pairs within a head
     throw std::invalid_argument{"--width needs a multiple of " + std::to_string(2 * o.shape.query_heads) + ", not " +
                                 std::to_string(o.shape.width)};

@@ -11,7 +11,7 @@
 #include <string>
 #include <vector>
 
-#include <orrery/orrery.hpp>
+#include <orrery/layout/segment.hpp>
 
 namespace train {
 

@@ -16,6 +16,7 @@
 #include "any.hpp"
 #include "cuda/device_conformance.hpp"
 #include "cuda/enqueued.hpp"
+#include "cuda/flash_conformance.hpp"
 #include "cuda/runtime_double.hpp"
 #include "cuda/streamed_device.hpp"
 
@@ -46,4 +47,16 @@ TEST_CASE("results of emulated kernels") {
   check<orrery::device_reference<double, streamed_device>>(4);
   check<orrery::device_reference<orrery::bfloat16, streamed_device>>(3);
   check<orrery::device_flash<orrery::bfloat16, 64, streamed_device>>(2);
+}
+
+TEST_CASE_TEMPLATE("masks, layouts and topologies with the emulated tensor-core kernel", T, orrery::bfloat16,
+                   orrery::float16) {
+  using kind = cuda_test::any_mask::kind;
+  cuda_double::reset({.seed = sizeof(T)});
+  cuda_test::check_flash_over<T, streamed_device>({2}, {orrery::ring{}, orrery::ulysses{}},
+                                                  {{kind::causal}, {kind::holes}}, {orrery::zigzag{}},
+                                                  {{.length = 13, .query_heads = 2, .key_heads = 1, .head_dim = 8}});
+  cuda_test::enqueued_work::forget();
+  CHECK(cuda_double::faults().empty());
+  CHECK(cuda_double::leaks() == "");
 }

@@ -35,7 +35,8 @@ struct options {
   double deadline = 60;
   /// Rank r computes on device `devices[r % devices.size()]`. Empty: on all devices that the process sees, in turn.
   std::vector<int> devices{};
-  /// The stream that rank r's calls are enqueued on, of its device. Empty: each rank makes one of its own.
+  /// The stream that rank r's calls are enqueued on, of its device (another is refused). Empty: each rank makes one of
+  /// its own.
   std::vector<cudaStream_t> streams{};
 };
 
@@ -120,9 +121,14 @@ class group {
 /// different lanes do not wait for each other.
 class rank_streams {
  public:
+  /// Throws `std::invalid_argument` if the stream that is given is of another device.
   rank_streams(int device, cudaStream_t given) : device_{device}, compute_{given} {
     make_current();
-    if (given == nullptr) compute_ = owned_.emplace_back().get();
+    if (given == nullptr) {
+      compute_ = owned_.emplace_back().get();
+    } else {
+      expect_of_device(given);
+    }
   }
 
   [[nodiscard]] int device() const noexcept { return device_; }
@@ -153,6 +159,18 @@ class rank_streams {
   };
 
  private:
+  void expect_of_device(cudaStream_t given) const {
+    const cuda_event of_device;
+    const cudaError_t code = cudaEventRecord(of_device.get(), given);
+    if (code == cudaErrorInvalidResourceHandle) {
+      ignore_cuda(code);
+      throw std::invalid_argument{
+          "orrery: device::options: a stream is given to a rank on device " + std::to_string(device_) +
+          ", but CUDA does not take it there; give each rank a stream of its own device, or none"};
+    }
+    check_cuda(code, "cudaEventRecord");
+  }
+
   int device_;
   cudaStream_t compute_;
   std::vector<cuda_stream> owned_;

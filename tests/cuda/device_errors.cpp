@@ -1,0 +1,176 @@
+// Copyright The Orrery authors. SPDX-License-Identifier: Apache-2.0
+//
+// What a trainer on devices is told when something is wrong with them: a sentence with a way out, on all ranks, soon,
+// and nothing stays behind. (More of it is in device.cpp, beside the transport's own tests.)
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include <doctest/doctest.h>
+
+#include "orrery/kernel/device_flash.cuh"
+#include "orrery/kernel/reference.hpp"
+#include "orrery/layout/layout.hpp"
+#include "orrery/topology/ring.hpp"
+#include "orrery/transport/device.hpp"
+#include "orrery/transport/device_graph.hpp"
+
+#include "cuda/device_conformance.hpp"
+#include "cuda/enqueued.hpp"
+#include "cuda/runtime_double.hpp"
+#include "cuda/streamed_device.hpp"
+
+namespace {
+
+namespace device = orrery::device;
+
+/// One rank's operator, tensors and calls.
+template <class Kernel>
+struct trainer {
+  static constexpr orrery::attention_shape shape{.length = 8, .query_heads = 2, .head_dim = 8};
+
+  orrery::attention<orrery::ring, Kernel> attend;
+  conformance::rank_tensors<Kernel> host;
+  cuda_test::device_tensors<Kernel> tensors;
+
+  explicit trainer(device::world& on)
+      : attend{on, shape, orrery::causal{}},
+        host{oracle::random_problem<typename Kernel::storage>(conformance::oracle_shape(shape), 1),
+             attend.query_positions(),
+             attend.key_positions(),
+             {}},
+        tensors{host, on.stream()} {}
+
+  void step() {
+    tensors.forward(attend);
+    tensors.backward(attend);
+  }
+};
+
+using plain = cuda_test::enqueued<orrery::reference<double>>;
+using flash = orrery::device_flash<orrery::bfloat16, 64, cuda_test::streamed_device>;
+
+/// What three ranks' training says when it fails; empty if it does not. Nothing may stay behind.
+template <class Kernel>
+std::string sentence(device::options how = {}) {
+  how.deadline = 20;
+  const std::string before = cuda_double::leaks();
+  std::string said;
+  try {
+    device::run(3, how, [](auto& on) {
+      trainer<Kernel> mine{on};
+      mine.step();
+      on.synchronize();
+    });
+  } catch (const std::exception& e) {
+    said = e.what();
+  }
+  cuda_test::enqueued_work::forget();
+  CHECK(cuda_double::leaks() == before);
+  CHECK(cudaGetLastError() == cudaSuccess);  // said is said
+  return said;
+}
+
+void says(const std::string& sentence, const std::vector<std::string>& parts) {
+  INFO(sentence);
+  for (const std::string& part : parts) {
+    const bool found = sentence.find(part) != std::string::npos;
+    CHECK_MESSAGE(found, "without: ", part);
+  }
+}
+
+}  // namespace
+
+TEST_CASE("no device, or no driver that is new enough") {
+  const std::string way_out =
+      "a CUDA device and a driver as new as the toolkit are needed, or a kernel for the host, as orrery::flash, over "
+      "the "
+      "transport threads or mpi";
+  cuda_double::reset({.compute_capabilities = {}});
+  says(sentence<plain>(), {"orrery: cudaGetDeviceCount in ", "cudaErrorNoDevice", way_out});
+  cuda_double::reset();
+  cuda_double::fail("cudaGetDeviceCount", 1, cudaErrorInsufficientDriver);
+  says(sentence<plain>(), {"orrery: cudaGetDeviceCount in ", "cudaErrorInsufficientDriver", way_out});
+}
+
+TEST_CASE("a device that is too old for the kernel, or too small, or that the program is not compiled for") {
+  const auto limits = emulator::device::limits;
+  cuda_double::reset();
+  emulator::device::limits.compute_capability = 75;
+  says(sentence<flash>(), {"device 0 has compute capability 7.5, but kernel device_flash<bfloat16> needs 8.0 or newer; "
+                           "orrery::device_reference runs on every device"});
+  emulator::device::limits = limits;
+  cuda_double::reset();
+  emulator::device::limits.shared_bytes = 30000;
+  says(sentence<flash>(),
+       {"device 0 has 30000 bytes of shared memory for a block, but kernel device_flash<bfloat16> needs ",
+        " for these head dimensions; orrery::device_reference needs none"});
+  emulator::device::limits = limits;
+  cuda_double::reset();
+  cuda_double::fail("cudaLaunchHostFunc", 2, cudaErrorNoKernelImageForDevice);
+  says(sentence<flash>(), {"orrery: cudaLaunchHostFunc in ",
+                           "the program is compiled for other devices: add this one's to CMAKE_CUDA_ARCHITECTURES"});
+  cuda_double::reset();
+  CHECK(sentence<flash>() == "");
+}
+
+TEST_CASE("devices of several kinds, unless those of one are named") {
+  cuda_double::reset({.compute_capabilities = {{8, 0}, {9, 0}, {9, 0}}});
+  CHECK(sentence<plain>() ==
+        "orrery: device::options: device 0 has compute capability 8.0 and device 1 has 9.0; kernels differ between the "
+        "two, so name devices of one kind");
+  CHECK(sentence<plain>({.devices = {1, 2}}) == "");
+}
+
+TEST_CASE("memory that is short for a plan, and then is not") {
+  cuda_double::reset({.memory = 6000});
+  says(sentence<plain>(),
+       {"orrery: a plan needs ", " bytes more on device 0, where ", " of 6000 are free; free some, "});
+  // The device is not broken: a trainer that needs less goes on in the same process.
+  cuda_double::reset({.memory = 60000});
+  CHECK(sentence<plain>() == "");
+}
+
+TEST_CASE("an error that stays: told on all ranks, and by every call from then on") {
+  cuda_double::reset();
+  cuda_double::fail("cudaStreamSynchronize", 4, cudaErrorIllegalAddress,
+                    true);  // after calls were enqueued, as a kernel's
+  const std::vector<std::string> parts{
+      "failed: ", "cudaErrorIllegalAddress",
+      "the fault is this call's or that of work enqueued before it, and the device cannot be used in this process any "
+      "more: run with CUDA_LAUNCH_BLOCKING=1, or under compute-sanitizer, to see where it happened"};
+  says(sentence<plain>(), parts);
+  says(sentence<plain>(), parts);
+}
+
+TEST_CASE("a stream of another device than the rank's") {
+  cuda_double::reset({.compute_capabilities = {{9, 0}, {9, 0}}});
+  {
+    const orrery::cuda_stream of_first;
+    const std::vector<cudaStream_t> streams(3, of_first.get());
+    CHECK(
+        sentence<plain>({.devices = {1}, .streams = streams}) ==
+        "orrery: device::options: a stream is given to a rank on device 1, but CUDA does not take it there; give each "
+        "rank a stream of its own device, or none");
+    CHECK(sentence<plain>({.devices = {0}, .streams = streams}) == "");
+  }
+}
+
+TEST_CASE("a graph that cannot be launched stops all ranks") {
+  cuda_double::reset();
+  cuda_double::fail("cudaGraphLaunch", 2, cudaErrorLaunchOutOfResources);
+  std::string said;
+  try {
+    device::run(3, {.deadline = 20}, [](auto& on) {
+      trainer<plain> mine{on};
+      auto graph = device::capture(on, [&] { mine.step(); });
+      for (int i = 0; i < 3; ++i) graph.launch();
+      on.synchronize();
+    });
+  } catch (const std::exception& e) {
+    said = e.what();
+  }
+  says(said, {"orrery: cudaGraphLaunch in "});
+  cuda_test::enqueued_work::forget();
+  CHECK(cuda_double::leaks() == "");
+}

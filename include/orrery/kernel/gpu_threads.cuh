@@ -3,17 +3,13 @@
 
 #include "orrery/kernel/device_code.hpp"
 
-// Other compilers than nvcc know the type `gpu` by its name only: kernels are then compiled for another `Device`.
 #ifdef __CUDACC__
 
 #include <cstdint>
-#include <string>
 #include <type_traits>
 
 #include <cuda_runtime.h>
 
-#include "orrery/kernel/device_context.hpp"
-#include "orrery/kernel/device_limits.hpp"
 #include "orrery/kernel/float16.hpp"
 
 namespace orrery {
@@ -134,53 +130,13 @@ struct gpu_threads {
     return y;
   }
 
- private:
+ protected:
   [[nodiscard]] static __device__ unsigned char* shared() {
-    extern __shared__ __align__(16) unsigned char orrery_shared_memory[];
+    extern __shared__ __align__(1024) unsigned char orrery_shared_memory[];  // as swizzled tiles are
     return orrery_shared_memory;
   }
   [[nodiscard]] static __device__ unsigned address(int offset) {
     return static_cast<unsigned>(__cvta_generic_to_shared(shared())) + static_cast<unsigned>(offset);
-  }
-};
-
-template <int threads, class Body>
-__global__ void __launch_bounds__(threads) run_on_gpu(const __grid_constant__ Body body) {
-  body(gpu_threads{});
-}
-
-/// The current CUDA device.
-struct gpu {
-  /// Throws `device_error` if there is no device, and `std::invalid_argument` if it lacks what `kernel` needs.
-  static void require(const std::string& kernel, const device_needs& needs) {
-    device_limits limits;
-    check_cuda(cudaGetDevice(&limits.device), "cudaGetDevice");
-    const auto attribute = [&](cudaDeviceAttr which) {
-      int value = 0;
-      check_cuda(cudaDeviceGetAttribute(&value, which, limits.device), "cudaDeviceGetAttribute");
-      return value;
-    };
-    limits.compute_capability =
-        10 * attribute(cudaDevAttrComputeCapabilityMajor) + attribute(cudaDevAttrComputeCapabilityMinor);
-    limits.shared_bytes = attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin);
-    limits.require(kernel, needs);
-  }
-
-  /// Enqueues body(threads) for each thread of each block. Throws `device_error` if the launch fails.
-  template <int threads, class Body>
-  static void launch(const device_context& context, std::int64_t blocks, int shared_bytes, const Body& body) {
-    static_assert(threads % 32 == 0 && threads <= 1024);
-    static_assert(std::is_trivially_copyable_v<Body> && sizeof(Body) <= 4096, "a launch's arguments are copied");
-    if (blocks == 0) return;
-    device_limits::require_grid(blocks);
-    if (shared_bytes > 48 * 1024) {
-      check_cuda(
-          cudaFuncSetAttribute(run_on_gpu<threads, Body>, cudaFuncAttributeMaxDynamicSharedMemorySize, shared_bytes),
-          "cudaFuncSetAttribute");
-    }
-    run_on_gpu<threads, Body>
-        <<<static_cast<unsigned>(blocks), threads, static_cast<std::size_t>(shared_bytes), context.stream>>>(body);
-    check_cuda(cudaGetLastError(), "the launch of a kernel");
   }
 };
 

@@ -16,6 +16,7 @@
 #include "any.hpp"
 #include "cuda/device_conformance.hpp"
 #include "cuda/emulator.hpp"
+#include "cuda/emulator_warpgroup.hpp"
 #include "cuda/enqueued.hpp"
 #include "cuda/runtime_double.hpp"
 
@@ -30,6 +31,20 @@ struct streamed_device {
   static void launch(const orrery::device_context& context, std::int64_t blocks, int shared_bytes, const Body& body) {
     cuda_test::enqueued_work::enqueue(context, {"a kernel", {}, {}},
                                       [=] { emulator::device::launch<threads>(context, blocks, shared_bytes, body); });
+  }
+
+  [[nodiscard]] static bool has_warpgroups(int shared_bytes) {
+    return emulator::warpgroup_device::has_warpgroups(shared_bytes);
+  }
+  [[nodiscard]] static orrery::tensor_map map(const orrery::tensor_box& box) {
+    return emulator::warpgroup_device::map(box);
+  }
+  template <int threads, class Body>
+  static void launch_warpgroups(const orrery::device_context& context, std::int64_t blocks, int shared_bytes,
+                                const Body& body) {
+    cuda_test::enqueued_work::enqueue(context, {"a kernel of warpgroups", {}, {}}, [=] {
+      emulator::warpgroup_device::launch_warpgroups<threads>(context, blocks, shared_bytes, body);
+    });
   }
 };
 
@@ -56,4 +71,7 @@ TEST_CASE("results of emulated kernels") {
   check<orrery::device_reference<double, streamed_device>>(4);
   check<orrery::device_reference<orrery::bfloat16, streamed_device>>(3);
   check<orrery::device_flash<orrery::bfloat16, 64, streamed_device>>(2);
+  emulator::counted.products = 0;
+  check<orrery::device_flash<orrery::bfloat16, 64, streamed_device, orrery::device_instructions::wgmma>>(2);
+  CHECK(emulator::counted.products > 0);
 }

@@ -6,22 +6,19 @@
 
 #include <cstdint>
 #include <string>
-#include <type_traits>
 #include <vector>
 
 #include <doctest/doctest.h>
 
-#include "orrery/kernel/device_tensor_map.hpp"
-#include "orrery/kernel/float16.hpp"
-#include "orrery/kernel/view.hpp"
+namespace cuda_test {
+using tested = emulator::warpgroup_device;
+}
+
+#include "cuda/warpgroup_cases.hpp"
 
 namespace {
 
 using emulator::warpgroup_threads;
-using orrery::bfloat16;
-using orrery::float16;
-using orrery::swizzled_tile;
-using orrery::tensor_box;
 
 template <class Work>
 struct body {
@@ -47,114 +44,7 @@ std::string blame(const Work& work) {
 
 bool contains(const std::string& text, const char* part) { return text.find(part) != std::string::npos; }
 
-/// Small integers, so that products are exact.
-template <class T>
-std::vector<T> integers(std::size_t count, int seed) {
-  std::vector<T> all(count);
-  for (std::size_t i = 0; i < count; ++i) all[i] = T{static_cast<float>((static_cast<int>(i) * 7 + seed) % 11 - 5)};
-  return all;
-}
-
-/// The map of one head of `rows` tokens.
-template <class T>
-orrery::tensor_map map_of(const std::vector<T>& data, int rows, int box_rows) {
-  const auto dim = static_cast<std::int64_t>(data.size()) / rows;
-  return emulator::warpgroup_device::map(
-      tensor_box::of(orrery::batch_sequence_head_dim(data.data(), 1, rows, 1, dim), rows, box_rows));
-}
-
-/// One thread initialises mbarriers one after the other from `at` on, for one arrival each.
-void initialise(const warpgroup_threads& t, int at, int count) {
-  if (t.thread() == 0) {
-    for (int i = 0; i < count; ++i) t.mbarrier_init(at + 8 * i, 1);
-    t.fence_async_proxy();
-  }
-  t.barrier();
-}
-
-/// c = a bᵀ ("K-major") or c = a b with a in registers ("MN-major"), with a 64 × 96 and c of `columns`.
-template <class T, int columns, bool by_registers>
-struct multiplication {
-  static constexpr int depth = 96;
-  using a_tile = swizzled_tile<64, depth>;
-  using b_tile = std::conditional_t<by_registers, swizzled_tile<depth, columns>, swizzled_tile<columns, depth>>;
-  static constexpr int mbarrier = a_tile::bytes + b_tile::bytes;
-  static constexpr int shared_bytes = mbarrier + 8;
-
-  orrery::tensor_map of_a, of_b;
-  const T* a;
-  float* c;
-
-  void operator()(const warpgroup_threads& t) const {
-    initialise(t, mbarrier, 1);
-    const a_tile at{0};
-    const b_tile bt{a_tile::bytes};
-    if (t.thread() == 0) {
-      t.mbarrier_arrive_expecting(mbarrier, mbarrier);
-      at.copy(t, of_a, mbarrier, 0, 0, 0);
-      bt.copy(t, of_b, mbarrier, 0, 0, 0);
-    }
-    t.mbarrier_wait(mbarrier, 0);
-    float sums[static_cast<std::size_t>(columns) / 8][4];
-    std::uint32_t words[depth / 16][4];
-    const int row = 16 * t.warp() + t.lane() / 4, column = t.lane() % 4 * 2;
-    for (auto& eight : sums) {
-      for (float& one : eight) one = by_registers ? 0.0f : 1e9f;  // which the first product does not read
-    }
-    for (int k = 0; k < depth / 16; ++k) {
-      for (int i = 0; i < 4; ++i) {
-        const T* const two = a + (row + i % 2 * 8) * depth + 16 * k + column + i / 2 * 8;
-        words[k][i] = t.pack<T>(static_cast<float>(two[0]), static_cast<float>(two[1]));
-      }
-    }
-    t.fence_products();
-    for (int k = 0; k < depth / 16; ++k) {
-      if constexpr (by_registers) {
-        t.template multiply_add<T, 0, columns / 8>(sums, words[k], bt.along_rows(t, k, 0));
-      } else {
-        t.template multiply<T>(sums, at.along_columns(t, 0, k), bt.along_columns(t, 0, k), k > 0);
-      }
-    }
-    t.commit_products();
-    t.template wait_for_products<0>();
-    for (int n = 0; n < columns / 8; ++n) {
-      for (int i = 0; i < 4; ++i) c[(row + i / 2 * 8) * columns + 8 * n + column + i % 2] = sums[n][i];
-    }
-  }
-};
-
-template <class T, int columns, bool by_registers>
-void check_multiplication() {
-  using work = multiplication<T, columns, by_registers>;
-  const int b_rows = by_registers ? work::depth : columns, b_dim = by_registers ? columns : work::depth;
-  const auto a = integers<T>(64 * work::depth, 1);
-  const auto b = integers<T>(static_cast<std::size_t>(b_rows * b_dim), 2);
-  std::vector<float> c(64 * columns);
-  run(work::shared_bytes, work{map_of(a, 64, 64), map_of(b, b_rows, b_rows), a.data(), c.data()});
-  int wrong = 0;
-  for (int i = 0; i < 64; ++i) {
-    for (int j = 0; j < columns; ++j) {
-      float expected = 0;
-      for (int k = 0; k < work::depth; ++k) {
-        const int at = by_registers ? k * b_dim + j : j * b_dim + k;
-        expected += static_cast<float>(a[static_cast<std::size_t>(i * work::depth + k)]) *
-                    static_cast<float>(b[static_cast<std::size_t>(at)]);
-      }
-      wrong += c[static_cast<std::size_t>(i * columns + j)] == expected ? 0 : 1;
-    }
-  }
-  CHECK(wrong == 0);
-}
-
 }  // namespace
-
-TEST_CASE("products of a warpgroup, of rows and of columns of what tensor copies brought") {
-  check_multiplication<bfloat16, 64, false>();
-  check_multiplication<float16, 128, false>();
-  check_multiplication<bfloat16, 64, true>();
-  check_multiplication<bfloat16, 96, true>();
-  check_multiplication<float16, 128, true>();
-}
 
 TEST_CASE("matrix descriptors, bit by bit") {
   const std::uint64_t bits = orrery::matrix_descriptor(0x12340, 0x4000, 0x400);
@@ -164,35 +54,6 @@ TEST_CASE("matrix descriptors, bit by bit") {
   CHECK((bits >> 62) == 1);
   CHECK((bits & ~(std::uint64_t{1} << 62 | std::uint64_t{0x40} << 32 | std::uint64_t{0x400} << 16 | 0x1234)) == 0);
   CHECK(orrery::matrix_descriptor(0x40010, 16, 16) == orrery::matrix_descriptor(0x10, 16, 16));  // 18 bits of address
-}
-
-TEST_CASE("tensor copies: the swizzle's places, zeros beyond the tensor") {
-  const auto data = integers<bfloat16>(20 * 72, 3);
-  std::vector<float> got(16 * 128);
-  const auto map = map_of(data, 20, 16);
-  run(2 * 2048 + 16, [&, to = got.data()](const warpgroup_threads& t) {
-    constexpr int mbarrier = 2 * 2048;
-    initialise(t, mbarrier, 1);
-    if (t.thread() == 0) {
-      t.mbarrier_arrive_expecting(mbarrier, 2 * 2048);
-      swizzled_tile<16, 128>{0}.copy(t, map, mbarrier, 7, 0, 0);
-    }
-    t.mbarrier_wait(mbarrier, 0);
-    for (int i = t.thread(); i < 16 * 128; i += 128) {
-      const int row = i / 128, column = i % 128;
-      const int part = column % 64 / 8 ^ row % 8;
-      to[i] = static_cast<float>(t.load<bfloat16>(column / 64 * 2048 + row * 128 + part * 16 + column % 8 * 2));
-    }
-  });
-  int wrong = 0;
-  for (std::size_t row = 0; row < 16; ++row) {
-    for (std::size_t column = 0; column < 128; ++column) {
-      const bool inside = row + 7 < 20 && column < 72;
-      const float expected = inside ? static_cast<float>(data[(row + 7) * 72 + column]) : 0.0f;
-      wrong += got[row * 128 + column] == expected ? 0 : 1;
-    }
-  }
-  CHECK(wrong == 0);
 }
 
 TEST_CASE("mbarriers hand values on, phase by phase; named barriers join what they count") {
@@ -388,8 +249,9 @@ TEST_CASE("misuse of barriers and registers has a sentence") {
   CHECK(contains(blame([](const warpgroup_threads& t) { t.named_barrier_sync(1, t.warp() == 0 ? 64 : 96); }),
                  "with another number of threads"));
   CHECK(contains(blame([](const warpgroup_threads& t) { t.named_barrier_sync(16, 256); }), "that there is not"));
-  CHECK(contains(blame([](const warpgroup_threads& t) { t.take_registers<232>(); }), "from 256 to 232"));
-  CHECK(contains(blame([](const warpgroup_threads& t) { t.give_registers_back<100>(); }), "from 256 to 100"));
+  CHECK(contains(blame([](const warpgroup_threads& t) { t.take_registers<232>(); }), "from 255 to 232"));
+  CHECK(contains(blame([](const warpgroup_threads& t) { t.take_registers<256>(); }), "ask for 512 registers, of 510"));
+  CHECK(contains(blame([](const warpgroup_threads& t) { t.give_registers_back<100>(); }), "from 255 to 100"));
   CHECK(contains(blame([](const warpgroup_threads& t) {
                    t.store(4 * t.thread(), 1);
                    if (t.warp() >= 4) static_cast<void>(t.load<int>(4 * t.thread() - 512));

@@ -125,8 +125,9 @@ class warpgroup_threads : public threads {
 
 /// The `Device` of kernels that are to run here by warpgroups, in the call.
 struct warpgroup_device : device {
+  [[nodiscard]] static orrery::device_limits limits() { return device::limits; }
   [[nodiscard]] static bool has_warpgroups(int shared_bytes) {
-    return limits.compute_capability == 90 && limits.shared_bytes >= shared_bytes;
+    return device::limits.compute_capability == 90 && device::limits.shared_bytes >= shared_bytes;
   }
   [[nodiscard]] static orrery::tensor_map map(const orrery::tensor_box& box) { return encoded_box::encode(box); }
 

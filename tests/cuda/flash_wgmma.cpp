@@ -24,7 +24,19 @@ std::int64_t products_of(std::int64_t margin) {
   return emulator::counted.products;
 }
 
+/// So large that a launch takes it without tensor maps only.
+struct large_mask : orrery::full {
+  std::int64_t unused[100] = {};
+};
+
 }  // namespace
+
+TEST_CASE("a mask that leaves no room for tensor maps is computed without") {
+  const oracle::shape shape{1, 9, 11, 1, 1, 8, 8, 1.0};
+  emulator::counted = {};
+  check<bfloat16>(oracle::random_problem<bfloat16>(shape, 60), large_mask{}, cut(shape, 1, 1));
+  CHECK(emulator::counted.products == 0);
+}
 
 TEST_CASE("wgmma is used where it was asked for, the device has it, and tensor copies can read the tensors") {
   // Two tiles of queries and two of keys; 4 products along 64 columns for the scores, 8 along 128 keys for the values,

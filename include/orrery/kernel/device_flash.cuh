@@ -79,12 +79,7 @@ struct device_flash : device_backend<Device> {
       for_device_blocks(queries, keys, [&](const auto& some_queries, const auto& some_keys) {
         if constexpr (limit == device_instructions::wgmma) {
           using by_warpgroups = device_flash_wgmma_forward<T, Mask, key_dim, value_dim>;
-          if (Device::has_warpgroups(by_warpgroups::shared_bytes) && by_warpgroups::can_copy(some_queries, some_keys)) {
-            const auto one = by_warpgroups::template on<Device>(some_queries, some_keys, heads, scale, mask);
-            Device::template launch_warpgroups<by_warpgroups::threads_of_block>(context, one.blocks(),
-                                                                                by_warpgroups::shared_bytes, one);
-            return;
-          }
+          if (launched_by_warpgroups<by_warpgroups>(context, some_queries, some_keys, heads, scale, mask)) return;
         }
         launch(context, body{some_queries, some_keys, heads, scale, mask});
       });
@@ -154,6 +149,20 @@ struct device_flash : device_backend<Device> {
       if (dim <= 192 && value_dim <= 128) return work(dims<192, 128>{});
       work(dims<256, 256>{});
     }
+  }
+
+  /// False, and nothing is enqueued, if the device, the tensors or the size of the mask do not allow it.
+  template <class Body, class Queries, class Keys, class Mask>
+  static bool launched_by_warpgroups(const device_context& context, const Queries& queries, const Keys& keys,
+                                     const head_map& heads, float scale, const Mask& mask) {
+    if constexpr (sizeof(Body) <= 4096) {  // what a launch takes
+      if (Device::has_warpgroups(Body::shared_bytes) && Body::can_copy(queries, keys)) {
+        const Body body = Body::template on<Device>(queries, keys, heads, scale, mask);
+        Device::template launch_warpgroups<Body::threads_of_block>(context, body.blocks(), Body::shared_bytes, body);
+        return true;
+      }
+    }
+    return false;
   }
 
   template <class Body>

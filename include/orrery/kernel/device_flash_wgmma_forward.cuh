@@ -32,6 +32,12 @@ struct device_flash_wgmma_forward {
   static constexpr int threads_of_block = 128 * (1 + groups);
   static constexpr bool take_turns = key_dim <= 128;
 
+  /// Of a thread, once each warpgroup has its task. Together no more than the block was launched with, 168 for each: a
+  /// warpgroup that asked for more would wait for ever.
+  static constexpr int registers_to_bring = value_dim > 128 ? 72 : 88;
+  static constexpr int registers_to_compute = value_dim > 128 ? 216 : 208;
+  static_assert(registers_to_bring + groups * registers_to_compute <= 65536 / threads_of_block / 8 * 8 * (1 + groups));
+
   device_blocks<forward_queries<T, float>> queries;
   device_blocks<forward_keys<T>> keys;
   head_map heads;
@@ -54,11 +60,11 @@ struct device_flash_wgmma_forward {
   static constexpr int mbarriers_at = announcements_at + stages * 8;
   static constexpr int shared_bytes = mbarriers_at + (1 + 4 * stages) * 8;
 
-  /// Can tensor copies read all of these tensors, and does a launch have room for their maps?
+  /// Can tensor copies read all of these tensors?
   [[nodiscard]] static bool can_copy(const device_blocks<forward_queries<T, float>>& queries,
                                      const device_blocks<forward_keys<T>>& keys) noexcept {
     const auto can = [](const tensor_box& box) { return box.is_empty() || box.has_map(); };
-    bool all = sizeof(device_flash_wgmma_forward) <= 4096;
+    bool all = true;
     for (const auto& one : queries) all = all && can(tensor_box::of(one.q, one.positions.tokens(), rows));
     for (const auto& one : keys) {
       all = all && can(tensor_box::of(one.k, one.positions.tokens(), columns)) &&
@@ -103,10 +109,10 @@ struct device_flash_wgmma_forward {
     threads.barrier();
     const device_item item = device_item::of(queries, threads.block(), rows);
     if (warp < 4) {
-      threads.template give_registers_back<80>();
+      threads.template give_registers_back<registers_to_bring>();
       if (warp == 0) bring(threads, item);
     } else {
-      threads.template take_registers<216>();
+      threads.template take_registers<registers_to_compute>();
       compute(threads, item, warp - 4);
     }
   }

@@ -3,8 +3,11 @@
 // A little of the device code, compiled for every architecture that is supported.
 #include <span>
 
+#include "orrery/kernel/device_blocks.hpp"
 #include "orrery/kernel/device_context.hpp"
+#include "orrery/kernel/device_flash_wgmma_forward.cuh"
 #include "orrery/kernel/device_reference.cuh"
+#include "orrery/kernel/gpu.cuh"
 #include "orrery/kernel/mask.hpp"
 #include "orrery/kernel/tile.hpp"
 #include "orrery/kernel/view.hpp"
@@ -17,4 +20,13 @@ void enqueue(const orrery::device_context& context, const orrery::tensor_view<or
              std::span<const orrery::forward_keys<orrery::bfloat16>> keys) {
   kernel<orrery::bfloat16>::copy(context, tensor, tensor);
   kernel<orrery::bfloat16>::forward(context, queries, keys, {}, 1.0f, orrery::causal{});
+}
+
+// The kernel of compute capability 9.0 is the same program's: elsewhere it is empty, and never launched.
+void enqueue(const orrery::device_context& context,
+             const orrery::device_blocks<orrery::forward_queries<orrery::bfloat16, float>>& queries,
+             const orrery::device_blocks<orrery::forward_keys<orrery::bfloat16>>& keys) {
+  using body = orrery::device_flash_wgmma_forward<orrery::bfloat16, orrery::causal, 128, 128>;
+  orrery::gpu::launch_warpgroups<body::threads_of_block>(context, 1, body::shared_bytes,
+                                                         body::on<orrery::gpu>(queries, keys, {}, 1.0f, {}));
 }

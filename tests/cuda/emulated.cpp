@@ -15,6 +15,7 @@
 
 #include "any.hpp"
 #include "cuda/device_conformance.hpp"
+#include "cuda/emulator.hpp"
 #include "cuda/enqueued.hpp"
 #include "cuda/flash_conformance.hpp"
 #include "cuda/runtime_double.hpp"
@@ -47,6 +48,9 @@ TEST_CASE("results of emulated kernels") {
   check<orrery::device_reference<double, streamed_device>>(4);
   check<orrery::device_reference<orrery::bfloat16, streamed_device>>(3);
   check<orrery::device_flash<orrery::bfloat16, 64, streamed_device>>(2);
+  emulator::counted.products = 0;
+  check<orrery::device_flash<orrery::bfloat16, 64, streamed_device, orrery::device_instructions::wgmma>>(2);
+  CHECK(emulator::counted.products > 0);
 }
 
 TEST_CASE_TEMPLATE("masks, layouts and topologies with the emulated tensor-core kernel", T, orrery::bfloat16,

@@ -6,8 +6,10 @@
 
 #include "orrery/kernel/device_context.hpp"
 #include "orrery/kernel/device_limits.hpp"
+#include "orrery/kernel/device_tensor_map.hpp"
 
 #include "cuda/emulator.hpp"
+#include "cuda/emulator_warpgroup.hpp"
 #include "cuda/enqueued.hpp"
 
 namespace cuda_test {
@@ -21,6 +23,20 @@ struct streamed_device {
   static void launch(const orrery::device_context& context, std::int64_t blocks, int shared_bytes, const Body& body) {
     enqueued_work::enqueue(context, {"a kernel", {}, {}},
                            [=] { emulator::device::launch<threads>(context, blocks, shared_bytes, body); });
+  }
+
+  [[nodiscard]] static bool has_warpgroups(int shared_bytes) {
+    return emulator::warpgroup_device::has_warpgroups(shared_bytes);
+  }
+  [[nodiscard]] static orrery::tensor_map map(const orrery::tensor_box& box) {
+    return emulator::warpgroup_device::map(box);
+  }
+  template <int threads, class Body>
+  static void launch_warpgroups(const orrery::device_context& context, std::int64_t blocks, int shared_bytes,
+                                const Body& body) {
+    enqueued_work::enqueue(context, {"a kernel of warpgroups", {}, {}}, [=] {
+      emulator::warpgroup_device::launch_warpgroups<threads>(context, blocks, shared_bytes, body);
+    });
   }
 };
 

@@ -167,6 +167,7 @@ class device_cursor {
   }
 
   [[nodiscard]] constexpr const Block& block() const noexcept { return side_->of[block_]; }
+  [[nodiscard]] constexpr int block_index() const noexcept { return block_; }
   [[nodiscard]] constexpr std::int64_t head() const noexcept { return head_; }
   [[nodiscard]] constexpr const token_block& tokens() const noexcept { return tokens_; }
   [[nodiscard]] constexpr visibility seen() const noexcept { return seen_; }

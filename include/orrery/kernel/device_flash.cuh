@@ -13,12 +13,22 @@
 #include "orrery/kernel/device_context.hpp"
 #include "orrery/kernel/device_flash_backward.cuh"
 #include "orrery/kernel/device_flash_forward.cuh"
+#include "orrery/kernel/device_flash_wgmma_forward.cuh"
 #include "orrery/kernel/float16.hpp"
 #include "orrery/kernel/gpu.cuh"
 #include "orrery/kernel/mask.hpp"
 #include "orrery/kernel/tile.hpp"
 
 namespace orrery {
+
+/// By which instructions `device_flash` multiplies matrices.
+enum class device_instructions {
+  mma_sync,  ///< a warp's, of compute capability 8.0 and newer
+  wgmma,     ///< a warpgroup's, with tensor copies: of compute capability 9.0 alone, and of the target sm_90a
+};
+
+/// The best that `device_flash` uses by default. wgmma is to be asked for, since it has not run on a GPU yet.
+inline constexpr device_instructions default_device_instructions = device_instructions::mma_sync;
 
 /// The fast attention kernel for CUDA devices of compute capability 8.0 and newer: blocked online softmax on the tensor
 /// cores, forward and backward.
@@ -32,7 +42,12 @@ namespace orrery {
 /// into a graph. The same call gives the same bits. Tensors whose addresses and strides are multiples of 16 bytes are
 /// read fastest. Masks are as for `device_reference`; tiles that `classify` calls `none` cost nothing, and only `some`
 /// are tested pair by pair.
-template <class T, int largest = 256, class Device = gpu>
+///
+/// `limit` is the best instructions that are used. With `wgmma` the forward uses them where the device has compute
+/// capability 9.0, the program is compiled for sm_90a, and addresses and strides of q, k and v are multiples of 16
+/// bytes (see `tensor_box`), and those of mma.sync otherwise; results differ by rounding. The backward uses mma.sync.
+/// **wgmma has been compiled, and tested lane by lane on an emulated device, but has not run on a GPU yet.**
+template <class T, int largest = 256, class Device = gpu, device_instructions limit = default_device_instructions>
 struct device_flash : device_backend<Device> {
   static_assert(std::same_as<T, bfloat16> || std::same_as<T, float16>,
                 "orrery::device_flash stores orrery::bfloat16 or orrery::float16; for other element types use "
@@ -62,6 +77,10 @@ struct device_flash : device_backend<Device> {
       using body = device_flash_forward<T, Mask, key_dim, value_dim>;
       Device::require(name(), {compute_capability, body::shared_bytes});
       for_device_blocks(queries, keys, [&](const auto& some_queries, const auto& some_keys) {
+        if constexpr (limit == device_instructions::wgmma) {
+          using by_warpgroups = device_flash_wgmma_forward<T, Mask, key_dim, value_dim>;
+          if (launched_by_warpgroups<by_warpgroups>(context, some_queries, some_keys, heads, scale, mask)) return;
+        }
         launch(context, body{some_queries, some_keys, heads, scale, mask});
       });
     });
@@ -130,6 +149,20 @@ struct device_flash : device_backend<Device> {
       if (dim <= 192 && value_dim <= 128) return work(dims<192, 128>{});
       work(dims<256, 256>{});
     }
+  }
+
+  /// False, and nothing is enqueued, if the device, the tensors or the size of the mask do not allow it.
+  template <class Body, class Queries, class Keys, class Mask>
+  static bool launched_by_warpgroups(const device_context& context, const Queries& queries, const Keys& keys,
+                                     const head_map& heads, float scale, const Mask& mask) {
+    if constexpr (sizeof(Body) <= 4096) {  // what a launch takes
+      if (Device::has_warpgroups(Body::shared_bytes) && Body::can_copy(queries, keys)) {
+        const Body body = Body::template on<Device>(queries, keys, heads, scale, mask);
+        Device::template launch_warpgroups<Body::threads_of_block>(context, body.blocks(), Body::shared_bytes, body);
+        return true;
+      }
+    }
+    return false;
   }
 
   template <class Body>

@@ -6,153 +6,54 @@
 // Other compilers than nvcc know the type `gpu` by its name only: kernels are then compiled for another `Device`.
 #ifdef __CUDACC__
 
+#include <array>
+#include <cstddef>
 #include <cstdint>
 #include <string>
 #include <type_traits>
 
+#include <cuda.h>
 #include <cuda_runtime.h>
 
 #include "orrery/kernel/device_context.hpp"
 #include "orrery/kernel/device_limits.hpp"
-#include "orrery/kernel/float16.hpp"
+#include "orrery/kernel/device_tensor_map.hpp"
+#include "orrery/kernel/gpu_threads.cuh"
+#include "orrery/kernel/gpu_warpgroup_threads.cuh"
 
 namespace orrery {
-
-/// What a thread of a block can do on a GPU. Collectives of a warp are called by all of its lanes alike.
-///
-/// Shared memory is addressed by bytes from the block's beginning; accesses are aligned to their size. Fragments and
-/// matrices are laid out as PTX says of mma.m16n8k16 and ldmatrix (PTX ISA 8.0, sections 9.7.13.4.8 and 9.7.13.4.15).
-struct gpu_threads {
-  /// Which block of the launch, which thread of the block.
-  [[nodiscard]] __device__ std::int64_t block() const { return blockIdx.x; }
-  [[nodiscard]] __device__ int thread() const { return static_cast<int>(threadIdx.x); }
-  [[nodiscard]] __device__ int warp() const { return static_cast<int>(threadIdx.x) / 32; }
-  [[nodiscard]] __device__ int lane() const { return static_cast<int>(threadIdx.x) % 32; }
-
-  /// All of the block's threads arrive before any goes on, and then see what the others wrote.
-  __device__ void barrier() const { __syncthreads(); }
-
-  /// The same of a warp's lanes.
-  __device__ void converge() const { __syncwarp(); }
-
-  template <class T>
-  [[nodiscard]] __device__ T load(int offset) const {
-    return *reinterpret_cast<const T*>(shared() + offset);
-  }
-  template <class T>
-  __device__ void store(int offset, T value) const {
-    *reinterpret_cast<T*>(shared() + offset) = value;
-  }
-
-  /// Sixteen bytes of global memory, aligned.
-  [[nodiscard]] __device__ vector_words read_vector(const void* from) const {
-    const uint4 v = *static_cast<const uint4*>(from);
-    return {{v.x, v.y, v.z, v.w}};
-  }
-  __device__ void write_vector(void* to, const vector_words& v) const {
-    *static_cast<uint4*>(to) = uint4{v.word[0], v.word[1], v.word[2], v.word[3]};
-  }
-
-  /// Begins to copy sixteen bytes, aligned on both sides, from global to shared memory; or zeros, if not `present`.
-  __device__ void copy_async(int offset, const void* from, bool present) const {
-    const int bytes = present ? 16 : 0;
-    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(address(offset)), "l"(from), "r"(bytes)
-                 : "memory");
-  }
-  /// The same of four bytes.
-  __device__ void copy_word_async(int offset, const void* from, bool present) const {
-    const int bytes = present ? 4 : 0;
-    asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;" ::"r"(address(offset)), "l"(from), "r"(bytes)
-                 : "memory");
-  }
-  /// The copies that this thread has begun since the last time are a group.
-  __device__ void commit_copies() const { asm volatile("cp.async.commit_group;" ::: "memory"); }
-  /// This thread's groups have arrived, but for the last `pending`. Others see them after a barrier.
-  template <int pending>
-  __device__ void wait_for_copies() const {
-    asm volatile("cp.async.wait_group %0;" ::"n"(pending) : "memory");
-  }
-
-  /// The value of the lane whose number differs in the bits of `mask`.
-  template <class T>
-  [[nodiscard]] __device__ T shuffle_xor(T value, int mask) const {
-    return __shfl_xor_sync(0xffffffffu, value, mask);
-  }
-
-  /// Four matrices of 8 × 8 elements of 16 bits: lane 8i + r gives the address of row r of matrix i, and gets in word i
-  /// elements 2(lane mod 4) and the next of row lane / 4.
-  __device__ void load_matrices(std::uint32_t (&words)[4], int offset) const {
-    asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
-                 : "=r"(words[0]), "=r"(words[1]), "=r"(words[2]), "=r"(words[3])
-                 : "r"(address(offset))
-                 : "memory");
-  }
-  /// The same of the matrices transposed.
-  __device__ void load_transposed(std::uint32_t (&words)[4], int offset) const {
-    asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
-                 : "=r"(words[0]), "=r"(words[1]), "=r"(words[2]), "=r"(words[3])
-                 : "r"(address(offset))
-                 : "memory");
-  }
-
-  /// sum += a b, of 16 × 16 elements of T and 16 × 8.
-  template <class T>
-  __device__ void multiply_add(float (&sum)[4], const std::uint32_t (&a)[4], std::uint32_t b0, std::uint32_t b1) const {
-    if constexpr (std::is_same_v<T, bfloat16>) {
-      asm volatile(
-          "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
-          "{%0, %1, %2, %3};"
-          : "+f"(sum[0]), "+f"(sum[1]), "+f"(sum[2]), "+f"(sum[3])
-          : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
-    } else {
-      static_assert(std::is_same_v<T, float16>);
-      asm volatile(
-          "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
-          "{%0, %1, %2, %3};"
-          : "+f"(sum[0]), "+f"(sum[1]), "+f"(sum[2]), "+f"(sum[3])
-          : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
-    }
-  }
-
-  /// Two numbers, rounded to T, in one word; the first in its low half.
-  template <class T>
-  [[nodiscard]] __device__ std::uint32_t pack(float low, float high) const {
-    std::uint32_t word;
-    if constexpr (std::is_same_v<T, bfloat16>) {
-      asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(word) : "f"(high), "f"(low));
-    } else {
-      static_assert(std::is_same_v<T, float16>);
-      asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(word) : "f"(high), "f"(low));
-    }
-    return word;
-  }
-
-  /// 2 to the power of x, within two units in the last place; 0 for -infinity.
-  [[nodiscard]] __device__ float exp2(float x) const {
-    float y;
-    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
-    return y;
-  }
-
- private:
-  [[nodiscard]] static __device__ unsigned char* shared() {
-    extern __shared__ __align__(16) unsigned char orrery_shared_memory[];
-    return orrery_shared_memory;
-  }
-  [[nodiscard]] static __device__ unsigned address(int offset) {
-    return static_cast<unsigned>(__cvta_generic_to_shared(shared())) + static_cast<unsigned>(offset);
-  }
-};
 
 template <int threads, class Body>
 __global__ void __launch_bounds__(threads) run_on_gpu(const __grid_constant__ Body body) {
   body(gpu_threads{});
 }
 
+/// The same by warpgroups. One block a multiprocessor, so that its warpgroups can trade registers.
+template <int threads, class Body>
+__global__ void __launch_bounds__(threads, 1) run_on_gpu_by_warpgroups(const __grid_constant__ Body body) {
+#ifdef __CUDA_ARCH_FEAT_SM90_ALL
+  if (gpu_warpgroup_threads::address(0) % 1024 != 0) __trap();  // a swizzled tile would be another
+  body(gpu_warpgroup_threads{});
+#else
+  __trap();  // never launched: see `gpu::has_warpgroups`
+#endif
+}
+
+/// Has 2048 bytes of static shared memory where it is compiled for the target sm_90a, and none elsewhere (1024, if what
+/// a device keeps for itself is counted), so that the host can ask which of a program's images a device has loaded.
+template <class = void>
+__global__ void is_compiled_for_warpgroups([[maybe_unused]] int* never) {
+#ifdef __CUDA_ARCH_FEAT_SM90_ALL
+  __shared__ volatile int mark[512];
+  mark[threadIdx.x] = 1;
+  if (never != nullptr) *never = mark[511 - threadIdx.x];
+#endif
+}
+
 /// The current CUDA device.
 struct gpu {
-  /// Throws `device_error` if there is no device, and `std::invalid_argument` if it lacks what `kernel` needs.
-  static void require(const std::string& kernel, const device_needs& needs) {
+  /// What it has. Throws `device_error` if there is no device.
+  [[nodiscard]] static device_limits limits() {
     device_limits limits;
     check_cuda(cudaGetDevice(&limits.device), "cudaGetDevice");
     const auto attribute = [&](cudaDeviceAttr which) {
@@ -163,24 +64,91 @@ struct gpu {
     limits.compute_capability =
         10 * attribute(cudaDevAttrComputeCapabilityMajor) + attribute(cudaDevAttrComputeCapabilityMinor);
     limits.shared_bytes = attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin);
-    limits.require(kernel, needs);
+    return limits;
+  }
+
+  /// Throws `device_error` if there is no device, and `std::invalid_argument` if it lacks what `kernel` needs.
+  static void require(const std::string& kernel, const device_needs& needs) { limits().require(kernel, needs); }
+
+  /// Can kernels of `gpu_warpgroup_threads` run, with so much shared memory? They need compute capability 9.0, a
+  /// program that is compiled for the target sm_90a (90a in CMAKE_CUDA_ARCHITECTURES), and a driver that knows tensor
+  /// maps.
+  [[nodiscard]] static bool has_warpgroups(int shared_bytes) {
+    const device_limits has = limits();
+    if (has.compute_capability != 90 || has.shared_bytes < shared_bytes) return false;
+    // All devices of this capability load the same image.
+    static const bool compiled = [] {
+      cudaFuncAttributes attributes{};
+      check_cuda(cudaFuncGetAttributes(&attributes, is_compiled_for_warpgroups<void>), "cudaFuncGetAttributes");
+      return attributes.sharedSizeBytes >= 2048;
+    }();
+    return compiled && encoder() != nullptr;
+  }
+
+  /// How the device is to read a box of a tensor. A box without elements has an empty map. Throws `device_error` if the
+  /// driver does not take a box that `has_map`. Costs no time of the device; may be called while a graph is captured.
+  [[nodiscard]] static tensor_map map(const tensor_box& box) {
+    tensor_map result;
+    if (box.is_empty()) return result;
+    static_assert(sizeof(CUtensorMap) == sizeof(tensor_map) && alignof(CUtensorMap) <= alignof(tensor_map));
+    std::array<cuuint64_t, 4> extent{};
+    std::array<cuuint64_t, 3> stride{};
+    for (std::size_t i = 0; i < 4; ++i) extent[i] = static_cast<cuuint64_t>(box.extent[i]);
+    for (std::size_t i = 0; i < 3; ++i) stride[i] = static_cast<cuuint64_t>(box.stride_bytes[i]);
+    const std::array<cuuint32_t, 4> shape{tensor_box::columns, static_cast<cuuint32_t>(box.rows), 1, 1};
+    const std::array<cuuint32_t, 4> step{1, 1, 1, 1};
+    // Both types of 16 bits are moved as bits; of what is out of bounds zeros are the fill of both.
+    const CUresult code = encoder()(reinterpret_cast<CUtensorMap*>(&result), CU_TENSOR_MAP_DATA_TYPE_UINT16, 4,
+                                    const_cast<void*>(box.data), extent.data(), stride.data(), shape.data(),
+                                    step.data(), CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
+                                    CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
+    check_cuda(code == CUDA_SUCCESS ? cudaSuccess : cudaErrorInvalidValue, "cuTensorMapEncodeTiled");
+    return result;
   }
 
   /// Enqueues body(threads) for each thread of each block. Throws `device_error` if the launch fails.
   template <int threads, class Body>
   static void launch(const device_context& context, std::int64_t blocks, int shared_bytes, const Body& body) {
     static_assert(threads % 32 == 0 && threads <= 1024);
+    enqueue(run_on_gpu<threads, Body>, context, blocks, threads, shared_bytes, body);
+  }
+  /// The same of a body that is called with `gpu_warpgroup_threads`, on a device that `has_warpgroups`.
+  template <int threads, class Body>
+  static void launch_warpgroups(const device_context& context, std::int64_t blocks, int shared_bytes,
+                                const Body& body) {
+    static_assert(threads % 128 == 0 && threads <= 1024);
+    enqueue(run_on_gpu_by_warpgroups<threads, Body>, context, blocks, threads, shared_bytes, body);
+  }
+
+ private:
+  template <class Body>
+  static void enqueue(void (*kernel)(Body), const device_context& context, std::int64_t blocks, int threads,
+                      int shared_bytes, const Body& body) {
     static_assert(std::is_trivially_copyable_v<Body> && sizeof(Body) <= 4096, "a launch's arguments are copied");
     if (blocks == 0) return;
     device_limits::require_grid(blocks);
     if (shared_bytes > 48 * 1024) {
-      check_cuda(
-          cudaFuncSetAttribute(run_on_gpu<threads, Body>, cudaFuncAttributeMaxDynamicSharedMemorySize, shared_bytes),
-          "cudaFuncSetAttribute");
+      check_cuda(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared_bytes),
+                 "cudaFuncSetAttribute");
     }
-    run_on_gpu<threads, Body>
-        <<<static_cast<unsigned>(blocks), threads, static_cast<std::size_t>(shared_bytes), context.stream>>>(body);
+    kernel<<<static_cast<unsigned>(blocks), threads, static_cast<std::size_t>(shared_bytes), context.stream>>>(body);
     check_cuda(cudaGetLastError(), "the launch of a kernel");
+  }
+
+  /// The driver's function, which programs then need not be linked with; null if the driver has none.
+  static decltype(&cuTensorMapEncodeTiled) encoder() {
+    static const auto found = [] {
+      void* function = nullptr;
+      cudaDriverEntryPointQueryResult result{};
+      const cudaError_t code =
+          cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &function, 12000, cudaEnableDefault, &result);
+      if (code != cudaSuccess || result != cudaDriverEntryPointSuccess) {
+        static_cast<void>(cudaGetLastError());
+        function = nullptr;
+      }
+      return reinterpret_cast<decltype(&cuTensorMapEncodeTiled)>(function);
+    }();
+    return found;
   }
 };
 

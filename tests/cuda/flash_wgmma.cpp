@@ -1,0 +1,85 @@
+// Copyright The Orrery authors. SPDX-License-Identifier: Apache-2.0
+//
+// The tensor-core kernel by warpgroups on the emulated device, and when it is chosen.
+#include <doctest/doctest.h>
+
+#include "cuda/emulator_warpgroup.hpp"
+
+namespace cuda_test {
+using tested = emulator::warpgroup_device;
+}
+
+#include "cuda/flash_wgmma_cases.hpp"
+
+namespace {
+
+/// How many products of warpgroups a run needs.
+template <class Kernel>
+std::int64_t products_of(std::int64_t margin) {
+  const oracle::shape shape{1, 9, 11, 1, 1, 8, 8, 1.0};
+  plan how = cut(shape, 1, 1);
+  how.margin = margin;
+  emulator::counted = {};
+  static_cast<void>(kernel_test::run<Kernel>(oracle::random_problem<bfloat16>(shape, 1), any_mask{}, how));
+  return emulator::counted.products;
+}
+
+/// So large that a launch takes it without tensor maps only.
+struct large_mask : orrery::full {
+  std::int64_t unused[100] = {};
+};
+
+}  // namespace
+
+TEST_CASE("a mask that leaves no room for tensor maps is computed without") {
+  const oracle::shape shape{1, 9, 11, 1, 1, 8, 8, 1.0};
+  emulator::counted = {};
+  check<bfloat16>(oracle::random_problem<bfloat16>(shape, 60), large_mask{}, cut(shape, 1, 1));
+  CHECK(emulator::counted.products == 0);
+}
+
+TEST_CASE("wgmma is used where it was asked for, the device has it, and tensor copies can read the tensors") {
+  // Two tiles of queries and two of keys; 4 products along 64 columns for the scores, 8 along 128 keys for the values,
+  // of each of two groups.
+  CHECK(products_of<kernel<bfloat16>>(0) == 2 * 2 * 2 * (4 + 8));
+  CHECK(products_of<kernel<bfloat16>>(8) == 2 * 2 * 2 * (4 + 8));
+  CHECK(products_of<kernel<bfloat16>>(3) == 0);
+  CHECK(products_of<orrery::device_flash<bfloat16, 64, emulator::warpgroup_device>>(0) == 0);
+  const auto limits = emulator::device::limits;
+  for (const int capability : {80, 89, 100, 103, 120}) {
+    emulator::device::limits.compute_capability = capability;
+    CHECK(products_of<kernel<bfloat16>>(0) == 0);
+  }
+  emulator::device::limits = limits;
+  emulator::device::limits.shared_bytes = 80 * 1024;
+  CHECK(products_of<kernel<bfloat16>>(0) == 0);
+  emulator::device::limits = limits;
+}
+
+TEST_CASE("which tensors a tensor map can describe") {
+  alignas(16) static const bfloat16 memory[64] = {};
+  const auto box = [](std::int64_t batch, std::int64_t sequence, std::int64_t heads, std::int64_t dim) {
+    return orrery::batch_sequence_head_dim(memory, batch, sequence, heads, dim);
+  };
+  const auto has_map = [](const orrery::tensor_view<const bfloat16>& view) {
+    return orrery::tensor_box::of(view, view.sequence, 64).has_map();
+  };
+  CHECK(has_map(box(2, 3, 4, 8)));
+  CHECK_FALSE(has_map(box(2, 3, 4, 12)));
+  CHECK(orrery::tensor_box::of(box(2, 0, 4, 8), 0, 64).is_empty());
+  auto view = box(2, 3, 4, 8);
+  view.data = memory + 4;
+  CHECK_FALSE(has_map(view));
+  view = box(2, 3, 4, 8);
+  view.batch_stride = 0;  // one batch for all
+  CHECK_FALSE(has_map(view));
+  view.batch = 1;  // then its stride does not matter
+  CHECK(has_map(view));
+  view = box(2, 3, 4, 8);
+  view.sequence_stride = -view.sequence_stride;
+  CHECK_FALSE(has_map(view));
+  view.sequence_stride = std::int64_t{1} << 39;
+  CHECK_FALSE(has_map(view));
+  view = box(1, std::int64_t{1} << 31, 1, 8);
+  CHECK_FALSE(has_map(view));
+}

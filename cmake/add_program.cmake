@@ -1,6 +1,9 @@
 # A program of the source, over the transports that it includes; left out where one of them needs what is not there.
 function(orrery_add_program target source)
   set(transports orrery::orrery)
+  if(source MATCHES "\\.cu$")
+    list(APPEND transports orrery::cuda)
+  endif()
   file(STRINGS ${source} includes REGEX "#include [<\"]orrery/transport/(mpi|device|device_graph|nccl).hpp[>\"]")
   foreach(include IN LISTS includes)
     string(REGEX REPLACE ".*transport/(mpi|device|nccl).*" "\\1" transport ${include})

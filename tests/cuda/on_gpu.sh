@@ -6,7 +6,7 @@
 #     tests/cuda/on_gpu.sh bring                      # on a machine with a network: puts what to carry into build/carry
 #     tests/cuda/on_gpu.sh run OUT [MINUTES] [STEP...]
 #
-# Steps, in this order unless named: build, test, memcheck, racecheck, examples, topology, speed. Each has a time limit,
+# Steps, in this order unless named: build, test, nccl, cudnn, memcheck, racecheck, examples, topology, speed, movement. Each has a time limit,
 # none stops the others, and the last output is a table of them. OUT gets summary.txt, log.txt (all that was printed, cut
 # to 2 MB a step), topology.json, gpu.md and gpu.json. What is built stays in build/gpu for another run.
 #
@@ -39,6 +39,9 @@ bring() {
   fi
   mkdir -p $carry/include/doctest
   [ "$header" -ef $carry/include/doctest/doctest.h ] || cp "$header" $carry/include/doctest/
+  # Optional: for the kernel that is cuDNN.
+  [ -d build/cuda/_deps/cudnn_frontend/include ] || cmake --preset cuda >/dev/null
+  [ ! -d build/cuda/_deps/cudnn_frontend/include ] || cp -r build/cuda/_deps/cudnn_frontend/include/. $carry/include/
   say "Carry $carry along with the sources."
 }
 
@@ -66,6 +69,7 @@ configure() {
   architecture=$(architectures)
   [ -n "$architecture" ] || { say "nvidia-smi names no GPU here"; return 1; }
   mapfile -t settings < <(nccl_settings)
+  [ ! -e $carry/include/cudnn_frontend.h ] || settings+=("-DORRERY_CUDNN_FRONTEND_INCLUDE_DIR=$PWD/$carry/include")
   if header=$(doctest_header); then
     header=$(realpath "$(dirname "$(dirname "$header")")")
     mkdir -p $build/doctest
@@ -80,7 +84,7 @@ configure() {
   command -v ninja >/dev/null && settings+=(-G Ninja)
   # Warnings of compilers that nobody has seen yet must not cost the run.
   cmake -S . -B $build -DCMAKE_BUILD_TYPE=Release "-DCMAKE_CUDA_ARCHITECTURES=$architecture" \
-    -DORRERY_BUILD_CUDA=ON -DORRERY_BUILD_MPI=OFF -DORRERY_BUILD_BENCH=ON '-DORRERY_BENCHMARKS=^(gpu|topology_cuda)$' \
+    -DORRERY_BUILD_CUDA=ON -DORRERY_BUILD_MPI=OFF -DORRERY_BUILD_BENCH=ON '-DORRERY_BENCHMARKS=^(gpu|topology_cuda|device_backend|device_cudnn)$' \
     -DCMAKE_CXX_FLAGS=-w '-DCMAKE_CUDA_FLAGS=-w -Xcompiler=-w' "${settings[@]}"
 }
 
@@ -91,7 +95,9 @@ step_build() {
   configure || return 1
   all=$(cmake --build $build --target help)
   local targets=()
-  for target in test_gpu bench_gpu bench_topology_cuda device_graph nccl_by_file train; do
+  # The last ones need NCCL, or cuDNN and cudnn-frontend.
+  for target in test_gpu bench_gpu bench_topology_cuda bench_device_backend device_graph train nccl_by_file test_gpu_nccl \
+    test_cudnn_gpu bench_device_cudnn; do
     if grep -qE "(^|[ :])$target(:|\$| )" <<<"$all"; then
       targets+=("$target")
     else
@@ -105,6 +111,17 @@ step_build() {
 }
 
 step_test() { $build/tests/cuda/test_gpu --no-intro --duration=true; }
+
+step_nccl() {
+  local nccl=$build/tests/cuda/test_gpu_nccl failed=0
+  $nccl --no-intro || failed=1
+  # Processes on one GPU, each of which says that it is another host.
+  $nccl --processes 2 || [ $? = 77 ] || failed=1
+  $nccl --processes 4 || [ $? = 77 ] || failed=1
+  return $failed
+}
+
+step_cudnn() { $build/tests/cuda/test_cudnn_gpu --no-intro; }
 
 # Cases that are small, since the sanitizer makes kernels many times slower.
 readonly few="batches; strides*,slices of heads*,rows that see nothing*,backward: a row*,*few ranks*"
@@ -133,13 +150,21 @@ step_topology() {
 
 step_speed() { python3 bench/gpu.py --program $build/bench/bench_gpu --out "$out"; }
 
+step_movement() {
+  local failed=0
+  $build/bench/bench_device_backend || failed=1
+  $build/bench/bench_device_cudnn || failed=1
+  return $failed
+}
+
 run() {
   out=$1
   local minutes=${2:-9} name limit left status began deadline failed=0
   shift $(($# < 2 ? $# : 2))
   local steps=("$@")
-  [ ${#steps[@]} -gt 0 ] || steps=(build test memcheck racecheck examples topology speed)
-  local -A limits=([build]=300 [test]=200 [memcheck]=120 [racecheck]=120 [examples]=120 [topology]=90 [speed]=300)
+  [ ${#steps[@]} -gt 0 ] || steps=(build test nccl cudnn memcheck racecheck examples topology speed movement)
+  local -A limits=([build]=300 [test]=200 [nccl]=90 [cudnn]=90 [memcheck]=120 [racecheck]=120 [examples]=120 [topology]=90 [speed]=300
+    [movement]=90)
   for name in "${steps[@]}"; do
     [ -n "${limits[$name]:-}" ] || { say "There is no step $name; there are ${!limits[*]}."; return 2; }
   done

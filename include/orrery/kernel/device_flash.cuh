@@ -63,7 +63,9 @@ struct device_flash : device_backend<Device> {
   template <mask Mask>
   static constexpr bool supports = std::is_trivially_copyable_v<Mask>;
 
-  [[nodiscard]] static std::string name() { return "device_flash<" + element_name<T>() + ">"; }
+  [[nodiscard]] static std::string name() {
+    return "device_flash<" + element_name<T>() + (limit == device_instructions::wgmma ? ", wgmma>" : ">");
+  }
 
   /// Every query of `queries` meets every key of `keys` that the mask lets it see; (out, lse) accumulate.
   /// Cost: 2 * (dim of k + dim of v) flop per pair of a tile that is not `none`. Throws `std::invalid_argument`, before

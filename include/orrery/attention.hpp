@@ -183,11 +183,11 @@ class attention {
     const auto programs = [&](pass p) { return program_of(topology, world.rank(), world.size(), p); };
     using memory = typename World::memory;
     std::string error = what_is_wrong(request, topology);
-    kernel_plan<Kernel, memory> kernel;
+    kernel_plan<Kernel, memory> kernels_own;
     if constexpr (planned_kernel<Kernel, memory>) {
       if (error.empty()) {
         const auto plan = plan_of(world, request, mask, layout);
-        error = what_the_kernel_refuses(kernel, plan, programs(pass::forward), programs(request.shape.circulate));
+        error = what_the_kernel_refuses(kernels_own, plan, programs(pass::forward), programs(request.shape.circulate));
       }
     }
     require_agreement(world, request.fields(error));
@@ -195,7 +195,7 @@ class attention {
     attention_plan<Mask> plan = plan_of(world, request, mask, layout);
     query_positions_ = plan.query_shards[world.rank()];
     key_positions_ = plan.key_shards[world.rank()];
-    calls_ = std::make_unique<planned_attention<Kernel, World, Mask>>(world, std::move(plan), std::move(kernel),
+    calls_ = std::make_unique<planned_attention<Kernel, World, Mask>>(world, std::move(plan), std::move(kernels_own),
                                                                       programs(pass::forward),
                                                                       programs(shape_.circulate), shape_.hand_over);
   }
@@ -211,12 +211,12 @@ class attention {
 
   /// Lets the kernel plan. Empty, or its sentence.
   template <class Memory, class Mask>
-  [[nodiscard]] static std::string what_the_kernel_refuses(kernel_plan<Kernel, Memory>& kernel,
+  [[nodiscard]] static std::string what_the_kernel_refuses(kernel_plan<Kernel, Memory>& kernels_own,
                                                            const attention_plan<Mask>& plan, const program& forward,
                                                            const program& backward) try {
-    kernel.expect(plan, forward);
-    kernel.expect(plan, backward);
-    kernel.take_memory();
+    kernels_own.expect(plan, forward);
+    kernels_own.expect(plan, backward);
+    kernels_own.take_memory();
     return "";
   } catch (const std::exception& e) {
     const std::string sentence = e.what();

@@ -41,7 +41,7 @@ inline constexpr std::size_t most_cudnn_parts = 8;
 /// or if a mask is not what its `diagonal()` says.
 template <mask Mask>
 [[nodiscard]] std::vector<cudnn_part> cudnn_parts_of(const segments& queries, const segments& keys, const Mask& mask,
-                                                     const std::string& kernel) {
+                                                     const std::string& kernel_name) {
   std::vector<cudnn_part> parts;
   const std::int64_t query_count = queries.tokens();
   const std::int64_t key_count = keys.tokens();
@@ -94,7 +94,7 @@ template <mask Mask>
       if (parts.size() > most_cudnn_parts) {
         throw std::invalid_argument{"orrery: mask " + mask.name() + " " + between(0, query_count, 0, key_count) +
                                     " is not made of a few rectangles and triangles, which are all that kernel " +
-                                    kernel +
+                                    kernel_name +
                                     " has; orrery::device_flash has every mask, and layouts contiguous, zigzag and "
                                     "striped<1> suit this one"};
       }
@@ -129,7 +129,7 @@ template <mask Mask>
             throw std::invalid_argument{
                 "orrery: mask " + mask.name() + " lets only some pairs be seen " +
                 between(first_query, first_query + of_queries.count, first_key, first_key + of_keys.count) +
-                ", of which kernel " + kernel +
+                ", of which kernel " + kernel_name +
                 " only knows full and causal masks; orrery::device_flash has every mask"};
         }
         first_key += of_keys.count;

@@ -27,8 +27,8 @@ class attention_backward {
   /// All of a query block, and all of a key block.
   static constexpr std::array operands{side::query, side::key};
 
-  attention_backward(const attention_plan<Mask>& plan, const program& p, kernel_plan<Kernel, Memory>& kernel)
-      : plan_{&plan}, kernel_{&kernel} {
+  attention_backward(const attention_plan<Mask>& plan, const program& p, kernel_plan<Kernel, Memory>& own)
+      : plan_{&plan}, kernel_{&own} {
     queries_.reserve(most_blocks_in_tile(p, side::query));
     keys_.reserve(most_blocks_in_tile(p, side::key));
     std::int64_t key_heads = 0;

@@ -54,10 +54,10 @@ class planned_attention final : public attention_calls<Kernel> {
   using memory = typename World::memory;
 
   /// Collective. The programs must be proven (see `verify`) and finished.
-  planned_attention(World& world, attention_plan<Mask> plan, kernel_plan<Kernel, memory> kernel,
-                    program forward_program, program backward_program, hand_over how)
+  planned_attention(World& world, attention_plan<Mask> plan, kernel_plan<Kernel, memory> own, program forward_program,
+                    program backward_program, hand_over how)
       : plan_{std::move(plan)},
-        kernel_{std::move(kernel)},
+        kernel_{std::move(own)},
         forward_{plan_, forward_program, kernel_},
         backward_{plan_, backward_program, kernel_},
         run_forward_{world,

@@ -27,8 +27,8 @@ class attention_forward {
   /// Q, K and V.
   static constexpr std::array operands{side::query, side::key, side::key};
 
-  attention_forward(const attention_plan<Mask>& plan, const program& p, kernel_plan<Kernel, Memory>& kernel)
-      : plan_{&plan}, kernel_{&kernel} {
+  attention_forward(const attention_plan<Mask>& plan, const program& p, kernel_plan<Kernel, Memory>& own)
+      : plan_{&plan}, kernel_{&own} {
     queries_.reserve(most_blocks_in_tile(p, side::query));
     keys_.reserve(most_blocks_in_tile(p, side::key));
     if constexpr (!direct) {

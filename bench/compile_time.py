@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 # Copyright The Orrery authors. SPDX-License-Identifier: Apache-2.0
 """What Orrery costs a compiler, in user seconds: each header over an empty file, and proofs by static_assert over their
-headers alone. Medians. Exits with 1 if something takes longer than its limit times the allowance for noise, or does not
+headers alone. Medians. With --only depth, instead: the smallest -ftemplate-depth that each of them compiles with, which
+no number of ranks may change. Exits with 1 if something takes longer than its limit times the allowance for noise, or does not
 compile with the compiler's default limits."""
 import argparse
 import os
@@ -16,6 +17,7 @@ import tempfile
 INCLUDE = pathlib.Path(__file__).resolve().parent.parent / "include"
 HEADER_LIMITS = {"orrery/orrery.hpp": 0.8}  # seconds over an empty file
 PROOF_LIMITS = {16: 0.3, 64: 3.0}  # seconds over the headers alone, by ranks
+DEPTH_LIMIT = 100  # of nested templates; a compiler's own limit is 900 or 1024
 PROOFS = {
     "ring": "orrery/topology/ring.hpp",
     "all_gather": "orrery/topology/all_gather.hpp",
@@ -46,6 +48,28 @@ def user_seconds(compiler, text, runs):
     return statistics.median(times)
 
 
+def template_depth(compiler, text, most):
+    """The smallest -ftemplate-depth that a file with this text compiles with; None if `most` is too small."""
+    with tempfile.TemporaryDirectory() as folder:
+        source = pathlib.Path(folder) / "source.cpp"
+        source.write_text(text)
+
+        def compiles(depth):
+            command = [compiler, "-std=c++20", f"-I{INCLUDE}", f"-ftemplate-depth={depth}", "-fsyntax-only", str(source)]
+            return subprocess.run(command, stderr=subprocess.DEVNULL).returncode == 0
+
+        if not compiles(most):
+            return None
+        too_small, enough = 0, most
+        while enough - too_small > 1:
+            middle = (too_small + enough) // 2
+            if compiles(middle):
+                enough = middle
+            else:
+                too_small = middle
+    return enough
+
+
 def includes(*headers):
     return "".join(f'#include "{header}"\n' for header in headers)
 
@@ -70,11 +94,15 @@ class Report:
                 self.failures.append(f"{self.compiler}: {what} takes {seconds:.2f} s, limit {limit} s")
         print(f"  {what:<44} {seconds:8.2f} {remark}".rstrip(), flush=True)
 
+    def every_header(self):
+        # Those that need nothing but the standard library.
+        alone = (path for path in INCLUDE.rglob("*.hpp") if not path.stem.startswith(("device", "mpi", "nccl")))
+        return self.arguments.header or sorted(str(path.relative_to(INCLUDE)) for path in alone)
+
     def headers(self):
         empty = user_seconds(self.compiler, "", self.arguments.runs)
         self.title(f"header, over an empty file's {empty:.2f} s")
-        every = sorted(str(path.relative_to(INCLUDE)) for path in INCLUDE.rglob("*.hpp"))
-        for header in self.arguments.header or every:
+        for header in self.every_header():
             self.line(header, includes(header), empty, HEADER_LIMITS.get(header))
 
     def proofs(self):
@@ -87,6 +115,21 @@ class Report:
                     proof = f"static_assert(orrery::verify(orrery::{topology}{{}}, {ranks}, orrery::pass::{which}));\n"
                     self.line(f"{topology} {which}, {ranks} ranks", headers + proof, alone, PROOF_LIMITS.get(ranks))
 
+    def depths(self):
+        texts = {header: includes(header) for header in self.every_header()}
+        for topology in self.arguments.topology or PROOFS:
+            for ranks in self.arguments.ranks:
+                headers = includes(PROOFS[topology], "orrery/verify/verify.hpp")
+                texts[f"proof of {topology}, {ranks} ranks"] = (
+                    headers + f"static_assert(orrery::verify(orrery::{topology}{{}}, {ranks}));\n")
+        print(f"\n{self.compiler}: the smallest -ftemplate-depth\n  {'':<44} {'depth':>8} {'limit':>8}", flush=True)
+        for what, text in texts.items():
+            depth = template_depth(self.compiler, text, DEPTH_LIMIT)
+            if depth is None:
+                self.failures.append(f"{self.compiler}: {what} needs more than {DEPTH_LIMIT} nested templates, or does "
+                                     "not compile")
+            print(f"  {what:<44} {'-' if depth is None else depth:>8} {DEPTH_LIMIT:>8}", flush=True)
+
     def title(self, text):
         print(f"\n{self.compiler}: {text}\n  {'':<44} {'time (s)':>8} {'limit (s)':>9}", flush=True)
 
@@ -96,7 +139,7 @@ def main():
     parser.add_argument("--compilers", default="g++,clang++", help="those of them that are installed (%(default)s)")
     parser.add_argument("--runs", type=int, default=5, help="of each compilation; the median counts (%(default)s)")
     parser.add_argument("--noise", type=float, default=2, help="how often its limit a time may be (%(default)s)")
-    parser.add_argument("--only", choices=["headers", "proofs"], help="leave out the other half")
+    parser.add_argument("--only", choices=["headers", "proofs", "depth"], help="times of one half only, or no times")
     parser.add_argument("--header", action="append", help="this header only, such as orrery/orrery.hpp; repeatable")
     parser.add_argument("--topology", action="append", choices=PROOFS, help="this proof only; repeatable")
     parser.add_argument("--passes", default="forward", help="and circulate_keys, circulate_queries: the proofs of backwards (%(default)s)")
@@ -113,9 +156,11 @@ def main():
         version = subprocess.run([compiler, "--version"], stdout=subprocess.PIPE, text=True, check=True)
         print(f"{compiler}: {version.stdout.splitlines()[0]}; -std=c++20, medians of {arguments.runs}, user time")
         report = Report(compiler, arguments)
-        if arguments.only != "proofs":
+        if arguments.only == "depth":
+            report.depths()
+        if arguments.only in (None, "headers"):
             report.headers()
-        if arguments.only != "headers":
+        if arguments.only in (None, "proofs"):
             report.proofs()
         failures += report.failures
         print()

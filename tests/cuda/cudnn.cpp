@@ -20,10 +20,12 @@
 #include "cuda/cudnn_double.hpp"
 #include "cuda/device_conformance.hpp"
 #include "cuda/runtime_double.hpp"
+#include "cuda/sentences.hpp"
 #include "cuda/streamed_device.hpp"
 
 namespace {
 
+using cuda_test::sentence_of;
 using cuda_test::streamed_device;
 using orrery::bfloat16;
 using orrery::float16;
@@ -56,16 +58,6 @@ void check(int world, const orrery::attention_shape& shape, const Mask& mask, co
 /// A case of conformance whose trainers have tensors as plans expect them, if the seed is a multiple of 6.
 constexpr orrery::attention_shape shape{
     .batch = 2, .length = 26, .query_heads = 6, .key_heads = 3, .head_dim = 8, .value_dim = 16};
-
-template <class Body>
-std::string sentence_of(const Body& body) {
-  try {
-    body();
-  } catch (const std::exception& e) {
-    return e.what();
-  }
-  return "";
-}
 
 }  // namespace
 

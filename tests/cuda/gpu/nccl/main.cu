@@ -29,28 +29,19 @@
 
 #include "cuda/gpu/nccl/cases.cuh"
 #include "cuda/nccl_threads.hpp"
+#include "cuda/sentences.hpp"
 #include "nccl/share_by_file.hpp"
 
 namespace {
 
 using namespace nccl_gpu;
+using cuda_test::sentence_of;
 
 constexpr int skipped = 77;
 
 int gpus() {
   int devices = 0;
   return cudaGetDeviceCount(&devices) == cudaSuccess ? devices : 0;
-}
-
-/// What body() throws; empty if it does not.
-template <class Body>
-std::string sentence_of(const Body& body) {
-  try {
-    body();
-  } catch (const std::exception& e) {
-    return e.what();
-  }
-  return "";
 }
 
 /// One rank of several, in this process.

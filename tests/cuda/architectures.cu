@@ -5,6 +5,7 @@
 
 #include "orrery/kernel/device_blocks.hpp"
 #include "orrery/kernel/device_context.hpp"
+#include "orrery/kernel/device_flash.cuh"
 #include "orrery/kernel/device_flash_wgmma_forward.cuh"
 #include "orrery/kernel/device_reference.cuh"
 #include "orrery/kernel/gpu.cuh"
@@ -20,6 +21,16 @@ void enqueue(const orrery::device_context& context, const orrery::tensor_view<or
              std::span<const orrery::forward_keys<orrery::bfloat16>> keys) {
   kernel<orrery::bfloat16>::copy(context, tensor, tensor);
   kernel<orrery::bfloat16>::forward(context, queries, keys, {}, 1.0f, orrery::causal{});
+}
+
+void enqueue(const orrery::device_context& context,
+             std::span<const orrery::forward_queries<orrery::bfloat16, float>> queries,
+             std::span<const orrery::forward_keys<orrery::bfloat16>> keys,
+             std::span<const orrery::backward_queries<orrery::bfloat16, float>> backward_queries,
+             std::span<const orrery::backward_keys<orrery::bfloat16, float>> backward_keys) {
+  using flash = orrery::device_flash<orrery::bfloat16, 64>;
+  flash::forward(context, queries, keys, {}, 1.0f, orrery::causal{});
+  flash::backward(context, backward_queries, backward_keys, {}, 1.0f, orrery::causal{});
 }
 
 // The kernel of compute capability 9.0 is the same program's: elsewhere it is empty, and never launched.

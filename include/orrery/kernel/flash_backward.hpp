@@ -207,20 +207,15 @@ class flash_backward {
       work.delta[i] = i < rows.count ? *block.delta.at(b, head, rows.first + i) : A{0};
     }
 
-    // Only the keys that somebody sees, to a granule: under a causal mask half of a block is empty.
-    std::int64_t first = 0;
-    std::int64_t last = keys.count;
+    token_range some{0, keys.count};
     if (seen == visibility::some) {
-      const auto visible = [&](std::int64_t group) {
-        const std::int64_t end = group + granule() < keys.count ? group + granule() : keys.count;
-        return mask_.classify(rows.position(0), rows.position(rows.count - 1), keys.position(group),
-                              keys.position(end - 1)) != visibility::none;
-      };
-      while (first < last && !visible(first)) first += granule();
-      if (first >= last) return;
-      std::int64_t group = (last - 1) / granule() * granule();
-      for (; !visible(group); group -= granule()) last = group;
+      some = without_invisible_ends(keys.count, granule(), [&](std::int64_t key, std::int64_t key_count) {
+        return mask_.classify(rows.position(0), rows.position(rows.count - 1), keys.position(key),
+                              keys.position(key + key_count - 1));
+      });
+      if (some.first == some.last) return;
     }
+    const auto [first, last] = some;
 
     const std::int64_t ld = score_ld();
     const std::int64_t count = last - first;

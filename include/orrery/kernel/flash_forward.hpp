@@ -158,20 +158,14 @@ class flash_forward {
     const std::int64_t row_count = rows.count - row < steps_.columns ? rows.count - row : steps_.columns;
     const visibility seen = classify(rows, row, row_count, keys, 0, keys.count);
     if (seen == visibility::none) return;
-    std::int64_t first = 0;
-    std::int64_t last = keys.count;
+    token_range some{0, keys.count};
     if (seen == visibility::some) {
-      // Only the part that somebody sees, to a granule of keys: under a causal mask half of the tile is empty.
-      while (first < last && group_visibility(rows, row, row_count, keys, first) == visibility::none) {
-        first += steps_.tile_rows;
-      }
-      if (first >= last) return;
-      std::int64_t group = (last - 1) / steps_.tile_rows * steps_.tile_rows;
-      while (group_visibility(rows, row, row_count, keys, group) == visibility::none) {
-        last = group;
-        group -= steps_.tile_rows;
-      }
+      some = without_invisible_ends(keys.count, steps_.tile_rows, [&](std::int64_t key, std::int64_t key_count) {
+        return classify(rows, row, row_count, keys, key, key_count);
+      });
+      if (some.first == some.last) return;
     }
+    const auto [first, last] = some;
 
     const A* key_rows = work.keys + first * key_ld();
     const std::int64_t count = last - first;

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 
+#include "orrery/kernel/mask.hpp"
 #include "orrery/layout/segment.hpp"
 
 namespace orrery {
@@ -17,6 +18,29 @@ struct token_block {
   /// Global position of the block's token `i`.
   [[nodiscard]] constexpr std::int64_t position(std::int64_t i) const noexcept { return piece.position(offset + i); }
 };
+
+/// Tokens [first, last) of a block.
+struct token_range {
+  std::int64_t first = 0;
+  std::int64_t last = 0;
+};
+
+/// A block of `count` tokens without those groups of `granule` tokens at both its ends of which nothing is visible:
+/// under a causal mask half of a block on the diagonal is empty. classify(first, count) says what is visible of a
+/// group.
+template <class Classify>
+[[nodiscard]] constexpr token_range without_invisible_ends(std::int64_t count, std::int64_t granule,
+                                                           const Classify& classify) {
+  const auto visible = [&](std::int64_t group) {
+    const std::int64_t left = count - group;
+    return classify(group, left < granule ? left : granule) != visibility::none;
+  };
+  token_range some{0, count};
+  while (some.first < some.last && !visible(some.first)) some.first += granule;
+  if (some.first >= some.last) return {};
+  for (std::int64_t group = (count - 1) / granule * granule; !visible(group); group -= granule) some.last = group;
+  return some;
+}
 
 /// A shard's tokens in blocks of at most `largest`, none of which crosses a boundary between segments (where positions
 /// jump and a mask's interval test would have to say `some`). A segment's blocks are of equal size, a multiple of

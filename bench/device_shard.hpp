@@ -48,7 +48,7 @@ class device_copy {
 
 /// A rank's shard (compare `shard`) whose tensors are in the memory of its device; calls only enqueue.
 template <class T>
-class device_shard {
+class device_shard : public calls_on<device_shard<T>> {
  public:
   device_shard(cudaStream_t stream, const orrery::attention_shape& shape, const orrery::segments& positions)
       : stream_{stream}, host_{shape, positions} {
@@ -70,23 +70,6 @@ class device_shard {
   auto grad_k() const { return grad_k_.view(); }
   auto grad_v() const { return grad_v_.view(); }
   const orrery::segments& positions() const { return host_.positions(); }
-
-  template <class Attention>
-  void forward(Attention& attend) {
-    attend.forward(q(), k(), v(), out(), lse());
-  }
-  template <class Attention>
-  void backward(Attention& attend) {
-    attend.backward(q(), k(), v(), out(), lse(), grad_out(), grad_q(), grad_k(), grad_v());
-  }
-  template <class Attention>
-  void call(Attention& attend, orrery::pass p) {
-    if (p == orrery::pass::forward) {
-      forward(attend);
-    } else {
-      backward(attend);
-    }
-  }
 
   /// Brings the results back, when all that was enqueued is done.
   shard<T>& results() {

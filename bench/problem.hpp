@@ -36,10 +36,37 @@ inline double flop_of(const orrery::attention_shape& shape, bool causal, orrery:
 template <class T>
 using accumulator_of = std::conditional_t<std::is_same_v<T, double>, double, float>;
 
+/// Calls of an operator on the tensors of a `Shard`, which derives from this.
+template <class Shard>
+class calls_on {
+ public:
+  template <class Attention>
+  void forward(Attention& attend) {
+    Shard& of = self();
+    attend.forward(of.q(), of.k(), of.v(), of.out(), of.lse());
+  }
+  template <class Attention>
+  void backward(Attention& attend) {
+    Shard& of = self();
+    attend.backward(of.q(), of.k(), of.v(), of.out(), of.lse(), of.grad_out(), of.grad_q(), of.grad_k(), of.grad_v());
+  }
+  template <class Attention>
+  void call(Attention& attend, orrery::pass p) {
+    if (p == orrery::pass::forward) {
+      forward(attend);
+    } else {
+      backward(attend);
+    }
+  }
+
+ private:
+  Shard& self() { return static_cast<Shard&>(*this); }
+};
+
 /// The tensors of one rank's shard, whose tokens are those of `positions`, and calls on them. The same token has the
 /// same values however the sequence is cut. Batch 1; the head dimensions of keys and values are equal.
 template <class T>
-class shard {
+class shard : public calls_on<shard<T>> {
  public:
   using storage = T;
   using accumulator = accumulator_of<T>;
@@ -70,23 +97,6 @@ class shard {
   auto lse() { return orrery::batch_head_sequence(lse_.data(), 1, shape_.query_heads, tokens_); }
   auto delta() { return orrery::batch_head_sequence(delta_.data(), 1, shape_.query_heads, tokens_); }
   const orrery::segments& positions() const { return positions_; }
-
-  template <class Attention>
-  void forward(Attention& attend) {
-    attend.forward(q(), k(), v(), out(), lse());
-  }
-  template <class Attention>
-  void backward(Attention& attend) {
-    attend.backward(q(), k(), v(), out(), lse(), grad_out(), grad_q(), grad_k(), grad_v());
-  }
-  template <class Attention>
-  void call(Attention& attend, orrery::pass p) {
-    if (p == orrery::pass::forward) {
-      forward(attend);
-    } else {
-      backward(attend);
-    }
-  }
 
   /// Largest distance of this shard's results from those of the whole sequence, relative to the larger of 1 and the
   /// largest element of the tensor; infinity where there is a NaN.

@@ -121,6 +121,38 @@ struct device_tensors {
   }
 };
 
+/// A rank that trains: an operator, and its tensors on the host and on the device.
+template <class Topology, class Kernel, class World>
+struct trainer {
+  orrery::attention<Topology, Kernel> attend;
+  conformance::rank_tensors<Kernel> host;
+  device_tensors<Kernel> tensors;
+
+  template <class Mask = orrery::causal, class Layout = orrery::contiguous>
+  trainer(World& on, const orrery::attention_shape& shape, const Mask& mask = {}, const Layout& layout = {})
+      : attend{on, shape, mask, layout},
+        host{oracle::random_problem<typename Kernel::storage>(conformance::oracle_shape(shape), 1),
+             attend.query_positions(),
+             attend.key_positions(),
+             {}},
+        tensors{host, on.stream()} {}
+
+  /// Enqueues a forward and a backward.
+  void step() {
+    tensors.forward(attend);
+    tensors.backward(attend);
+  }
+  /// The results of what was enqueued; they are poisoned then.
+  [[nodiscard]] std::string results(World& on) {
+    tensors.fetch();
+    on.synchronize();
+    std::string bits = host.bits();
+    host.poison();
+    tensors.bring_results();
+    return bits;
+  }
+};
+
 /// An operator over a world of streams.
 template <class Topology, class Kernel, class World>
 struct device_attention final : conformance::any_attention<Kernel> {

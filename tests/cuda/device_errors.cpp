@@ -26,25 +26,9 @@ namespace device = orrery::device;
 
 /// One rank's operator, tensors and calls.
 template <class Kernel>
-struct trainer {
-  static constexpr orrery::attention_shape shape{.length = 8, .query_heads = 2, .head_dim = 8};
-
-  orrery::attention<orrery::ring, Kernel> attend;
-  conformance::rank_tensors<Kernel> host;
-  cuda_test::device_tensors<Kernel> tensors;
-
+struct trainer : cuda_test::trainer<orrery::ring, Kernel, device::world> {
   explicit trainer(device::world& on)
-      : attend{on, shape, orrery::causal{}},
-        host{oracle::random_problem<typename Kernel::storage>(conformance::oracle_shape(shape), 1),
-             attend.query_positions(),
-             attend.key_positions(),
-             {}},
-        tensors{host, on.stream()} {}
-
-  void step() {
-    tensors.forward(attend);
-    tensors.backward(attend);
-  }
+      : cuda_test::trainer<orrery::ring, Kernel, device::world>{on, {.length = 8, .query_heads = 2, .head_dim = 8}} {}
 };
 
 using plain = cuda_test::enqueued<orrery::reference<double>>;

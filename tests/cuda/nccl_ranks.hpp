@@ -41,33 +41,10 @@ inline std::string found_by_doubles() {
 
 inline const orrery::attention_shape small{.length = 12, .query_heads = 2, .head_dim = 2};
 
-/// A rank's operator and tensors.
 template <class Topology>
-struct trainer {
-  orrery::attention<Topology, kernel> attend;
-  conformance::rank_tensors<kernel> host;
-  cuda_test::device_tensors<kernel> tensors;
-
+struct trainer : cuda_test::trainer<Topology, kernel, nccl::world> {
   explicit trainer(nccl::world& on, const orrery::attention_shape& shape = small)
-      : attend{on, shape, orrery::causal{}},
-        host{oracle::random_problem<double>(conformance::oracle_shape(shape), 1),
-             attend.query_positions(),
-             attend.key_positions(),
-             {}},
-        tensors{host, on.stream()} {}
-  void step() {
-    tensors.forward(attend);
-    tensors.backward(attend);
-  }
-  /// The results of what was enqueued; they are poisoned then.
-  [[nodiscard]] std::string results(nccl::world& on) {
-    tensors.fetch();
-    on.synchronize();
-    std::string bits = host.bits();
-    host.poison();
-    tensors.bring_results();
-    return bits;
-  }
+      : cuda_test::trainer<Topology, kernel, nccl::world>{on, shape} {}
 };
 
 }  // namespace nccl_test

@@ -117,33 +117,16 @@ TEST_CASE("the same results as device_flash, of thousands of tokens") {
 }
 
 TEST_CASE("a graph, launched again and again, gives the same bits as the calls") {
-  using kernel = cudnn<bfloat16>;
-  const orrery::attention_shape shape{.length = 512, .query_heads = 4, .head_dim = 64};
-  device::run(4, {.devices = {0}}, [&](auto& on) {
-    orrery::attention<orrery::ring, kernel> attend{on, shape, orrery::causal{}, orrery::zigzag{}};
-    conformance::rank_tensors<kernel> host{oracle::random_problem<bfloat16>(conformance::oracle_shape(shape), 1),
-                                           attend.query_positions(),
-                                           attend.key_positions(),
-                                           {}};
-    cuda_test::device_tensors<kernel> tensors{host, on.stream()};
-    const auto step = [&] {
-      tensors.forward(attend);
-      tensors.backward(attend);
-    };
-    const auto results = [&] {
-      tensors.fetch();
-      on.synchronize();
-      std::string bits = host.bits();
-      host.poison();
-      tensors.bring_results();
-      return bits;
-    };
-    step();
-    const std::string expected = results();
-    auto graph = device::capture(on, step);
+  device::run(4, {.devices = {0}}, [](auto& on) {
+    cuda_test::trainer<orrery::ring, cudnn<bfloat16>, device::world> mine{
+        on, {.length = 512, .query_heads = 4, .head_dim = 64}, orrery::causal{}, orrery::zigzag{}};
+    mine.step();
+    const std::string expected = mine.results(on);
+    auto graph = device::capture(on, [&] { mine.step(); });
     for (int i = 0; i < 3; ++i) {
       graph.launch();
-      if (results() != expected) throw std::runtime_error{"rank " + std::to_string(on.rank()) + " has other bits"};
+      if (mine.results(on) != expected)
+        throw std::runtime_error{"rank " + std::to_string(on.rank()) + " has other bits"};
     }
   });
 }

@@ -58,32 +58,16 @@ TEST_CASE("results on all GPUs") {
 }
 
 TEST_CASE("a graph, launched again and again, gives the same bits as the calls") {
-  const orrery::attention_shape shape{.length = 256, .query_heads = 4, .head_dim = 16};
-  device::run(4, {.devices = {0}}, [&](auto& on) {
-    orrery::attention<orrery::ring, kernel> attend{on, shape, orrery::causal{}};
-    conformance::rank_tensors<kernel> host{oracle::random_problem<double>(conformance::oracle_shape(shape), 1),
-                                           attend.query_positions(),
-                                           attend.key_positions(),
-                                           {}};
-    cuda_test::device_tensors<kernel> tensors{host, on.stream()};
-    const auto step = [&] {
-      tensors.forward(attend);
-      tensors.backward(attend);
-    };
-    const auto results = [&] {
-      tensors.fetch();
-      on.synchronize();
-      std::string bits = host.bits();
-      host.poison();
-      tensors.bring_results();
-      return bits;
-    };
-    step();
-    const std::string expected = results();
-    auto graph = device::capture(on, step);
+  device::run(4, {.devices = {0}}, [](auto& on) {
+    cuda_test::trainer<orrery::ring, kernel, device::world> mine{
+        on, {.length = 256, .query_heads = 4, .head_dim = 16}, orrery::causal{}};
+    mine.step();
+    const std::string expected = mine.results(on);
+    auto graph = device::capture(on, [&] { mine.step(); });
     for (int i = 0; i < 3; ++i) {
       graph.launch();
-      if (results() != expected) throw std::runtime_error{"rank " + std::to_string(on.rank()) + " has other bits"};
+      if (mine.results(on) != expected)
+        throw std::runtime_error{"rank " + std::to_string(on.rank()) + " has other bits"};
     }
   });
 }

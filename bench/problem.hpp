@@ -167,8 +167,8 @@ class shard : public calls_on<shard<T>> {
 
 /// A kernel without an operator, on the whole sequence: the forward, or the backward with its row dots. As many key as
 /// query heads.
-template <class Kernel, class Mask>
-void call_kernel(shard<float>& whole, orrery::pass p, const Mask& mask, const orrery::host_context& context) {
+template <class Kernel, class Shard, class Mask>
+void call_kernel(Shard& whole, orrery::pass p, const Mask& mask, const orrery::host_context& context) {
   const auto scale = static_cast<float>(1 / std::sqrt(static_cast<double>(whole.q().dim)));
   if (p == orrery::pass::forward) {
     const orrery::forward_queries<float, float> queries{whole.q(), whole.out(), whole.lse(), whole.positions(), true};

@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <limits>
 #include <span>
+#include <utility>
 
 #include "orrery/kernel/elementary.hpp"
 #include "orrery/kernel/flash_steps.hpp"
@@ -68,14 +69,16 @@ class flash_forward {
 
   /// What a row block needs for its whole life, and what is made anew for each block of keys.
   struct workspace {
-    A* queries;  // [tile][key_dim][columns], scaled to powers of two
-    A* out;      // [tile][value_rows][columns]
-    A* largest;  // [tile][columns]
-    A* sum;      // [tile][columns]
-    A* factors;  // [columns]
-    A* keys;     // [key_block][key_ld]
-    A* values;   // [key_block][value_ld]
-    A* scores;   // [key_block][columns]
+    A* queries;    // [tile][key_dim][columns], scaled to powers of two
+    A* out;        // [tile][value_rows][columns]
+    A* largest;    // [tile][columns]
+    A* sum;        // [tile][columns]
+    A* factors;    // [columns]
+    A* keys;       // [key_block][key_ld]
+    A* values;     // [key_block][value_ld]
+    A* next_keys;  // as keys, of the block of keys that comes next
+    A* next_values;
+    A* scores;  // [key_block][columns]
   };
 
   std::int64_t items_of(const forward_queries<S, A>& block) const noexcept {
@@ -88,8 +91,8 @@ class flash_forward {
 
   std::int64_t elements(std::int64_t rows, std::int64_t keys) const noexcept {
     constexpr std::int64_t slack = 8 * 16;  // what `padded` may add to each array
-    return rows * (key_dim_ + value_rows() + 2) + keys * (key_ld() + value_ld() + steps_.columns) + steps_.columns +
-           slack;
+    return rows * (key_dim_ + value_rows() + 2) + keys * (2 * (key_ld() + value_ld()) + steps_.columns) +
+           steps_.columns + slack;
   }
 
   /// The blocks with the least overhead that fit. Copying a key and its value costs about as much as the arithmetic of
@@ -121,30 +124,60 @@ class flash_forward {
     work.factors = cursor.take(steps_.columns);
     work.keys = cursor.take(key_block_ * key_ld());
     work.values = cursor.take(key_block_ * value_ld());
+    work.next_keys = cursor.take(key_block_ * key_ld());
+    work.next_values = cursor.take(key_block_ * value_ld());
     work.scores = cursor.take(key_block_ * steps_.columns);
 
     load(block, b, head, rows, work);
     const std::int64_t key_head = heads_.key_head(head);
-    for (const auto& side : keys_) {
-      const token_blocks blocks{side.positions, key_block_, steps_.tile_rows};
-      for (std::int64_t i = 0; i < blocks.count(); ++i) {
-        const token_block keys = blocks[i];
-        if (classify(rows, 0, rows.count, keys, 0, keys.count) == visibility::none) continue;
-        copy_tokens(steps_, side.k, b, key_head, keys, work.keys, key_ld(), key_dim_);
-        copy_tokens(steps_, side.v, b, key_head, keys, work.values, value_ld(), value_rows());
-        const token_block next = blocks[i + 1 < blocks.count() ? i + 1 : i];
-        const auto share = [&](std::int64_t row) {
-          return next.first + (row < rows.count ? row * next.count / rows.count : next.count);
-        };
-        for (std::int64_t row = 0; row < rows.count; row += steps_.columns) {
-          prefetch_tokens(side.k, b, key_head, share(row), share(row + steps_.columns));
-          prefetch_tokens(side.v, b, key_head, share(row), share(row + steps_.columns));
-          meet(rows, row, keys, work);
-        }
-        context.poll();
+    const std::int64_t tiles = padded_rows / steps_.columns;
+    const auto copies_of_keys = [&](const key_place& from, std::int64_t of_tiles) {
+      if (from.keys.count == 0) return row_copies<A>{};
+      return copies_of(steps_, keys_[from.side].k, b, key_head, from.keys, work.next_keys, key_ld(), key_dim_,
+                       of_tiles * (key_block_ / steps_.tile_rows));
+    };
+    const auto copies_of_values = [&](const key_place& from, std::int64_t of_tiles) {
+      if (from.keys.count == 0) return row_copies<A>{};
+      return copies_of(steps_, keys_[from.side].v, b, key_head, from.keys, work.next_values, value_ld(), value_rows(),
+                       of_tiles * (value_rows() / steps_.tile_rows));
+    };
+    key_place next = visible_from(0, 0, rows);
+    auto keys_to_come = copies_of_keys(next, 1);
+    auto values_to_come = copies_of_values(next, 1);
+    while (next.keys.count > 0) {
+      const token_block keys = next.keys;
+      finish_copies(steps_, keys_to_come, keys.count);
+      finish_copies(steps_, values_to_come, keys.count);
+      std::swap(work.keys, work.next_keys);
+      std::swap(work.values, work.next_values);
+      next = visible_from(next.side, next.block + 1, rows);
+      keys_to_come = copies_of_keys(next, tiles);
+      values_to_come = copies_of_values(next, tiles);
+      for (std::int64_t row = 0; row < rows.count; row += steps_.columns) {
+        meet(rows, row, keys, work, keys_to_come, values_to_come);
       }
+      context.poll();
     }
     store(block, b, head, rows, work);
+  }
+
+  /// A block of keys among all sides'; without keys after the last one.
+  struct key_place {
+    std::size_t side = 0;
+    std::int64_t block = 0;
+    token_block keys;
+  };
+
+  /// The first block of keys, from the given one on, of which the rows see something.
+  key_place visible_from(std::size_t side, std::int64_t block, const token_block& rows) const {
+    for (; side < keys_.size(); ++side, block = 0) {
+      const token_blocks blocks{keys_[side].positions, key_block_, steps_.tile_rows};
+      for (; block < blocks.count(); ++block) {
+        const token_block keys = blocks[block];
+        if (classify(rows, 0, rows.count, keys, 0, keys.count) != visibility::none) return {side, block, keys};
+      }
+    }
+    return {side, 0, {}};
   }
 
   visibility classify(const token_block& rows, std::int64_t row, std::int64_t row_count, const token_block& keys,
@@ -153,8 +186,9 @@ class flash_forward {
                           keys.position(key + key_count - 1));
   }
 
-  /// One tile of queries, from `row` on, meets one block of keys.
-  void meet(const token_block& rows, std::int64_t row, const token_block& keys, const workspace& work) const {
+  /// One tile of queries, from `row` on, meets one block of keys; meanwhile some of the next block's are copied.
+  void meet(const token_block& rows, std::int64_t row, const token_block& keys, const workspace& work,
+            row_copies<A>& keys_to_come, row_copies<A>& values_to_come) const {
     const std::int64_t row_count = rows.count - row < steps_.columns ? rows.count - row : steps_.columns;
     const visibility seen = classify(rows, row, row_count, keys, 0, keys.count);
     if (seen == visibility::none) return;
@@ -171,17 +205,17 @@ class flash_forward {
     const std::int64_t count = last - first;
     if (seen == visibility::all && count % steps_.tile_rows == 0 &&
         steps_.weights(key_rows, key_ld(), work.queries + row * key_dim_, key_dim_, work.scores, count,
-                       work.largest + row, work.sum + row, row_count)) {
+                       work.largest + row, work.sum + row, row_count, keys_to_come)) {
       steps_.accumulate(work.values + first * value_ld(), value_ld(), work.scores, count, nullptr,
-                        work.out + row * value_rows(), value_rows(), row_count);
+                        work.out + row * value_rows(), value_rows(), row_count, values_to_come);
       return;
     }
     steps_.scores(key_rows, key_ld(), work.queries + row * key_dim_, key_dim_, work.scores,
-                  round_up(count, steps_.tile_rows), row_count);
+                  round_up(count, steps_.tile_rows), row_count, keys_to_come);
     if (seen == visibility::some) hide(rows, row, row_count, keys, first, last, work.scores);
     steps_.softmax(work.scores, count, work.largest + row, work.sum + row, work.factors, row_count);
     steps_.accumulate(work.values + first * value_ld(), value_ld(), work.scores, count, work.factors,
-                      work.out + row * value_rows(), value_rows(), row_count);
+                      work.out + row * value_rows(), value_rows(), row_count, values_to_come);
   }
 
   visibility group_visibility(const token_block& rows, std::int64_t row, std::int64_t row_count,

@@ -23,6 +23,31 @@ inline constexpr std::int64_t flash_scratch_bytes = 640 * 1024;
 template <class T>
 inline constexpr T flash_head_room = T{8};
 
+/// Rows of a caller's tensor on their way to scratch, one after the other, while a product computes: some for each of
+/// its tiles. Rows of one head lie in pages of their own, which a translation buffer forgets and no prefetcher of the
+/// processor follows; so a row's page is touched two tiles, and its lines are asked for one tile before it is copied.
+template <class T>
+struct row_copies {
+  const std::byte* from = nullptr;  ///< the next row
+  std::int64_t stride = 0;          ///< bytes from row to row
+  std::int64_t bytes = 0;           ///< of a row
+  T* to = nullptr;                  ///< where the next row goes
+  std::int64_t ld = 0;              ///< elements from row to row
+  std::int64_t dim = 0;             ///< elements of a row
+  std::int64_t width = 0;           ///< of a row in scratch, which is padded with zeros
+  std::int64_t left = 0;            ///< rows to copy
+  std::int64_t each = 1;            ///< rows for each tile of a product
+  void (*widen)(const void* from, T* to, std::int64_t count) = nullptr;  ///< where the tensor's type is another
+
+  /// Before a tile: touches the rows of the tile after the next, and asks for the lines of the next one's.
+  void ask_ahead() const noexcept {
+    for (std::int64_t row = each; row < 2 * each && row < left; ++row) {
+      if (row + each < left) static_cast<void>(*static_cast<const volatile std::byte*>(from + (row + each) * stride));
+      for (std::int64_t at = 0; at < bytes; at += 64) __builtin_prefetch(from + row * stride + at, 0, 3);
+    }
+  }
+};
+
 /// The steps of flash attention that are compiled once for each instruction set: what the kernel spends its time in.
 ///
 /// All matrices are row-major in scratch memory; `ld` is the distance of rows in elements. Rows are padded to
@@ -48,7 +73,7 @@ struct flash_steps {
   /// scores[rows x columns] = keys[rows x depth] * queries[depth x columns]. Here and in the two that follow, only the
   /// vectors that hold the first `width` columns are computed.
   void (*scores)(const T* keys, std::int64_t ld_keys, const T* queries, std::int64_t depth, T* scores,
-                 std::int64_t rows, std::int64_t width);
+                 std::int64_t rows, std::int64_t width, row_copies<T>& copies);
 
   /// Online softmax over `keys` rows of scores, in powers of two: scores become 2^(score - largest), `largest` and
   /// `sum` are brought up to date, and `factors` is what the results so far must be multiplied by.
@@ -57,13 +82,13 @@ struct flash_steps {
 
   /// `scores` and `softmax` in one pass that keeps scores in registers: weights[rows x columns] = 2^(score - largest),
   /// added to `sum`. Only as long as no score is more than `flash_head_room` above the largest so far, which stays:
-  /// else false, and then nothing but `weights` has changed.
+  /// else false, and then nothing but `weights` and `copies` has changed.
   bool (*weights)(const T* keys, std::int64_t ld_keys, const T* queries, std::int64_t depth, T* weights,
-                  std::int64_t rows, const T* largest, T* sum, std::int64_t width);
+                  std::int64_t rows, const T* largest, T* sum, std::int64_t width, row_copies<T>& copies);
 
   /// out[rows x columns] = out * factors (column by column) + values[keys x rows]^T * probabilities[keys x columns]
   void (*accumulate)(const T* values, std::int64_t ld_values, const T* probabilities, std::int64_t keys,
-                     const T* factors, T* out, std::int64_t rows, std::int64_t width);
+                     const T* factors, T* out, std::int64_t rows, std::int64_t width, row_copies<T>& copies);
 
   /// c[rows x width] (+)= A[rows x depth] * b[depth x width], where A is a (by_row) or the transpose of a. c may be in
   /// a caller's memory.
@@ -82,8 +107,11 @@ struct flash_steps {
                           std::int64_t width);
 
   /// to[i] = from[i], for any count. Only of flash_steps<float>.
-  void (*widen_bfloat16)(const bfloat16* from, T* to, std::int64_t count);
-  void (*widen_float16)(const float16* from, T* to, std::int64_t count);
+  void (*widen_bfloat16)(const void* from, T* to, std::int64_t count);
+  void (*widen_float16)(const void* from, T* to, std::int64_t count);
+
+  /// Copies all rows that are left.
+  void (*copy)(row_copies<T>& copies);
 
   /// values[i] = 2^values[i]; count is a multiple of `lanes`. For tests.
   void (*powers)(T* values, std::int64_t count);

@@ -78,6 +78,44 @@ inline void copy_tokens(const flash_steps<A>& steps, const tensor_view<const S>&
   }
 }
 
+/// The copies of one head of a block of tokens to scratch rows `ld` apart, padded with zeros to `width` elements, to be
+/// made within `tiles` tiles of products.
+template <class S, class A>
+[[nodiscard]] inline row_copies<A> copies_of(const flash_steps<A>& steps, const tensor_view<const S>& tensor,
+                                             std::int64_t b, std::int64_t head, const token_block& tokens, A* to,
+                                             std::int64_t ld, std::int64_t width, std::int64_t tiles) noexcept {
+  constexpr std::int64_t size = static_cast<std::int64_t>(sizeof(S));
+  row_copies<A> copies;
+  if (tokens.count == 0) return copies;
+  copies.from = reinterpret_cast<const std::byte*>(tensor.at(b, tokens.first, head));
+  copies.stride = tensor.sequence_stride * size;
+  copies.bytes = tensor.dim * size;
+  copies.to = to;
+  copies.ld = ld;
+  copies.dim = tensor.dim;
+  copies.width = width;
+  copies.left = tokens.count;
+  copies.each = tiles < tokens.count ? (tokens.count + tiles - 1) / (tiles > 0 ? tiles : 1) : 1;
+  if constexpr (std::is_same_v<S, bfloat16>) {
+    copies.widen = steps.widen_bfloat16;
+  } else if constexpr (std::is_same_v<S, float16>) {
+    copies.widen = steps.widen_float16;
+  } else {
+    static_assert(std::is_same_v<S, A>);
+  }
+  return copies;
+}
+
+/// Makes all copies that are left, and fills the rows after them, up to a multiple of the steps' `tile_rows`, with
+/// zeros.
+template <class A>
+inline void finish_copies(const flash_steps<A>& steps, row_copies<A>& copies, std::int64_t tokens) noexcept {
+  steps.copy(copies);
+  for (std::int64_t i = tokens; i < round_up(tokens, steps.tile_rows); ++i) {
+    fill_zero(copies.to + (i - tokens) * copies.ld, copies.width);
+  }
+}
+
 /// Asks for tokens [first, end) of one head, which will be copied soon: a trainer's rows share no page, and no
 /// prefetcher of the processor follows them.
 template <class S>

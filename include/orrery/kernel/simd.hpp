@@ -25,6 +25,16 @@ enum class instruction_set : std::uint8_t {
   return instruction_set::baseline;
 }
 
+/// A bit for each lane of an AVX-512 vector of floats or doubles, in the types that compilers declare their own
+/// functions with.
+#if defined(__clang__)
+using mask_of_floats = unsigned short;
+using mask_of_doubles = unsigned char;
+#else
+using mask_of_floats = short;
+using mask_of_doubles = signed char;
+#endif
+
 /// A vector of `bytes` bytes of T in the compilers' vector extension; the same one at any address; and integers of its
 /// elements' size, and of half of it. Written out one by one: nvcc's front end crashes on a vector size that is a
 /// template argument.

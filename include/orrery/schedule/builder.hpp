@@ -75,9 +75,9 @@ class builder {
   constexpr void send(const blocks& sent) {
     if (!sending_) return;
     block* to = program_.sent.extend(sent.count * sent.slices);
-    for (int shard = sent.first, end = sent.first + sent.count * sent.stride; shard != end; shard += sent.stride)
-      for (int slice = 0; slice < sent.slices; ++slice)
-        *to++ = {sent.side, shard >= 0 && shard < world_ ? shard : wrapped(shard), sent.slice + slice};
+    for (int slice = sent.slice; slice < sent.slice + sent.slices; ++slice, to += 1)
+      for (int i = 0, shard = sent.first; i < sent.count; ++i, shard += sent.stride)
+        to[i * sent.slices] = {sent.side, shard >= 0 && shard < world_ ? shard : wrapped(shard), slice};
     program_.exchanges.items[program_.exchanges.count - 1].sent.count += sent.count * sent.slices;
   }
   constexpr void receive(const blocks& received) {
@@ -186,9 +186,9 @@ class builder {
 
   constexpr void append(list<held_block>& holders, const blocks& added) {
     held_block* to = holders.extend(added.count * added.slices);
-    for (int shard = added.first, end = added.first + added.count * added.stride; shard != end; shard += added.stride)
-      for (int slice = 0; slice < added.slices; ++slice)
-        *to++ = {{added.side, shard >= 0 && shard < world_ ? shard : wrapped(shard), added.slice + slice}, no_slot};
+    for (int slice = added.slice; slice < added.slice + added.slices; ++slice, to += 1)
+      for (int i = 0, shard = added.first; i < added.count; ++i, shard += added.stride)
+        to[i * added.slices] = {{added.side, shard >= 0 && shard < world_ ? shard : wrapped(shard), slice}, no_slot};
   }
 
   constexpr void drop_empty_end() {

@@ -1,8 +1,6 @@
 // Copyright The Orrery authors. SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-#include <array>
-
 #include "orrery/schedule/program.hpp"
 #include "orrery/schedule/residency.hpp"
 
@@ -30,7 +28,7 @@ class slot_assignment {
   /// One block in one slot, from step `born` to step `last`.
   struct life {
     held_block* holder;
-    int kind;  ///< index into program::slots
+    unsigned kind;  ///< index into program::slots
     int born;
     int usable;  ///< first step in which it may be read
     int last;
@@ -38,35 +36,27 @@ class slot_assignment {
     int next_to_die;
   };
 
-  /// The newest life of each shard, one list of shards for each kind.
-  constexpr int& newest(int kind, int shard) { return newest_.items[kind * program_.world + shard]; }
+  /// The newest life of each shard of a kind.
+  constexpr int* newest(unsigned kind) { return newest_.items + kind * static_cast<unsigned>(program_.world); }
 
-  constexpr int begin_life(held_block& holder, int kind, int born, int usable, int last) {
-    lives_.items[count_] = {&holder, kind, born, usable, last, none, none};
+  /// Index of a new life, which is `holder`'s from now on.
+  constexpr int begin_life(held_block& holder, unsigned kind, int born, int usable, int last, int older) {
+    lives_.items[count_] = {&holder, kind, born, usable, last, older, none};
     return count_++;
   }
 
-  constexpr void chain(int index, int& head) {
-    lives_.items[index].older = head;
-    head = index;
-  }
-
-  /// The newest life of `what` that can be read in `step` becomes at least so long.
-  constexpr void use_operand(const block& what, int step, int last) {
-    if (what.shard == program_.rank) return;
+  /// The newest life of `what` that can be read in `step`, in the chain that begins with `index`, becomes at least so
+  /// long.
+  constexpr void use_operand(const block& what, int index, int step, int last) {
     life* const lives = lives_.items;
-    int index = newest(residency::kind_of(what.side, cargo::operand), what.shard);
-    while (index != none && (lives[index].usable > step || lives[index].holder->block.slice != what.slice)) {
+    while (index != none && (lives[index].usable > step || lives[index].holder->block.slice != what.slice))
       index = lives[index].older;
-    }
     if (index != none && lives[index].last < last) lives[index].last = last;
   }
 
-  /// The link to the partial that is under way for `what`, or to none.
-  constexpr int& open_partial(const block& what) {
-    life* const lives = lives_.items;
-    int* link = &newest(residency::kind_of(what.side, cargo::partial), what.shard);
-    while (*link != none && lives[*link].holder->block.slice != what.slice) link = &lives[*link].older;
+  /// The link to the partial that is under way for `what`, or to none, in the chain that `link` leads to.
+  constexpr int& open_partial(const block& what, int* link) {
+    while (*link != none && lives_.items[*link].holder->block.slice != what.slice) link = &lives_.items[*link].older;
     return *link;
   }
 
@@ -76,22 +66,23 @@ class slot_assignment {
       merge_arrivals(i < steps ? program_.steps.items[i].completions : program_.final_completions);
       if (i == steps) return;
       const step& now = program_.steps.items[i];
-      for (int e = now.exchanges.first; e < now.exchanges.end(); ++e) post(program_.exchanges.items[e]);
+      for (int e = now.exchanges.first; e < now.exchanges.first + now.exchanges.count; ++e)
+        post(program_.exchanges.items[e]);
       if (now.tile.empty()) continue;
-      compute(i, program_.queries.items, now.tile.queries);
-      compute(i, program_.keys.items, now.tile.keys);
+      compute(i, program_.queries.items, now.tile.queries, side::query);
+      compute(i, program_.keys.items, now.tile.keys, side::key);
     }
   }
 
   constexpr void merge_arrivals(const range& completions) {
-    const int last = completions.end();
-    for (int c = completions.first; c < last; ++c) {
+    for (int c = completions.first; c < completions.first + completions.count; ++c) {
       const exchange& done = program_.exchanges.items[program_.completions.items[c]];
       if (done.cargo == cargo::operand) continue;
-      for (int r = done.received.first; r < done.received.end(); ++r) {
+      for (int r = done.received.first; r < done.received.first + done.received.count; ++r) {
         held_block& arrived = program_.received.items[r];
         if (arrived.block.shard == program_.rank) continue;
-        int& open = open_partial(arrived.block);
+        const unsigned kind = residency::kind_of(arrived.block.side, cargo::partial);
+        int& open = open_partial(arrived.block, newest(kind) + arrived.block.shard);
         if (open != none) continue;
         // With nothing to merge with, where it landed becomes the running partial.
         open = arrived.slot;
@@ -102,37 +93,41 @@ class slot_assignment {
 
   constexpr void post(const exchange& posted) {
     const int busy_until = posted.complete_before - 1;
-    const int sent_end = posted.sent.end();
-    for (int s = posted.sent.first; s < sent_end; ++s) {
+    const unsigned c = static_cast<unsigned>(posted.cargo);
+    int* const heads[] = {newest(c), newest(2 + c)};  // of each side
+    for (int s = posted.sent.first; s < posted.sent.first + posted.sent.count; ++s) {
       const block& what = program_.sent.items[s];
+      int* const head = heads[static_cast<unsigned>(what.side)] + what.shard;
       if (posted.cargo == cargo::operand) {
-        use_operand(what, posted.posted, busy_until);
-      } else if (int& open = open_partial(what); open != none) {
+        if (what.shard != program_.rank) use_operand(what, *head, posted.posted, busy_until);
+      } else if (int& open = open_partial(what, head); open != none) {
         lives_.items[open].last = busy_until;
         open = lives_.items[open].older;
       }
     }
-    const int received_end = posted.received.end();
-    for (int r = posted.received.first; r < received_end; ++r) {
+    for (int r = posted.received.first; r < posted.received.first + posted.received.count; ++r) {
       held_block& what = program_.received.items[r];
-      const int kind = residency::kind_of(what.block.side, posted.cargo);
-      what.slot = begin_life(what, kind, posted.posted, posted.complete_before, busy_until);
-      if (posted.cargo == cargo::operand) chain(what.slot, newest(kind, what.block.shard));
+      const unsigned s = static_cast<unsigned>(what.block.side);
+      int& head = heads[s][what.block.shard];
+      const int older = posted.cargo == cargo::operand ? head : none;  // a partial is chained when it has arrived
+      what.slot = begin_life(what, 2 * s + c, posted.posted, posted.complete_before, busy_until, older);
+      if (posted.cargo == cargo::operand) head = what.slot;
     }
   }
 
-  constexpr void compute(int step, held_block* holders, const range& which) {
-    const int end = which.end();
-    for (int b = which.first; b < end; ++b) {
+  constexpr void compute(int step, held_block* holders, const range& which, side s) {
+    const bool begins_partials = has_partials(program_.pass, s);
+    const unsigned partial = residency::kind_of(s, cargo::partial);
+    int* const newest_operand = newest(residency::kind_of(s, cargo::operand));
+    int* const newest_partial = newest(partial);
+    for (int b = which.first; b < which.first + which.count; ++b) {
       held_block& what = holders[b];
       if (what.block.shard == program_.rank) continue;
-      use_operand(what.block, step, step);
-      if (!has_partials(program_.pass, what.block.side)) continue;
-      int& open = open_partial(what.block);
+      use_operand(what.block, newest_operand[what.block.shard], step, step);
+      if (!begins_partials) continue;
+      int& open = open_partial(what.block, newest_partial + what.block.shard);
       // Until it is sent: one that never is keeps its slot, and `verify` finds it there.
-      if (open == none) {
-        open = begin_life(what, residency::kind_of(what.block.side, cargo::partial), step, step, program_.steps.count);
-      }
+      if (open == none) open = begin_life(what, partial, step, step, program_.steps.count, none);
     }
   }
 
@@ -142,21 +137,20 @@ class slot_assignment {
     list<int> dying_in(steps + 1);
     int* const dying = dying_in.items;
     life* const lives = lives_.items;
-    std::array<list<int>, 4> free_slots;
+    list<int> free_slots[4];
     int freed_up_to = 0;
     for (int index = 1; index < count_; ++index) {
       life& placed = lives[index];
       for (; freed_up_to < placed.born; ++freed_up_to) {
         for (int dead = dying[freed_up_to]; dead != none; dead = lives[dead].next_to_die) {
-          free_slots[static_cast<unsigned>(lives[dead].kind)].push_back(lives[dead].holder->slot);
+          *free_slots[lives[dead].kind].extend(1) = lives[dead].holder->slot;
         }
       }
-      list<int>& available = free_slots[static_cast<unsigned>(placed.kind)];
-      placed.holder->slot =
-          available.empty() ? program_.slots[static_cast<unsigned>(placed.kind)]++ : available.pop_back();
-      const int death = placed.last < placed.born ? placed.born : placed.last;
-      placed.next_to_die = dying[death];
-      dying[death] = index;
+      list<int>& available = free_slots[placed.kind];
+      placed.holder->slot = available.count > 0 ? available.items[--available.count] : program_.slots[placed.kind]++;
+      int& death = dying[placed.last < placed.born ? placed.born : placed.last];
+      placed.next_to_die = death;
+      death = index;
     }
   }
 

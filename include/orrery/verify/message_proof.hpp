@@ -118,7 +118,10 @@ class message_proof {
       const block* const sent = p.sent.items + x.sent.first;
       const held_block* const received = q.received.items + y.received.first;
       bool agree = x.cargo == y.cargo && x.sent.count == y.received.count;
-      for (int b = 0; agree && b < x.sent.count; ++b) agree = is_moved(p, received[b].block, sent[b], moved);
+      for (int b = 0; agree && b < x.sent.count; ++b)
+        agree = received[b].block.side == sent[b].side &&
+                (received[b].block.shard + moved - sent[b].shard) % world_ == 0 &&
+                (received[b].block.slice + moved - sent[b].slice) % p.slices == 0;
       if (!agree)
         return subject_.refuse(fault::blocks_disagree, x.to, y.posted, moved_on(p, received[0].block, moved), rank);
       counterparts_.items[rank].receiver_posts.items[e] = y.posted;
@@ -130,10 +133,6 @@ class message_proof {
 
   [[nodiscard]] static constexpr block moved_on(const program& p, const block& b, int distance) {
     return {b.side, (b.shard + distance) % p.world, (b.slice + distance) % p.slices};
-  }
-  [[nodiscard]] static constexpr bool is_moved(const program& p, const block& from, const block& to, int distance) {
-    return from.side == to.side && (from.shard + distance - to.shard) % p.world == 0 &&
-           (from.slice + distance - to.slice) % p.slices == 0;
   }
 
   /// May the rank begin `step`, with the others where they are? If not, `peer` is whom it waits for.

@@ -30,9 +30,9 @@ class rank_walk {
     }
     if (!complete(p, here, steps, p.final_completions)) return false;
     for (const side s : {side::query, side::key}) {
-      const int kind = residency::kind_of(s, cargo::partial);
-      for (int slot = 0; slot < here.slots(kind); ++slot) {
-        const residency::place& left = here.at(kind, slot);
+      const kind& partials = here.kinds[residency::kind_of(s, cargo::partial)];
+      for (int slot = 0; slot < partials.slots; ++slot) {
+        const residency::place& left = partials.places[slot];
         if (left.held) return subject_.refuse(fault::partial_stranded, p.rank, steps, left.what);
       }
     }
@@ -43,6 +43,8 @@ class rank_walk {
   [[nodiscard]] constexpr int lanes() const noexcept { return lanes_; }
 
  private:
+  using kind = residency::kind;
+
   static constexpr int none = -1;
   static constexpr int most_lanes = 16;
   static constexpr int never = 1 << 30;
@@ -78,13 +80,13 @@ class rank_walk {
       }
       before = e;
       if (done.cargo == cargo::operand) continue;
-      for (int r = done.received.first; r < done.received.end(); ++r) {
+      for (int r = done.received.first; r < done.received.first + done.received.count; ++r) {
         const held_block& arrived = p.received.items[r];
-        const int kind = residency::kind_of(arrived.block.side, cargo::partial);
+        kind& partials = here.kinds[residency::kind_of(arrived.block.side, cargo::partial)];
         // It may be merged: into the result at home, or into what this rank has begun. Else it is found from now on.
-        here.forget(kind, arrived.slot);
-        if (arrived.block.shard == p.rank || here.find(kind, arrived.block, i) != none) continue;
-        here.fill(kind, arrived.slot, arrived.block, i);
+        partials.forget(arrived.slot);
+        if (arrived.block.shard == p.rank || partials.find(arrived.block, i) != none) continue;
+        partials.fill(arrived.slot, arrived.block, i);
       }
     }
     return true;
@@ -103,16 +105,18 @@ class rank_walk {
       if (!is_peer(p, x.from) || (x.from == nobody && x.received.count > 0))
         return subject_.refuse(fault::peer_outside_world, p.rank, i, {}, x.from);
       if (x.lane >= lanes_) lanes_ = x.lane + 1;
-      const int sent_end = x.sent.end();
-      for (int s = x.sent.first; s < sent_end; ++s) {
-        if (!(x.cargo == cargo::operand ? read(p, here, i, p.sent.items[s], x.complete_before)
-                                        : send_partial(p, here, i, p.sent.items[s], x.complete_before))) {
+      const unsigned c = static_cast<unsigned>(x.cargo);
+      for (int s = x.sent.first; s < x.sent.first + x.sent.count; ++s) {
+        const block& what = p.sent.items[s];
+        kind& slots = here.kinds[2 * static_cast<unsigned>(what.side) + c];
+        if (!(x.cargo == cargo::operand ? read(p, slots, i, what, x.complete_before)
+                                        : send_partial(p, slots, i, what, x.complete_before))) {
           return false;
         }
       }
-      const int received_end = x.received.end();
-      for (int r = x.received.first; r < received_end; ++r) {
-        if (!receive(p, here, i, p.received.items[r], x)) return false;
+      for (int r = x.received.first; r < x.received.first + x.received.count; ++r) {
+        const held_block& arriving = p.received.items[r];
+        if (!receive(p, here.kinds[2 * static_cast<unsigned>(arriving.block.side) + c], i, arriving, x)) return false;
       }
     }
     return true;
@@ -125,65 +129,55 @@ class rank_walk {
     return b.shard >= 0 && b.shard < p.world && b.slice >= 0 && b.slice < p.slices;
   }
 
-  constexpr bool receive(const program& p, residency& here, int i, const held_block& arriving, const exchange& x) {
+  constexpr bool receive(const program& p, kind& slots, int i, const held_block& arriving, const exchange& x) {
     if (!exists(p, arriving.block)) return subject_.refuse(fault::block_outside_world, p.rank, i, arriving.block);
-    const int kind = residency::kind_of(arriving.block.side, x.cargo);
-    if (arriving.slot < 0 || arriving.slot >= here.slots(kind))
+    if (arriving.slot < 0 || arriving.slot >= slots.slots)
       return subject_.refuse(fault::slot_missing, p.rank, i, arriving.block);
-    const residency::place& slot = here.at(kind, arriving.slot);
-    if (slot.free_from > i || (x.cargo == cargo::partial && slot.held)) {
+    const residency::place& slot = slots.places[arriving.slot];
+    if (slot.free_from > i || (x.cargo == cargo::partial && slot.held))
       return subject_.refuse(fault::slot_overwritten, p.rank, i, slot.what);
-    }
-    if (x.cargo == cargo::operand) {
-      here.fill(kind, arriving.slot, arriving.block, x.complete_before);
-    } else {
-      here.reserve(kind, arriving.slot, arriving.block, x.complete_before);
-    }
+    x.cargo == cargo::operand ? slots.fill(arriving.slot, arriving.block, x.complete_before)
+                              : slots.reserve(arriving.slot, arriving.block, x.complete_before);
     return true;
   }
 
-  constexpr bool read(const program& p, residency& here, int i, const block& what, int until) {
-    if (what.shard < 0 || what.shard >= p.world || what.slice < 0 || what.slice >= p.slices) {
-      return subject_.refuse(fault::block_outside_world, p.rank, i, what);
-    }
+  constexpr bool read(const program& p, kind& operands, int i, const block& what, int until) {
+    if (!exists(p, what)) return subject_.refuse(fault::block_outside_world, p.rank, i, what);
     if (what.shard == p.rank) return true;
-    const int kind = residency::kind_of(what.side, cargo::operand);
-    const int slot = here.find(kind, what, i);
+    const int slot = operands.find(what, i);
     if (slot == none) {
-      const bool overwritten = here.was_here(kind, what) && here.find(kind, what, never) == none;
+      const bool overwritten = operands.was_here(what) && operands.find(what, never) == none;
       return subject_.refuse(overwritten ? fault::slot_overwritten : fault::operand_missing, p.rank, i, what);
     }
-    residency::place& place = here.at(kind, slot);
-    if (place.free_from < until) place.free_from = until;
+    if (operands.places[slot].free_from < until) operands.places[slot].free_from = until;
     return true;
   }
 
-  constexpr bool send_partial(const program& p, residency& here, int i, const block& what, int until) {
+  constexpr bool send_partial(const program& p, kind& partials, int i, const block& what, int until) {
     if (!exists(p, what)) return subject_.refuse(fault::block_outside_world, p.rank, i, what);
     if (what.shard == p.rank) return subject_.refuse(fault::partial_leaves_home, p.rank, i, what);
-    const int kind = residency::kind_of(what.side, cargo::partial);
-    const int slot = here.find(kind, what, i);
+    const int slot = partials.find(what, i);
     if (slot == none) return subject_.refuse(fault::partial_not_held, p.rank, i, what);
-    here.forget(kind, slot);
-    here.at(kind, slot).free_from = until;
+    partials.forget(slot);
+    partials.places[slot].free_from = until;
     return true;
   }
 
   constexpr bool compute(const program& p, residency& here, int i, const held_block* holders, const range& which,
                          side s, int slice) {
-    const int end = which.end();
-    for (int b = which.first; b < end; ++b) {
+    kind& operands = here.kinds[residency::kind_of(s, cargo::operand)];
+    kind& partials = here.kinds[residency::kind_of(s, cargo::partial)];
+    const bool adds_to_partials = has_partials(p.pass, s);
+    for (int b = which.first; b < which.first + which.count; ++b) {
       const block& what = holders[b].block;
       if (what.side != s || what.slice != slice) return subject_.refuse(fault::sides_confused, p.rank, i, what);
-      if (!read(p, here, i, what, i + 1)) return false;
-      if (what.shard == p.rank || !has_partials(p.pass, s)) continue;
-      const int kind = residency::kind_of(s, cargo::partial);
-      if (here.find(kind, what, i) != none) continue;
-      if (holders[b].slot < 0 || holders[b].slot >= here.slots(kind))
+      if (!read(p, operands, i, what, i + 1)) return false;
+      if (!adds_to_partials || what.shard == p.rank || partials.find(what, i) != none) continue;
+      if (holders[b].slot < 0 || holders[b].slot >= partials.slots)
         return subject_.refuse(fault::slot_missing, p.rank, i, what);
-      const residency::place& slot = here.at(kind, holders[b].slot);
+      const residency::place& slot = partials.places[holders[b].slot];
       if (slot.held || slot.free_from > i) return subject_.refuse(fault::slot_overwritten, p.rank, i, slot.what);
-      here.fill(kind, holders[b].slot, what, i);
+      partials.fill(holders[b].slot, what, i);
     }
     return true;
   }

@@ -15,7 +15,9 @@ namespace orrery {
 class slot_assignment {
  public:
   constexpr explicit slot_assignment(program& p)
-      : program_{p}, lives_(1 + p.received.count + p.queries.count + p.keys.count), newest_(4 * p.world) {}
+      : program_{p}, lives_(1 + p.received.count + p.queries.count + p.keys.count), newest_(4 * p.world) {
+    for (int kind = 0; kind < 4; ++kind) heads_[kind] = newest_.items + kind * p.world;
+  }
 
   constexpr void run() {
     find_lives();
@@ -36,26 +38,18 @@ class slot_assignment {
     int next_to_die;
   };
 
-  /// The newest life of each shard of a kind.
-  constexpr int* newest(unsigned kind) { return newest_.items + kind * static_cast<unsigned>(program_.world); }
-
-  /// Index of a new life, which is `holder`'s from now on.
-  constexpr int begin_life(held_block& holder, unsigned kind, int born, int usable, int last, int older) {
-    lives_.items[count_] = {&holder, kind, born, usable, last, older, none};
-    return count_++;
+  /// The newest life of `what` that can be read in `step` becomes at least so long.
+  constexpr void use_operand(const block& what, int step, int last) {
+    if (what.shard == program_.rank) return;
+    life* used = lives_.items + heads_[2 * static_cast<unsigned>(what.side)][what.shard];
+    while (used != lives_.items && (used->usable > step || used->holder->block.slice != what.slice))
+      used = lives_.items + used->older;
+    if (used->last < last) used->last = last;  // nobody's, too
   }
 
-  /// The newest life of `what` that can be read in `step`, in the chain that begins with `index`, becomes at least so
-  /// long.
-  constexpr void use_operand(const block& what, int index, int step, int last) {
-    life* const lives = lives_.items;
-    while (index != none && (lives[index].usable > step || lives[index].holder->block.slice != what.slice))
-      index = lives[index].older;
-    if (index != none && lives[index].last < last) lives[index].last = last;
-  }
-
-  /// The link to the partial that is under way for `what`, or to none, in the chain that `link` leads to.
-  constexpr int& open_partial(const block& what, int* link) {
+  /// The link to the partial that is under way for `what`, or to none.
+  constexpr int& open_partial(const block& what) {
+    int* link = heads_[2 * static_cast<unsigned>(what.side) + 1] + what.shard;
     while (*link != none && lives_.items[*link].holder->block.slice != what.slice) link = &lives_.items[*link].older;
     return *link;
   }
@@ -68,7 +62,7 @@ class slot_assignment {
       const step& now = program_.steps.items[i];
       for (int e = now.exchanges.first; e < now.exchanges.first + now.exchanges.count; ++e)
         post(program_.exchanges.items[e]);
-      if (now.tile.empty()) continue;
+      if (now.tile.queries.count == 0 || now.tile.keys.count == 0) continue;
       compute(i, program_.queries.items, now.tile.queries, side::query);
       compute(i, program_.keys.items, now.tile.keys, side::key);
     }
@@ -78,14 +72,13 @@ class slot_assignment {
     for (int c = completions.first; c < completions.first + completions.count; ++c) {
       const exchange& done = program_.exchanges.items[program_.completions.items[c]];
       if (done.cargo == cargo::operand) continue;
-      for (int r = done.received.first; r < done.received.first + done.received.count; ++r) {
-        held_block& arrived = program_.received.items[r];
-        if (arrived.block.shard == program_.rank) continue;
-        const unsigned kind = residency::kind_of(arrived.block.side, cargo::partial);
-        int& open = open_partial(arrived.block, newest(kind) + arrived.block.shard);
+      const held_block* const end = program_.received.items + done.received.first + done.received.count;
+      for (const held_block* arrived = program_.received.items + done.received.first; arrived != end; ++arrived) {
+        if (arrived->block.shard == program_.rank) continue;
+        int& open = open_partial(arrived->block);
         if (open != none) continue;
         // With nothing to merge with, where it landed becomes the running partial.
-        open = arrived.slot;
+        open = arrived->slot;
         lives_.items[open].last = program_.steps.count;
       }
     }
@@ -93,41 +86,39 @@ class slot_assignment {
 
   constexpr void post(const exchange& posted) {
     const int busy_until = posted.complete_before - 1;
-    const unsigned c = static_cast<unsigned>(posted.cargo);
-    int* const heads[] = {newest(c), newest(2 + c)};  // of each side
-    for (int s = posted.sent.first; s < posted.sent.first + posted.sent.count; ++s) {
-      const block& what = program_.sent.items[s];
-      int* const head = heads[static_cast<unsigned>(what.side)] + what.shard;
-      if (posted.cargo == cargo::operand) {
-        if (what.shard != program_.rank) use_operand(what, *head, posted.posted, busy_until);
-      } else if (int& open = open_partial(what, head); open != none) {
-        lives_.items[open].last = busy_until;
-        open = lives_.items[open].older;
-      }
+    const block* const sent_end = program_.sent.items + posted.sent.first + posted.sent.count;
+    for (const block* what = program_.sent.items + posted.sent.first; what != sent_end; ++what)
+      posted.cargo == cargo::operand ? use_operand(*what, posted.posted, busy_until) : give_up(*what, busy_until);
+    held_block* const received_end = program_.received.items + posted.received.first + posted.received.count;
+    for (held_block* what = program_.received.items + posted.received.first; what != received_end; ++what) {
+      const unsigned kind = 2 * static_cast<unsigned>(what->block.side) + static_cast<unsigned>(posted.cargo);
+      int& newest = heads_[kind][what->block.shard];
+      const int older = posted.cargo == cargo::operand ? newest : none;  // a partial is chained when it has arrived
+      lives_.items[count_] = {what, kind, posted.posted, posted.complete_before, busy_until, older, none};
+      what->slot = count_++;
+      if (posted.cargo == cargo::operand) newest = what->slot;
     }
-    for (int r = posted.received.first; r < posted.received.first + posted.received.count; ++r) {
-      held_block& what = program_.received.items[r];
-      const unsigned s = static_cast<unsigned>(what.block.side);
-      int& head = heads[s][what.block.shard];
-      const int older = posted.cargo == cargo::operand ? head : none;  // a partial is chained when it has arrived
-      what.slot = begin_life(what, 2 * s + c, posted.posted, posted.complete_before, busy_until, older);
-      if (posted.cargo == cargo::operand) head = what.slot;
-    }
+  }
+
+  /// The partial that is under way for `what` is sent.
+  constexpr void give_up(const block& what, int busy_until) {
+    int& open = open_partial(what);
+    if (open == none) return;
+    lives_.items[open].last = busy_until;
+    open = lives_.items[open].older;
   }
 
   constexpr void compute(int step, held_block* holders, const range& which, side s) {
     const bool begins_partials = has_partials(program_.pass, s);
-    const unsigned partial = residency::kind_of(s, cargo::partial);
-    int* const newest_operand = newest(residency::kind_of(s, cargo::operand));
-    int* const newest_partial = newest(partial);
+    const unsigned kind = residency::kind_of(s, cargo::partial);
     for (int b = which.first; b < which.first + which.count; ++b) {
-      held_block& what = holders[b];
-      if (what.block.shard == program_.rank) continue;
-      use_operand(what.block, newest_operand[what.block.shard], step, step);
-      if (!begins_partials) continue;
-      int& open = open_partial(what.block, newest_partial + what.block.shard);
+      use_operand(holders[b].block, step, step);
+      if (!begins_partials || holders[b].block.shard == program_.rank) continue;
+      int& open = open_partial(holders[b].block);
+      if (open != none) continue;
       // Until it is sent: one that never is keeps its slot, and `verify` finds it there.
-      if (open == none) open = begin_life(what, partial, step, step, program_.steps.count, none);
+      lives_.items[count_] = {&holders[b], kind, step, step, program_.steps.count, none, none};
+      open = count_++;
     }
   }
 
@@ -139,18 +130,16 @@ class slot_assignment {
     life* const lives = lives_.items;
     list<int> free_slots[4];
     int freed_up_to = 0;
-    for (int index = 1; index < count_; ++index) {
-      life& placed = lives[index];
-      for (; freed_up_to < placed.born; ++freed_up_to) {
-        for (int dead = dying[freed_up_to]; dead != none; dead = lives[dead].next_to_die) {
+    for (life* placed = lives + 1; placed != lives + count_; ++placed) {
+      for (; freed_up_to < placed->born; ++freed_up_to) {
+        for (int dead = dying[freed_up_to]; dead != none; dead = lives[dead].next_to_die)
           *free_slots[lives[dead].kind].extend(1) = lives[dead].holder->slot;
-        }
       }
-      list<int>& available = free_slots[placed.kind];
-      placed.holder->slot = available.count > 0 ? available.items[--available.count] : program_.slots[placed.kind]++;
-      int& death = dying[placed.last < placed.born ? placed.born : placed.last];
-      placed.next_to_die = death;
-      death = index;
+      list<int>& available = free_slots[placed->kind];
+      placed->holder->slot = available.count > 0 ? available.items[--available.count] : program_.slots[placed->kind]++;
+      int& death = dying[placed->last < placed->born ? placed->born : placed->last];
+      placed->next_to_die = death;
+      death = static_cast<int>(placed - lives);
     }
   }
 
@@ -158,6 +147,7 @@ class slot_assignment {
   list<life> lives_;
   int count_ = 1;
   list<int> newest_;
+  int* heads_[4]{};  // for each (side, cargo), at [2 * side + cargo], the newest life of each shard
 };
 
 /// Lists for each step the exchanges that complete before it: a stable counting sort.

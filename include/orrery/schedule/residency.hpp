@@ -79,7 +79,7 @@ class residency {
     return 2 * static_cast<unsigned>(s) + static_cast<unsigned>(c);
   }
 
-  kind kinds[4]{};  ///< at [2 * side + cargo]
+  kind kinds[4]{};  ///< of all sides and cargoes, at [2 * side + cargo]
 
  private:
   list<place> places_;

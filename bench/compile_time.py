@@ -25,6 +25,7 @@ PROOFS = {
     "wallfacer<2>": "orrery/topology/wallfacer.hpp",
     "concentric<2>": "orrery/topology/concentric.hpp",
     "usp<4>": "orrery/topology/all_to_all.hpp",
+    "ulysses": "orrery/topology/all_to_all.hpp",
 }
 
 
@@ -142,7 +143,7 @@ def main():
     parser.add_argument("--only", choices=["headers", "proofs", "depth"], help="times of one half only, or no times")
     parser.add_argument("--header", action="append", help="this header only, such as orrery/orrery.hpp; repeatable")
     parser.add_argument("--topology", action="append", choices=PROOFS, help="this proof only; repeatable")
-    parser.add_argument("--passes", default="forward", help="and circulate_keys, circulate_queries: the proofs of backwards (%(default)s)")
+    parser.add_argument("--passes", default="forward,circulate_keys", help="and circulate_queries, as long as circulate_keys (%(default)s)")
     parser.add_argument("--ranks", type=int, nargs="+", default=[8, 16, 32, 64], help="(8 16 32 64)")
     arguments = parser.parse_args()
     if arguments.runs < 1:

@@ -1,7 +1,8 @@
 // Copyright The Orrery authors. SPDX-License-Identifier: Apache-2.0
 //
 // What a schedule costs before anything is run, against the number of ranks: to write and finish one rank's program and
-// those of all ranks, and to prove them.
+// those of all ranks, to prove them, and to construct an operator on ranks that are threads of this process (with the
+// threads' own start and end), the first of its topology and another one.
 #include <string>
 
 #include <benchmark/benchmark.h>
@@ -37,17 +38,50 @@ void verify(benchmark::State& state, pass p) {
   }
 }
 
+/// The topology with a number, so that a proof of one number is not one of another.
+template <class Topology>
+struct numbered : Topology {
+  int number = 0;
+  bool operator==(const numbered& other) const { return number == other.number; }
+};
+
+template <class Topology>
+void construct(benchmark::State& state, pass circulate, bool first) {
+  const auto ranks = static_cast<int>(state.range(0));
+  static int number = 0;
+  for ([[maybe_unused]] auto _ : state) {
+    numbered<Topology> topology;
+    topology.number = first ? ++number : 0;
+    orrery::threads::run(ranks, [&](auto& world) {
+      const orrery::attention<numbered<Topology>, orrery::reference<float>> attend{
+          world,
+          {.length = ranks, .query_heads = ranks, .head_dim = 1, .circulate = circulate},
+          orrery::full{},
+          orrery::contiguous{},
+          topology};
+      benchmark::DoNotOptimize(attend.workspace_bytes());
+    });
+  }
+}
+
 template <class Topology>
 void add(int largest, int largest_of_all) {
+  constexpr int most_threads = 64;
   for (const pass p : {pass::forward, pass::circulate_keys}) {
     const std::string name = orrery::name_of(Topology{}) + "/" + orrery::name_of(p);
     const auto ranks = [](benchmark::internal::Benchmark* one, int to) {
-      one->ArgName("ranks")->RangeMultiplier(8)->Range(8, to)->Unit(benchmark::kMillisecond);
+      return one->ArgName("ranks")->RangeMultiplier(8)->Range(8, to)->Unit(benchmark::kMillisecond);
     };
     ranks(benchmark::RegisterBenchmark(("plan_of_one_rank/" + name).c_str(), plan_of_one_rank<Topology>, p), largest);
     ranks(benchmark::RegisterBenchmark(("plans_of_all_ranks/" + name).c_str(), plans_of_all_ranks<Topology>, p),
           largest_of_all);
     ranks(benchmark::RegisterBenchmark(("verify/" + name).c_str(), verify<Topology>, p), largest);
+    if (p == pass::forward) continue;
+    for (const bool first : {true, false}) {
+      const std::string which = first ? "construct_first/" : "construct_another/";
+      ranks(benchmark::RegisterBenchmark((which + name).c_str(), construct<Topology>, p, first), most_threads)
+          ->UseRealTime();
+    }
   }
 }
 

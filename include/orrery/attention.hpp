@@ -22,7 +22,7 @@
 #include "orrery/run/started_forward.hpp"
 #include "orrery/topology/topology.hpp"
 #include "orrery/transport/transport.hpp"
-#include "orrery/verify/verify.hpp"
+#include "orrery/verify/verify_once.hpp"
 
 namespace orrery {
 
@@ -56,7 +56,7 @@ class attention {
   using accumulator = typename Kernel::accumulator;
 
   /// Collective: all ranks construct it, with the same arguments. Proves the schedule for this world, forward and
-  /// backward, and compares what the ranks say.
+  /// backward, once in a process (see `verify_once`), and compares what the ranks say.
   ///
   /// Throws `std::invalid_argument`, on every rank, if the shape or the world does not suit, if the topology cuts the
   /// heads into more slices than there are query heads, if the schedule is wrong, if a kernel that plans its tiles
@@ -180,24 +180,22 @@ class attention {
     const attention_request request{
         shape.completed(), world.size(),         name_of(topology), slices_of(topology, world.size()),
         Kernel::name(),    Kernel::max_head_dim, mask.name(),       layout.name};
-    const auto programs = [&](pass p) { return program_of(topology, world.rank(), world.size(), p); };
     using memory = typename World::memory;
     std::string error = what_is_wrong(request, topology);
+    if (!error.empty()) require_agreement(world, request.fields(error));  // throws: here, and on the other ranks below
+    attention_plan<Mask> plan = plan_of(world, request, mask, layout);
+    program forward = program_of(topology, world.rank(), world.size());
+    program backward = program_of(topology, world.rank(), world.size(), request.shape.circulate);
     kernel_plan<Kernel, memory> kernels_own;
     if constexpr (planned_kernel<Kernel, memory>) {
-      if (error.empty()) {
-        const auto plan = plan_of(world, request, mask, layout);
-        error = what_the_kernel_refuses(kernels_own, plan, programs(pass::forward), programs(request.shape.circulate));
-      }
+      error = what_the_kernel_refuses(kernels_own, plan, forward, backward);
     }
     require_agreement(world, request.fields(error));
     shape_ = request.shape;
-    attention_plan<Mask> plan = plan_of(world, request, mask, layout);
     query_positions_ = plan.query_shards[world.rank()];
     key_positions_ = plan.key_shards[world.rank()];
-    calls_ = std::make_unique<planned_attention<Kernel, World, Mask>>(world, std::move(plan), std::move(kernels_own),
-                                                                      programs(pass::forward),
-                                                                      programs(shape_.circulate), shape_.hand_over);
+    calls_ = std::make_unique<planned_attention<Kernel, World, Mask>>(
+        world, std::move(plan), std::move(kernels_own), std::move(forward), std::move(backward), shape_.hand_over);
   }
 
   template <class World, class Mask>
@@ -235,7 +233,7 @@ class attention {
     error = request.what_is_wrong_with_slices();
     if (!error.empty()) return error;
     for (const pass p : passes) {
-      if (const verdict v = verify(topology, request.world, p); !v.ok()) return request.unproven(p, v);
+      if (const verdict v = verify_once(topology, request.world, p); !v.ok()) return request.unproven(p, v);
     }
     return "";
   }

@@ -1,6 +1,6 @@
 // Copyright The Orrery authors. SPDX-License-Identifier: Apache-2.0
 
-// Proofs by the compiler, backward.
+// Proofs by the compiler, backward, at sizes that its default limits allow.
 
 #include <doctest/doctest.h>
 
@@ -24,6 +24,15 @@ static_assert(both_backwards<ulysses>(8));
 static_assert(both_backwards<usp<2>>(8));
 static_assert(both_backwards<double_ring<2>>(8));
 static_assert(both_backwards<ring>(1));
+
+static_assert(both_backwards<ring>(64));
+static_assert(both_backwards<wallfacer<2>>(64));
+static_assert(both_backwards<wallfacer<4>>(64));
+static_assert(both_backwards<concentric<4, 4>>(64));
+static_assert(both_backwards<all_gather>(64));
+static_assert(both_backwards<ulysses>(64));
+static_assert(both_backwards<usp<4>>(64));
+static_assert(both_backwards<double_ring<8>>(64));
 
 static_assert(verify(topologies::my_ring{}, 8, pass::circulate_keys));
 static_assert(verify(topologies::my_ring{}, 8, pass::circulate_queries).found == fault::world_refused);

@@ -206,7 +206,7 @@ class executor_plan {
     return nullptr;
   }
 
-  [[nodiscard]] std::byte* at(int kind, int slot) const { return slots_[kind][slot]; }
+  [[nodiscard]] std::byte* at(unsigned kind, int slot) const { return slots_[kind][slot]; }
 
   /// Is this the first addition to the result of the rank's own shard? From now on it is not.
   bool first_of_own(const block& b, int last_step, int last_completion) {
@@ -227,16 +227,16 @@ class executor_plan {
       if (x.cargo == cargo::operand) continue;
       for (int r = x.received.first; r < x.received.end(); ++r) {
         const held_block& arrived = p.received[r];
-        const int kind = residency::kind_of(arrived.block.side, cargo::partial);
+        const unsigned kind = residency::kind_of(arrived.block.side, cargo::partial);
         std::byte* const from = at(kind, arrived.slot);
-        here.forget(kind, arrived.slot);
+        here.kinds[kind].forget(arrived.slot);
         if (arrived.block.shard == p.rank) {
           const bool fresh = first_of_own(arrived.block, i, c - completions.first);
           done.merges.push_back({arrived.block, nullptr, from, fresh});
-        } else if (const int open = here.find(kind, arrived.block, i); open != residency::none) {
+        } else if (const int open = here.kinds[kind].find(arrived.block, i); open != residency::none) {
           done.merges.push_back({arrived.block, at(kind, open), from, false});
         } else {
-          here.fill(kind, arrived.slot, arrived.block, i);
+          here.kinds[kind].fill(arrived.slot, arrived.block, i);
         }
       }
     }
@@ -253,23 +253,23 @@ class executor_plan {
     };
     for (int s = x.sent.first; s < x.sent.end(); ++s) {
       const block& what = p.sent[s];
-      const int kind = residency::kind_of(what.side, x.cargo);
+      const unsigned kind = residency::kind_of(what.side, x.cargo);
       if (what.shard == p.rank) {
         mine.sent.push_back(piece_of(own(what)->address, what));
         continue;
       }
-      const int slot = here.find(kind, what, i);
+      const int slot = here.kinds[kind].find(what, i);
       mine.sent.push_back(piece_of(at(kind, slot), what));
-      if (x.cargo == cargo::partial) here.forget(kind, slot);
+      if (x.cargo == cargo::partial) here.kinds[kind].forget(slot);
     }
     for (int r = x.received.first; r < x.received.end(); ++r) {
       const held_block& arriving = p.received[r];
-      const int kind = residency::kind_of(arriving.block.side, x.cargo);
+      const unsigned kind = residency::kind_of(arriving.block.side, x.cargo);
       mine.received.push_back(piece_of(at(kind, arriving.slot), arriving.block));
       if (x.cargo == cargo::operand) {
-        here.fill(kind, arriving.slot, arriving.block, x.complete_before);
+        here.kinds[kind].fill(arriving.slot, arriving.block, x.complete_before);
       } else {
-        here.reserve(kind, arriving.slot, arriving.block, x.complete_before);
+        here.kinds[kind].reserve(arriving.slot, arriving.block, x.complete_before);
       }
     }
   }
@@ -279,18 +279,18 @@ class executor_plan {
     placed.block = held.block;
     const bool own_shard = held.block.shard == p.rank;
     if (!own_shard) {
-      const int kind = residency::kind_of(held.block.side, cargo::operand);
-      placed.operand = at(kind, here.find(kind, held.block, i));
+      const unsigned kind = residency::kind_of(held.block.side, cargo::operand);
+      placed.operand = at(kind, here.kinds[kind].find(held.block, i));
     }
     if (!has_partials(p.pass, held.block.side)) return placed;
     if (own_shard) {
       placed.fresh = first_of_own(held.block, i, -1);
       return placed;
     }
-    const int kind = residency::kind_of(held.block.side, cargo::partial);
-    int slot = here.find(kind, held.block, i);
+    const unsigned kind = residency::kind_of(held.block.side, cargo::partial);
+    int slot = here.kinds[kind].find(held.block, i);
     placed.fresh = slot == residency::none;
-    if (placed.fresh) here.fill(kind, slot = held.slot, held.block, i);
+    if (placed.fresh) here.kinds[kind].fill(slot = held.slot, held.block, i);
     placed.partial = at(kind, slot);
     return placed;
   }

@@ -63,21 +63,24 @@ class builder {
     receiving_ = from != nobody && from != rank_;
     if (!sending_ && !receiving_) return;
     const int now = program_.steps.count;
-    program_.exchanges.push_back({sending_ ? to : nobody,
-                                  receiving_ ? from : nobody,
-                                  how.lane,
-                                  what,
-                                  now,
-                                  now + (how.steps < 0 ? 0 : how.steps),
-                                  {program_.sent.count, 0},
-                                  {program_.received.count, 0}});
+    *program_.exchanges.extend(1) = {sending_ ? to : nobody,
+                                     receiving_ ? from : nobody,
+                                     how.lane,
+                                     what,
+                                     now,
+                                     now + (how.steps < 0 ? 0 : how.steps),
+                                     {program_.sent.count, 0},
+                                     {program_.received.count, 0}};
   }
   constexpr void send(const blocks& sent) {
     if (!sending_) return;
     block* to = program_.sent.extend(sent.count * sent.slices);
-    for (int shard = sent.first, end = sent.first + sent.count * sent.stride; shard != end; shard += sent.stride)
-      for (int slice = 0; slice < sent.slices; ++slice)
-        *to++ = {sent.side, shard >= 0 && shard < world_ ? shard : wrapped(shard), sent.slice + slice};
+    if (sent.count * sent.slices == 1)  // as most are
+      *to = {sent.side, sent.first >= 0 && sent.first < world_ ? sent.first : wrapped(sent.first), sent.slice};
+    else
+      for (int slice = sent.slice; slice < sent.slice + sent.slices; ++slice, to += 1)
+        for (int i = 0, shard = sent.first; i < sent.count; ++i, shard += sent.stride)
+          to[i * sent.slices] = {sent.side, shard >= 0 && shard < world_ ? shard : wrapped(shard), slice};
     program_.exchanges.items[program_.exchanges.count - 1].sent.count += sent.count * sent.slices;
   }
   constexpr void receive(const blocks& received) {
@@ -99,10 +102,10 @@ class builder {
 
   /// Ends this step and begins the next one.
   constexpr void next_step() {
-    program_.steps.push_back({{0, 0},
-                              {exchanges_before_, program_.exchanges.count - exchanges_before_},
-                              {{queries_before_, program_.queries.count - queries_before_},
-                               {keys_before_, program_.keys.count - keys_before_}}});
+    *program_.steps.extend(1) = {{0, 0},
+                                 {exchanges_before_, program_.exchanges.count - exchanges_before_},
+                                 {{queries_before_, program_.queries.count - queries_before_},
+                                  {keys_before_, program_.keys.count - keys_before_}}};
     exchanges_before_ = program_.exchanges.count;
     queries_before_ = program_.queries.count;
     keys_before_ = program_.keys.count;
@@ -186,9 +189,13 @@ class builder {
 
   constexpr void append(list<held_block>& holders, const blocks& added) {
     held_block* to = holders.extend(added.count * added.slices);
-    for (int shard = added.first, end = added.first + added.count * added.stride; shard != end; shard += added.stride)
-      for (int slice = 0; slice < added.slices; ++slice)
-        *to++ = {{added.side, shard >= 0 && shard < world_ ? shard : wrapped(shard), added.slice + slice}, no_slot};
+    if (added.count * added.slices == 1)
+      *to = {{added.side, added.first >= 0 && added.first < world_ ? added.first : wrapped(added.first), added.slice},
+             no_slot};
+    else
+      for (int slice = added.slice; slice < added.slice + added.slices; ++slice, to += 1)
+        for (int i = 0, shard = added.first; i < added.count; ++i, shard += added.stride)
+          to[i * added.slices] = {{added.side, shard >= 0 && shard < world_ ? shard : wrapped(shard), slice}, no_slot};
   }
 
   constexpr void drop_empty_end() {
@@ -198,8 +205,8 @@ class builder {
     }
     // An exchange that may still be under way after the last step is awaited after as many idle ones.
     int last = program_.steps.count;
-    for (const exchange& posted : program_.exchanges)
-      last = posted.complete_before > last ? posted.complete_before : last;
+    for (int e = 0; e < program_.exchanges.count; ++e)
+      if (program_.exchanges.items[e].complete_before > last) last = program_.exchanges.items[e].complete_before;
     while (program_.steps.count < last) next_step();
   }
 

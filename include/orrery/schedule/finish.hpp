@@ -1,8 +1,6 @@
 // Copyright The Orrery authors. SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-#include <array>
-
 #include "orrery/schedule/program.hpp"
 #include "orrery/schedule/residency.hpp"
 
@@ -17,7 +15,9 @@ namespace orrery {
 class slot_assignment {
  public:
   constexpr explicit slot_assignment(program& p)
-      : program_{p}, lives_(1 + p.received.count + p.queries.count + p.keys.count), newest_(4 * p.world) {}
+      : program_{p}, lives_(1 + p.received.count + p.queries.count + p.keys.count), newest_(4 * p.world) {
+    for (int kind = 0; kind < 4; ++kind) heads_[kind] = newest_.items + kind * p.world;
+  }
 
   constexpr void run() {
     find_lives();
@@ -30,7 +30,7 @@ class slot_assignment {
   /// One block in one slot, from step `born` to step `last`.
   struct life {
     held_block* holder;
-    int kind;  ///< index into program::slots
+    unsigned kind;  ///< index into program::slots
     int born;
     int usable;  ///< first step in which it may be read
     int last;
@@ -38,35 +38,19 @@ class slot_assignment {
     int next_to_die;
   };
 
-  /// The newest life of each shard, one list of shards for each kind.
-  constexpr int& newest(int kind, int shard) { return newest_.items[kind * program_.world + shard]; }
-
-  constexpr int begin_life(held_block& holder, int kind, int born, int usable, int last) {
-    lives_.items[count_] = {&holder, kind, born, usable, last, none, none};
-    return count_++;
-  }
-
-  constexpr void chain(int index, int& head) {
-    lives_.items[index].older = head;
-    head = index;
-  }
-
   /// The newest life of `what` that can be read in `step` becomes at least so long.
   constexpr void use_operand(const block& what, int step, int last) {
     if (what.shard == program_.rank) return;
-    life* const lives = lives_.items;
-    int index = newest(residency::kind_of(what.side, cargo::operand), what.shard);
-    while (index != none && (lives[index].usable > step || lives[index].holder->block.slice != what.slice)) {
-      index = lives[index].older;
-    }
-    if (index != none && lives[index].last < last) lives[index].last = last;
+    life* used = lives_.items + heads_[2 * static_cast<unsigned>(what.side)][what.shard];
+    while (used != lives_.items && (used->usable > step || used->holder->block.slice != what.slice))
+      used = lives_.items + used->older;
+    if (used->last < last) used->last = last;  // nobody's, too
   }
 
   /// The link to the partial that is under way for `what`, or to none.
   constexpr int& open_partial(const block& what) {
-    life* const lives = lives_.items;
-    int* link = &newest(residency::kind_of(what.side, cargo::partial), what.shard);
-    while (*link != none && lives[*link].holder->block.slice != what.slice) link = &lives[*link].older;
+    int* link = heads_[2 * static_cast<unsigned>(what.side) + 1] + what.shard;
+    while (*link != none && lives_.items[*link].holder->block.slice != what.slice) link = &lives_.items[*link].older;
     return *link;
   }
 
@@ -76,25 +60,25 @@ class slot_assignment {
       merge_arrivals(i < steps ? program_.steps.items[i].completions : program_.final_completions);
       if (i == steps) return;
       const step& now = program_.steps.items[i];
-      for (int e = now.exchanges.first; e < now.exchanges.end(); ++e) post(program_.exchanges.items[e]);
-      if (now.tile.empty()) continue;
-      compute(i, program_.queries.items, now.tile.queries);
-      compute(i, program_.keys.items, now.tile.keys);
+      for (int e = now.exchanges.first; e < now.exchanges.first + now.exchanges.count; ++e)
+        post(program_.exchanges.items[e]);
+      if (now.tile.queries.count == 0 || now.tile.keys.count == 0) continue;
+      compute(i, program_.queries.items, now.tile.queries, side::query);
+      compute(i, program_.keys.items, now.tile.keys, side::key);
     }
   }
 
   constexpr void merge_arrivals(const range& completions) {
-    const int last = completions.end();
-    for (int c = completions.first; c < last; ++c) {
+    for (int c = completions.first; c < completions.first + completions.count; ++c) {
       const exchange& done = program_.exchanges.items[program_.completions.items[c]];
       if (done.cargo == cargo::operand) continue;
-      for (int r = done.received.first; r < done.received.end(); ++r) {
-        held_block& arrived = program_.received.items[r];
-        if (arrived.block.shard == program_.rank) continue;
-        int& open = open_partial(arrived.block);
+      const held_block* const end = program_.received.items + done.received.first + done.received.count;
+      for (const held_block* arrived = program_.received.items + done.received.first; arrived != end; ++arrived) {
+        if (arrived->block.shard == program_.rank) continue;
+        int& open = open_partial(arrived->block);
         if (open != none) continue;
         // With nothing to merge with, where it landed becomes the running partial.
-        open = arrived.slot;
+        open = arrived->slot;
         lives_.items[open].last = program_.steps.count;
       }
     }
@@ -102,37 +86,39 @@ class slot_assignment {
 
   constexpr void post(const exchange& posted) {
     const int busy_until = posted.complete_before - 1;
-    const int sent_end = posted.sent.end();
-    for (int s = posted.sent.first; s < sent_end; ++s) {
-      const block& what = program_.sent.items[s];
-      if (posted.cargo == cargo::operand) {
-        use_operand(what, posted.posted, busy_until);
-      } else if (int& open = open_partial(what); open != none) {
-        lives_.items[open].last = busy_until;
-        open = lives_.items[open].older;
-      }
-    }
-    const int received_end = posted.received.end();
-    for (int r = posted.received.first; r < received_end; ++r) {
-      held_block& what = program_.received.items[r];
-      const int kind = residency::kind_of(what.block.side, posted.cargo);
-      what.slot = begin_life(what, kind, posted.posted, posted.complete_before, busy_until);
-      if (posted.cargo == cargo::operand) chain(what.slot, newest(kind, what.block.shard));
+    const block* const sent_end = program_.sent.items + posted.sent.first + posted.sent.count;
+    for (const block* what = program_.sent.items + posted.sent.first; what != sent_end; ++what)
+      posted.cargo == cargo::operand ? use_operand(*what, posted.posted, busy_until) : give_up(*what, busy_until);
+    held_block* const received_end = program_.received.items + posted.received.first + posted.received.count;
+    for (held_block* what = program_.received.items + posted.received.first; what != received_end; ++what) {
+      const unsigned kind = 2 * static_cast<unsigned>(what->block.side) + static_cast<unsigned>(posted.cargo);
+      int& newest = heads_[kind][what->block.shard];
+      const int older = posted.cargo == cargo::operand ? newest : none;  // a partial is chained when it has arrived
+      lives_.items[count_] = {what, kind, posted.posted, posted.complete_before, busy_until, older, none};
+      what->slot = count_++;
+      if (posted.cargo == cargo::operand) newest = what->slot;
     }
   }
 
-  constexpr void compute(int step, held_block* holders, const range& which) {
-    const int end = which.end();
-    for (int b = which.first; b < end; ++b) {
-      held_block& what = holders[b];
-      if (what.block.shard == program_.rank) continue;
-      use_operand(what.block, step, step);
-      if (!has_partials(program_.pass, what.block.side)) continue;
-      int& open = open_partial(what.block);
+  /// The partial that is under way for `what` is sent.
+  constexpr void give_up(const block& what, int busy_until) {
+    int& open = open_partial(what);
+    if (open == none) return;
+    lives_.items[open].last = busy_until;
+    open = lives_.items[open].older;
+  }
+
+  constexpr void compute(int step, held_block* holders, const range& which, side s) {
+    const bool begins_partials = has_partials(program_.pass, s);
+    const unsigned kind = residency::kind_of(s, cargo::partial);
+    for (int b = which.first; b < which.first + which.count; ++b) {
+      use_operand(holders[b].block, step, step);
+      if (!begins_partials || holders[b].block.shard == program_.rank) continue;
+      int& open = open_partial(holders[b].block);
+      if (open != none) continue;
       // Until it is sent: one that never is keeps its slot, and `verify` finds it there.
-      if (open == none) {
-        open = begin_life(what, residency::kind_of(what.block.side, cargo::partial), step, step, program_.steps.count);
-      }
+      lives_.items[count_] = {&holders[b], kind, step, step, program_.steps.count, none, none};
+      open = count_++;
     }
   }
 
@@ -142,21 +128,18 @@ class slot_assignment {
     list<int> dying_in(steps + 1);
     int* const dying = dying_in.items;
     life* const lives = lives_.items;
-    std::array<list<int>, 4> free_slots;
+    list<int> free_slots[4];
     int freed_up_to = 0;
-    for (int index = 1; index < count_; ++index) {
-      life& placed = lives[index];
-      for (; freed_up_to < placed.born; ++freed_up_to) {
-        for (int dead = dying[freed_up_to]; dead != none; dead = lives[dead].next_to_die) {
-          free_slots[static_cast<unsigned>(lives[dead].kind)].push_back(lives[dead].holder->slot);
-        }
+    for (life* placed = lives + 1; placed != lives + count_; ++placed) {
+      for (; freed_up_to < placed->born; ++freed_up_to) {
+        for (int dead = dying[freed_up_to]; dead != none; dead = lives[dead].next_to_die)
+          *free_slots[lives[dead].kind].extend(1) = lives[dead].holder->slot;
       }
-      list<int>& available = free_slots[static_cast<unsigned>(placed.kind)];
-      placed.holder->slot =
-          available.empty() ? program_.slots[static_cast<unsigned>(placed.kind)]++ : available.pop_back();
-      const int death = placed.last < placed.born ? placed.born : placed.last;
-      placed.next_to_die = dying[death];
-      dying[death] = index;
+      list<int>& available = free_slots[placed->kind];
+      placed->holder->slot = available.count > 0 ? available.items[--available.count] : program_.slots[placed->kind]++;
+      int& death = dying[placed->last < placed->born ? placed->born : placed->last];
+      placed->next_to_die = death;
+      death = static_cast<int>(placed - lives);
     }
   }
 
@@ -164,6 +147,7 @@ class slot_assignment {
   list<life> lives_;
   int count_ = 1;
   list<int> newest_;
+  int* heads_[4]{};  // for each (side, cargo), at [2 * side + cargo], the newest life of each shard
 };
 
 /// Lists for each step the exchanges that complete before it: a stable counting sort.

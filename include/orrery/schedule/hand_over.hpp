@@ -4,7 +4,6 @@
 #include <cstddef>
 #include <cstdint>
 #include <span>
-#include <vector>
 
 #include "orrery/schedule/program.hpp"
 
@@ -29,11 +28,9 @@ inline constexpr int every_tensor = -1;
 /// e, or `every_tensor`; none at all if there is no such exchange.
 struct tensor_program {
   orrery::program program;
-  std::vector<int> tensor;
+  list<int> tensor;
 
-  [[nodiscard]] int tensor_of(int exchange) const {
-    return tensor.empty() ? every_tensor : tensor[static_cast<std::size_t>(exchange)];
-  }
+  [[nodiscard]] int tensor_of(int exchange) const { return tensor.empty() ? every_tensor : tensor[exchange]; }
   [[nodiscard]] bool carries(int exchange, int one) const {
     const int only = tensor_of(exchange);
     return only == every_tensor || only == one;
@@ -58,7 +55,7 @@ struct tensor_program {
   const auto carries = [&](int t, const block& b, bool own) {
     return own ? t != every_tensor && b.side == sides[static_cast<std::size_t>(t)] : t == every_tensor;
   };
-  std::vector<std::vector<int>> parts(static_cast<std::size_t>(p.exchanges.size()));  // of each exchange
+  list<list<int>> parts(p.exchanges.size());  // of each exchange
   for (step& now : out.steps) {
     const range posted = now.exchanges;
     now.exchanges = {out.exchanges.size(), 0};
@@ -84,7 +81,7 @@ struct tensor_program {
         if (part.sent.count == 0) part.to = nobody;
         if (part.received.count == 0) part.from = nobody;
         part.lane = x.lane * (tensors + 1) + t + 1;
-        parts[static_cast<std::size_t>(e)].push_back(out.exchanges.size());
+        parts[e].push_back(out.exchanges.size());
         out.exchanges.push_back(part);
         split.tensor.push_back(t);
       }
@@ -96,7 +93,7 @@ struct tensor_program {
     const range before = completions;
     completions.first = out.completions.size();
     for (int c = before.first; c < before.end(); ++c)
-      for (const int e : parts[static_cast<std::size_t>(p.completions[c])]) out.completions.push_back(e);
+      for (const int e : parts[p.completions[c]]) out.completions.push_back(e);
     completions.count = out.completions.size() - completions.first;
   };
   for (step& now : out.steps) rename(now.completions);
@@ -107,8 +104,8 @@ struct tensor_program {
       collective part = c;
       part.exchanges = {0, 0};
       for (int e = c.exchanges.first; e < c.exchanges.end(); ++e) {
-        for (const int n : parts[static_cast<std::size_t>(e)]) {
-          if (split.tensor[static_cast<std::size_t>(n)] != t) continue;
+        for (const int n : parts[e]) {
+          if (split.tensor[n] != t) continue;
           if (part.exchanges.count++ == 0) part.exchanges.first = n;
         }
       }

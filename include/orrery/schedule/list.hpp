@@ -1,8 +1,6 @@
 // Copyright The Orrery authors. SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-#include <utility>
-
 namespace orrery {
 
 /// The growable array that schedules are made of.
@@ -24,14 +22,19 @@ struct list {
   constexpr list(const list& other) : list(other.count) {
     for (int i = 0; i < count; ++i) items[i] = other.items[i];
   }
-  constexpr list(list&& other) noexcept
-      : items{std::exchange(other.items, nullptr)},
-        count{std::exchange(other.count, 0)},
-        capacity_{std::exchange(other.capacity_, 0)} {}
-  constexpr list& operator=(list other) noexcept {
-    std::swap(items, other.items);
-    std::swap(count, other.count);
-    std::swap(capacity_, other.capacity_);
+  constexpr list(list&& other) noexcept : items{other.items}, count{other.count}, capacity_{other.capacity_} {
+    other.items = nullptr;
+    other.count = other.capacity_ = 0;
+  }
+  constexpr list& operator=(const list& other) { return *this = list(other); }
+  constexpr list& operator=(list&& other) noexcept {
+    if (this == &other) return *this;
+    delete[] items;
+    items = other.items;
+    count = other.count;
+    capacity_ = other.capacity_;
+    other.items = nullptr;
+    other.count = other.capacity_ = 0;
     return *this;
   }
   constexpr ~list() { delete[] items; }
@@ -40,8 +43,7 @@ struct list {
   constexpr void push_back(const T& value) { *extend(1) = value; }
   /// Room for `more` further elements, which the caller writes; the address of the first.
   constexpr T* extend(int more) {
-    if (count + more > capacity_) reserve(count + more < 16 ? 16 : 4 * (count + more));
-    return items + (count += more) - more;
+    return count + more <= capacity_ ? items + (count += more) - more : extend_elsewhere(more);
   }
   constexpr T pop_back() { return static_cast<T&&>(items[--count]); }
   constexpr void reserve(int capacity) {
@@ -77,6 +79,11 @@ struct list {
   }
 
  private:
+  constexpr T* extend_elsewhere(int more) {
+    reserve(count + more < 16 ? 16 : 4 * (count + more));
+    return items + (count += more) - more;
+  }
+
   int capacity_ = 0;
 };
 

@@ -13,16 +13,13 @@ namespace orrery {
       a.queries.count != b.queries.count || a.keys.count != b.keys.count) {
     return false;
   }
-  for (int e = 0; e < a.exchanges.count; ++e) {
-    const exchange& x = a.exchanges.items[e];
-    const exchange& y = b.exchanges.items[e];
-    if (x.lane != y.lane || x.cargo != y.cargo || x.posted != y.posted || x.complete_before != y.complete_before ||
-        x.sent.first != y.sent.first || x.sent.count != y.sent.count || x.received.first != y.received.first ||
-        x.received.count != y.received.count || (x.to == nobody) != (y.to == nobody) ||
-        (x.from == nobody) != (y.from == nobody)) {
+  const exchange* const end = a.exchanges.items + a.exchanges.count;
+  for (const exchange *x = a.exchanges.items, *y = b.exchanges.items; x != end; ++x, ++y)
+    if (x->lane != y->lane || x->cargo != y->cargo || x->posted != y->posted ||
+        x->complete_before != y->complete_before || x->sent.first != y->sent.first || x->sent.count != y->sent.count ||
+        x->received.first != y->received.first || x->received.count != y->received.count ||
+        (x->to == nobody) != (y->to == nobody) || (x->from == nobody) != (y->from == nobody))
       return false;
-    }
-  }
   for (int i = 0; i < a.steps.count; ++i) {
     if (!(a.steps.items[i].exchanges == b.steps.items[i].exchanges) ||
         !(a.steps.items[i].tile == b.steps.items[i].tile))
@@ -56,13 +53,11 @@ template <class Agree>
     return (from.shard + distance == to.shard || from.shard + distance == to.shard + world) && to.shard < world &&
            from.side == to.side && (slices == 1 ? from.slice : (from.slice + distance) % slices) == to.slice;
   };
-  for (int e = 0; e < a.exchanges.count; ++e) {
-    const exchange& x = a.exchanges.items[e];
-    const exchange& y = b.exchanges.items[e];
-    if ((x.to != nobody && (x.to + distance) % world != y.to) ||
-        (x.from != nobody && (x.from + distance) % world != y.from))
+  const exchange* const end = a.exchanges.items + a.exchanges.count;
+  for (const exchange *x = a.exchanges.items, *y = b.exchanges.items; x != end; ++x, ++y)
+    if ((x->to != nobody && (x->to + distance) % world != y->to) ||
+        (x->from != nobody && (x->from + distance) % world != y->from))
       return false;
-  }
   return all_blocks(a, b, moved);
 }
 

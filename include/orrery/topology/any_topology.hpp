@@ -18,7 +18,8 @@ namespace orrery {
 ///     orrery::attention<orrery::any_topology, orrery::flash<float>> attend{world, shape, mask, layout, candidates[i]};
 ///
 /// It has the name, the programs and the refusals of what it holds. What only a compiler can say (static_assert) it
-/// says at run time, as every operator does. Copies share what they hold.
+/// says at run time, as every operator does. Copies share what they hold. Two are equal if they hold the same: one
+/// object, or equal values of one type (see `comparable_by_value`).
 class any_topology {
  public:
   template <class Topology>
@@ -37,6 +38,9 @@ class any_topology {
   [[nodiscard]] list<orrery::program> programs(int world, pass p = pass::forward) const {
     return held_->programs(world, p);
   }
+  [[nodiscard]] bool operator==(const any_topology& other) const {
+    return held_ == other.held_ || (held_->type() == other.held_->type() && held_->equals(*other.held_));
+  }
 
  private:
   struct any {
@@ -44,6 +48,8 @@ class any_topology {
     any(const any&) = delete;
     any& operator=(const any&) = delete;
     virtual ~any() = default;
+    [[nodiscard]] virtual const void* type() const = 0;
+    [[nodiscard]] virtual bool equals(const any& of_same_type) const = 0;
     [[nodiscard]] virtual std::string name() const = 0;
     [[nodiscard]] virtual const char* refuses(int world, pass p) const = 0;
     [[nodiscard]] virtual int slices(int world) const = 0;
@@ -57,6 +63,17 @@ class any_topology {
     Topology held;
 
     explicit some(const Topology& t) : held{t} {}
+    [[nodiscard]] const void* type() const override {
+      static const char name_of_type = 0;  // its address
+      return &name_of_type;
+    }
+    [[nodiscard]] bool equals(const any& of_same_type) const override {
+      if constexpr (comparable_by_value<Topology>) {
+        return is_same_value(held, static_cast<const some&>(of_same_type).held);
+      } else {
+        return false;
+      }
+    }
     [[nodiscard]] std::string name() const override { return name_of(held); }
     [[nodiscard]] const char* refuses(int world, pass p) const override { return orrery::refuses(held, world, p); }
     [[nodiscard]] int slices(int world) const override { return slices_of(held, world); }

@@ -217,6 +217,8 @@ struct least_egress {
   int ranks_per_node = 1;
   double query_heads_per_key_head = 1;  ///< weighs queries against keys, as in `traffic`
 
+  constexpr bool operator==(const least_egress&) const = default;
+
   [[nodiscard]] std::string name() const {
     std::string heads = std::to_string(query_heads_per_key_head);
     heads.erase(heads.find_last_not_of('0') + 1);
@@ -287,6 +289,10 @@ struct placed {
   [[nodiscard]] constexpr orrery::program program(int rank, int world,
                                                   pass p) const requires topology_with_backward<Topology> {
     return written(rank, world, p);
+  }
+  [[nodiscard]] constexpr bool operator==(const placed& other) const
+      requires(comparable_by_value<Topology>&& comparable_by_value<Placement>) {
+    return is_same_value(topology, other.topology) && is_same_value(placement, other.placement);
   }
   [[nodiscard]] constexpr list<orrery::program> programs(int world, pass p) const {
     return relabel(drafts_of(topology, world, p), ranks(world, p));

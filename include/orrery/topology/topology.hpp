@@ -4,6 +4,7 @@
 #include <concepts>
 #include <stdexcept>
 #include <string>
+#include <type_traits>
 
 #include "orrery/schedule/derive_backward.hpp"
 #include "orrery/schedule/finish.hpp"
@@ -12,7 +13,8 @@
 namespace orrery {
 
 /// A topology is a small, empty type that writes programs: `program(rank, world)` for the forward, or
-/// `program(rank, world, pass)` for the forward and for backwards of its own. Both are ordinary constexpr functions.
+/// `program(rank, world, pass)` for the forward and for backwards of its own. Both are ordinary constexpr functions:
+/// what they write follows from their arguments and the topology's value.
 ///
 /// A topology may also have
 /// - `std::string name() const`, for messages, tables and the check that all ranks use the same one;
@@ -36,6 +38,24 @@ template <class Topology>
 concept topology_with_backward = requires(const Topology& t) {
   { t.program(0, 1, pass::forward) } -> std::convertible_to<program>;
 };
+
+/// Can two values of this type be told to be the same? All those of an empty type are; another type must have a member
+/// `bool operator==(const T&) const` of its own (defaulted, as a rule). One that it inherits does not count: it knows
+/// nothing of the members that were added.
+template <class T>
+concept comparable_by_value = std::is_empty_v<T> || requires {
+  static_cast<bool (T::*)(const T&) const>(&T::operator==);
+};
+
+/// Are these two values of a topology, or a placement, the same?
+template <comparable_by_value T>
+[[nodiscard]] constexpr bool is_same_value(const T& a, const T& b) {
+  if constexpr (std::is_empty_v<T>) {
+    return true;
+  } else {
+    return a == b;
+  }
+}
 
 /// The topology's name; "custom topology" if it has none.
 template <topology Topology>

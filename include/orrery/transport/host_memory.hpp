@@ -4,8 +4,8 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
-#include <memory>
 #include <new>
+#include <utility>
 
 namespace orrery {
 
@@ -14,19 +14,22 @@ namespace orrery {
 class host_memory {
  public:
   host_memory() = default;
-  explicit host_memory(std::int64_t bytes)
-      : data_{bytes > 0 ? static_cast<std::byte*>(::operator new(static_cast<std::size_t>(bytes), alignment))
-                        : nullptr} {
-    if (data_ != nullptr) std::memset(data_.get(), 0, static_cast<std::size_t>(bytes));
+  explicit host_memory(std::int64_t bytes) {
+    if (bytes < 1) return;
+    const auto size = static_cast<std::size_t>(bytes);
+    data_ = static_cast<std::byte*>(std::memset(::operator new(size, alignment), 0, size));
   }
-  [[nodiscard]] std::byte* data() const noexcept { return data_.get(); }
+  host_memory(host_memory&& other) noexcept : data_{std::exchange(other.data_, nullptr)} {}
+  host_memory& operator=(host_memory&& other) noexcept {
+    std::swap(data_, other.data_);
+    return *this;
+  }
+  ~host_memory() { ::operator delete(data_, alignment); }
+  [[nodiscard]] std::byte* data() const noexcept { return data_; }
 
  private:
   static constexpr std::align_val_t alignment{64};
-  struct release {
-    void operator()(std::byte* data) const noexcept { ::operator delete(data, alignment); }
-  };
-  std::unique_ptr<std::byte, release> data_;
+  std::byte* data_ = nullptr;
 };
 
 }  // namespace orrery

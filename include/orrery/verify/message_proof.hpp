@@ -19,20 +19,19 @@ class message_proof {
     counterparts_ = list<counterparts>(period_);
     for (int rank = 0; rank < period_; ++rank) {
       index_receives(rank);
-      counterparts_[rank].receiver_posts = list<int>(programs_[rank].exchanges.count, none);
-      counterparts_[rank].sender_posts = list<int>(programs_[rank].exchanges.count, none);
+      counterparts_[rank].receiver_posts = list<int>(programs_[rank].exchanges.count);
+      counterparts_[rank].sender_posts = list<int>(programs_[rank].exchanges.count);
     }
     for (int rank = 0; rank < period_; ++rank) {
       if (!match_sends(rank)) return false;
     }
     for (const program& p : programs_) {
-      for (int e = 0; e < p.exchanges.count; ++e) {
-        const exchange& x = p.exchanges[e];
-        if (x.received.count > 0 && counterparts_[p.rank].sender_posts[e] == none) {
-          return subject_.refuse(fault::receive_unmatched, p.rank, x.posted, p.received[x.received.first].block,
-                                 x.from);
-        }
-      }
+      const exchange* x = p.exchanges.items;
+      const int* const sender_posts = counterparts_[p.rank].sender_posts.items;
+      for (int e = 0; e < p.exchanges.count; ++e, ++x)
+        if (x->received.count > 0 && sender_posts[e] == 0)
+          return subject_.refuse(fault::receive_unmatched, p.rank, x->posted, p.received[x->received.first].block,
+                                 x->from);
     }
     return true;
   }
@@ -64,8 +63,6 @@ class message_proof {
   }
 
  private:
-  static constexpr int none = -1;
-
   /// The exchanges in which a rank receives, by sender and lane: those of (sender, lane) are
   /// exchanges[first[sender * lanes + lane]] up to the next entry of `first`, in the order in which they are posted.
   struct receives {
@@ -73,7 +70,7 @@ class message_proof {
     list<int> exchanges;
   };
 
-  /// For each exchange of a rank, the step in which each end's counterpart is posted (none: there is no such end).
+  /// For each exchange of a rank, 1 + the step in which each end's counterpart is posted (0: there is no such end).
   struct counterparts {
     list<int> receiver_posts;
     list<int> sender_posts;
@@ -112,17 +109,19 @@ class message_proof {
       const int* const channel = receives_.items[representative].first.items + sender * lanes_ + x.lane;
       const int at = channel[0] + message[x.to * lanes_ + x.lane]++;
       if (at >= channel[1]) return subject_.refuse(fault::send_unmatched, rank, x.posted, p.sent[x.sent.first], x.to);
-      const program& q = programs_.items[representative];
       const int counterpart = receives_.items[representative].exchanges.items[at];
-      const exchange& y = q.exchanges.items[counterpart];
+      const exchange& y = programs_.items[representative].exchanges.items[counterpart];
+      const held_block* const received = programs_.items[representative].received.items + y.received.first;
       const block* const sent = p.sent.items + x.sent.first;
-      const held_block* const received = q.received.items + y.received.first;
       bool agree = x.cargo == y.cargo && x.sent.count == y.received.count;
-      for (int b = 0; agree && b < x.sent.count; ++b) agree = is_moved(p, received[b].block, sent[b], moved);
+      for (int b = 0; agree && b < x.sent.count; ++b)
+        agree = received[b].block.side == sent[b].side &&
+                (received[b].block.shard + moved - sent[b].shard) % world_ == 0 &&
+                (received[b].block.slice + moved - sent[b].slice) % p.slices == 0;
       if (!agree)
         return subject_.refuse(fault::blocks_disagree, x.to, y.posted, moved_on(p, received[0].block, moved), rank);
-      counterparts_.items[rank].receiver_posts.items[e] = y.posted;
-      counterparts_.items[representative].sender_posts.items[counterpart] = x.posted;
+      counterparts_.items[rank].receiver_posts.items[e] = 1 + y.posted;
+      counterparts_.items[representative].sender_posts.items[counterpart] = 1 + x.posted;
       if (x.posted >= y.complete_before || y.posted >= x.complete_before) in_step_ = false;
     }
     return true;
@@ -130,10 +129,6 @@ class message_proof {
 
   [[nodiscard]] static constexpr block moved_on(const program& p, const block& b, int distance) {
     return {b.side, (b.shard + distance) % p.world, (b.slice + distance) % p.slices};
-  }
-  [[nodiscard]] static constexpr bool is_moved(const program& p, const block& from, const block& to, int distance) {
-    return from.side == to.side && (from.shard + distance - to.shard) % p.world == 0 &&
-           (from.slice + distance - to.slice) % p.slices == 0;
   }
 
   /// May the rank begin `step`, with the others where they are? If not, `peer` is whom it waits for.
@@ -143,11 +138,11 @@ class message_proof {
     for (int c = completions.first; c < completions.end(); ++c) {
       const int e = p.completions[c];
       const exchange& x = p.exchanges[e];
-      if (x.sent.count > 0 && entered[x.to] < counterparts_[rank].receiver_posts[e]) {
+      if (x.sent.count > 0 && entered[x.to] + 1 < counterparts_[rank].receiver_posts[e]) {
         peer = x.to;
         return false;
       }
-      if (x.received.count > 0 && entered[x.from] < counterparts_[rank].sender_posts[e]) {
+      if (x.received.count > 0 && entered[x.from] + 1 < counterparts_[rank].sender_posts[e]) {
         peer = x.from;
         return false;
       }

@@ -42,7 +42,7 @@ class pair_coverage {
       const program& p = programs_.items[rank];
       for (int i = 0; i < p.steps.count; ++i) {
         const tile& t = p.steps.items[i].tile;
-        if (t.empty()) continue;
+        if (t.queries.count == 0 || t.keys.count == 0) continue;
         const int keys_end = t.keys.end();
         for (int q = t.queries.first; q < t.queries.end(); ++q) {
           const block& query = p.queries.items[q].block;
@@ -96,9 +96,9 @@ class pair_coverage {
       const program& p = programs_.items[rank];
       for (int i = p.steps.count - 1; i >= 0; --i) {
         const tile& t = p.steps.items[i].tile;
-        if (t.empty()) continue;
+        if (t.queries.count == 0 || t.keys.count == 0) continue;
         int& first = first_tile.items[p.queries.items[t.queries.first].block.slice];
-        tiles.push_back({rank, i, first});
+        *tiles.extend(1) = {rank, i, first};
         first = tiles.count - 1;
       }
     }
@@ -108,8 +108,8 @@ class pair_coverage {
       if (slice > 0) {
         for (word& w : computed) w = 0;
       }
-      for (int t = first_tile[slice]; t != none; t = tiles[t].next) {
-        if (!mark(tiles[t].rank, tiles[t].step, computed, tile_keys)) return false;
+      for (int t = first_tile[slice]; t != none; t = tiles.items[t].next) {
+        if (!mark(tiles.items[t].rank, tiles.items[t].step, computed, tile_keys)) return false;
       }
       if (!all_visible(computed.items, slice, visible)) return false;
     }
@@ -121,16 +121,16 @@ class pair_coverage {
     const int words = tile_keys.count;
     const range& queries = p.steps.items[step].tile.queries;
     const range& keys = p.steps.items[step].tile.keys;
-    if (keys.count <= words || queries.count == 1) {
-      for (int q = queries.first; q < queries.end(); ++q) {
+    // Pair by pair, where collecting the keys in words first is no less work.
+    if (queries.count * keys.count <= keys.count + (queries.count + 1) * words) {
+      const held_block* const end = p.keys.items + keys.first + keys.count;
+      for (int q = queries.first; q < queries.first + queries.count; ++q) {
         word* const row = computed.items + p.queries.items[q].block.shard * words;
-        const int end = keys.end();
-        for (int k = keys.first; k < end; ++k) {
-          const int shard = p.keys.items[k].block.shard;
-          const word bit = word{1} << static_cast<unsigned>(shard % 64);
-          word& w = row[shard / 64];
-          if ((w & bit) != 0) return subject_.refuse(fault::pair_computed_twice, rank, step, p.queries[q].block, shard);
-          w |= bit;
+        for (const held_block* key = p.keys.items + keys.first; key != end; ++key) {
+          const auto shard = static_cast<unsigned>(key->block.shard);
+          if ((row[shard / 64] >> shard % 64 & 1U) != 0)
+            return subject_.refuse(fault::pair_computed_twice, rank, step, p.queries[q].block, key->block.shard);
+          row[shard / 64] |= word{1} << shard % 64;
         }
       }
       return true;

@@ -1,6 +1,8 @@
 // Copyright The Orrery authors. SPDX-License-Identifier: Apache-2.0
 #include "cuda/nccl_double.hpp"
 
+#include <algorithm>
+#include <condition_variable>
 #include <cstddef>
 #include <cstring>
 #include <deque>
@@ -45,7 +47,13 @@ struct clique {
   std::set<std::tuple<bool, int, int>> asked;  // ends of messages, by whether they send, source and target
   std::set<int> asked_all;                     // ranks that have called a collective
   struct splitting {
-    std::map<int, std::pair<int, ncclComm_t>> asked;  // by rank: color, and the communicator to be
+    struct one {
+      int color;
+      ncclComm_t child;   // to be; null: none
+      ncclComm_t* where;  // it is written to when all have asked
+    };
+    std::map<int, one> asked;  // by rank
+    bool done = false;
   };
   std::map<int, std::size_t> splittings_of;
   std::deque<splitting> splittings;
@@ -65,6 +73,7 @@ struct ncclComm {
   int rank = 0;
   int world_rank = 0;  // in the first communicator
   int device = 0;
+  bool blocking = false;
   bool aborted = false;
   std::unique_ptr<pending_call> pending;
 };
@@ -89,6 +98,7 @@ struct failure {
 
 struct library {
   std::mutex mutex;
+  std::condition_variable changed;  // something that a blocking call waits for
   std::map<std::string, int> counts;
   std::vector<failure> to_fail;
   std::map<int, ncclResult_t> async_errors;
@@ -120,10 +130,37 @@ struct library {
     alive.insert(made);
     return made;
   }
+  /// Splittings that this communicator has asked for and others have not.
+  template <class Visit>
+  static void each_open(const ncclComm& comm, const Visit& visit) {
+    if (comm.all == nullptr) return;
+    for (clique::splitting& one : comm.all->splittings) {
+      const auto found = one.asked.find(comm.rank);
+      if (!one.done && found != one.asked.end()) visit(one, found);
+    }
+  }
+  /// It is gone: what it has asked for is not made any more.
+  void leave(ncclComm& comm) {
+    each_open(comm, [&](clique::splitting& one, auto entry) {
+      alive.erase(entry->second.child);
+      one.asked.erase(entry);
+    });
+    comm.pending.reset();
+    changed.notify_all();
+  }
 };
+
+/// A call inside of a group.
+struct grouped_call {
+  ncclComm_t comm;
+  std::function<bool()> connected;
+  std::function<ncclResult_t()> enqueue;
+};
+using grouped_calls = std::vector<grouped_call>;
 
 thread_local int depth = 0;
 thread_local std::vector<group_call> grouped;
+thread_local grouped_calls grouped_collectives;
 
 using guard = std::lock_guard<std::mutex>;
 
@@ -186,12 +223,34 @@ bool meet(group_ends& group) {
   return done;
 }
 
+/// Have the other ranks come to all of these messages, as far as they are the first between two ranks?
+bool connected(const group_ends& group) {
+  return std::all_of(group.ends.begin(), group.ends.end(), [&](const group_ends::one& one) {
+    return group.all->asked.count({!one.sends, one.ranks.first, one.ranks.second}) > 0;
+  });
+}
+
+/// What is grouped becomes pending, as a whole. With the lock held.
+ncclResult_t make_pending(const std::shared_ptr<grouped_calls>& calls) {
+  for (const grouped_call& one : *calls) {
+    one.comm->pending = std::make_unique<pending_call>();
+    one.comm->pending->caller = std::this_thread::get_id();
+    // All of a group is enqueued at once.
+    one.comm->pending->connected = [calls] {
+      return std::all_of(calls->begin(), calls->end(), [](const grouped_call& other) { return other.connected(); });
+    };
+    one.comm->pending->enqueue = one.enqueue;
+  }
+  return calls->empty() ? ncclSuccess : ncclInProgress;
+}
+
 ncclResult_t run_group() {
   library& nccl = library::get();
+  const guard lock{nccl.mutex};
+  const auto calls = std::make_shared<grouped_calls>(std::exchange(grouped_collectives, {}));
   std::map<std::pair<ncclComm_t, cudaStream_t>, std::vector<group_call>> by_stream;
   for (const group_call& one : std::exchange(grouped, {})) by_stream[{one.comm, one.stream}].push_back(one);
-  for (const auto& [where, calls] : by_stream) {
-    const guard lock{nccl.mutex};
+  for (const auto& [where, messages] : by_stream) {
     const ncclComm_t comm = where.first;
     if (const ncclResult_t result = usable(comm); result != ncclSuccess) return result;
     auto group = std::make_shared<group_ends>();
@@ -199,7 +258,7 @@ ncclResult_t run_group() {
     group->comm = comm;
     group->all = comm->all;
     std::string text = "group:";
-    for (const group_call& one : calls) {
+    for (const group_call& one : messages) {
       const std::pair<int, int> ranks = one.sends ? std::pair{comm->rank, one.peer} : std::pair{one.peer, comm->rank};
       group->ends.push_back({one.sends, ranks, one.data, one.bytes, nullptr});
       group->all->asked.insert({one.sends, ranks.first, ranks.second});
@@ -208,21 +267,14 @@ ncclResult_t run_group() {
               std::to_string(one.bytes) + (one.sends ? " to " : " from ") + std::to_string(one.peer);
     }
     nccl.calls[comm->world_rank].push_back(text);
-    comm->pending = std::make_unique<pending_call>();
-    comm->pending->caller = std::this_thread::get_id();
-    comm->pending->connected = [group] {
-      for (const group_ends::one& one : group->ends) {
-        if (group->all->asked.count({!one.sends, one.ranks.first, one.ranks.second}) == 0) return false;
-      }
-      return true;
-    };
-    comm->pending->enqueue = [stream = where.second, touched, group] {
-      return cuda_double::enqueue(stream, touched, [group] { return meet(*group); }) == cudaSuccess
-                 ? ncclSuccess
-                 : ncclUnhandledCudaError;
-    };
+    calls->push_back({comm, [group] { return connected(*group); },
+                      [stream = where.second, touched, group] {
+                        return cuda_double::enqueue(stream, touched, [group] { return meet(*group); }) == cudaSuccess
+                                   ? ncclSuccess
+                                   : ncclUnhandledCudaError;
+                      }});
   }
-  return by_stream.empty() ? ncclSuccess : ncclInProgress;
+  return make_pending(calls);
 }
 
 ncclResult_t add_to_group(const char* function, const group_call& one) {
@@ -280,13 +332,14 @@ ncclResult_t collective(const char* function, const char* name, const void* from
     return true;
   };
   cuda_double::accesses touched{name, {{mine, mine + sent}}, {{target, target + all->size * bytes}}};
-  comm->pending = std::make_unique<pending_call>();
-  comm->pending->caller = std::this_thread::get_id();
-  comm->pending->connected = [all] { return all->asked_all.size() == all->size; };
-  comm->pending->enqueue = [stream, touched, step] {
-    return cuda_double::enqueue(stream, touched, step) == cudaSuccess ? ncclSuccess : ncclUnhandledCudaError;
-  };
-  return ncclInProgress;
+  grouped_collectives.push_back({comm, [all] { return all->asked_all.size() == all->size; },
+                                 [stream, touched, step] {
+                                   return cuda_double::enqueue(stream, touched, step) == cudaSuccess
+                                              ? ncclSuccess
+                                              : ncclUnhandledCudaError;
+                                 }});
+  if (depth > 0) return ncclSuccess;
+  return make_pending(std::make_shared<grouped_calls>(std::exchange(grouped_collectives, {})));
 }
 
 }  // namespace
@@ -368,45 +421,59 @@ ncclResult_t ncclGetUniqueId(ncclUniqueId* id) {
   return nccl.enter("ncclGetUniqueId");
 }
 
-ncclResult_t ncclCommInitRankConfig(ncclComm_t* comm, int size, ncclUniqueId id, int rank, ncclConfig_t*) {
+ncclResult_t ncclCommInitRankConfig(ncclComm_t* comm, int size, ncclUniqueId id, int rank, ncclConfig_t* config) {
   int device = 0;
   static_cast<void>(cudaGetDevice(&device));
   library& nccl = library::get();
-  const guard lock{nccl.mutex};
+  std::unique_lock lock{nccl.mutex};
   if (const ncclResult_t result = nccl.enter("ncclCommInitRankConfig"); result != ncclSuccess) return result;
   *comm = nccl.make(rank, device);
   (*comm)->rank = rank;
+  (*comm)->blocking = config == nullptr || config->blocking != 0;
   std::shared_ptr<clique>& all = nccl.by_id[std::string{id.internal}];
   if (all == nullptr) all = std::make_shared<clique>();
   all->size = static_cast<std::size_t>(size);
   all->members[rank] = *comm;
-  if (all->members.size() < all->size) return ncclInProgress;
-  for (auto& [of, member] : all->members) member->all = all;
+  if (all->members.size() == all->size) {
+    for (auto& [of, member] : all->members) member->all = all;
+    nccl.changed.notify_all();
+  } else if ((*comm)->blocking) {
+    nccl.changed.wait(lock, [made = *comm] { return made->all != nullptr; });
+  } else {
+    return ncclInProgress;
+  }
   return ncclSuccess;
 }
 
 ncclResult_t ncclCommSplit(ncclComm_t parent, int color, int, ncclComm_t* made, ncclConfig_t*) {
   library& nccl = library::get();
-  const guard lock{nccl.mutex};
+  std::unique_lock lock{nccl.mutex};
   *made = nullptr;
   if (const ncclResult_t result = nccl.enter("ncclCommSplit"); result != ncclSuccess) return result;
-  clique& all = *parent->all;
-  const std::size_t index = all.splittings_of[parent->rank]++;
-  if (all.splittings.size() <= index) all.splittings.resize(index + 1);
-  if (color != NCCL_SPLIT_NOCOLOR) *made = nccl.make(parent->world_rank, parent->device);
-  auto& asked = all.splittings[index].asked;
-  asked[parent->rank] = {color, *made};
-  if (asked.size() < all.size) return color == NCCL_SPLIT_NOCOLOR ? ncclSuccess : ncclInProgress;
-  std::map<int, std::shared_ptr<clique>> by_color;
-  for (const auto& [rank, one] : asked) {
-    if (one.first == NCCL_SPLIT_NOCOLOR || nccl.alive.count(one.second) == 0) continue;
-    std::shared_ptr<clique>& of = by_color[one.first];
-    if (of == nullptr) of = std::make_shared<clique>();
-    one.second->rank = static_cast<int>(of->members.size());
-    of->members[one.second->rank] = one.second;
-    of->size = of->members.size();
-    one.second->all = of;
+  const std::shared_ptr<clique> all = parent->all;
+  const std::size_t index = all->splittings_of[parent->rank]++;
+  if (all->splittings.size() <= index) all->splittings.resize(index + 1);
+  clique::splitting& splitting = all->splittings[index];
+  const ncclComm_t child = color == NCCL_SPLIT_NOCOLOR ? nullptr : nccl.make(parent->world_rank, parent->device);
+  splitting.asked[parent->rank] = {color, child, made};
+  if (splitting.asked.size() < all->size) {
+    if (!parent->blocking) return ncclInProgress;
+    nccl.changed.wait(lock, [&] { return splitting.done || nccl.alive.count(parent) == 0; });
+    return splitting.done ? ncclSuccess : ncclInternalError;
   }
+  std::map<int, std::shared_ptr<clique>> by_color;
+  for (const auto& [rank, one] : splitting.asked) {
+    if (one.child == nullptr) continue;
+    std::shared_ptr<clique>& of = by_color[one.color];
+    if (of == nullptr) of = std::make_shared<clique>();
+    one.child->rank = static_cast<int>(of->members.size());
+    of->members[one.child->rank] = one.child;
+    of->size = of->members.size();
+    one.child->all = of;
+    *one.where = one.child;
+  }
+  splitting.done = true;
+  nccl.changed.notify_all();
   return ncclSuccess;
 }
 
@@ -421,6 +488,8 @@ ncclResult_t ncclCommGetAsyncError(ncclComm_t comm, ncclResult_t* state) {
     *state = found != nccl.async_errors.end()                                         ? found->second
              : comm->all == nullptr || (comm->pending && !comm->pending->connected()) ? ncclInProgress
                                                                                       : ncclSuccess;
+    library::each_open(
+        *comm, [&](const auto&, auto) { *state = found != nccl.async_errors.end() ? found->second : ncclInProgress; });
     if (comm->pending == nullptr) return ncclSuccess;
     if (comm->pending->caller != std::this_thread::get_id()) {
       nccl.faults.push_back("a communicator is asked by a thread while another one's call is not enqueued yet");
@@ -439,7 +508,7 @@ ncclResult_t ncclCommAbort(ncclComm_t comm) {
     static_cast<void>(nccl.enter("ncclCommAbort"));
     if (nccl.alive.erase(comm) == 0) nccl.faults.push_back("a communicator is aborted that is gone");
     comm->aborted = true;  // its groups may still ask: not deleted
-    comm->pending.reset();
+    nccl.leave(*comm);
   }
   cuda_double::wake();
   return ncclSuccess;
@@ -450,6 +519,7 @@ ncclResult_t ncclCommDestroy(ncclComm_t comm) {
   static_cast<void>(nccl.enter("ncclCommDestroy"));
   if (nccl.alive.erase(comm) == 0) nccl.faults.push_back("a communicator is destroyed that is gone");
   if (comm->pending != nullptr) nccl.faults.push_back("a communicator is destroyed before its last call is enqueued");
+  nccl.leave(*comm);
   return ncclSuccess;
 }
 ncclResult_t ncclCommCount(ncclComm_t comm, int* count) {
@@ -484,6 +554,7 @@ ncclResult_t ncclGroupEnd() {
     --depth;
     if (const ncclResult_t result = nccl.enter("ncclGroupEnd"); result != ncclSuccess) {
       grouped.clear();
+      grouped_collectives.clear();
       return result;
     }
   }

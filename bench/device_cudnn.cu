@@ -59,8 +59,15 @@ times direct(const tensors& t, std::int64_t tokens, bool causal) {
   call.key_dim = call.value_dim = dim;
   call.q = call.grad_out = {tokens * heads * dim, dim, heads * dim};
   call.k = call.v = {tokens * key_heads * dim, dim, key_heads * dim};
+  // Results lie as a trainer's tensors do.
+  call.in_place = true;
+  call.out = call.q;
   const auto time = [&](bool backward) {
     call.backward = backward;
+    if (backward) {
+      call.grad_q = call.q;
+      call.grad_k = call.grad_v = call.k;
+    }
     const int plan = engine.plan(call);
     const orrery::device_memory workspace{engine.workspace_bytes(plan)};
     const orrery::cudnn_tensors all{t.q.data(),        t.k.data(),      t.v.data(),      t.out.data(),   t.lse.data(),

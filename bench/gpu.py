@@ -8,6 +8,8 @@ Runs bench_gpu and then PyTorch's scaled_dot_product_attention (its flash and it
 the same device, and writes results/gpu.md, a Markdown table that names the device and the versions, and results/gpu.json.
 All figures are medians of events of one run. What cannot be measured, because PyTorch or a backend is missing, is said to
 be "not measured". --quick takes small sizes, for a minute. --read FILE makes the tables of an earlier gpu.json again.
+--rehearse needs neither the program nor a device: PyTorch's part over tiny shapes on the host, and the tables, to see
+that they work (cuDNN is then "not measured", and no figure means anything).
 """
 import argparse
 import contextlib
@@ -16,14 +18,20 @@ import pathlib
 import statistics
 import subprocess
 import sys
+import time
 
 REPETITIONS, WARM_UP = 20, 3
 
 
-def seconds(torch, call, repetitions=REPETITIONS):
+def seconds(torch, device, call, repetitions=REPETITIONS):
     """The device's seconds of call(), the median."""
     measured = []
     for i in range(-WARM_UP, repetitions):
+        if device == "cpu":
+            begin = time.perf_counter()
+            call()
+            measured.append(time.perf_counter() - begin)
+            continue
         begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
         begin.record()
         call()
@@ -40,29 +48,29 @@ def attention_flop(row):
     return (4 if row["pass"] == "forward" else 10) * pairs * row["heads"] * row["dim"]
 
 
-def pytorch_rows(shapes, quick):
-    """Rows of PyTorch over the shapes (of bench_gpu's kernel rows), and facts about it."""
+def pytorch_rows(shapes, size, device="cuda"):
+    """Rows of PyTorch over the shapes (of bench_gpu's kernel rows) and of a product of so large matrices, and facts
+    about it."""
     try:
         import torch
         import torch.nn.functional as functional
         from torch.nn.attention import SDPBackend, sdpa_kernel
     except ImportError as missing:
         return [], {"pytorch": f"not measured: {missing}"}
-    if not torch.cuda.is_available():
+    if device == "cuda" and not torch.cuda.is_available():
         return [], {"pytorch": "not measured: PyTorch sees no CUDA device"}
     facts = {"pytorch": f"{torch.__version__}, CUDA {torch.version.cuda}, cuDNN {torch.backends.cudnn.version()}"}
     rows = []
-    size = 4096 if quick else 8192
-    a, b = (torch.randn(size, size, device="cuda", dtype=torch.bfloat16) for _ in range(2))
+    a, b = (torch.randn(size, size, device=device, dtype=torch.bfloat16) for _ in range(2))
     rows.append({"section": "ceiling", "of": f"matrix product, bfloat16, {size} (PyTorch)",
-                 "tflop_per_s": 2 * size ** 3 / seconds(torch, lambda: torch.matmul(a, b)) * 1e-12})
+                 "tflop_per_s": 2 * size ** 3 / seconds(torch, device, lambda: torch.matmul(a, b)) * 1e-12})
     del a, b
     for backend, name in ((SDPBackend.FLASH_ATTENTION, "PyTorch, flash"), (SDPBackend.CUDNN_ATTENTION, "PyTorch, cuDNN")):
         for shape in shapes:
             row = {**shape, "section": "kernel", "kernel": name}
             try:
                 # Batch 1 and the order [batch, sequence, head, dim] in memory, as bench_gpu has them.
-                q, k, v, grad = (torch.randn(1, shape["tokens"], shape["heads"], shape["dim"], device="cuda",
+                q, k, v, grad = (torch.randn(1, shape["tokens"], shape["heads"], shape["dim"], device=device,
                                              dtype=torch.bfloat16).transpose(1, 2) for _ in range(4))
                 for one in (q, k, v):
                     one.requires_grad_(True)
@@ -70,10 +78,11 @@ def pytorch_rows(shapes, quick):
                 with sdpa_kernel(backend):
                     if shape["pass"] == "forward":
                         with torch.no_grad():
-                            taken = seconds(torch, attend)
+                            taken = seconds(torch, device, attend)
                     else:
                         out = attend()
-                        taken = seconds(torch, lambda: torch.autograd.grad(out, (q, k, v), grad, retain_graph=True))
+                        taken = seconds(torch, device,
+                                        lambda: torch.autograd.grad(out, (q, k, v), grad, retain_graph=True))
                 row.update(ms=taken * 1e3, tflop_per_s=attention_flop(shape) / taken * 1e-12)
             except RuntimeError as failure:
                 row["why"] = str(failure).splitlines()[0]
@@ -152,6 +161,19 @@ def markdown(results):
     return "\n".join(text) + "\n"
 
 
+def rehearse():
+    """The tables of tiny shapes on the host. Throws unless each shape has a figure of PyTorch's flash backend."""
+    shapes = [{"pass": direction, "mask": mask, "dim": 32, "tokens": 64, "heads": 2}
+              for direction in ("forward", "backward") for mask in ("full", "causal")]
+    ours = [{**shape, "section": "kernel", "kernel": "device_flash", "ms": 1.0, "tflop_per_s": attention_flop(shape) * 1e-9,
+             "max_error": 1e-3} for shape in shapes]
+    rows, facts = pytorch_rows(shapes, 64, "cpu")
+    flash = [row for row in rows if row.get("kernel") == "PyTorch, flash"]
+    if len(flash) != len(shapes) or not all(row.get("tflop_per_s", 0) > 0 for row in flash):
+        sys.exit(f"PyTorch's flash backend has not computed every shape: {flash}")
+    return {"device": "none, a rehearsal", "quick": True, **facts, "rows": ours + rows}
+
+
 def main():
     here = pathlib.Path(__file__).resolve().parent
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -160,9 +182,13 @@ def main():
     parser.add_argument("--only", help="sections of bench_gpu, with commas")
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--read", type=pathlib.Path)
+    parser.add_argument("--rehearse", action="store_true")
     options = parser.parse_args()
     if options.read:
         print(markdown(json.loads(options.read.read_text())), end="")
+        return 0
+    if options.rehearse:
+        print(markdown(rehearse()), end="")
         return 0
     options.out.mkdir(parents=True, exist_ok=True)
     answer = options.out / "gpu.json"
@@ -175,7 +201,8 @@ def main():
     results = json.loads(answer.read_text())
     shapes = [{key: row[key] for key in ("pass", "mask", "dim", "tokens", "heads")}
               for row in results["rows"] if row["section"] == "kernel"]
-    rows, facts = pytorch_rows(list({tuple(s.items()): s for s in shapes}.values()), options.quick)
+    rows, facts = pytorch_rows(list({tuple(s.items()): s for s in shapes}.values()),
+                               4096 if options.quick else 8192)
     results = {"quick": options.quick, **results, **facts, "rows": results["rows"] + rows}
     answer.write_text(json.dumps(results, indent=1) + "\n")
     text = markdown(results)

@@ -78,11 +78,13 @@ class shard : public calls_on<shard<T>> {
     k_ = input(2, shape_.key_heads);
     v_ = input(3, shape_.key_heads);
     grad_out_ = input(4, shape_.query_heads);
-    out_.resize(q_.size());
-    grad_q_.resize(q_.size());
-    grad_k_.resize(k_.size());
-    grad_v_.resize(v_.size());
-    lse_.resize(static_cast<std::size_t>(shape_.query_heads * tokens_));
+    // Results that nobody writes, or brings here, are found out.
+    const auto nan = static_cast<T>(std::numeric_limits<float>::quiet_NaN());
+    out_.assign(q_.size(), nan);
+    grad_q_.assign(q_.size(), nan);
+    grad_k_.assign(k_.size(), nan);
+    grad_v_.assign(v_.size(), nan);
+    lse_.assign(static_cast<std::size_t>(shape_.query_heads * tokens_), std::numeric_limits<accumulator>::quiet_NaN());
     delta_.resize(lse_.size());
   }
 

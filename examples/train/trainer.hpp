@@ -15,6 +15,7 @@
 
 #include <orrery/orrery.hpp>
 
+#include "on_threads.hpp"
 #include "options.hpp"
 #include "places.hpp"
 #include "text.hpp"
@@ -40,15 +41,9 @@ struct host_ranks {
 };
 
 /// Ranks that are threads of this process.
-struct thread_ranks : host_ranks {
-  template <class Body>
-  static void run(int ranks, const Body& body) {
-    orrery::threads::run(ranks, body);
-  }
-  template <class World>
-  static bool reports(const World& world) {
-    return world.rank() == 0;
-  }
+struct thread_ranks : on_threads {
+  template <class S>
+  using kernel = orrery::flash<S>;
 };
 
 /// The training of `Ranks` in the host's element types.

@@ -28,7 +28,8 @@ namespace orrery {
 
 /// A kernel of attention: element and accumulator types, the execution context that it is called with, and the largest
 /// head dimension; `forward`, `backward` and the copies and sums of a backend (see `reference`, the readable one). It
-/// says by `supports<Mask>` for which masks it is right. One that needs handles or a workspace is a `planned_kernel`.
+/// says by `supports<Mask>` for which masks it is right. One that needs handles or a workspace is a `planned_kernel`;
+/// one that not every device can run is a `demanding_kernel`.
 template <class Kernel>
 concept attention_kernel = requires {
   typename Kernel::storage;
@@ -60,7 +61,7 @@ class attention {
   ///
   /// Throws `std::invalid_argument`, on every rank, if the shape or the world does not suit, if the topology cuts the
   /// heads into more slices than there are query heads, if the schedule is wrong, if a kernel that plans its tiles
-  /// refuses one, or if ranks disagree.
+  /// refuses one, if a rank's device cannot run the kernel, or if ranks disagree.
   template <transport World, mask Mask = full, layout Layout = contiguous>
   attention(World& world, const attention_shape& shape, const Mask& mask = {}, const Layout& layout = {},
             const Topology& topology = {}) {
@@ -155,8 +156,9 @@ class attention {
   [[nodiscard]] const attention_shape& shape() const noexcept { return shape_; }
   /// Bytes of all the plan's buffers on this rank, forward and backward, taken when it was made: for each pass
   /// `traffic`'s slots times the size of a block (rounded up to 64 bytes), and one packed copy of each own block that
-  /// the rank sends as an operand; delta (one number for each query and head); where the kernel sums in another type
-  /// than it stores, the results under way; and what the kernel needs, where it is a `planned_kernel`.
+  /// the rank sends as an operand; delta (one number for each query and head) and, where the kernel sums in another
+  /// type than it stores, the results under way, unless the kernel writes them itself; and what the kernel needs, where
+  /// it is a `planned_kernel`.
   [[nodiscard]] std::int64_t workspace_bytes() const noexcept { return calls_->workspace_bytes(); }
 
  private:
@@ -187,7 +189,7 @@ class attention {
     program forward = program_of(topology, world.rank(), world.size());
     program backward = program_of(topology, world.rank(), world.size(), request.shape.circulate);
     kernel_plan<Kernel, memory> kernels_own;
-    if constexpr (planned_kernel<Kernel, memory>) {
+    if constexpr (planned_kernel<Kernel, memory> || demanding_kernel<Kernel>) {
       error = what_the_kernel_refuses(kernels_own, plan, forward, backward);
     }
     require_agreement(world, request.fields(error));
@@ -207,11 +209,12 @@ class attention {
     return plan;
   }
 
-  /// Lets the kernel plan. Empty, or its sentence.
+  /// Asks the kernel, and lets it plan. Empty, or its sentence.
   template <class Memory, class Mask>
   [[nodiscard]] static std::string what_the_kernel_refuses(kernel_plan<Kernel, Memory>& kernels_own,
                                                            const attention_plan<Mask>& plan, const program& forward,
                                                            const program& backward) try {
+    if constexpr (demanding_kernel<Kernel>) Kernel::require(plan.head_dim, plan.value_dim);
     kernels_own.expect(plan, forward);
     kernels_own.expect(plan, backward);
     kernels_own.take_memory();

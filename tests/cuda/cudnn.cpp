@@ -149,6 +149,108 @@ TEST_CASE("tensors that lie as plans expect are read in place; others are copied
   }
 }
 
+TEST_CASE("on one rank a call is cuDNN's, from and to the trainer's tensors, and nothing else") {
+  // Where the trainer's tensors lie as expected, a forward enqueues one function, and so does a backward. Where they do
+  // not, copies of them come along: of q, k, v and out; and of q, k, v, grad_out, out and the three gradients, of which
+  // odd memory fits some.
+  struct expected {
+    std::uint64_t memory;
+    int forward;
+    int backward;
+  };
+  for (const expected& how : {expected{6, 1, 1}, {7, 5, 9}}) {
+    for (const std::int64_t offset : {0, 1000}) {
+      cuda_double::reset({});
+      cudnn_double::reset();
+      const auto p = oracle::random_problem<bfloat16>(conformance::oracle_shape(shape), how.memory);
+      orrery::device::run(1, [&](auto& on) {
+        const orrery::causal mask{offset};
+        attention attend{on, shape, mask, orrery::zigzag{}, orrery::ring{}};
+        conformance::rank_tensors<kernel<bfloat16>> host{p, attend.query_positions(), attend.key_positions(),
+                                                         conformance::trainer_memory::of(how.memory)};
+        cuda_test::device_tensors<kernel<bfloat16>> tensors{host, on.stream()};
+        const auto enqueued = [&](const auto& call) {
+          const int before = cuda_double::calls("cudaLaunchHostFunc");
+          call();
+          return cuda_double::calls("cudaLaunchHostFunc") - before;
+        };
+        // In the order [batch, head, token], where the suite's has others.
+        std::vector<float> numbers(static_cast<std::size_t>(shape.batch * shape.query_heads * shape.length));
+        const auto bytes = static_cast<std::int64_t>(numbers.size() * sizeof(float));
+        const orrery::device_memory of_lse{bytes};
+        const auto rows = [&](float* data) {
+          return orrery::batch_head_sequence(data, shape.batch, shape.query_heads, shape.length);
+        };
+        const auto lse = rows(reinterpret_cast<float*>(of_lse.data()));
+        for (int i = 0; i < 2; ++i) {
+          CHECK(enqueued([&] {
+                  attend.forward(tensors.q.view(), tensors.k.view(), tensors.v.view(), tensors.out.view(), lse);
+                }) == how.forward);
+          CHECK(enqueued([&] {
+                  attend.backward(tensors.q.view(), tensors.k.view(), tensors.v.view(), tensors.out.view(), lse,
+                                  tensors.grad_out.view(), tensors.grad_q.view(), tensors.grad_k.view(),
+                                  tensors.grad_v.view());
+                }) == how.backward);
+        }
+        tensors.fetch();
+        orrery::check_cuda(cudaMemcpyAsync(numbers.data(), of_lse.data(), static_cast<std::size_t>(bytes),
+                                           cudaMemcpyDeviceToHost, on.stream()),
+                           "cudaMemcpyAsync");
+        on.synchronize();
+        const auto packed = rows(numbers.data());
+        for (std::int64_t b = 0; b < shape.batch; ++b) {
+          for (std::int64_t h = 0; h < shape.query_heads; ++h) {
+            for (std::int64_t t = 0; t < shape.length; ++t) *host.lse.view().at(b, h, t) = *packed.at(b, h, t);
+          }
+        }
+        CHECK(host.mismatch(p, oracle::solve(p, mask), attend.query_positions(), attend.key_positions()) == "");
+        const cudnn_double::record& engine = cudnn_double::all.engines.at(0);
+        CHECK(engine.planned.size() == 2);
+        REQUIRE(engine.tensors.size() == 4);
+        CHECK((engine.tensors[0].out == tensors.out.view().data) == (how.memory == 6));
+        CHECK(engine.tensors[0].lse == lse.data);
+        CHECK(engine.tensors[1].lse == lse.data);
+        CHECK((engine.tensors[1].out == tensors.out.view().data) == (how.memory == 6));
+        CHECK((engine.tensors[1].grad_q == tensors.grad_q.view().data) == (how.memory == 6));
+        CHECK((engine.tensors[1].grad_k == tensors.grad_k.view().data) == (how.memory == 6));
+        CHECK((engine.tensors[1].grad_v == tensors.grad_v.view().data) == (how.memory == 6));
+        // No memory for sums, which would be float: a copy of each tensor, of 16 bits, log-sum-exp, and cuDNN's own.
+        const std::int64_t query = shape.batch * shape.query_heads * shape.length;
+        const std::int64_t key = shape.batch * shape.key_heads * shape.length;
+        const std::int64_t elements =
+            query * 2 * (shape.head_dim + shape.value_dim) + key * 2 * (shape.head_dim + shape.value_dim);
+        const std::int64_t workspace = query * shape.length * 2;
+        CHECK(attend.workspace_bytes() >= 2 * elements + 4 * query + workspace);
+        CHECK(attend.workspace_bytes() <= 2 * elements + 4 * query + workspace + 10 * 256);
+      });
+      CHECK(found_by_doubles() == "");
+    }
+  }
+}
+
+TEST_CASE("on one rank, where not every token is seen or calls are cut, results are right all the same") {
+  for (const std::int64_t offset : {-3, -26, 3}) {
+    check<bfloat16>(1, shape, orrery::causal{offset}, orrery::contiguous{}, orrery::ring{});
+    check<float16>(1, {.length = 19, .query_heads = 2, .head_dim = 8, .key_length = 23}, orrery::causal{offset},
+                   orrery::zigzag{}, orrery::ring{});
+  }
+  for (const std::int64_t length : {1, 2, 9}) {
+    check<bfloat16>(1, {.length = length, .query_heads = 4, .key_heads = 2, .head_dim = 8}, orrery::causal{},
+                    orrery::contiguous{}, orrery::ulysses{});
+  }
+  // Backward calls of one key head, and of two.
+  for (const std::uint64_t seed : {6u, 7u, 8u}) {
+    cuda_double::reset({.seed = seed});
+    cudnn_double::reset();
+    cudnn_double::all.workspace = [](const orrery::cudnn_call& call) {
+      return call.backward && call.key_heads > 2 ? (std::int64_t{1} << 30) + 1 : 32;
+    };
+    CHECK(cuda_test::failures<orrery::any_topology, kernel<bfloat16>, orrery::device::world>(
+              on_devices, 1, shape, orrery::causal{}, orrery::contiguous{}, seed, orrery::ring{}) == "");
+    CHECK(found_by_doubles() == "");
+  }
+}
+
 TEST_CASE("copies of a trainer's tensors are of the call") {
   using tensors = conformance::rank_tensors<kernel<bfloat16>>;
   cuda_double::reset({});

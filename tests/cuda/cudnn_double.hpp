@@ -59,10 +59,10 @@ class attention {
         k_{strided(t.k, call.key_heads, call.keys, call.key_dim, call.k)},
         v_{strided(t.v, call.key_heads, call.keys, call.value_dim, call.v)},
         grad_out_{strided(t.grad_out, call.query_heads, call.queries, call.value_dim, call.grad_out)},
-        out_{packed(t.out, call.query_heads, call.queries, call.value_dim)},
-        grad_q_{packed(t.grad_q, call.query_heads, call.queries, call.key_dim)},
-        grad_k_{packed(t.grad_k, call.key_heads, call.keys, call.key_dim)},
-        grad_v_{packed(t.grad_v, call.key_heads, call.keys, call.value_dim)},
+        out_{written(t.out, call.query_heads, call.queries, call.value_dim, call.out)},
+        grad_q_{written(t.grad_q, call.query_heads, call.queries, call.key_dim, call.grad_q)},
+        grad_k_{written(t.grad_k, call.key_heads, call.keys, call.key_dim, call.grad_k)},
+        grad_v_{written(t.grad_v, call.key_heads, call.keys, call.value_dim, call.grad_v)},
         lse_{orrery::batch_head_sequence(t.lse, call.batch, call.query_heads, call.queries)} {}
 
   [[nodiscard]] cuda_double::accesses accesses() const {
@@ -98,7 +98,7 @@ class attention {
   void backward() const {
     std::vector<double> grad_q(elements(grad_q_)), grad_k(elements(grad_k_)), grad_v(elements(grad_v_));
     const auto at = [](std::vector<double>& sums, const orrery::tensor_view<T>& like, std::int64_t b, std::int64_t t,
-                       std::int64_t h) { return sums.data() + (like.at(b, t, h) - like.data); };
+                       std::int64_t h) { return sums.data() + ((b * like.sequence + t) * like.heads + h) * like.dim; };
     each_query([&](std::int64_t b, std::int64_t h, std::int64_t i) {
       double delta = 0;
       for (std::int64_t c = 0; c < call_.value_dim; ++c) {
@@ -129,15 +129,22 @@ class attention {
   static double number(T x) { return static_cast<double>(static_cast<float>(x)); }
   static std::size_t elements(const orrery::tensor_view<T>& t) { return static_cast<std::size_t>(t.size()); }
   static void round(const std::vector<double>& from, const orrery::tensor_view<T>& to) {
-    for (std::size_t i = 0; i < from.size(); ++i) to.data[i] = T{static_cast<float>(from[i])};
+    auto next = from.begin();
+    for (std::int64_t b = 0; b < to.batch; ++b) {
+      for (std::int64_t t = 0; t < to.sequence; ++t) {
+        for (std::int64_t h = 0; h < to.heads; ++h) {
+          for (std::int64_t c = 0; c < to.dim; ++c) to.at(b, t, h)[c] = T{static_cast<float>(*next++)};
+        }
+      }
+    }
   }
   [[nodiscard]] orrery::tensor_view<const T> strided(const void* data, std::int64_t heads, std::int64_t tokens,
                                                      std::int64_t dim, const orrery::cudnn_strides& s) const {
     return {static_cast<const T*>(data), call_.batch, tokens, heads, dim, s.batch, s.sequence, s.head};
   }
-  [[nodiscard]] orrery::tensor_view<T> packed(void* data, std::int64_t heads, std::int64_t tokens,
-                                              std::int64_t dim) const {
-    return orrery::batch_head_sequence_dim(static_cast<T*>(data), call_.batch, heads, tokens, dim);
+  [[nodiscard]] orrery::tensor_view<T> written(void* data, std::int64_t heads, std::int64_t tokens, std::int64_t dim,
+                                               const orrery::cudnn_strides& s) const {
+    return {static_cast<T*>(data), call_.batch, tokens, heads, dim, s.batch, s.sequence, s.head};
   }
   template <class Visit>
   void each_query(const Visit& visit) const {
@@ -178,7 +185,8 @@ class engine {
     for (const std::int64_t dim : {call.key_dim, call.value_dim}) {
       if (dim % 8 != 0 || dim > 256) why = "head dimension";
     }
-    for (const orrery::cudnn_strides& s : {call.q, call.k, call.v, call.grad_out}) {
+    for (const orrery::cudnn_strides& s :
+         {call.q, call.k, call.v, call.out, call.grad_out, call.grad_q, call.grad_k, call.grad_v}) {
       if (s.batch % 8 != 0 || s.head % 8 != 0 || s.sequence % 8 != 0)
         why = "strides that are not multiples of 16 bytes";
     }
@@ -205,8 +213,10 @@ class engine {
       const std::lock_guard lock{all.mutex};
       all.engines[index_].run.push_back(call);
       all.engines[index_].tensors.push_back(tensors);
-      for (const void* one : {tensors.q, tensors.k, tensors.v, static_cast<const void*>(tensors.out),
-                              static_cast<const void*>(tensors.lse), tensors.grad_out}) {
+      for (const void* one :
+           {tensors.q, tensors.k, tensors.v, static_cast<const void*>(tensors.out),
+            static_cast<const void*>(tensors.lse), tensors.grad_out, static_cast<const void*>(tensors.grad_q),
+            static_cast<const void*>(tensors.grad_k), static_cast<const void*>(tensors.grad_v)}) {
         if (reinterpret_cast<std::uintptr_t>(one) % 16 != 0) all.faults += "misaligned: " + call.text() + "\n";
       }
     }

@@ -3,26 +3,36 @@
 // What a trainer on devices is told when something is wrong with them: a sentence with a way out, on all ranks, soon,
 // and nothing stays behind. (More of it is in device.cpp, beside the transport's own tests.)
 #include <cstdint>
+#include <mutex>
+#include <set>
 #include <string>
 #include <vector>
 
 #include <doctest/doctest.h>
 
+#include "orrery/attention.hpp"
+#include "orrery/kernel/device_cudnn.cuh"
 #include "orrery/kernel/device_flash.cuh"
+#include "orrery/kernel/device_limits.hpp"
+#include "orrery/kernel/device_query.hpp"
+#include "orrery/kernel/device_reference.cuh"
 #include "orrery/kernel/reference.hpp"
 #include "orrery/layout/layout.hpp"
 #include "orrery/topology/ring.hpp"
 #include "orrery/transport/device.hpp"
 #include "orrery/transport/device_graph.hpp"
 
+#include "cuda/cudnn_double.hpp"
 #include "cuda/device_conformance.hpp"
 #include "cuda/enqueued.hpp"
 #include "cuda/runtime_double.hpp"
+#include "cuda/sentences.hpp"
 #include "cuda/streamed_device.hpp"
 
 namespace {
 
 namespace device = orrery::device;
+using cuda_test::sentence_of;
 
 /// One rank's operator, tensors and calls.
 template <class Kernel>
@@ -32,7 +42,18 @@ struct trainer : cuda_test::trainer<orrery::ring, Kernel, device::world> {
 };
 
 using plain = cuda_test::enqueued<orrery::reference<double>>;
-using flash = orrery::device_flash<orrery::bfloat16, 64, cuda_test::streamed_device>;
+
+/// An emulated device that has what the runtime double says of the current one, and asks that for code as `gpu` does.
+struct queried_device : cuda_test::streamed_device {
+  static void require(const std::string& kernel, const orrery::device_needs& needs) {
+    const orrery::device_limits has = orrery::limits_of_current_device();
+    has.require(kernel, needs);
+    static_cast<void>(orrery::require_code(kernel, has, nullptr));
+  }
+};
+using flash = orrery::device_flash<orrery::bfloat16, 64, queried_device>;
+using reference = orrery::device_reference<orrery::bfloat16, queried_device>;
+using cudnn = orrery::device_cudnn<orrery::bfloat16, cudnn_double::engine, queried_device>;
 
 /// What three ranks' training says when it fails; empty if it does not. Nothing may stay behind.
 template <class Kernel>
@@ -77,19 +98,68 @@ TEST_CASE("no device, or no driver that is new enough") {
   says(sentence<plain>(), {"orrery: cudaGetDeviceCount in ", "cudaErrorInsufficientDriver", way_out});
 }
 
-TEST_CASE("a device that is too old for the kernel, or too small, or that the program is not compiled for") {
-  const auto limits = emulator::device::limits;
-  cuda_double::reset();
-  emulator::device::limits.compute_capability = 75;
-  says(sentence<flash>(), {"device 0 has compute capability 7.5, but kernel device_flash<bfloat16> needs 8.0 or newer; "
-                           "orrery::device_reference runs on every device"});
-  emulator::device::limits = limits;
-  cuda_double::reset();
-  emulator::device::limits.shared_bytes = 30000;
-  says(sentence<flash>(),
-       {"device 0 has 30000 bytes of shared memory for a block, but kernel device_flash<bfloat16> needs ",
-        " for these head dimensions; orrery::device_reference needs none"});
-  emulator::device::limits = limits;
+TEST_CASE("a device that is too old for the kernel, or too small, or that the program has no code for") {
+  // Told when the operator is made, on all ranks, before anything is enqueued.
+  const auto refusal = [](auto kernel, const cuda_double::settings& how) {
+    cuda_double::reset(how);
+    std::mutex mutex;
+    std::set<std::string> said;
+    device::run(3, {.deadline = 20}, [&](auto& on) {
+      const std::string sentence = sentence_of([&] {
+        orrery::attention<orrery::ring, decltype(kernel)>{on, {.length = 8, .query_heads = 2, .head_dim = 8}};
+      });
+      const std::lock_guard lock{mutex};
+      said.insert(sentence);
+    });
+    CHECK(cuda_double::calls("cudaLaunchHostFunc") == 0);
+    CHECK(cudnn_double::all.faults == "");
+    REQUIRE(said.size() == 1);
+    return *said.begin();
+  };
+  const std::string too_old = "orrery: rank 0: device 0 has compute capability 7.5, but kernel ";
+  cudnn_double::reset();
+  CHECK(refusal(flash{}, {.compute_capabilities = {{7, 5}}}) ==
+        too_old + "device_flash<bfloat16> needs 8.0 or newer; orrery::device_reference runs on every device");
+  CHECK(refusal(cudnn{}, {.compute_capabilities = {{7, 5}}}) ==
+        too_old + "device_cudnn<bfloat16> needs 8.0 or newer; orrery::device_reference runs on every device");
+  CHECK(refusal(reference{}, {.compute_capabilities = {{7, 5}}}) == "");
+  CHECK(refusal(flash{}, {.compute_capabilities = {{8, 0}}}) == "");
+  CHECK(refusal(cudnn{}, {.compute_capabilities = {{8, 0}}}) == "");
+  says(refusal(flash{}, {.shared_bytes = 60000}), {"orrery: rank 0: device 0 has 60000 bytes of shared memory for a "
+                                                   "block, but kernel device_flash<bfloat16> needs ",
+                                                   " for these head dimensions; orrery::device_reference needs none"});
+
+  // Devices of a kind that the program is not compiled for.
+  const auto without_code = [&](auto kernel, cudaError_t code) {
+    cuda_double::reset({.compute_capabilities = {{9, 0}}});
+    cuda_double::fail("cudaFuncGetAttributes", 1, code);
+    std::string sentence;
+    device::run(1, {.deadline = 20}, [&](auto& on) {
+      sentence = sentence_of([&] {
+        orrery::attention<orrery::ring, decltype(kernel)>{on, {.length = 8, .query_heads = 2, .head_dim = 8}};
+      });
+    });
+    CHECK(cudaGetLastError() == cudaSuccess);
+    return sentence;
+  };
+  const std::string no_code =
+      "orrery: rank 0: device 0 has compute capability 9.0, for which the program holds no code of kernel ";
+  CHECK(without_code(flash{}, cudaErrorNoKernelImageForDevice) ==
+        no_code +
+            "device_flash<bfloat16> (cudaFuncGetAttributes: cudaErrorNoKernelImageForDevice); add 90 to "
+            "CMAKE_CUDA_ARCHITECTURES");
+  CHECK(without_code(cudnn{}, cudaErrorInvalidDeviceFunction) ==
+        no_code +
+            "device_cudnn<bfloat16> (cudaFuncGetAttributes: cudaErrorInvalidDeviceFunction); add 90 to "
+            "CMAKE_CUDA_ARCHITECTURES");
+  CHECK(without_code(reference{}, cudaErrorNoKernelImageForDevice) ==
+        no_code +
+            "device_reference<bfloat16> (cudaFuncGetAttributes: cudaErrorNoKernelImageForDevice); add 90 to "
+            "CMAKE_CUDA_ARCHITECTURES");
+  says(without_code(flash{}, cudaErrorIllegalAddress),
+       {"orrery: rank 0: cudaFuncGetAttributes in ", "cudaErrorIllegalAddress"});
+
+  // And by calls of those that no operator has asked for.
   cuda_double::reset();
   cuda_double::fail("cudaLaunchHostFunc", 2, cudaErrorNoKernelImageForDevice);
   says(sentence<flash>(), {"orrery: cudaLaunchHostFunc in ",

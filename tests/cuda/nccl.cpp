@@ -16,6 +16,8 @@
 #include "orrery/kernel/device_cudnn.cuh"
 #include "orrery/topology/all_to_all.hpp"
 #include "orrery/topology/any_topology.hpp"
+#include "orrery/topology/concentric.hpp"
+#include "orrery/topology/double_ring.hpp"
 #include "orrery/topology/ring.hpp"
 #include "orrery/topology/wallfacer.hpp"
 #include "orrery/verify/verify.hpp"
@@ -172,6 +174,65 @@ TEST_CASE("the exchanges of a step are one group; all-gathers and all-to-alls ar
   CHECK(calls(orrery::ulysses{}, exchanges(false)) == "0 all-gathers, 0 all-to-alls, 2 groups");
   CHECK(calls(orrery::ulysses{}, [](int rank) { return nccl::options{.native_all_to_all = rank != 1}; }) ==
         "0 all-gathers, 0 all-to-alls, 2 groups");
+}
+
+TEST_CASE("a step has one group end, however many lanes its messages travel in") {
+  // Of a forward and a backward of all ranks: steps that post something, bursts of messages, and NCCL's group ends.
+  struct counted {
+    int steps = 0;
+    int bursts = 0;
+    int ends = 0;
+  };
+  const auto count = [](auto topology, orrery::pass circulate, orrery::hand_over by) {
+    constexpr int ranks = 8;
+    start(devices(ranks));
+    counted all;
+    std::barrier together{ranks};
+    const auto bursts = [] {
+      int sum = 0;
+      for (int rank = 0; rank < ranks; ++rank) {
+        for (const std::string& one : nccl_double::calls_of(rank)) sum += one.find("group") == 0 ? 1 : 0;
+      }
+      return sum;
+    };
+    run(ranks, {.native_all_gather = false}, [&](auto& on) {
+      trainer<decltype(topology)> mine{
+          on, {.length = 32, .query_heads = 8, .head_dim = 2, .circulate = circulate, .hand_over = by}};
+      together.arrive_and_wait();
+      if (on.rank() == 0) all = {0, -bursts(), -nccl_double::calls("ncclGroupEnd")};
+      together.arrive_and_wait();
+      mine.step();
+      on.synchronize();
+      together.arrive_and_wait();
+      if (on.rank() == 0) all = {0, all.bursts + bursts(), all.ends + nccl_double::calls("ncclGroupEnd")};
+    });
+    CHECK(found_by_doubles() == "");
+    for (int rank = 0; rank < ranks; ++rank) {
+      for (const orrery::pass p : {orrery::pass::forward, circulate}) {
+        for (const orrery::step& one : orrery::program_of(topology, rank, ranks, p).steps) {
+          all.steps += one.exchanges.count > 0 ? 1 : 0;
+        }
+      }
+    }
+    return all;
+  };
+  using enum orrery::pass;
+  const auto check = [&](auto topology, orrery::pass circulate, int bursts, int more) {
+    INFO(orrery::name_of(topology), ", ", orrery::name_of(circulate));
+    const counted of = count(topology, circulate, orrery::hand_over::together);
+    CHECK(of.bursts == bursts);
+    CHECK(of.ends == of.steps + more);
+  };
+  check(orrery::ring{}, circulate_keys, 168, 0);
+  check(orrery::ring{}, circulate_queries, 168, 0);
+  check(orrery::double_ring<4>{}, circulate_keys, 168, 0);
+  check(orrery::usp<2>{}, circulate_keys, 104, 0);
+  // Where a forward's first step sends both queries and keys, the queries, which are given first, leave first.
+  check(orrery::wallfacer<2>{}, circulate_queries, 98, 8);
+  check(orrery::concentric<2, 2>{}, circulate_keys, 80, 8);
+  // Tensors that are handed over one by one leave one by one.
+  const counted of = count(orrery::ring{}, circulate_keys, orrery::hand_over::by_tensor);
+  CHECK(of.ends == of.steps + 8);
 }
 
 TEST_CASE("a forward and backward captured into a graph give the same bits at every launch, as the calls do") {

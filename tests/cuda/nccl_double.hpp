@@ -11,9 +11,11 @@
 ///
 /// It is as strict as NCCL may be. The operations of a group wait for each other, and block their stream until each has
 /// met its counterpart on the other rank's stream; the k-th send between two ranks of a communicator meets the k-th
-/// receive, in one size. No call blocks: communicators are under way until all of their ranks have asked for them, and
-/// a call is enqueued when its communicator is next asked for its state, by the thread that made it, but not before the
-/// ranks that it meets for the first time have come to theirs. Calls that a graph holds meet again when it is launched.
+/// receive, in one size. No call blocks but those on communicators that are made so: communicators are under way, and
+/// not written to where they were asked for, until all of their ranks have asked for them, and a call is enqueued when
+/// its communicator is next asked for its state, by the thread that made it, but not before the ranks that it meets for
+/// the first time, and those that the other calls of its group do, have come to theirs. Calls that a graph holds meet
+/// again when it is launched.
 namespace nccl_double {
 
 /// Forgets all calls and failures to come. There must be no communicators.

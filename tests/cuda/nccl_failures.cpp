@@ -85,6 +85,64 @@ TEST_CASE("a rank that never comes to its first call: the others wait for NCCL, 
   }
 }
 
+TEST_CASE(
+    "a rank that makes no world: the others wait for it up to the deadline, whether the communicator blocks or not") {
+  const auto joined = [](const ncclUniqueId& id, int rank, bool blocking) {
+    ncclConfig_t config = nccl::not_blocking();
+    config.blocking = blocking ? 1 : 0;
+    nccl::communicator made;
+    const ncclResult_t result = ncclCommInitRankConfig(made.address(), 2, id, rank, &config);
+    CHECK(nccl::wait_for(made.get(), result, "ncclCommInitRankConfig", orrery::deadline_in(20)) == "");
+    return made;
+  };
+  for (const bool blocking : {true, false}) {
+    for (const bool comes : {true, false}) {
+      INFO("blocking ", blocking, ", rank 1 comes ", comes);
+      start(devices(2));
+      ncclUniqueId id;
+      ncclGetUniqueId(&id);
+      std::promise<void> over;
+      std::string said;
+      std::thread other{[&] {
+        orrery::check_cuda(cudaSetDevice(1), "cudaSetDevice");
+        const orrery::cuda_stream stream;
+        const nccl::communicator comm = joined(id, 1, blocking);
+        if (comes) {
+          nccl::world world{comm.get(), stream.get(), {.deadline = 20}};
+          trainer<orrery::ring>{world}.step();
+          world.synchronize();
+        } else {
+          over.get_future().wait();
+        }
+      }};
+      {
+        const orrery::cuda_stream stream;
+        nccl::communicator comm = joined(id, 0, blocking);
+        said = sentence_of([&] {
+          nccl::world world{comm.get(), stream.get(), {.deadline = comes ? 20 : 0.3}};
+          trainer<orrery::ring>{world}.step();
+          world.synchronize();
+        });
+        if (!comes) comm.abort();  // it is the trainer's
+        over.set_value();
+      }
+      other.join();
+      CHECK(said ==
+            (comes
+                 ? ""
+                 : "orrery: rank 0 stops: rank 0 makes a communicator, and ncclCommSplit " +
+                       std::string{
+                           blocking
+                               ? "does not return before the deadline: another rank has not come to it, and the "
+                                 "trainer's communicator is blocking, so that a thread waits in it until ncclCommAbort "
+                                 "is called on it; make it not blocking, as nccl::join does"
+                               : "is not done before the deadline: another rank has not come to it"} +
+                       aborted));
+      CHECK(found_by_doubles() == "");
+    }
+  }
+}
+
 TEST_CASE("a rank that stands still later: the others wait on the device") {
   for (const double watchdog_period : {0.0, 0.02}) {
     const auto said =

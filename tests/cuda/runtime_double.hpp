@@ -32,6 +32,7 @@ struct settings {
   std::vector<std::pair<int, int>> compute_capabilities{{9, 0}};  ///< of each device
   bool peer_access = true;
   std::size_t memory = std::size_t{256} << 20;  ///< of each device
+  int shared_bytes = 227 * 1024;                ///< that a block can be given
 };
 
 /// Forgets all faults, calls and failures to come. There must be no streams, events and allocations.

@@ -13,10 +13,9 @@
 #include "orrery/topology/concentric.hpp"
 #include "orrery/topology/ring.hpp"
 #include "orrery/topology/wallfacer.hpp"
-#include "orrery/transport/threads.hpp"
 
 #include "../../examples/train/device_ranks.cuh"
-#include "../../examples/train/places.hpp"
+#include "../../examples/train/on_threads.hpp"
 #include "../../examples/train/training.hpp"
 #include "cuda/enqueued.hpp"
 #include "cuda/runtime_double.hpp"
@@ -24,22 +23,9 @@
 
 namespace {
 
-struct host_ranks {
+struct host_ranks : train::on_threads {
   template <class S>
   using kernel = orrery::reference<S>;
-
-  template <class Body>
-  static void run(int ranks, const Body& body) {
-    orrery::threads::run(ranks, body);
-  }
-  template <class World>
-  static bool reports(const World& world) {
-    return world.rank() == 0;
-  }
-  template <class World>
-  static train::on_host place(const World&) {
-    return {};
-  }
 };
 
 using emulated_ranks = train::device_ranks<cuda_test::streamed_device>;

@@ -26,6 +26,10 @@ namespace orrery {
 /// it is summed: of P tiles each adds at most T's rounding of its own size, and float16's range is that of each of
 /// them. Of the backward, see also `device_cudnn_rows`.
 ///
+/// On one rank, where a call is one of cuDNN's (no mask but full and causal, in which every query and in the backward
+/// every key is seen), cuDNN reads and writes the trainer's tensors, and nothing else is enqueued: no merge, no sums in
+/// float, no second rounding, and for the backward the forward's own output.
+///
 /// What it has is decided when an operator is made: each pair of blocks must be `cudnn_parts_of` the mask, and cuDNN
 /// must have a plan for each of them on this device (head dimensions are multiples of 8; to 128, on some devices to
 /// 256). Otherwise the constructor throws, with the mask and the positions, or with the call and cuDNN's words.
@@ -34,6 +38,8 @@ namespace orrery {
 /// The backward is deterministic, so that the same call gives the same bits; on devices of compute capability 9.0 and
 /// older cuDNN then needs workspace for all pairs of a call, 2 bytes a pair and query head. Calls are cut by key heads
 /// until that is at most a GiB, or one key head is left.
+///
+/// Tokens that the mask hides must hold numbers: what cuDNN makes of an infinity or NaN in them is not known.
 ///
 /// Tensors of the rank's own shard that are not contiguous as `batch_sequence_head_dim`, or not at multiples of 16
 /// bytes, are copied once a call. Calls enqueue and return, and can be captured into a graph.
@@ -54,6 +60,11 @@ struct device_cudnn : device_backend<Device> {
   static constexpr bool supports = true;
 
   [[nodiscard]] static std::string name() { return "device_cudnn<" + element_name<T>() + ">"; }
+
+  /// Throws `std::invalid_argument` unless the current device has the compute capability that cuDNN's attention needs,
+  /// and the program code for it, and `device_error` if there is no device. Operators ask when they are made, before
+  /// they plan.
+  static void require(std::int64_t, std::int64_t) { Device::require(name(), {80, 0}); }
 
   /// See `planned_kernel`.
   template <class Memory>

@@ -39,9 +39,9 @@ enum class cudnn_type : std::uint8_t { bfloat16, float16 };
 /// execution plan is made for.
 ///
 /// Query head h reads key head h / (query_heads / key_heads). Every query sees every key; or, if `causal`, query i sees
-/// the keys at most at i + (keys - queries), queries <= keys: the last query sees all keys. q, k, v and, in the
-/// backward, grad_out have strides; everything else is packed (`cudnn_strides::packed`): out and the gradients in the
-/// storage type, and the log-sum-exp (natural), which the forward writes and the backward reads, in float.
+/// the keys at most at i + (keys - queries), queries <= keys: the last query sees all keys. out and the gradients are
+/// of the storage type; the log-sum-exp (natural), which the forward writes and the backward reads, is float, and
+/// packed.
 struct cudnn_call {
   bool backward = false;
   bool causal = false;
@@ -57,7 +57,21 @@ struct cudnn_call {
   cudnn_strides q;
   cudnn_strides k;
   cudnn_strides v;
-  cudnn_strides grad_out;  ///< in the backward
+  cudnn_strides out;
+  // In the backward:
+  cudnn_strides grad_out;
+  cudnn_strides grad_q;
+  cudnn_strides grad_k;
+  cudnn_strides grad_v;
+
+  bool in_place = false;  ///< out and the gradients lie as somebody else's; otherwise they are packed, as by:
+  void pack_results() noexcept {
+    out = cudnn_strides::packed(query_heads, queries, value_dim);
+    if (!backward) return;
+    grad_q = cudnn_strides::packed(query_heads, queries, key_dim);
+    grad_k = cudnn_strides::packed(key_heads, keys, key_dim);
+    grad_v = cudnn_strides::packed(key_heads, keys, value_dim);
+  }
 
   auto operator<=>(const cudnn_call&) const = default;
 

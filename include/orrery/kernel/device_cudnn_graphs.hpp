@@ -67,10 +67,10 @@ inline void describe_cudnn_call(cudnn_frontend::graph::Graph& made, const cudnn_
     return made.tensor(tensor);
   };
   const auto result = [&](const std::shared_ptr<graph::Tensor_attributes>& tensor, cudnn_tensor which,
-                          const dims& shape) {
+                          const dims& shape, const cudnn_strides& s) {
     tensor->set_output(true);
     if (which == cudnn_tensor::lse) tensor->set_data_type(fe::DataType_t::FLOAT);
-    describe(*tensor, which, shape, cudnn_strides::packed(shape[1], shape[2], shape[3]));
+    describe(*tensor, which, shape, s);
   };
   // Where there are as many queries as keys both alignments mean the same, and this one is the older.
   const auto masked = [&](auto& attributes) {
@@ -86,6 +86,7 @@ inline void describe_cudnn_call(cudnn_frontend::graph::Graph& made, const cudnn_
   const dims v_shape{call.batch, call.key_heads, call.keys, call.value_dim};
   const dims out_shape{call.batch, call.query_heads, call.queries, call.value_dim};
   const dims lse_shape{call.batch, call.query_heads, call.queries, 1};
+  const cudnn_strides lse_strides = cudnn_strides::packed(call.query_heads, call.queries, 1);
   const auto q = operand(cudnn_tensor::q, "q", q_shape, call.q);
   const auto k = operand(cudnn_tensor::k, "k", k_shape, call.k);
   const auto v = operand(cudnn_tensor::v, "v", v_shape, call.v);
@@ -94,20 +95,19 @@ inline void describe_cudnn_call(cudnn_frontend::graph::Graph& made, const cudnn_
     attributes.set_attn_scale(call.scale);
     masked(attributes);
     const auto [out, lse] = made.sdpa(q, k, v, attributes);
-    result(out, cudnn_tensor::out, out_shape);
-    result(lse, cudnn_tensor::lse, lse_shape);
+    result(out, cudnn_tensor::out, out_shape, call.out);
+    result(lse, cudnn_tensor::lse, lse_shape, lse_strides);
   } else {
-    const auto packed = [](const dims& shape) { return cudnn_strides::packed(shape[1], shape[2], shape[3]); };
-    const auto out = operand(cudnn_tensor::out, "out", out_shape, packed(out_shape));
-    const auto lse = operand(cudnn_tensor::lse, "lse", lse_shape, packed(lse_shape));
+    const auto out = operand(cudnn_tensor::out, "out", out_shape, call.out);
+    const auto lse = operand(cudnn_tensor::lse, "lse", lse_shape, lse_strides);
     const auto grad_out = operand(cudnn_tensor::grad_out, "grad_out", out_shape, call.grad_out);
     auto attributes = graph::SDPA_backward_attributes{}.set_name("attention").set_deterministic_algorithm(true);
     attributes.set_attn_scale(call.scale);
     masked(attributes);
     const auto [grad_q, grad_k, grad_v] = made.sdpa_backward(q, k, v, out, grad_out, lse, attributes);
-    result(grad_q, cudnn_tensor::grad_q, q_shape);
-    result(grad_k, cudnn_tensor::grad_k, k_shape);
-    result(grad_v, cudnn_tensor::grad_v, v_shape);
+    result(grad_q, cudnn_tensor::grad_q, q_shape, call.grad_q);
+    result(grad_k, cudnn_tensor::grad_k, k_shape, call.grad_k);
+    result(grad_v, cudnn_tensor::grad_v, v_shape, call.grad_v);
   }
 }
 

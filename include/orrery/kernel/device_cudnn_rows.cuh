@@ -3,9 +3,9 @@
 
 #include <cstdint>
 
-#include "orrery/kernel/device_backend.cuh"
 #include "orrery/kernel/device_code.hpp"
 #include "orrery/kernel/device_context.hpp"
+#include "orrery/kernel/device_rows.cuh"
 #include "orrery/kernel/view.hpp"
 
 namespace orrery {

@@ -43,6 +43,12 @@ inline constexpr device_instructions default_device_instructions = device_instru
 /// read fastest. Masks are as for `device_reference`; tiles that `classify` calls `none` cost nothing, and only `some`
 /// are tested pair by pair.
 ///
+/// Tokens that the mask hides may hold anything: a query that sees no key of a call, or a key that no query of it sees
+/// (padding, as memory was before), changes no bit of the call's results, and its own are those of nothing. An infinity
+/// or NaN in a token that is seen reaches all that see it, and may reach what shares a tile (up to 128 tokens of a
+/// segment) with these although it does not see it: in a tile that is partly visible a hidden pair has the weight 0,
+/// and 0 times NaN is NaN. `device_reference` keeps to the pairs.
+///
 /// `limit` is the best instructions that are used. With `wgmma` the forward uses them where the device has compute
 /// capability 9.0, the program is compiled for sm_90a, and addresses and strides of q, k and v are multiples of 16
 /// bytes (see `tensor_box`), and those of mma.sync otherwise; results differ by rounding. The backward uses mma.sync.
@@ -67,6 +73,15 @@ struct device_flash : device_backend<Device> {
     return "device_flash<" + element_name<T>() + (limit == device_instructions::wgmma ? ", wgmma>" : ">");
   }
 
+  /// Throws `std::invalid_argument` unless the current device has what a forward and a backward of these head
+  /// dimensions need, and `device_error` if there is no device. Operators ask when they are made, and every call does.
+  static void require(std::int64_t key_dim, std::int64_t value_dim) {
+    by_dims(key_dim, value_dim, [&]<int key, int value>(dims<key, value>) {
+      require_bytes(device_flash_forward<T, full, key, value>::shared_bytes);
+      require_bytes(device_flash_backward<T, full, key, value, device_gradient::of_queries>::shared_bytes);
+    });
+  }
+
   /// Every query of `queries` meets every key of `keys` that the mask lets it see; (out, lse) accumulate.
   /// Cost: 2 * (dim of k + dim of v) flop per pair of a tile that is not `none`. Throws `std::invalid_argument`, before
   /// anything is enqueued, if a head dimension is too large or the device too old or too small, and `device_error` if
@@ -77,7 +92,7 @@ struct device_flash : device_backend<Device> {
     if (queries.empty()) return;
     by_dims(queries[0].q.dim, queries[0].out.dim, [&]<int key_dim, int value_dim>(dims<key_dim, value_dim>) {
       using body = device_flash_forward<T, Mask, key_dim, value_dim>;
-      Device::require(name(), {compute_capability, body::shared_bytes});
+      require_bytes(body::shared_bytes);
       for_device_blocks(queries, keys, [&](const auto& some_queries, const auto& some_keys) {
         if constexpr (limit == device_instructions::wgmma) {
           using by_warpgroups = device_flash_wgmma_forward<T, Mask, key_dim, value_dim>;
@@ -107,8 +122,7 @@ struct device_flash : device_backend<Device> {
                                                                                      scale, mask});
       };
       using enum device_gradient;
-      Device::require(
-          name(), {compute_capability, device_flash_backward<T, Mask, key_dim, value_dim, of_queries>::shared_bytes});
+      require_bytes(device_flash_backward<T, Mask, key_dim, value_dim, of_queries>::shared_bytes);
       for_device_blocks(queries, keys, [&](const auto& some_queries, const auto& some_keys) {
         launch_for(gradients<of_queries>{}, some_queries, some_keys);
         if constexpr (key_dim + value_dim <= 320) {
@@ -126,6 +140,11 @@ struct device_flash : device_backend<Device> {
   struct gradients {};
 
   static constexpr int compute_capability = 80;
+
+  static void require_bytes(int shared_bytes) {
+    static const std::string own_name = name();  // calls allocate nothing
+    Device::require(own_name, {compute_capability, shared_bytes});
+  }
 
   template <int key_dim, int value_dim>
   struct dims {};

@@ -8,6 +8,7 @@
 
 #include "orrery/kernel/device_blocks.hpp"
 #include "orrery/kernel/device_code.hpp"
+#include "orrery/kernel/device_flash_hidden.cuh"
 #include "orrery/kernel/device_flash_steps.cuh"
 #include "orrery/kernel/mask.hpp"
 #include "orrery/kernel/tile.hpp"
@@ -62,7 +63,8 @@ struct device_flash_backward {
   static constexpr int lse_at = column_positions_at + 8 * columns;
   static constexpr int delta_at = lse_at + 4 * columns;
   static constexpr int stage_bytes = delta_at + 4 * columns;
-  static constexpr int shared_bytes = stages_at + 2 * stage_bytes;
+  static constexpr int hidden_at = stages_at + 2 * stage_bytes;
+  static constexpr int shared_bytes = hidden_at + hidden_columns<warps>::bytes;
 
   [[nodiscard]] std::int64_t blocks() const noexcept { return device_item::count(row_side(), rows); }
 
@@ -109,15 +111,20 @@ struct device_flash_backward {
       const bool hides = seen == visibility::some || count < columns;
       visible_pairs visible{};
       if (hides) visible = pairs_that_are_visible(threads, count, seen, stage);
+      if (seen == visibility::some) clear_hidden(threads, visible, count, first, second);
       auto p = fragments<1, columns / 8>::zeros();
       multiply_rows(threads, p, first_rows{0}, 16 * threads.warp(), first, factor.keep, factor.flip);
       to_probabilities(threads, p, numbers, stage, factor.factor);
-      if (hides) hide(p, visible);
-      if constexpr (sums_second) multiply_columns(threads, second_sum, p, second);
+      if constexpr (sums_second) {
+        if (hides) hide(p, visible);
+        multiply_columns(threads, second_sum, p, second);
+      }
       if constexpr (sums_first) {
         auto grad = fragments<1, columns / 8>::zeros();
         multiply_rows(threads, grad, second_rows{second_rows_at}, 16 * threads.warp(), second, 0xffffffffu, 0);
         to_score_gradients(threads, p, grad, numbers, stage);
+        // Again, where it was before: what a hidden pair's gradient is made of may be no number.
+        if (hides) hide(p, visible);
         multiply_columns(threads, first_sum, p, first);
       }
     }
@@ -274,7 +281,21 @@ struct device_flash_backward {
     return visible;
   }
 
-  /// Probabilities of pairs that are not visible, or of no key or query, become 0.
+  /// What is weighed by pairs of this tile and is hidden from all rows becomes 0: see `hidden_columns`.
+  template <class Threads>
+  static ORRERY_DEVICE void clear_hidden(const Threads& threads, const visible_pairs& visible, int count,
+                                         const first_columns& first, const second_columns& second) {
+    const hidden_columns<warps> columns_hidden{hidden_at};
+    columns_hidden.write(threads, visible.of[0] | visible.of[1]);
+    threads.barrier();
+    const column_set hidden = columns_hidden.read(threads, count);
+    if (hidden.empty()) return;
+    if constexpr (sums_first) clear_rows<threads_of_block>(threads, first, hidden);
+    if constexpr (sums_second) clear_rows<threads_of_block>(threads, second, hidden);
+    threads.barrier();
+  }
+
+  /// Probabilities, or gradients of scores, of pairs that are not visible, or of no key or query, become 0.
   static ORRERY_DEVICE void hide(fragments<1, columns / 8>& p, const visible_pairs& visible) {
     ORRERY_UNROLL
     for (int n = 0; n < columns / 8; ++n) {

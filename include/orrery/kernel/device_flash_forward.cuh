@@ -5,6 +5,7 @@
 
 #include "orrery/kernel/device_blocks.hpp"
 #include "orrery/kernel/device_code.hpp"
+#include "orrery/kernel/device_flash_hidden.cuh"
 #include "orrery/kernel/device_flash_rows.cuh"
 #include "orrery/kernel/device_flash_steps.cuh"
 #include "orrery/kernel/mask.hpp"
@@ -41,7 +42,8 @@ struct device_flash_forward {
   static constexpr int values_at = keys_at + key_tile::bytes;
   static constexpr int row_positions_at = values_at + value_tile::bytes;
   static constexpr int column_positions_at = row_positions_at + 8 * rows;
-  static constexpr int shared_bytes = column_positions_at + 8 * columns;
+  static constexpr int hidden_at = column_positions_at + 8 * columns;
+  static constexpr int shared_bytes = hidden_at + hidden_columns<warps>::bytes;
 
   [[nodiscard]] std::int64_t blocks() const noexcept { return device_item::count(queries, rows); }
 
@@ -82,6 +84,7 @@ struct device_flash_forward {
       const bool hides = seen == visibility::some || count < columns;
       visible_pairs visible{};
       if (hides) visible = pairs_that_are_visible(threads, running, count, seen);
+      if (seen == visibility::some) clear_hidden(threads, v, visible, count);
       auto scores = rows_of_warp::scores::zeros();
       multiply_rows(threads, scores, q, running.first, k, factor.keep, factor.flip);
       if (hides) running.hide(threads, scores, visible);
@@ -119,6 +122,21 @@ struct device_flash_forward {
       });
     });
     return visible;
+  }
+  /// Values of keys that no query of the tile sees become 0, and others see it after a barrier: see `hidden_columns`.
+  /// Before there are scores, too, though the values' way is then behind the mask alone.
+  template <class Threads>
+  static ORRERY_DEVICE void clear_hidden(const Threads& threads, const value_tile& v, const visible_pairs& visible,
+                                         int count) {
+    std::uint32_t seen = 0;
+    ORRERY_UNROLL
+    for (int m = 0; m < row_tiles; ++m) seen |= visible.of[m][0] | visible.of[m][1];
+    const hidden_columns<warps> keys_hidden{hidden_at};
+    keys_hidden.write(threads, seen);
+    threads.template wait_for_copies<0>();
+    threads.barrier();
+    const column_set hidden = keys_hidden.read(threads, count);
+    if (!hidden.empty()) clear_rows<threads_of_block>(threads, v, hidden);
   }
 };
 

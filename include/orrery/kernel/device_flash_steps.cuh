@@ -4,8 +4,8 @@
 #include <cstddef>
 #include <cstdint>
 
-#include "orrery/kernel/device_backend.cuh"
 #include "orrery/kernel/device_code.hpp"
+#include "orrery/kernel/device_rows.cuh"
 #include "orrery/kernel/token_blocks.hpp"
 #include "orrery/kernel/view.hpp"
 

@@ -19,15 +19,15 @@ struct device_limits {
   int compute_capability = 0;
   int shared_bytes = 0;  ///< the most that one block can be given
 
+  /// "9.0"
+  [[nodiscard]] std::string version() const { return version_of(compute_capability); }
+
   /// Throws `std::invalid_argument`, naming `kernel`, unless the device has what that needs.
   void require(const std::string& kernel, const device_needs& needs) const {
-    const auto version = [](int capability) {
-      return std::to_string(capability / 10) + "." + std::to_string(capability % 10);
-    };
     const std::string subject = "orrery: device " + std::to_string(device) + " has ";
     if (compute_capability < needs.compute_capability) {
-      throw std::invalid_argument{subject + "compute capability " + version(compute_capability) + ", but kernel " +
-                                  kernel + " needs " + version(needs.compute_capability) +
+      throw std::invalid_argument{subject + "compute capability " + version() + ", but kernel " + kernel + " needs " +
+                                  version_of(needs.compute_capability) +
                                   " or newer; orrery::device_reference runs on every device"};
     }
     if (shared_bytes < needs.shared_bytes) {
@@ -46,6 +46,11 @@ struct device_limits {
                                   " blocks, but a grid has at most " + std::to_string(most) +
                                   "; call it for fewer batches or heads at a time"};
     }
+  }
+
+ private:
+  static std::string version_of(int capability) {
+    return std::to_string(capability / 10) + "." + std::to_string(capability % 10);
   }
 };
 

@@ -157,7 +157,8 @@ struct device_reference_backward {
 /// computed in double, the others in float.
 ///
 /// Masks are called on the device: they are trivially copyable, and memory that they refer to is the device's; their
-/// functions are constexpr (with nvcc's --expt-relaxed-constexpr) or `__device__`.
+/// functions are constexpr (with nvcc's --expt-relaxed-constexpr) or `__device__`. Nothing is computed of a pair that
+/// is not visible: what a token holds reaches those that see it and no other.
 template <class T, class Device = gpu>
 struct device_reference : device_backend<Device> {
   using storage = T;
@@ -170,6 +171,10 @@ struct device_reference : device_backend<Device> {
   static constexpr bool supports = std::is_trivially_copyable_v<Mask>;
 
   [[nodiscard]] static std::string name() { return "device_reference<" + element_name<T>() + ">"; }
+
+  /// Throws `device_error` if there is no device, and `std::invalid_argument` if the program holds no code for the
+  /// current one. Operators ask when they are made.
+  static void require(std::int64_t, std::int64_t) { Device::require(name(), {}); }
 
   /// Every query of `queries` meets every key of `keys` that the mask lets it see; (out, lse) accumulate.
   template <mask Mask>

@@ -26,6 +26,11 @@ namespace orrery {
 /// largest contribute exactly nothing. Head dimensions up to `max_head_dim`, of q and k and of v separately; 64 to 256
 /// are fastest.
 ///
+/// Tokens that the mask hides may hold anything: a query that sees no key of a call, or a key that no query of it sees
+/// (padding, as memory was before), changes no bit of the call's results, and its own are those of nothing. An infinity
+/// or NaN in a token that is seen reaches all that see it, and may reach what shares a block with these (up to 256
+/// tokens of a segment) although it does not see it, since 0 times NaN is NaN. `reference` keeps to the pairs.
+///
 /// Nothing is allocated: scratch is on the stack, at most 640 KiB, of every thread that computes. glibc gives threads 8
 /// MiB, but macOS 512 KiB and musl 128 KiB unless told otherwise, which is too little.
 ///

@@ -6,6 +6,7 @@
 #include <limits>
 #include <span>
 
+#include "orrery/kernel/flash_seen_keys.hpp"
 #include "orrery/kernel/flash_steps.hpp"
 #include "orrery/kernel/mask.hpp"
 #include "orrery/kernel/scratch.hpp"
@@ -61,7 +62,10 @@ class flash_backward {
   }
 
  private:
+  static constexpr std::int64_t most_keys = 256;
   static constexpr std::int64_t scratch_elements = flash_scratch_bytes / static_cast<std::int64_t>(sizeof(A));
+
+  using seen_keys = flash_seen_keys<most_keys>;
 
   /// The turn of one that nobody precedes or follows.
   struct alone {
@@ -103,7 +107,7 @@ class flash_backward {
   /// of the keys, about as much as 5 rows.
   void choose_block_sizes() noexcept {
     double least = std::numeric_limits<double>::infinity();
-    for (std::int64_t keys = granule(); keys <= 256; keys += granule()) {
+    for (std::int64_t keys = granule(); keys <= most_keys; keys += granule()) {
       std::int64_t rows = 0;
       while (rows < 128 && elements(rows + steps_.tile_rows, keys) <= scratch_elements) rows += steps_.tile_rows;
       const double overhead = 25.0 / static_cast<double>(keys) + 5.0 / static_cast<double>(rows);
@@ -227,7 +231,8 @@ class flash_backward {
                          padded_rows, padded_keys);
     steps_.score_gradients(work.grad_out, value_ld(), work.values_transposed + first, value_dim_, work.delta,
                            probabilities, grad_scores, ld, padded_rows, padded_keys);
-    if (seen == visibility::some) hide(rows, keys, first, last, work);
+    seen_keys seen_by_some;
+    if (seen == visibility::some) hide(rows, keys, first, last, work, seen_by_some);
     prefetch_tokens(block.q, b, head, next.first, next.first + next.count);
     product(false, probabilities, ld, work.grad_out, value_ld(), rows.count, work.grad_values + first * value_ld(),
             value_ld(), padded_keys, value_width(), true);
@@ -236,9 +241,13 @@ class flash_backward {
             padded_keys, key_width(), true);
     const bool whole = block.grad_q.dim == key_width() && rows.count == padded_rows;
     A* const grads = whole ? block.grad_q.at(b, rows.first, head) : work.queries;
-    product(true, grad_scores, ld, work.keys + first * key_ld(), key_ld(), count, grads,
-            whole ? block.grad_q.sequence_stride : key_ld(), padded_rows, key_width(), whole);
-    if (whole) return;
+    bool adds = whole;
+    seen_by_some.for_runs(first, last, [&](std::int64_t begin, std::int64_t end) {
+      product(true, grad_scores + (begin - first), ld, work.keys + begin * key_ld(), key_ld(), end - begin, grads,
+              whole ? block.grad_q.sequence_stride : key_ld(), padded_rows, key_width(), adds);
+      adds = true;
+    });
+    if (whole || !adds) return;
     for (std::int64_t i = 0; i < rows.count; ++i) {
       A* grad = block.grad_q.at(b, rows.first + i, head);
       const A* from = work.queries + i * key_ld();
@@ -247,23 +256,37 @@ class flash_backward {
   }
 
   /// Invisible pairs of the keys [first, last) contribute nothing. (Their probabilities may have overflowed: they are
-  /// overwritten, not used.)
+  /// overwritten, not used.) Rows that see none of these keys become 0 in the workspace, and
+  /// `seen_by_some` becomes the keys that some row sees.
   void hide(const token_block& rows, const token_block& keys, std::int64_t first, std::int64_t last,
-            const workspace& work) const {
+            const workspace& work, seen_keys& seen_by_some) const {
+    seen_by_some.begin(first, last, false);
     for (std::int64_t i = 0; i < rows.count; ++i) {
+      bool sees = false;
       const std::int64_t position = rows.position(i);
       A* probability = work.probabilities + i * score_ld();
       A* grad = work.grad_scores + i * score_ld();
       for (std::int64_t group = first; group < last; group += granule()) {
         const std::int64_t end = group + granule() < last ? group + granule() : last;
         const visibility seen = mask_.classify(position, position, keys.position(group), keys.position(end - 1));
-        if (seen == visibility::all) continue;
+        if (seen == visibility::all) {
+          sees = true;
+          seen_by_some.set(group, end, true);
+          continue;
+        }
         for (std::int64_t key = group; key < end; ++key) {
-          if (seen == visibility::some && mask_.visible(position, keys.position(key))) continue;
+          if (seen == visibility::some && mask_.visible(position, keys.position(key))) {
+            sees = true;
+            seen_by_some.set(key, key + 1, true);
+            continue;
+          }
           probability[key] = A{0};
           grad[key] = A{0};
         }
       }
+      if (sees) continue;
+      fill_zero(work.queries + i * key_ld(), key_width());
+      fill_zero(work.grad_out + i * value_ld(), value_width());
     }
   }
 

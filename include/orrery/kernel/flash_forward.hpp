@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "orrery/kernel/elementary.hpp"
+#include "orrery/kernel/flash_seen_keys.hpp"
 #include "orrery/kernel/flash_steps.hpp"
 #include "orrery/kernel/mask.hpp"
 #include "orrery/kernel/scratch.hpp"
@@ -65,6 +66,9 @@ class flash_forward {
  private:
   static constexpr A nothing = -std::numeric_limits<A>::infinity();
   static constexpr std::int64_t most_columns = 64;
+  static constexpr std::int64_t most_keys = 96;
+
+  using seen_keys = flash_seen_keys<most_keys>;
   static constexpr std::int64_t scratch_elements = flash_scratch_bytes / static_cast<std::int64_t>(sizeof(A));
 
   /// What a row block needs for its whole life, and what is made anew for each block of keys.
@@ -100,7 +104,7 @@ class flash_forward {
   /// a block of keys costs a load and a store of the tile's output, about as much as 1.5 keys.
   void choose_block_sizes() noexcept {
     double least = std::numeric_limits<double>::infinity();
-    for (std::int64_t keys = 8; keys <= 96; keys += 8) {
+    for (std::int64_t keys = 8; keys <= most_keys; keys += 8) {
       std::int64_t rows = 0;
       while (rows < 1024 && elements(rows + steps_.columns, keys) <= scratch_elements) rows += steps_.columns;
       const double overhead = 40.0 / static_cast<double>(rows) + 1.5 / static_cast<double>(keys);
@@ -212,10 +216,15 @@ class flash_forward {
     }
     steps_.scores(key_rows, key_ld(), work.queries + row * key_dim_, key_dim_, work.scores,
                   round_up(count, steps_.tile_rows), row_count, keys_to_come);
-    if (seen == visibility::some) hide(rows, row, row_count, keys, first, last, work.scores);
+    seen_keys seen_by_some;
+    if (seen == visibility::some) hide(rows, row, row_count, keys, first, last, work.scores, seen_by_some);
     steps_.softmax(work.scores, count, work.largest + row, work.sum + row, work.factors, row_count);
-    steps_.accumulate(work.values + first * value_ld(), value_ld(), work.scores, count, work.factors,
-                      work.out + row * value_rows(), value_rows(), row_count, values_to_come);
+    const A* factors = work.factors;
+    seen_by_some.for_runs(first, last, [&](std::int64_t begin, std::int64_t end) {
+      steps_.accumulate(work.values + begin * value_ld(), value_ld(), work.scores + (begin - first) * steps_.columns,
+                        end - begin, factors, work.out + row * value_rows(), value_rows(), row_count, values_to_come);
+      factors = nullptr;
+    });
   }
 
   visibility group_visibility(const token_block& rows, std::int64_t row, std::int64_t row_count,
@@ -224,9 +233,11 @@ class flash_forward {
     return classify(rows, row, row_count, keys, group, left < steps_.tile_rows ? left : steps_.tile_rows);
   }
 
-  /// Scores of invisible pairs become -infinity, where the granule of keys is not wholly visible.
+  /// Scores of invisible pairs become -infinity, where the granule of keys is not wholly visible; `seen`
+  /// becomes the keys that some row sees.
   void hide(const token_block& rows, std::int64_t row, std::int64_t row_count, const token_block& keys,
-            std::int64_t first, std::int64_t last, A* scores) const {
+            std::int64_t first, std::int64_t last, A* scores, seen_keys& seen) const {
+    seen.begin(first, last, true);
     std::int64_t row_positions[most_columns];
     for (std::int64_t i = 0; i < row_count; ++i) row_positions[i] = rows.position(row + i);
     for (std::int64_t group = first; group < last; group += steps_.tile_rows) {
@@ -235,9 +246,13 @@ class flash_forward {
       for (std::int64_t key = group; key < end; ++key) {
         const std::int64_t key_position = keys.position(key);
         A* line = scores + (key - first) * steps_.columns;
+        std::int64_t hidden = 0;
         for (std::int64_t i = 0; i < row_count; ++i) {
-          if (!mask_.visible(row_positions[i], key_position)) line[i] = nothing;
+          if (mask_.visible(row_positions[i], key_position)) continue;
+          line[i] = nothing;
+          ++hidden;
         }
+        if (hidden == row_count) seen.set(key, key + 1, false);
       }
     }
   }

@@ -7,6 +7,7 @@
 #ifdef __CUDACC__
 
 #include <array>
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <string>
@@ -17,6 +18,7 @@
 
 #include "orrery/kernel/device_context.hpp"
 #include "orrery/kernel/device_limits.hpp"
+#include "orrery/kernel/device_query.hpp"
 #include "orrery/kernel/device_tensor_map.hpp"
 #include "orrery/kernel/gpu_threads.cuh"
 #include "orrery/kernel/gpu_warpgroup_threads.cuh"
@@ -53,22 +55,19 @@ __global__ void is_compiled_for_warpgroups([[maybe_unused]] int* never) {
 /// The current CUDA device.
 struct gpu {
   /// What it has. Throws `device_error` if there is no device.
-  [[nodiscard]] static device_limits limits() {
-    device_limits limits;
-    check_cuda(cudaGetDevice(&limits.device), "cudaGetDevice");
-    const auto attribute = [&](cudaDeviceAttr which) {
-      int value = 0;
-      check_cuda(cudaDeviceGetAttribute(&value, which, limits.device), "cudaDeviceGetAttribute");
-      return value;
-    };
-    limits.compute_capability =
-        10 * attribute(cudaDevAttrComputeCapabilityMajor) + attribute(cudaDevAttrComputeCapabilityMinor);
-    limits.shared_bytes = attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin);
-    return limits;
-  }
+  [[nodiscard]] static device_limits limits() { return limits_of_current_device(); }
 
-  /// Throws `device_error` if there is no device, and `std::invalid_argument` if it lacks what `kernel` needs.
-  static void require(const std::string& kernel, const device_needs& needs) { limits().require(kernel, needs); }
+  /// Throws `device_error` if there is no device, and `std::invalid_argument` if it lacks what `kernel` needs, or the
+  /// program holds no code for it.
+  static void require(const std::string& kernel, const device_needs& needs) {
+    const device_limits has = limits();
+    has.require(kernel, needs);
+    static std::atomic<std::uint64_t> known{0};  // devices whose code is there, by their ordinals
+    const std::uint64_t own = std::uint64_t{1} << (has.device % 64);
+    if ((known.load(std::memory_order_relaxed) & own) != 0) return;
+    static_cast<void>(require_code(kernel, has, reinterpret_cast<const void*>(is_compiled_for_warpgroups<void>)));
+    known.fetch_or(own, std::memory_order_relaxed);
+  }
 
   /// Can kernels of `gpu_warpgroup_threads` run, with so much shared memory? They need compute capability 9.0, a
   /// program that is compiled for the target sm_90a (90a in CMAKE_CUDA_ARCHITECTURES), and a driver that knows tensor

@@ -1,7 +1,16 @@
 // Copyright The Orrery authors. SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <cstdint>
+
 namespace orrery {
+
+/// A kernel that not every device can run: `require(head_dim, value_dim)` throws a sentence where the current one
+/// cannot. Operators ask it when they are made, before they let it plan, and every rank's constructor then throws.
+template <class Kernel>
+concept demanding_kernel = requires(std::int64_t dim) {
+  Kernel::require(dim, dim);
+};
 
 /// A kernel whose calls need something that is made before them: a library's handle, execution plans for the shapes of
 /// its tiles, a workspace.
@@ -24,6 +33,11 @@ namespace orrery {
 ///   without a plan. They neither allocate nor wait.
 ///
 /// `bytes()` is what it has taken of Memory.
+///
+/// It may also have `expect_whole(call, heads, scale, mask)`, which is asked first where a program is one tile, of the
+/// rank's own blocks and nothing else, as on one rank: `call` is a `whole_forward` or a `whole_backward` without
+/// addresses. If it returns true, `run_whole(context, call, heads, scale, mask)` is called instead of forward or
+/// backward, and writes the trainer's tensors; there is then no memory for running sums, and no pass over them.
 template <class Kernel, class Memory>
 concept planned_kernel = requires(typename Kernel::template planned<Memory> plan) {
   plan.take_memory();

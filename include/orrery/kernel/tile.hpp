@@ -71,6 +71,36 @@ struct backward_keys {
   bool own = false;  ///< the rank's own shard, where the trainer has it; else packed, as it travels
 };
 
+/// A whole attention forward: one query block meets one key block, nothing else meets either, and both are the
+/// trainer's. So what a kernel computes is the result, and may be written as the trainer stores it (see
+/// `planned_kernel`).
+template <class Storage, class Accumulator>
+struct whole_forward {
+  tensor_view<const Storage> q;
+  tensor_view<const Storage> k;
+  tensor_view<const Storage> v;
+  tensor_view<Storage> out;
+  row_view<Accumulator> lse;
+  segments query_positions;
+  segments key_positions;
+};
+
+/// Likewise a whole backward. `out` and `lse` are the forward's results.
+template <class Storage, class Accumulator>
+struct whole_backward {
+  tensor_view<const Storage> q;
+  tensor_view<const Storage> k;
+  tensor_view<const Storage> v;
+  tensor_view<const Storage> out;
+  row_view<const Accumulator> lse;
+  tensor_view<const Storage> grad_out;
+  tensor_view<Storage> grad_q;
+  tensor_view<Storage> grad_k;
+  tensor_view<Storage> grad_v;
+  segments query_positions;
+  segments key_positions;
+};
+
 /// What a transport hands to a kernel that computes on the host: the threads that it may use, and a function to call
 /// now and then (between blocks of a tile, on the calling thread) for transports that make no progress by themselves.
 struct host_context {

@@ -31,6 +31,7 @@ class attention_backward {
       : plan_{&plan}, kernel_{&own} {
     queries_.reserve(most_blocks_in_tile(p, side::query));
     keys_.reserve(most_blocks_in_tile(p, side::key));
+    pass_ = p.pass;
     std::int64_t key_heads = 0;
     for (const head_slice& s : plan.slices) {
       own_key_heads_before_.push_back(key_heads);
@@ -40,6 +41,7 @@ class attention_backward {
     keys_direct_ = std::is_same_v<storage, accumulator> && key_heads == plan.key_heads;
     const std::int64_t queries_rows = plan.batch * plan.query_heads * own_tokens(side::query);
     const std::int64_t keys_rows = plan.batch * key_heads * own_tokens(side::key);
+    if (is_whole()) return;
     own_delta_ = array{queries_rows};
     if constexpr (!queries_direct) own_grad_q_ = array{queries_rows * plan.head_dim};
     if (!keys_direct_) {
@@ -63,7 +65,7 @@ class attention_backward {
   /// Delta: the row sums of grad_out * out.
   void prepare(const context& how) {
     kernel_->begin();
-    Kernel::row_dot(how, out, grad_out, own_delta());
+    if (!is_whole()) Kernel::row_dot(how, out, grad_out, own_delta());
     key_slices_under_way_ = plan_->slices.size();
   }
 
@@ -95,6 +97,16 @@ class attention_backward {
   }
 
   void interact(const context& how, std::span<const tile_block> queries, std::span<const tile_block> keys) {
+    if constexpr (kernel_plan<Kernel, Memory>::knows_whole) {
+      if (is_whole()) {
+        kernel_->run_whole(
+            how,
+            whole_backward<storage, accumulator>{q, k, v, out, lse, grad_out, grad_q, grad_k, grad_v,
+                                                 plan_->positions(queries[0].block), plan_->positions(keys[0].block)},
+            plan_->map_of(queries[0].block), static_cast<accumulator>(plan_->scale), plan_->mask);
+        return;
+      }
+    }
     queries_.clear();
     keys_.clear();
     for (const tile_block& one : queries) {
@@ -141,12 +153,12 @@ class attention_backward {
   void finish(const context& how, const block& own) {
     const head_slice& heads = plan_->slice(own);
     if (own.side == side::query) {
-      if constexpr (!queries_direct) {
+      if (!queries_direct && !is_whole()) {
         Kernel::copy(how, grad_q_at(own, nullptr), grad_q.slice_heads(heads.first_query_head, heads.query_heads));
       }
       on_final({side::query, heads.first_query_head, heads.query_heads});
     } else if (own_key_heads_ == plan_->key_heads) {
-      if (!keys_direct_) hand_out(how, own, heads.key_heads);
+      if (!keys_direct_ && !is_whole()) hand_out(how, own, heads.key_heads);
       on_final({side::key, heads.first_key_head, heads.key_heads});
     } else if (--key_slices_under_way_ == 0) {
       add_up_shared_key_heads(how);
@@ -155,6 +167,9 @@ class attention_backward {
   }
 
  private:
+  /// Does the kernel write the gradients itself?
+  [[nodiscard]] bool is_whole() const noexcept { return kernel_->is_whole(pass_); }
+
   using array = plan_array<accumulator, Memory>;
 
   static constexpr bool queries_direct = std::is_same_v<storage, accumulator>;
@@ -286,6 +301,7 @@ class attention_backward {
   std::int64_t own_key_heads_ = 0;
   int key_slices_under_way_ = 0;  // in this call
   bool keys_direct_ = false;
+  pass pass_ = pass::circulate_keys;
 };
 
 }  // namespace orrery

@@ -31,6 +31,7 @@ class attention_forward {
       : plan_{&plan}, kernel_{&own} {
     queries_.reserve(most_blocks_in_tile(p, side::query));
     keys_.reserve(most_blocks_in_tile(p, side::key));
+    if (own.is_whole(pass::forward)) return;
     if constexpr (!direct) {
       own_out_ = array{plan.batch * plan.query_heads * own_tokens() * plan.value_dim};
       own_lse_ = array{plan.batch * plan.query_heads * own_tokens()};
@@ -64,6 +65,15 @@ class attention_forward {
   }
 
   void interact(const context& how, std::span<const tile_block> queries, std::span<const tile_block> keys) {
+    if constexpr (kernel_plan<Kernel, Memory>::knows_whole) {
+      if (kernel_->is_whole(pass::forward)) {
+        kernel_->run_whole(how,
+                           whole_forward<storage, accumulator>{q, k, v, out, lse, plan_->positions(queries[0].block),
+                                                               plan_->positions(keys[0].block)},
+                           plan_->map_of(queries[0].block), static_cast<accumulator>(plan_->scale), plan_->mask);
+        return;
+      }
+    }
     queries_.clear();
     keys_.clear();
     for (const tile_block& one : queries) {
@@ -106,7 +116,7 @@ class attention_forward {
 
   void finish(const context& how, const block& own) {
     const head_slice& heads = plan_->slice(own);
-    if constexpr (!direct) {
+    if (!direct && !kernel_->is_whole(pass::forward)) {
       const partial result = partial_at(own, nullptr);
       Kernel::copy(how, result.out, out.slice_heads(heads.first_query_head, heads.query_heads));
       Kernel::copy(how, result.lse, lse.slice_heads(heads.first_query_head, heads.query_heads));

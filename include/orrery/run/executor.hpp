@@ -66,7 +66,11 @@ class executor {
 
   void run() {
     begin();
-    for (int tensor = 0; tensor < plan_.tensors.size(); ++tensor) give(tensor);
+    or_abandon([&] {
+      int posted = 0;
+      for (int tensor = 0; tensor < plan_.tensors.size(); ++tensor) posted += pack_and_post(tensor);
+      end_posting(posted);
+    });
     finish();
   }
 
@@ -79,12 +83,7 @@ class executor {
   }
 
   void give(int tensor) {
-    or_abandon([&] {
-      const auto context = channel_.context();
-      const executor_plan::handed_over& given = plan_.tensors[tensor];
-      for (const executor_plan::own_operand& own : given.packed) work_->pack(context, tensor, own.block, own.address);
-      for (int e = given.exchanges.first; e < given.exchanges.end(); ++e) channel_.post(e);
-    });
+    or_abandon([&] { end_posting(pack_and_post(tensor)); });
   }
 
   void finish() {
@@ -98,7 +97,7 @@ class executor {
             work_->merge(context, one.block, one.into, one.from, one.fresh);
           for (const block& result : done.results) work_->finish(context, result);
         }
-        for (int e = now.exchanges.first; e < now.exchanges.end(); ++e) channel_.post(e);
+        end_posting(post(now.exchanges));
         if (!now.queries.empty()) work_->interact(context, now.queries, now.keys);
         for (const block& result : now.results) work_->finish(context, result);
       }
@@ -126,6 +125,23 @@ class executor {
   const std::vector<exchange_pieces>& placed(const tensor_program& p) {
     plan_.place(p, block_sizes{*work_}, workspace_.data());
     return plan_.pieces;
+  }
+
+  /// Each returns how many exchanges it has posted.
+  int pack_and_post(int tensor) {
+    const auto context = channel_.context();
+    const executor_plan::handed_over& given = plan_.tensors[tensor];
+    for (const executor_plan::own_operand& own : given.packed) work_->pack(context, tensor, own.block, own.address);
+    return post(given.exchanges);
+  }
+  int post(const range& exchanges) {
+    for (int e = exchanges.first; e < exchanges.end(); ++e) channel_.post(e);
+    return exchanges.count;
+  }
+  void end_posting(int posted) {
+    if constexpr (batching<channel_of<World>>) {
+      if (posted > 0) channel_.posted();
+    }
   }
 
   template <class Part>

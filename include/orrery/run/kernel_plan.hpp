@@ -1,16 +1,19 @@
 // Copyright The Orrery authors. SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <concepts>
 #include <cstdint>
 #include <memory>
 #include <span>
 #include <type_traits>
 #include <vector>
 
+#include "orrery/kernel/mask.hpp"
 #include "orrery/kernel/planned_kernel.hpp"
 #include "orrery/kernel/tile.hpp"
 #include "orrery/kernel/view.hpp"
 #include "orrery/run/attention_plan.hpp"
+#include "orrery/schedule/block.hpp"
 #include "orrery/schedule/program.hpp"
 
 namespace orrery {
@@ -24,6 +27,8 @@ class kernel_plan {
   void take_memory() const noexcept {}
   void begin() const noexcept {}
   [[nodiscard]] std::int64_t bytes() const noexcept { return 0; }
+  static constexpr bool knows_whole = false;
+  [[nodiscard]] static constexpr bool is_whole(pass) noexcept { return false; }
 
   template <class... Arguments>
   void forward(const Arguments&... arguments) const {
@@ -43,11 +48,22 @@ class kernel_plan<Kernel, Memory> {
   using storage = typename Kernel::storage;
   using accumulator = typename Kernel::accumulator;
 
+  /// Can the kernel write results itself, where a call is whole?
+  static constexpr bool knows_whole =
+      requires(typename Kernel::template planned<Memory> & made, const whole_forward<storage, accumulator>& forward,
+               const whole_backward<storage, accumulator>& backward, const head_map& heads, accumulator scale) {
+    { made.expect_whole(forward, heads, scale, full{}) } -> std::same_as<bool>;
+    { made.expect_whole(backward, heads, scale, full{}) } -> std::same_as<bool>;
+  };
+
   /// Says what the tiles of this program will be.
   template <class Mask>
   void expect(const attention_plan<Mask>& plan, const program& p) {
     if (made_ == nullptr) made_ = std::make_unique<planned>();
     const auto scale = static_cast<accumulator>(plan.scale);
+    if constexpr (knows_whole) {
+      if (expects_whole(plan, p, scale)) return;
+    }
     for (const step& now : p.steps) {
       if (now.tile.empty()) continue;
       const head_map heads = plan.map_of(p.queries[now.tile.queries.first].block);
@@ -80,6 +96,12 @@ class kernel_plan<Kernel, Memory> {
       }
     }
   }
+  /// Does the kernel write the results of this pass itself?
+  [[nodiscard]] bool is_whole(pass p) const noexcept { return p == pass::forward ? whole_forward_ : whole_backward_; }
+  template <class... Arguments>
+  void run_whole(const Arguments&... arguments) {
+    made_->run_whole(arguments...);
+  }
   void take_memory() { made_->take_memory(); }
   void begin() { made_->begin(); }
   [[nodiscard]] std::int64_t bytes() const { return made_->bytes(); }
@@ -94,6 +116,31 @@ class kernel_plan<Kernel, Memory> {
   }
 
  private:
+  template <class Mask>
+  [[nodiscard]] bool expects_whole(const attention_plan<Mask>& plan, const program& p, accumulator scale) {
+    if (p.exchanges.size() > 0 || p.queries.size() != 1 || p.keys.size() != 1) return false;
+    const block& query = p.queries[0].block;
+    const block& key = p.keys[0].block;
+    if (query.shard != plan.rank || key.shard != plan.rank) return false;
+    const auto q = operand(plan, query, true, plan.head_dim);
+    const auto k = operand(plan, key, true, plan.head_dim);
+    const auto v = operand(plan, key, true, plan.value_dim);
+    const auto out = operand(plan, query, true, plan.value_dim);
+    const auto lse = rows(plan, query);
+    if (p.pass == pass::forward) {
+      const whole_forward<storage, accumulator> call{
+          q, k, v, result(out), lse, plan.positions(query), plan.positions(key)};
+      return whole_forward_ = made_->expect_whole(call, plan.map_of(query), scale, plan.mask);
+    }
+    const whole_backward<storage, accumulator> call{
+        q, k, v, out, lse, out, result(q), result(k), result(v), plan.positions(query), plan.positions(key)};
+    return whole_backward_ = made_->expect_whole(call, plan.map_of(query), scale, plan.mask);
+  }
+  static tensor_view<storage> result(const tensor_view<const storage>& like) {
+    return {nullptr,  like.batch,        like.sequence,        like.heads,
+            like.dim, like.batch_stride, like.sequence_stride, like.head_stride};
+  }
+
   template <class Mask, class Visit>
   static void each(const attention_plan<Mask>& plan, const list<held_block>& blocks, const range& some,
                    const Visit& visit) {
@@ -121,6 +168,8 @@ class kernel_plan<Kernel, Memory> {
 
   using planned = typename Kernel::template planned<Memory>;
   std::unique_ptr<planned> made_;
+  bool whole_forward_ = false;
+  bool whole_backward_ = false;
 };
 
 }  // namespace orrery

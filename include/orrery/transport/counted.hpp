@@ -59,6 +59,7 @@ class counted {
       }
       inner_.post(exchange);
     }
+    void posted() requires batching<channel_of<World>> { inner_.posted(); }
     void await(int exchange) { inner_.await(exchange); }
     void abandon(const std::string& why) requires abandonable<channel_of<World>> { inner_.abandon(why); }
     [[nodiscard]] auto context() const { return inner_.context(); }

@@ -194,6 +194,7 @@ class faulty {
       script_->happen(steps_[static_cast<std::size_t>(exchange)].first);
       inner_.post(exchange);
     }
+    void posted() requires batching<channel_of<World>> { inner_.posted(); }
     void await(int exchange) {
       script_->happen(steps_[static_cast<std::size_t>(exchange)].second);
       inner_.await(exchange);

@@ -19,7 +19,9 @@
 #include "orrery/transport/deadline.hpp"
 #include "orrery/transport/device_objects.hpp"
 #include "orrery/transport/nccl_channel.hpp"
+#include "orrery/transport/nccl_communicator.hpp"
 #include "orrery/transport/nccl_communicators.hpp"
+#include "orrery/transport/nccl_options.hpp"
 #include "orrery/transport/transport.hpp"
 
 /// Ranks that are members of an NCCL communicator: one process, or thread, for each GPU.
@@ -31,14 +33,15 @@ namespace orrery::nccl {
 ///     orrery::attention<orrery::wallfacer<2>, orrery::device_flash<orrery::bfloat16>> attend{world, shape};
 ///
 /// Calls enqueue on the trainer's stream and return; on this stream their results are there. The world makes
-/// communicators of its own (see `communicators`) and issues nothing on the trainer's but ncclCommSplit, at plan time;
+/// communicators of its own (see `lines`) and issues nothing on the trainer's but one ncclCommSplit, when it is made;
 /// the trainer's communicator and stream outlive it. Make the communicator not blocking, as `join` does: on a blocking
-/// one ncclCommSplit waits without a deadline for ranks that do not come. A host thread waits in a call only for NCCL
-/// to have enqueued, and in `synchronize`, `barrier` and `all_gather`, up to the deadline; then, and when NCCL says
-/// that a communicator has failed, it aborts its communicators, which ends what waits on the device, and throws
-/// `transport_error`. While the trainer waits in cudaStreamSynchronize, the watchdog does the same (see
-/// `options::watchdog_period`): its wait ends, what is on the stream is void, and the next call throws. For one thread
-/// at a time. All members but `rank`, `size`, `stream`, `usable`, `synchronize` and `watch` are collective.
+/// one ncclCommSplit waits for ranks that do not come, so a thread calls it, and at the deadline, when the constructor
+/// throws, that thread stays in it until the trainer aborts its communicator (see `patient_split`). A host thread waits
+/// in a call only for NCCL to have enqueued, and in `synchronize`, `barrier` and `all_gather`, up to the deadline;
+/// then, and when NCCL says that a communicator has failed, it aborts its communicators, which ends what waits on the
+/// device, and throws `transport_error`. While the trainer waits in cudaStreamSynchronize, the watchdog does the same
+/// (see `options::watchdog_period`): its wait ends, what is on the stream is void, and the next call throws. For one
+/// thread at a time. All members but `rank`, `size`, `stream`, `usable`, `synchronize` and `watch` are collective.
 ///
 /// Lanes are communicators at work side by side: a GPU must have room for the kernels of all of them, or NCCL be told
 /// to keep their order (NCCL_LAUNCH_ORDER_IMPLICIT=1, from 2.26 on); all ranks issue in one order, whatever their

@@ -8,6 +8,7 @@
 #include <map>
 #include <memory>
 #include <set>
+#include <span>
 #include <string>
 #include <utility>
 #include <vector>
@@ -19,41 +20,25 @@
 #include "orrery/schedule/program.hpp"
 #include "orrery/transport/describe.hpp"
 #include "orrery/transport/device_objects.hpp"
+#include "orrery/transport/nccl_burst.hpp"
 #include "orrery/transport/nccl_communicators.hpp"
 #include "orrery/transport/nccl_order.hpp"
 #include "orrery/transport/transport.hpp"
 
 namespace orrery::nccl {
 
-/// Each member of the communicator sends its r-th `bytes` bytes at `from` to rank r, and receives those of rank r as
-/// the r-th at `to`: ncclAlltoAll, or, before NCCL 2.28, what that is made of.
-[[nodiscard]] inline ncclResult_t all_to_all(const std::byte* from, std::byte* to, std::size_t bytes, int ranks,
-                                             ncclComm_t comm, cudaStream_t stream) {
-#if NCCL_VERSION_CODE >= NCCL_VERSION(2, 28, 0)
-  static_cast<void>(ranks);
-  return ncclAlltoAll(from, to, bytes, ncclUint8, comm, stream);
-#else
-  ncclResult_t first = ncclGroupStart();
-  const auto keep = [&](ncclResult_t result) {
-    if (first == ncclSuccess || first == ncclInProgress) first = result;
-  };
-  for (int r = 0; r < ranks; ++r) {
-    keep(ncclSend(from + static_cast<std::size_t>(r) * bytes, bytes, ncclUint8, r, comm, stream));
-    keep(ncclRecv(to + static_cast<std::size_t>(r) * bytes, bytes, ncclUint8, r, comm, stream));
-  }
-  const ncclResult_t ended = ncclGroupEnd();
-  return first == ncclSuccess || first == ncclInProgress ? ended : first;
-#endif
-}
-
 /// One rank's end of a plan. See `transport_channel`.
 ///
-/// Its exchanges are groups of NCCL's, and native collectives, each on the communicator and stream of its lane, in the
-/// order of `world_messages`. A group is issued when the last of its exchanges is posted: it runs after what the
-/// compute stream was given before, and what the compute stream is given after `await` runs after it.
+/// Its exchanges are bursts of sends and receives, and native collectives, each on the communicator and stream of its
+/// lane, in the order of `world_messages`. A burst is issued when the last of its exchanges is posted, with all others
+/// that are posted with it: it runs after what the compute stream was given before, and what the compute stream is
+/// given after `await` runs after it.
 ///
-/// In a call, the host makes one group of NCCL's for each, which a communicator that does not block enqueues from a
-/// thread that it starts for that, and waits for it to be enqueued.
+/// Bursts of different lanes that are issued together are one group of NCCL's, since each group's end costs the host
+/// more than all that is in it: for communicators that do not block NCCL starts a thread, which enqueues the group
+/// (src/group.cc, ncclGroupEndInternal), and the host waits for that. So a step has as many group ends as bursts of the
+/// lane with the most of them, which is one, but for schedules in which ranks are ahead of each other. Bursts of one
+/// lane stay apart: in one group they would wait for each other.
 class channel {
  public:
   channel(std::shared_ptr<communicators> world, const program& p, std::vector<exchange_pieces> pieces)
@@ -61,6 +46,7 @@ class channel {
 
   void begin() { plan_->begin(); }
   void post(int e) { plan_->post(e); }
+  void posted() { plan_->issue_posted(); }
   void await(int e) { plan_->await(e); }
   void abandon(const std::string& why) {
     plan_->world->give_up("rank " + std::to_string(plan_->world->rank()) + " failed " + why);
@@ -69,23 +55,6 @@ class channel {
   [[nodiscard]] device_context context() const noexcept { return {plan_->world->compute()}; }
 
  private:
-  /// One call of NCCL's.
-  struct burst {
-    ordered_call what;
-    std::size_t number = 0;  // in the plan
-    communicators::line* line = nullptr;
-    cuda_event ready;
-    cuda_event done;
-    // Of a native call: what it sends and gets, in the order of the group's ranks; the exchanges that send to and
-    // receive from each of them (-1: this rank itself), and the bytes of each.
-    collective_kind kind = collective_kind::all_gather;
-    device_memory sent;
-    device_memory received;
-    std::vector<int> to_rank;
-    std::vector<int> from_rank;
-    std::size_t bytes = 0;
-  };
-
   struct plan final : watched_call {
     std::shared_ptr<communicators> world;
     program steps;
@@ -96,6 +65,7 @@ class channel {
       const burst* received = nullptr;
     };
     std::vector<ends> ends_of;  // each exchange
+    int posted = -1;            // the last exchange of this call that was
     std::size_t issued = 0;     // bursts of this call
     bool begun = false;
     int awaited = 0;  // exchanges of this call
@@ -145,13 +115,26 @@ class channel {
       }
       begun = true;
       awaited = 0;
+      posted = -1;
       issued = 0;
       if (steps.exchanges.size() > 0) world->call_begins(this);
     }
-    void post(int e) {
-      for (; issued < bursts.size() && bursts[issued]->what.after <= e; ++issued) issue(*bursts[issued]);
+    void post(int e) { posted = e; }
+    /// Issues what is complete with the exchanges posted so far.
+    void issue_posted() {
+      while (issued < bursts.size() && bursts[issued]->what.after <= posted) {
+        const std::size_t first = issued;
+        const auto is_new = [&](const burst& next) {
+          return std::none_of(bursts.begin() + static_cast<std::ptrdiff_t>(first),
+                              bursts.begin() + static_cast<std::ptrdiff_t>(issued),
+                              [&](const auto& one) { return one->line == next.line; });
+        };
+        while (issued < bursts.size() && bursts[issued]->what.after <= posted && is_new(*bursts[issued])) ++issued;
+        issue(std::span{bursts}.subspan(first, issued - first));
+      }
     }
     void await(int e) {
+      issue_posted();
       const ends& of = ends_of[static_cast<std::size_t>(e)];
       if (of.sent != nullptr) wait_for_end(*of.sent);
       if (of.received != nullptr && of.received != of.sent) wait_for_end(*of.received);
@@ -187,82 +170,30 @@ class channel {
              (messages > 1 ? ", or for another of " + std::to_string(messages) + " messages" : "");
     }
 
-    void issue(burst& of) {
+    [[nodiscard]] std::string place(const failed_call& failed) const {
+      return failed.exchange < 0 ? place(*failed.of) : where(failed.exchange, failed.direction);
+    }
+
+    /// Some bursts, of different lines, by one group.
+    void issue(std::span<const std::unique_ptr<burst>> some) {
       const communicators::own_turn mine{*world};
       world->go_on();
-      of.ready.record(world->compute());
-      of.ready.order(of.line->stream.get());
-      if (of.what.native >= 0) {
-        issue_native(of);
-      } else {
-        issue_group(of);
+      for (const auto& one : some) {
+        one->ready.record(world->compute());
+        one->ready.order(one->line->stream.get());
+        one->pack(pieces);
       }
-      of.done.record(of.line->stream.get());
-    }
-
-    void issue_group(const burst& of) {
-      const cudaStream_t stream = of.line->stream.get();
-      const ncclComm_t comm = of.line->comm.get();
       world->check(ncclGroupStart(), "ncclGroupStart", communicators::nowhere);
-      ncclResult_t first = ncclSuccess;
-      int failing = 0;
-      way failing_way = way::sending;
-      const auto keep = [&](ncclResult_t result, int e, way w) {
-        if (first != ncclSuccess || result == ncclSuccess || result == ncclInProgress) return;
-        first = result;
-        failing = e;
-        failing_way = w;
-      };
-      for (const int e : of.what.sends) {
-        for (const piece& one : pieces[static_cast<std::size_t>(e)].sent) {
-          if (one.bytes == 0) continue;
-          const auto bytes = static_cast<std::size_t>(one.bytes);
-          keep(ncclSend(one.data, bytes, ncclUint8, steps.exchanges[e].to, comm, stream), e, way::sending);
-        }
-      }
-      for (const int e : of.what.receives) {
-        for (const piece& one : pieces[static_cast<std::size_t>(e)].received) {
-          if (one.bytes == 0) continue;
-          const auto bytes = static_cast<std::size_t>(one.bytes);
-          keep(ncclRecv(one.data, bytes, ncclUint8, steps.exchanges[e].from, comm, stream), e, way::receiving);
-        }
-      }
+      failed_call failed;
+      for (const auto& one : some) one->give(steps, pieces, failed);
       const ncclResult_t ended = ncclGroupEnd();
-      world->check(first, failing_way == way::sending ? "ncclSend" : "ncclRecv",
-                   [&] { return where(failing, failing_way); });
-      world->finish(comm, ended, "ncclGroupEnd", [&] { return place(of); });
-    }
-
-    void issue_native(const burst& of) {
-      const cudaStream_t stream = of.line->stream.get();
-      const ncclComm_t comm = of.line->comm.get();
-      const auto copy = [&](std::byte* to, const std::byte* from, std::size_t bytes) {
-        check_cuda(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToDevice, stream), "cudaMemcpyAsync");
-      };
-      if (of.kind == collective_kind::all_gather) {
-        const piece& own = pieces[static_cast<std::size_t>(of.what.sends[0])].sent[0];
-        world->finish(comm, ncclAllGather(own.data, of.received.data(), of.bytes, ncclUint8, comm, stream),
-                      "ncclAllGather", [&] { return place(of); });
-      } else {
-        for (std::size_t r = 0; r < of.to_rank.size(); ++r) {
-          std::byte* to = of.sent.data() + r * of.bytes;
-          if (of.to_rank[r] < 0) continue;
-          for (const piece& one : pieces[static_cast<std::size_t>(of.to_rank[r])].sent) {
-            copy(to, one.data, static_cast<std::size_t>(one.bytes));
-            to += one.bytes;
-          }
-        }
-        const ncclResult_t result =
-            all_to_all(of.sent.data(), of.received.data(), of.bytes, static_cast<int>(of.to_rank.size()), comm, stream);
-        world->finish(comm, result, "ncclAlltoAll", [&] { return place(of); });
+      world->check(failed.result, failed.name, [&] { return place(failed); });
+      for (const auto& one : some) {
+        world->finish(one->line->comm.get(), ended, "ncclGroupEnd", [&] { return place(*one); });
       }
-      for (std::size_t r = 0; r < of.from_rank.size(); ++r) {
-        const std::byte* from = of.received.data() + r * of.bytes;
-        if (of.from_rank[r] < 0) continue;
-        for (const piece& one : pieces[static_cast<std::size_t>(of.from_rank[r])].received) {
-          copy(one.data, from, static_cast<std::size_t>(one.bytes));
-          from += one.bytes;
-        }
+      for (const auto& one : some) {
+        one->unpack(pieces);
+        one->done.record(one->line->stream.get());
       }
     }
 

@@ -7,7 +7,6 @@
 #include <cstddef>
 #include <cstdint>
 #include <exception>
-#include <map>
 #include <memory>
 #include <stdexcept>
 #include <string>
@@ -21,102 +20,19 @@
 #include "orrery/kernel/device_context.hpp"
 #include "orrery/transport/deadline.hpp"
 #include "orrery/transport/device_objects.hpp"
+#include "orrery/transport/nccl_communicator.hpp"
+#include "orrery/transport/nccl_lines.hpp"
+#include "orrery/transport/nccl_options.hpp"
 #include "orrery/transport/nccl_watchdog.hpp"
 #include "orrery/transport/transport.hpp"
 
 namespace orrery::nccl {
 
-/// All ranks give the same; where ranks differ about native collectives, there are none.
-struct options {
-  /// How long a rank waits, in seconds, before it aborts its communicators and fails with a sentence: its host for
-  /// NCCL, in `synchronize`, `barrier` and `all_gather` for the other ranks, and, if there is a watchdog, its device
-  /// for the end of a call that it has begun.
-  double deadline = 60;
-  /// Use ncclAllGather for what programs remark as an all-gather, where all its blocks have one size: it needs memory
-  /// for the gathered blocks in a row, and a copy of each to its slot. Otherwise, grouped sends and receives between
-  /// the slots themselves.
-  bool native_all_gather = true;
-  /// Use ncclAlltoAll for what programs remark as an all-to-all or a reduce-scatter, where each two members send each
-  /// other as many bytes: the same bytes from and to memory in which they lie in a row, so it costs that memory twice,
-  /// a copy of each block to it and one from it. Off, since NCCL up to 2.30 turns it into the sends and receives that
-  /// are made otherwise, from slot to slot, unless the memory is registered with it; before 2.28, where there is no
-  /// such call, so does this library.
-  ///
-  /// ncclReduceScatter is never used. The partials of a forward merge by their log-sum-exp, which is none of NCCL's
-  /// operators. Those of a backward are sums, but it would send as many bytes ((ranks - 1) blocks a rank, by NCCL's
-  /// rings as by direct exchange), needs all of a rank's partials in a row, its own among them, which lies in the
-  /// trainer's tensor, in its type and strides, and promises no order of addition: on NVLink switches (NVLS) the same
-  /// call has given other bits, and here it must not.
-  bool native_all_to_all = false;
-  /// How often a thread of each world looks at its communicators and at the events of its calls, in seconds; at least
-  /// four times in a deadline, and asleep in between. It aborts the communicators at the deadline, or when NCCL says
-  /// that one of them has failed, while the rank's own thread is anywhere else: in cudaStreamSynchronize, or computing.
-  /// Calls captured into a graph are seen by it only inside of `world::watch`. 0: there is no such thread.
-  double watchdog_period = 1;
-};
-
-/// NCCL's words for a result, and what it said last in this process.
-[[nodiscard]] inline std::string describe(ncclResult_t result) {
-  std::string text = ncclGetErrorString(result);
-  const char* const last = ncclGetLastError(nullptr);
-  std::string said = last == nullptr ? "" : last;
-  while (!said.empty() && (said.back() == '\n' || said.back() == ' ')) said.pop_back();
-  return said.empty() ? text : text + " (" + said + ")";
-}
-
-/// One communicator of this rank's own, not blocking. Aborted, not destroyed, if it has failed or never began.
-class communicator {
- public:
-  communicator() = default;
-  communicator(communicator&& other) noexcept : comm_{std::exchange(other.comm_, nullptr)} {}
-  communicator& operator=(communicator&& other) noexcept {
-    std::swap(comm_, other.comm_);
-    return *this;
-  }
-  ~communicator() {
-    if (comm_ != nullptr) static_cast<void>(ncclCommDestroy(comm_));
-  }
-  [[nodiscard]] ncclComm_t get() const noexcept { return comm_; }
-  [[nodiscard]] ncclComm_t* address() noexcept { return &comm_; }
-  void abort() noexcept {
-    if (comm_ != nullptr) static_cast<void>(ncclCommAbort(std::exchange(comm_, nullptr)));
-  }
-
- private:
-  ncclComm_t comm_ = nullptr;
-};
-
-[[nodiscard]] inline ncclConfig_t not_blocking() {
-  ncclConfig_t config = NCCL_CONFIG_INITIALIZER;
-  config.blocking = 0;
-  return config;
-}
-
-/// Waits until `comm` is done with what it has begun. Empty, or what has failed; `call` is its name.
-[[nodiscard]] inline std::string wait_for(ncclComm_t comm, ncclResult_t result, const char* call,
-                                          std::chrono::steady_clock::time_point deadline) {
-  while (result == ncclInProgress) {
-    if (std::chrono::steady_clock::now() >= deadline) {
-      return std::string{call} + " is not done before the deadline: another rank has not come to it";
-    }
-    std::this_thread::yield();
-    if (const ncclResult_t asked = ncclCommGetAsyncError(comm, &result); asked != ncclSuccess) result = asked;
-  }
-  return result == ncclSuccess ? "" : std::string{call} + " failed: " + describe(result);
-}
-
-/// The world's own communicators, made from the trainer's by ncclCommSplit: one for agreements at plan time, one for
-/// each lane, so that lanes do not wait for each other, and one for each set of groups whose collectives are native.
-/// Each has a stream; shared by the world and its channels. For one thread at a time, beside the watchdog.
+/// The world's own communicators (see `lines`), shared by the world and its channels, and its failure: by which all of
+/// them are aborted, and which is then what every call throws. For one thread at a time, beside the watchdog.
 class communicators {
  public:
-  struct line {
-    cuda_stream stream;
-    communicator comm;
-  };
-
-  communicators(ncclComm_t parent, cudaStream_t compute, const options& how)
-      : parent_{parent}, compute_{compute}, options_{how} {
+  communicators(ncclComm_t parent, cudaStream_t compute, const options& how) : compute_{compute}, options_{how} {
     if (const std::string wrong = what_is_wrong_with(how.deadline, 1); !wrong.empty()) refuse("options: " + wrong);
     if (!(how.watchdog_period >= 0)) {
       refuse("options: watchdog_period is " + std::to_string(how.watchdog_period) +
@@ -128,7 +44,10 @@ class communicators {
     check(ncclCommCuDevice(parent, &device_), "ncclCommCuDevice", nowhere);
     make_current();
     compare_devices();
-    control_ = split(0, rank_);
+    lines_.control = line{};  // with a stream of this device
+    const std::string wrong =
+        patient_split::make(parent, rank_, device_, deadline_in(how.deadline), lines_.control.comm);
+    if (!wrong.empty()) fail("rank " + std::to_string(rank_) + " makes a communicator, and " + wrong);
     if (how.watchdog_period <= 0) return;
     marks_ = std::make_unique<call_marks>(how.deadline);
     const std::chrono::duration<double> period{(std::min)(how.deadline / 4, how.watchdog_period)};
@@ -140,7 +59,7 @@ class communicators {
     watchdog_.reset();
     // A communicator is destroyed when its work is done, and aborted if that does not end.
     bool ended = true;
-    for_each([&](line& one) { ended = ended && idle(one.stream.get()); });
+    lines_.each([&](line& one) { ended = ended && becomes_idle(one.stream.get(), options_.deadline); });
     if (!ended) give_up("its last call does not end");
     if (failed()) settle();
   }
@@ -198,7 +117,7 @@ class communicators {
     go_on();
     {
       const own_turn mine{*this};
-      if (const ncclResult_t worst = worst_state(); worst != ncclSuccess) fail(has_failed(worst, doing));
+      if (const ncclResult_t worst = lines_.worst_state(); worst != ncclSuccess) fail(has_failed(worst, doing));
     }
     make_current();
   }
@@ -272,17 +191,13 @@ class communicators {
   /// The lane's line. Collective if there is none yet.
   [[nodiscard]] line& lane(int number) {
     const own_turn mine{*this};
-    const auto found = lanes_.find(number);
-    return found != lanes_.end() ? found->second : lanes_.emplace(number, split(0, rank_)).first->second;
+    return lines_.lane(number, [this](int color) { return split_off(color); });
   }
   /// The line of the groups of `ranks` ranks, `stride` apart, of which this rank's begins at `first`; `first` < 0: it
   /// is in none of them. Collective if there is none yet.
   [[nodiscard]] line& groups(int ranks, int stride, int first) {
     const own_turn mine{*this};
-    const std::pair<int, int> shape{ranks, stride};
-    const auto found = groups_.find(shape);
-    if (found != groups_.end()) return found->second;
-    return groups_.emplace(shape, split(first < 0 ? NCCL_SPLIT_NOCOLOR : first, rank_)).first->second;
+    return lines_.groups(ranks, stride, first, [this](int color) { return split_off(color); });
   }
 
  private:
@@ -303,32 +218,25 @@ class communicators {
 #endif
   }
 
-  [[nodiscard]] line split(int color, int key) {
+  [[nodiscard]] line split_off(int color) {
     line made;
-    ncclConfig_t config = not_blocking();
-    const ncclResult_t result = ncclCommSplit(parent_, color, key, made.comm.address(), &config);
-    const auto deadline = deadline_in(options_.deadline);
-    std::string wrong = wait_for(parent_, result, "ncclCommSplit", deadline);
-    if (wrong.empty() && made.comm.get() != nullptr) {
-      wrong = wait_for(made.comm.get(), ncclInProgress, "ncclCommSplit", deadline);
-    }
-    if (!wrong.empty()) {
-      made.comm.abort();
-      fail("rank " + std::to_string(rank_) + " makes a communicator, and " + wrong);
-    }
-    return made;
+    const std::string wrong = split(lines_.control.comm.get(), color, rank_, deadline_in(options_.deadline), made.comm);
+    if (wrong.empty()) return made;
+    give_up("rank " + std::to_string(rank_) + " makes a communicator, and " + wrong);
+    made.comm.abort();
+    throw_failure();
   }
 
   void gather(const void* mine, void* of_all, std::size_t bytes) {
     const device_memory sent{static_cast<std::int64_t>(bytes)};
     const device_memory received{static_cast<std::int64_t>(bytes) * size_};
-    const cudaStream_t stream = control_.stream.get();
+    const cudaStream_t stream = lines_.control.stream.get();
     check_cuda(cudaMemcpyAsync(sent.data(), mine, bytes, cudaMemcpyHostToDevice, stream), "cudaMemcpyAsync");
     {
       const own_turn mine_now{*this};
       go_on();
-      finish(control_.comm.get(),
-             ncclAllGather(sent.data(), received.data(), bytes, ncclUint8, control_.comm.get(), stream),
+      finish(lines_.control.comm.get(),
+             ncclAllGather(sent.data(), received.data(), bytes, ncclUint8, lines_.control.comm.get(), stream),
              "ncclAllGather", nowhere);
     }
     const char* const what = "for all ranks to come to the same collective call";
@@ -339,26 +247,6 @@ class communicators {
     synchronize(stream, what);
   }
 
-  template <class Visit>
-  void for_each(const Visit& visit) {
-    const auto one = [&](line& of) {
-      if (of.comm.get() != nullptr) visit(of);
-    };
-    one(control_);
-    for (auto& [number, of] : lanes_) one(of);
-    for (auto& [group, of] : groups_) one(of);
-  }
-  /// The worst that NCCL says of any communicator. In its turn, as the next three.
-  [[nodiscard]] ncclResult_t worst_state() {
-    ncclResult_t worst = ncclSuccess;
-    for_each([&](const line& one) {
-      ncclResult_t state = ncclSuccess;
-      const ncclResult_t asked = ncclCommGetAsyncError(one.comm.get(), &state);
-      if (asked != ncclSuccess) state = asked;
-      if (state != ncclSuccess && state != ncclInProgress) worst = state;
-    });
-    return worst;
-  }
   [[nodiscard]] std::string has_failed(ncclResult_t state, const std::string& doing) const {
     return "NCCL has failed on rank " + std::to_string(rank_) + (doing.empty() ? "" : ", ") + doing + ": " +
            describe(state);
@@ -368,7 +256,7 @@ class communicators {
     failure_ = "orrery: rank " + std::to_string(rank_) + " stops: " + why +
                "; its communicators are aborted, and this world cannot be used any more";
     failed_.store(true, std::memory_order_release);
-    for_each([](line& one) { one.comm.abort(); });
+    lines_.each([](line& one) { one.comm.abort(); });
   }
   /// The watchdog's look, on its thread. Is there anything left to watch?
   [[nodiscard]] bool look() noexcept {
@@ -376,7 +264,7 @@ class communicators {
     if (!turn_.take_if_free()) return true;  // the rank is in a call of NCCL's, and has its own deadline there
     try {
       std::string wrong;
-      if (const ncclResult_t worst = worst_state(); worst != ncclSuccess) {
+      if (const ncclResult_t worst = lines_.worst_state(); worst != ncclSuccess) {
         wrong = has_failed(worst, "");
       } else if (const std::string late = marks_->overdue(std::chrono::steady_clock::now()); !late.empty()) {
         wrong = "rank " + std::to_string(rank_) + " " + late;
@@ -397,29 +285,15 @@ class communicators {
   /// After an abort: what was under way ends, and its memory may be given back.
   void settle() noexcept {
     if (std::exchange(settled_, true)) return;
-    static_cast<void>(idle(control_.stream.get()));
-    for (auto& [number, one] : lanes_) static_cast<void>(idle(one.stream.get()));
-    for (auto& [group, one] : groups_) static_cast<void>(idle(one.stream.get()));
-  }
-  [[nodiscard]] bool idle(cudaStream_t stream) const noexcept {
-    const auto deadline = deadline_in(options_.deadline);
-    cudaError_t state = cudaErrorNotReady;
-    while ((state = cudaStreamQuery(stream)) == cudaErrorNotReady && std::chrono::steady_clock::now() < deadline) {
-      std::this_thread::yield();
-    }
-    ignore_cuda(state);
-    return state == cudaSuccess;
+    lines_.each_at_all([&](line& one) { static_cast<void>(becomes_idle(one.stream.get(), options_.deadline)); });
   }
 
-  ncclComm_t parent_;
   cudaStream_t compute_;
   options options_;
   int rank_ = 0;
   int size_ = 1;
   int device_ = 0;
-  line control_{};
-  std::map<int, line> lanes_;
-  std::map<std::pair<int, int>, line> groups_;
+  lines lines_;
   std::string failure_;  // written once, before:
   std::atomic<bool> failed_{false};
   bool settled_ = false;

@@ -42,6 +42,11 @@
 /// in groups of the same lane and moment, of which the same is true; so they meet, and end. The k-th message of two
 /// ranks in a lane is issued before the k+1st on both, since moments grow with steps.
 ///
+/// Groups of different lanes that follow each other on a rank and are issued together may be one call of NCCL's, which
+/// ends when all of them are enqueued. Hosts do not wait for each other then, either: of the first group that is not
+/// enqueued on all its ranks, each of these has entered a call that holds it, or will. For a call that holds groups
+/// before and after it holds it, too, since they follow each other; and one that only holds groups before it ends.
+///
 /// It costs a message nothing that the two ends did not cost anyway, where no rank is ahead; a world's messages are
 /// read once by every rank when a plan is made.
 namespace orrery::nccl {

@@ -101,6 +101,21 @@ class traced {
       record(what);
     }
 
+    /// Does `work` as a part of what was recorded last.
+    template <class Work>
+    void prolong(const Work& work) {
+      event& last = ring[static_cast<std::size_t>((recorded - 1) % static_cast<std::int64_t>(ring.size()))];
+      try {
+        work();
+      } catch (const std::exception& e) {
+        last.failed = true;
+        last.end = now();
+        fail(e.what());
+        throw;
+      }
+      last.end = now();
+    }
+
     /// The first failure writes down what came before it. Not being able to is no second failure.
     void fail(const std::string& why) noexcept {
       try {
@@ -277,6 +292,9 @@ class traced {
     }
     void post(int exchange) {
       recording_->measure(event_of(kind::post, exchange), [&] { inner_.post(exchange); });
+    }
+    void posted() requires batching<channel_of<World>> {
+      recording_->prolong([&] { inner_.posted(); });
     }
     void await(int exchange) {
       recording_->measure(event_of(kind::await, exchange), [&] { inner_.await(exchange); });

@@ -40,6 +40,9 @@ struct exchange_pieces {
 /// completion: on a host by waiting, on a device by enqueuing. Neither allocates. Each exchange is posted and awaited
 /// once in a call, in the order of the program. `context()` is what kernels are called with.
 ///
+/// A channel may also have `posted()`, which is called after exchanges that were posted one right after the other, so
+/// that it can begin them together.
+///
 /// A channel may also have `abandon(why)`: this rank leaves the call in the middle (its kernel has thrown), so that the
 /// others fail at once, with its name, instead of at their deadline. It does not throw.
 template <class Channel>
@@ -73,6 +76,12 @@ concept transport = requires(World& world, const program& p, std::vector<exchang
 /// What `open` returns.
 template <transport World>
 using channel_of = decltype(std::declval<World&>().open({}, {}));
+
+/// Does a channel want to know when it has been given all that is to be posted now?
+template <class Channel>
+concept batching = requires(Channel& channel) {
+  channel.posted();
+};
 
 /// Can a rank that leaves a call in the middle say so to the others?
 template <class Channel>

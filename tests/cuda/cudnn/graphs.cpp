@@ -30,6 +30,7 @@ orrery::cudnn_call call_of(std::int64_t queries, std::int64_t keys, std::int64_t
   call.k = {keys * 2 * key_dim, key_dim, 2 * key_dim};
   call.v = {keys * 2 * value_dim, value_dim, 2 * value_dim};
   call.grad_out = orrery::cudnn_strides::packed(8, 2 * queries, value_dim);
+  call.pack_results();
   return call;
 }
 
@@ -47,6 +48,7 @@ TEST_CASE("cuDNN has every call, full and causal, forward and deterministic back
               call.backward = backward;
               call.causal = causal;
               call.type = type;
+              call.pack_results();
               const bool expected =
                   !backward || key_dim <= 128 || capability == 90 || (capability == 100 && key_dim == 192);
               INFO(call.text(), " on ", capability);
@@ -61,10 +63,40 @@ TEST_CASE("cuDNN has every call, full and causal, forward and deterministic back
   }
 }
 
+TEST_CASE("results that lie as a trainer's tensors, all heads and some of them") {
+  for (const int capability : {80, 90, 100}) {
+    for (const std::int64_t dim : {64, 128}) {
+      for (const std::int64_t of_each : {1, 4}) {
+        for (const bool backward : {false, true}) {
+          for (const bool causal : {false, true}) {
+            // 2 key heads of 8 query heads, in tensors of as many or of four times as many.
+            orrery::cudnn_call call = call_of(512, 512, dim, dim);
+            const auto trainers = [&](std::int64_t heads) {
+              return orrery::cudnn_strides{512 * heads * of_each * dim, dim, heads * of_each * dim};
+            };
+            call.backward = backward;
+            call.causal = causal;
+            call.in_place = true;
+            call.q = call.out = trainers(8);
+            call.k = call.v = trainers(2);
+            if (backward) {
+              call.grad_out = call.grad_q = trainers(8);
+              call.grad_k = call.grad_v = trainers(2);
+            }
+            INFO(call.text(), " on ", capability);
+            CHECK(cudnn_test::unsupported(call, capability) == "");
+          }
+        }
+      }
+    }
+  }
+}
+
 TEST_CASE("more queries than keys, all of which they see") {
   for (const bool backward : {false, true}) {
     orrery::cudnn_call call = call_of(512, 64, 128, 128);
     call.backward = backward;
+    call.pack_results();
     CHECK(cudnn_test::unsupported(call, 90) == "");
     call.causal = true;
     CHECK(cudnn_test::unsupported(call, 90) != "");  // no causal part is such

@@ -1,0 +1,52 @@
+// Copyright The Orrery authors. SPDX-License-Identifier: Apache-2.0
+//
+// Tokens that a mask hides may hold anything; those that it does not hide are not passed over.
+#include "kernel/hidden_tokens.hpp"
+
+#include <cstdint>
+
+#include <doctest/doctest.h>
+
+#include "orrery/kernel/flash.hpp"
+#include "orrery/kernel/float16.hpp"
+#include "orrery/kernel/reference.hpp"
+
+#include "kernel/problem.hpp"
+#include "oracle.hpp"
+
+namespace {
+
+using kernel_test::hiding_mask;
+using orrery::instruction_set;
+
+template <class Kernel>
+inline constexpr std::int64_t tile_of = 0;
+template <class T, instruction_set set>
+inline constexpr std::int64_t tile_of<orrery::flash<T, set>> = 256;  // its largest block of keys
+
+}  // namespace
+
+#define KERNELS                                                                                           \
+  orrery::reference<float>, orrery::flash<float>, orrery::flash<double>, orrery::flash<orrery::bfloat16>, \
+      orrery::flash<float, instruction_set::avx2>, orrery::flash<double, instruction_set::baseline>
+
+TEST_CASE_TEMPLATE("what tokens hold that a mask hides from everybody changes nothing", Kernel, KERNELS) {
+  for (const hiding_mask& mask : kernel_test::hiding_masks) {
+    kernel_test::check_hidden_tokens<Kernel>({1, 150, 190, 2, 1, 24, 40, 0.25}, mask);
+  }
+  // Fewer rows than a block has, and head dimensions that are whole vectors.
+  kernel_test::check_hidden_tokens<Kernel>({2, 6, 30, 2, 2, 64, 32, 0.25}, {hiding_mask::kind::causal, 3, true});
+}
+
+TEST_CASE_TEMPLATE("NaN in a token that is seen reaches all that see it", Kernel, KERNELS) {
+  for (const hiding_mask& mask : kernel_test::hiding_masks) {
+    kernel_test::check_visible_nan<Kernel>({1, 150, 150, 2, 1, 24, 40, 0.25}, mask, tile_of<Kernel>);
+  }
+}
+
+TEST_CASE("NaN in a token that is seen reaches no token that is far from those that see it") {
+  for (const hiding_mask& mask : {hiding_mask{hiding_mask::kind::band, 20}, {hiding_mask::kind::blocks, 100}}) {
+    kernel_test::check_visible_nan<orrery::flash<float>>({1, 900, 900, 1, 1, 8, 8, 0.25}, mask,
+                                                         tile_of<orrery::flash<float>>);
+  }
+}

@@ -64,11 +64,10 @@ struct device_flash_wgmma_backward {
   static constexpr int groups = 2;  ///< that compute
   static constexpr int rows = 64 * groups;
   static constexpr int threads_of_block = 128 * (1 + groups);
-  /// As many as registers bear: sums, scores and gradients of a thread have (dims summed up + 2 columns) / 2 of them.
-  static constexpr int columns = gradient != device_gradient::of_keys_and_values &&
-                                         (rows_are_queries ? key_dim : value_dim) <= 128 && key_dim + value_dim <= 320
-                                     ? 128
-                                     : 64;
+  /// As many as registers bear: a thread has half as many of them as there are dimensions of its sums, and for scores
+  /// and their gradients as there are columns.
+  static constexpr int columns =
+      gradient != device_gradient::of_keys_and_values && (sums_first ? key_dim : value_dim) <= 128 ? 128 : 64;
   /// Of a thread, once each warpgroup has its task. Together no more than the block was launched with, 168 for each: a
   /// warpgroup that asked for more would wait for ever.
   static constexpr int registers_to_bring = key_dim + value_dim <= 128 ? 104 : 56;
@@ -225,10 +224,7 @@ struct device_flash_wgmma_backward {
     const device_item item = item_of(threads);
     const int batch = static_cast<int>(item.batch);
     if (leads) copy_rows(threads, item);
-    for (int row = threads.lane(); row < rows; row += 32) {
-      const std::int64_t last = item.tokens.count - 1;  // again and again, where there are no more
-      threads.store(row_positions_at + 8 * row, item.tokens.position(row < last ? row : last));
-    }
+    write_positions<rows>(threads, row_positions(), item.tokens);
     threads.converge();
     const auto classify = [&](std::int64_t first, std::int64_t last) {
       const std::int64_t first_row = row_positions()(threads, 0), last_row = row_positions()(threads, rows - 1);
@@ -245,20 +241,23 @@ struct device_flash_wgmma_backward {
       const auto numbers = pairs::column_numbers::read(threads, at.block(), batch, at.head(), at.tokens());
 
       threads.mbarrier_wait(first_is_read(of_first.stage), of_first.parity ^ 1);
-      if (at.seen() == visibility::some) {
-        for (int i = threads.lane(); i < count; i += 32) {
-          threads.store(positions_of(of_first.stage).at + 8 * i, at.tokens().position(i));
-        }
-      }
+      if (at.seen() == visibility::some) write_positions<columns>(threads, positions_of(of_first.stage), at.tokens());
       numbers.write_lse(threads, lse_of(of_first.stage));
+      const auto take_second = [&] {
+        threads.mbarrier_wait(second_is_read(of_second.stage), of_second.parity ^ 1);
+        if constexpr (sums_first) numbers.write_delta(threads, delta_of(of_second.stage));
+        threads.converge();
+      };
+      // Where there are as many stages of both, the second one is free before the first one.
+      if constexpr (second_stages == first_stages) take_second();
       unseen_columns<columns> unseen;
       bool clears = false;
       const bool is_end = at.tokens().first + count == at.block().positions.tokens();
       if (at.seen() == visibility::some || (count < columns && !is_end)) {
         unseen = unseen_columns<columns>::of(threads, count, is_end, at.seen(), [&](int column) {
           const std::int64_t position = positions_of(of_first.stage)(threads, column);
-          return any_meets(rows, classify(position, position),
-                           [&](int row) { return is_visible(row_positions()(threads, row), position); });
+          return any_meets<rows>(classify(position, position),
+                                 [&](int row) { return is_visible(row_positions()(threads, row), position); });
         });
         clears = unseen.any(threads);
       }
@@ -270,11 +269,7 @@ struct device_flash_wgmma_backward {
         first_of(of_first.stage)
             .copy(threads, first_column_maps[at.block_index()], first_arrives, at.tokens().first, at.head(), batch);
       }
-      threads.mbarrier_wait(second_is_read(of_second.stage), of_second.parity ^ 1);
-      if constexpr (!rows_are_queries && sums_first) {
-        numbers.write_delta(threads, delta_of(of_second.stage));
-        threads.converge();
-      }
+      if constexpr (second_stages < first_stages) take_second();
       // Values that nobody sees are multiplied by no weight.
       const int second_arrives = clears && !rows_are_queries ? columns_to_clear : second_is_there(of_second.stage);
       if (leads) {

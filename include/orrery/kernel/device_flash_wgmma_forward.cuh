@@ -34,8 +34,8 @@ struct device_flash_wgmma_forward {
 
   /// Of a thread, once each warpgroup has its task. Together no more than the block was launched with, 168 for each: a
   /// warpgroup that asked for more would wait for ever.
-  static constexpr int registers_to_bring = value_dim > 128 ? 72 : 88;
-  static constexpr int registers_to_compute = value_dim > 128 ? 216 : 208;
+  static constexpr int registers_to_bring = value_dim > 128 ? 72 : value_dim > 64 ? 88 : 120;
+  static constexpr int registers_to_compute = value_dim > 128 ? 216 : value_dim > 64 ? 208 : 192;
   static_assert(registers_to_bring + groups * registers_to_compute <= 65536 / threads_of_block / 8 * 8 * (1 + groups));
 
   device_blocks<forward_queries<T, float>> queries;
@@ -55,7 +55,8 @@ struct device_flash_wgmma_forward {
 
   static constexpr int keys_at = query_tile::bytes;
   static constexpr int values_at = keys_at + stages * key_tile::bytes;
-  static constexpr int positions_at = values_at + stages * value_tile::bytes;
+  static constexpr int row_positions_at = values_at + stages * value_tile::bytes;
+  static constexpr int positions_at = row_positions_at + rows * 8;
   static constexpr int announcements_at = positions_at + stages * columns * 8;
   static constexpr int mbarriers_at = announcements_at + stages * 8;
   static constexpr int shared_bytes = mbarriers_at + (2 + 4 * stages) * 8;
@@ -115,6 +116,7 @@ struct device_flash_wgmma_forward {
 
   static constexpr key_tile keys_of(int stage) { return {keys_at + stage * key_tile::bytes}; }
   static constexpr value_tile values_of(int stage) { return {values_at + stage * value_tile::bytes}; }
+  static constexpr shared_positions row_positions() { return {row_positions_at}; }
   static constexpr shared_positions positions_of(int stage) { return {positions_at + stage * columns * 8}; }
   static constexpr int announcement_of(int stage) { return announcements_at + 8 * stage; }
 
@@ -122,13 +124,13 @@ struct device_flash_wgmma_forward {
   template <class Threads>
   ORRERY_DEVICE void bring(const Threads& threads, const device_item& item) const {
     const std::int64_t key_head = heads.key_head(item.head);
-    const std::int64_t first_position = item.tokens.position(0);
-    const std::int64_t last_position = item.tokens.position(item.tokens.count - 1);
+    write_positions<rows>(threads, row_positions(), item.tokens);
+    threads.converge();
     const auto classify = [&](std::int64_t first, std::int64_t last) {
-      return mask.classify(first_position, last_position, first, last);
+      return mask.classify(row_positions()(threads, 0), row_positions()(threads, rows - 1), first, last);
     };
     const bool leads = threads.lane() == 0;
-    device_cursor<forward_keys<T>> next{keys, {key_head, key_head + 1}, columns};
+    short_cursor<forward_keys<T>, columns> next{keys, {key_head, key_head + 1}};
     bool more = next.next(classify);
     if (!more) {
       if (leads) {
@@ -143,47 +145,43 @@ struct device_flash_wgmma_forward {
     }
     int parity_to_clear = 0;
     for (unsigned n = 0; more; ++n) {
-      const stage_of<stages> at{n};
-      const token_block tokens = next.tokens();
-      const visibility seen = next.seen();
-      const int block = next.block_index();
-      const int count = static_cast<int>(tokens.count);
+      const stage_of<stages> of{n};
+      const short_cursor<forward_keys<T>, columns> at = next;
+      const int count = static_cast<int>(at.tokens().count);
       more = next.next(classify);
+      threads.mbarrier_wait(keys_are_read(of.stage), of.parity ^ 1);
+      if (at.seen() == visibility::some) write_positions<columns>(threads, positions_of(of.stage), at.tokens());
+      if (leads) tile_announcement::of(count, at.seen(), !more).write(threads, announcement_of(of.stage));
+      threads.converge();  // what all lanes wrote is announced by the first one's arrival
+      if (leads) {
+        threads.mbarrier_arrive_expecting(keys_are_there(of.stage), key_tile::bytes);
+        keys_of(of.stage).copy(threads, key_maps[at.block_index()], keys_are_there(of.stage), at.tokens().first,
+                               key_head, item.batch);
+      }
       unseen_columns<columns> unseen;
       bool clears = false;
-      const bool is_end = tokens.first + count == keys.of[block].positions.tokens();
-      if (seen == visibility::some || (count < columns && !is_end)) {
-        unseen = unseen_columns<columns>::of(threads, count, is_end, seen, [&](int column) {
-          const std::int64_t key = tokens.position(column);
-          return any_meets(static_cast<int>(item.tokens.count), classify(key, key),
-                           [&](int row) { return mask.visible(item.tokens.position(row), key); });
+      const bool is_end = at.tokens().first + count == at.block().positions.tokens();
+      if (at.seen() == visibility::some || (count < columns && !is_end)) {
+        unseen = unseen_columns<columns>::of(threads, count, is_end, at.seen(), [&](int column) {
+          const std::int64_t key = positions_of(of.stage)(threads, column);
+          return any_meets<rows>(classify(key, key),
+                                 [&](int row) { return mask.visible(row_positions()(threads, row), key); });
         });
         clears = unseen.any(threads);
       }
-      threads.mbarrier_wait(keys_are_read(at.stage), at.parity ^ 1);
-      if (seen == visibility::some) {
-        for (int i = threads.lane(); i < count; i += 32) {
-          threads.store(positions_of(at.stage).at + 8 * i, tokens.position(i));
-        }
-      }
-      if (leads) tile_announcement::of(count, seen, !more).write(threads, announcement_of(at.stage));
-      threads.converge();  // what all lanes wrote is announced by the first one's arrival
-      if (leads) {
-        threads.mbarrier_arrive_expecting(keys_are_there(at.stage), key_tile::bytes);
-        keys_of(at.stage).copy(threads, key_maps[block], keys_are_there(at.stage), tokens.first, key_head, item.batch);
-      }
-      threads.mbarrier_wait(values_are_read(at.stage), at.parity ^ 1);
-      const int arrive = clears ? values_to_clear : values_are_there(at.stage);
+      threads.mbarrier_wait(values_are_read(of.stage), of.parity ^ 1);
+      const int arrive = clears ? values_to_clear : values_are_there(of.stage);
       if (leads) {
         threads.mbarrier_arrive_expecting(arrive, value_tile::bytes);
-        values_of(at.stage).copy(threads, value_maps[block], arrive, tokens.first, key_head, item.batch);
+        values_of(of.stage).copy(threads, value_maps[at.block_index()], arrive, at.tokens().first, key_head,
+                                 item.batch);
       }
       if (clears) {
         threads.mbarrier_wait(values_to_clear, parity_to_clear);
         parity_to_clear ^= 1;
-        unseen.clear(threads, values_of(at.stage));
+        unseen.clear(threads, values_of(of.stage));
         threads.fence_async_proxy();
-        let_go(threads, values_are_there(at.stage));
+        let_go(threads, values_are_there(of.stage));
       }
     }
   }

@@ -51,6 +51,14 @@ struct tile_announcement {
   }
 };
 
+/// A warp writes the positions of a tile of `count` tokens, the last one's again and again where there are fewer.
+template <int count, class Threads>
+ORRERY_DEVICE void write_positions(const Threads& threads, const shared_positions& to, const token_block& tokens) {
+  for (int i = threads.lane(); i < count; i += 32) {
+    threads.store(to.at + 8 * i, tokens.position(i < tokens.count ? i : tokens.count - 1));
+  }
+}
+
 /// The warp does not need any more what the mbarrier stands for.
 template <class Threads>
 ORRERY_DEVICE void let_go(const Threads& threads, int mbarrier) {
@@ -205,13 +213,13 @@ struct unseen_columns {
   }
 };
 
-/// Does any of a tile's `count` rows meet a column? `interval` is what a mask's interval test says of all of them;
+/// Does any of a tile's rows meet a column? `interval` is what a mask's interval test says of all of them;
 /// visible(row) asks of one. The last rows are the likeliest under causal masks.
-template <class Visible>
-ORRERY_DEVICE bool any_meets(int count, visibility interval, const Visible& visible) {
+template <int rows, class Visible>
+ORRERY_DEVICE bool any_meets(visibility interval, const Visible& visible) {
   if (interval != visibility::some) return interval == visibility::all;
-  while (count-- > 0) {
-    if (visible(count)) return true;
+  for (int row = rows; row-- > 0;) {
+    if (visible(row)) return true;
   }
   return false;
 }

@@ -64,14 +64,15 @@ struct device_flash_wgmma_backward {
   static constexpr int groups = 2;  ///< that compute
   static constexpr int rows = 64 * groups;
   static constexpr int threads_of_block = 128 * (1 + groups);
-  /// As many as registers bear: a thread has half as many of them as there are dimensions of its sums, and for scores
-  /// and their gradients as there are columns.
   static constexpr int columns =
       gradient != device_gradient::of_keys_and_values && (sums_first ? key_dim : value_dim) <= 128 ? 128 : 64;
+  /// Registers of a thread for its sums, scores and their gradients, of its two rows; there are at most 192.
+  static constexpr int accumulators =
+      ((sums_first ? key_dim + columns : 0) + (sums_second ? value_dim : 0) + columns) / 2;
   /// Of a thread, once each warpgroup has its task. Together no more than the block was launched with, 168 for each: a
   /// warpgroup that asked for more would wait for ever.
-  static constexpr int registers_to_bring = key_dim + value_dim <= 128 ? 104 : 56;
-  static constexpr int registers_to_compute = key_dim + value_dim <= 128 ? 200 : 224;
+  static constexpr int registers_to_bring = accumulators <= 160 ? 104 : accumulators <= 176 ? 88 : 56;
+  static constexpr int registers_to_compute = accumulators <= 160 ? 200 : accumulators <= 176 ? 208 : 224;
   static_assert(registers_to_bring + groups * registers_to_compute <= 65536 / threads_of_block / 8 * 8 * (1 + groups));
 
   device_blocks<row_block> row_side;

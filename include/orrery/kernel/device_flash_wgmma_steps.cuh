@@ -55,7 +55,8 @@ struct tile_announcement {
 template <int count, class Threads>
 ORRERY_DEVICE void write_positions(const Threads& threads, const shared_positions& to, const token_block& tokens) {
   for (int i = threads.lane(); i < count; i += 32) {
-    threads.store(to.at + 8 * i, tokens.position(i < tokens.count ? i : tokens.count - 1));
+    const int last = static_cast<int>(tokens.count) - 1;
+    threads.store(to.at + 8 * i, tokens.position(i < last ? i : last));
   }
 }
 

@@ -134,34 +134,71 @@ TEST_CASE("wgmma: rows that see nothing are complete: zero, and minus infinity")
   }
 }
 
+namespace {
+
+/// `good`, but with `poison` for the queries and the keys of these positions.
+oracle::problem poisoned(const oracle::problem& good, double poison, std::int64_t first_query,
+                         std::int64_t end_of_queries, std::int64_t first_key, std::int64_t end_of_keys) {
+  oracle::problem p = good;
+  const auto fill = [&](std::vector<double>& of, std::int64_t row, std::int64_t first, std::int64_t end) {
+    std::fill(of.begin() + first * row, of.begin() + end * row, poison);
+  };
+  const oracle::shape& s = p.shape;
+  fill(p.q, s.query_heads * s.key_dim, first_query, end_of_queries);
+  fill(p.grad_out, s.query_heads * s.value_dim, first_query, end_of_queries);
+  fill(p.k, s.key_heads * s.key_dim, first_key, end_of_keys);
+  fill(p.v, s.key_heads * s.value_dim, first_key, end_of_keys);
+  return p;
+}
+
+constexpr double poisons[] = {std::numeric_limits<double>::quiet_NaN(), std::numeric_limits<double>::infinity()};
+
+/// What a run of `p` has in common with one of `good`: all but the delta of poisoned queries, which is their own.
+void check_poisoned(const oracle::problem& p, const oracle::answer& expected, const any_mask& mask, const plan& how) {
+  auto got = kernel_test::run<kernel<bfloat16>>(p, mask, how);
+  const auto row = static_cast<std::size_t>(p.shape.value_dim);
+  const auto heads = static_cast<std::size_t>(p.shape.query_heads), queries = got.delta.size() / heads;
+  for (std::size_t i = 0; i < got.delta.size(); ++i) {
+    if (!std::isfinite(p.grad_out[(i % queries * heads + i / queries) * row])) got.delta[i] = 0;
+  }
+  cuda_test::compare(p, how, mask.name() + (mask.blind ? ", blind" : ""), expected, got, tolerance<bfloat16>,
+                     oracle::tolerance<float>);
+}
+
+}  // namespace
+
 TEST_CASE("wgmma: infinities and NaN in what nobody sees, or who sees nothing, reach nobody") {
-  // Queries see keys 40 positions before them and earlier, so that some queries see nothing and some keys nobody, in
-  // tiles of which others see and are seen; and in tiles whose segment ends before them.
-  const oracle::shape shape{1, 300, 300, 2, 1, 16, 24, 0.25};
-  const auto good = oracle::random_problem<bfloat16>(shape, 11);
+  // Queries see keys 40 positions before them and earlier: some queries see nothing, and some keys nobody, in tiles of
+  // which others see and are seen.
+  const auto good = oracle::random_problem<bfloat16>({1, 300, 300, 2, 1, 16, 24, 0.25}, 11);
   for (const bool blind : {false, true}) {
     const any_mask mask{kind::causal, blind, {-40}};
     const auto expected = oracle::solve(good, mask);
-    auto p = good;
-    for (const double poison : {std::numeric_limits<double>::quiet_NaN(), std::numeric_limits<double>::infinity()}) {
-      const auto fill = [&](std::vector<double>& of, std::int64_t heads, std::int64_t dim, std::int64_t first,
-                            std::int64_t end) {
-        std::fill(of.begin() + first * heads * dim, of.begin() + end * heads * dim, poison);
-      };
-      fill(p.q, 2, shape.key_dim, 0, 40);
-      fill(p.grad_out, 2, shape.value_dim, 0, 40);
-      fill(p.k, 1, shape.key_dim, 260, 300);
-      fill(p.v, 1, shape.value_dim, 260, 300);
-      plan how = cut(shape, 1, 1);
-      for (const bool one_piece : {false, true}) {
-        if (one_piece) how.queries = how.keys = contiguous(300, 1);
-        auto got = kernel_test::run<kernel<bfloat16>>(p, mask, how);
-        for (std::size_t i = 0; i < got.delta.size(); ++i) {
-          if (i % 300 < 40) got.delta[i] = 0;  // out * grad_out, whatever that is
-        }
-        cuda_test::compare(p, how, poison == poison ? "infinity" : "NaN", expected, got, tolerance<bfloat16>,
-                           oracle::tolerance<float>);
-      }
+    for (const double poison : poisons) {
+      plan how = cut(good.shape, 1, 1);
+      check_poisoned(poisoned(good, poison, 0, 40, 260, 300), expected, mask, how);
+      how.queries = how.keys = contiguous(300, 1);
+      check_poisoned(poisoned(good, poison, 0, 40, 260, 300), expected, mask, how);
+    }
+  }
+}
+
+TEST_CASE("wgmma: nor do those of the tokens after a segment's end") {
+  // More queries than keys, or keys than queries, of which those beyond 216 meet nobody. Shards have some of these as a
+  // second piece, right behind a first one that ends within a tile.
+  kernel_test::sharding gap{kernel_test::piece(0, 100), kernel_test::piece(100, 160)};
+  gap[0].add({260, 40, 40, 1});
+  for (const bool more_keys : {false, true}) {
+    const oracle::shape shape{1, more_keys ? 200 : 300, more_keys ? 300 : 200, 1, 1, 16, 24, 0.25};
+    const auto good = oracle::random_problem<bfloat16>(shape, 12);
+    const any_mask mask{kind::band, false, {}, {17}};
+    const auto expected = oracle::solve(good, mask);
+    plan how;
+    how.queries = more_keys ? contiguous(200, 1) : gap;
+    how.keys = more_keys ? gap : contiguous(200, 1);
+    for (const double poison : poisons) {
+      const std::int64_t first_query = more_keys ? 200 : 217, first_key = more_keys ? 217 : 200;
+      check_poisoned(poisoned(good, poison, first_query, shape.queries, first_key, shape.keys), expected, mask, how);
     }
   }
 }

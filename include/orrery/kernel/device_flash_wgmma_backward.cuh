@@ -71,8 +71,8 @@ struct device_flash_wgmma_backward {
       ((sums_first ? key_dim + columns : 0) + (sums_second ? value_dim : 0) + columns) / 2;
   /// Of a thread, once each warpgroup has its task. Together no more than the block was launched with, 168 for each: a
   /// warpgroup that asked for more would wait for ever.
-  static constexpr int registers_to_bring = accumulators <= 160 ? 104 : accumulators <= 176 ? 88 : 56;
-  static constexpr int registers_to_compute = accumulators <= 160 ? 200 : accumulators <= 176 ? 208 : 224;
+  static constexpr int registers_to_bring = accumulators < 160 ? 104 : accumulators <= 176 ? 88 : 56;
+  static constexpr int registers_to_compute = accumulators < 160 ? 200 : accumulators <= 176 ? 208 : 224;
   static_assert(registers_to_bring + groups * registers_to_compute <= 65536 / threads_of_block / 8 * 8 * (1 + groups));
 
   device_blocks<row_block> row_side;

@@ -100,6 +100,7 @@ enum class flaw {
   no_fence_of_products,
   sums_used_early,
   sums_changed_early,
+  sums_discarded_early,
   operand_changed_early,
   overwritten_early,
   overwritten_without_mbarrier,
@@ -154,6 +155,7 @@ struct two_rounds {
       t.commit_products();
       if (is(flaw::sums_used_early)) t.hold(sums);
       if (is(flaw::sums_changed_early)) sums[3][1] = 0;
+      if (is(flaw::sums_discarded_early)) t.discard(sums);
       if (is(flaw::operand_changed_early)) words[0][2] = 1;
       if (is(flaw::overwritten_early) && t.thread() == 9) t.store(4, 1);
       if (is(flaw::arrives_before_products_are_done) && t.lane() == 0) t.mbarrier_arrive(taken);
@@ -203,6 +205,7 @@ TEST_CASE("misuse of the asynchronous proxy has a sentence") {
   expect(flaw::no_fence_of_products, "without fence_products");
   expect(flaw::sums_used_early, "uses sums of a product that it has not waited for");
   expect(flaw::sums_changed_early, "has written to sums of a product");
+  expect(flaw::sums_discarded_early, "uses sums of a product that it has not waited for");
   expect(flaw::operand_changed_early, "has changed the left operand of a product");
   expect(flaw::overwritten_early, "overwrites shared memory that an unfinished product reads");
   expect(flaw::overwritten_without_mbarrier, "arrives more often than the mbarrier was initialised for");

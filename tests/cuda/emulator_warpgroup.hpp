@@ -1,8 +1,10 @@
 // Copyright The Orrery authors. SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
+#include <limits>
 #include <source_location>
 #include <string>
 #include <type_traits>
@@ -82,6 +84,11 @@ class warpgroup_threads : public threads {
   template <std::size_t steps>
   void hold(std::uint32_t (&operands)[steps][4], const place& here = place::current()) const {
     engine_->products().require_finished(index_, operands[0], 4 * steps, here);
+  }
+  template <std::size_t column_tiles>
+  void discard(float (&sums)[column_tiles][4], const place& here = place::current()) const {
+    hold(sums, here);
+    std::fill_n(sums[0], 4 * column_tiles, std::numeric_limits<float>::quiet_NaN());
   }
 
   template <class T, std::size_t column_tiles>

@@ -6,7 +6,6 @@
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
-#include <initializer_list>
 #include <limits>
 #include <memory_resource>
 #include <span>
@@ -17,6 +16,7 @@
 #include "orrery/kernel/device_flash.cuh"
 
 #include "cuda/check.hpp"
+#include "cuda/flash_plans.hpp"
 #include "cuda/masks.hpp"
 #include "kernel/problem.hpp"
 #include "oracle.hpp"
@@ -24,6 +24,8 @@
 namespace {
 
 using cuda_test::any_mask;
+using cuda_test::boundaries_at;
+using cuda_test::cut;
 using kernel_test::contiguous;
 using kernel_test::order;
 using kernel_test::plan;
@@ -51,30 +53,13 @@ template <class T>
 std::pmr::vector<T> vector_of(std::size_t count, T value) {
   return std::pmr::vector<T>(count, value, kernel_test::home.memory);
 }
-std::pmr::vector<std::int64_t> boundaries_at(std::initializer_list<std::int64_t> positions) {
-  return std::pmr::vector<std::int64_t>(positions, kernel_test::home.memory);
-}
-
-plan cut(const oracle::shape& shape, int queries, int keys) {
-  plan how;
-  how.queries = zigzag(shape.queries, queries);
-  how.keys = zigzag(shape.keys, keys);
-  return how;
-}
-
 }  // namespace
 
 TEST_CASE("every mask, grouped heads, several tiles, shards in one call and in many") {
   const oracle::shape shape{1, 150, 135, 2, 1, 24, 40, 0.25};
   const auto p = oracle::random_problem<bfloat16>(shape, 1);
   const auto boundaries = boundaries_at({0, 20, 21, 60, 200});
-  const any_mask every_kind[] = {{},
-                                 {kind::causal},
-                                 {kind::causal, false, {-30}},  // the first queries see nothing
-                                 {kind::band, false, {}, {17}},
-                                 {kind::holes},
-                                 {kind::packed, false, {}, {}, {boundaries.data(), 4}}};
-  for (const any_mask& mask : every_kind) {
+  for (const any_mask& mask : cuda_test::every_mask(0, boundaries)) {
     plan how = cut(shape, 1, 1);
     check<bfloat16>(p, mask, how);
     how.queries = striped(shape.queries, 2, 5);

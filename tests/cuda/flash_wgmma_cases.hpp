@@ -1,11 +1,10 @@
 // Copyright The Orrery authors. SPDX-License-Identifier: Apache-2.0
 //
-// The tensor-core kernel's forward by warpgroups against the oracle. On the emulated device every run is also a check
+// The tensor-core kernel by warpgroups against the oracle. On the emulated device every run is also a check
 // of its use of shared memory, barriers, copies and products, since that device throws where they are wrong.
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
-#include <initializer_list>
 #include <limits>
 #include <memory_resource>
 #include <span>
@@ -16,6 +15,8 @@
 
 #include "orrery/kernel/device_flash.cuh"
 
+#include "cuda/check.hpp"
+#include "cuda/flash_plans.hpp"
 #include "cuda/masks.hpp"
 #include "kernel/problem.hpp"
 #include "oracle.hpp"
@@ -23,6 +24,8 @@
 namespace {
 
 using cuda_test::any_mask;
+using cuda_test::boundaries_at;
+using cuda_test::cut;
 using kernel_test::contiguous;
 using kernel_test::order;
 using kernel_test::plan;
@@ -32,44 +35,17 @@ using orrery::bfloat16;
 using orrery::float16;
 using kind = any_mask::kind;
 
-/// Its backward is that of mma.sync, which has tests of its own.
 template <class T, int largest = 64>
-struct kernel : orrery::device_flash<T, largest, cuda_test::tested, orrery::device_instructions::wgmma> {
-  template <class... Arguments>
-  static void backward(const Arguments&...) {}
-};
+using kernel = orrery::device_flash<T, largest, cuda_test::tested, orrery::device_instructions::wgmma>;
 
-/// Probabilities are rounded to T before they weigh values: half a unit in the last place of each, of which sums see
-/// the mean.
+/// Probabilities and gradients of scores are rounded to T before they are operands: half a unit in the last place of
+/// each, of which sums see the mean.
 template <class T>
 const double tolerance = oracle::tolerance<T> / 2;
 
 template <class T, int largest = 64, class Mask>
-void check(const oracle::problem& p, const Mask& mask, const plan& how, double bound = tolerance<T>,
-           double lse_bound = oracle::tolerance<float>) {
-  INFO(std::string{mask.name()}, ", queries ", p.shape.queries, ", keys ", p.shape.keys, ", heads ",
-       p.shape.query_heads, "/", p.shape.key_heads, ", dims ", p.shape.key_dim, "/", p.shape.value_dim, ", shards ",
-       how.queries.size(), "/", how.keys.size(), ", one call ", how.one_call);
-  const auto got = kernel_test::run<kernel<T, largest>>(p, mask, how);
-  const auto expected = oracle::solve(p, mask);
-  const oracle::difference out = oracle::compare(expected.out, got.out);
-  const oracle::difference lse = oracle::compare(expected.lse, got.lse);
-  INFO("out: ", out.text(), "; lse: ", lse.text());
-  CHECK(out.error <= bound);
-  CHECK(lse.error <= lse_bound);
-  CHECK(got.stayed_inside);
-}
-
-/// In memory that the kernel can read.
-std::pmr::vector<std::int64_t> boundaries_at(std::initializer_list<std::int64_t> positions) {
-  return std::pmr::vector<std::int64_t>(positions, kernel_test::home.memory);
-}
-
-plan cut(const oracle::shape& shape, int queries, int keys) {
-  plan how;
-  how.queries = zigzag(shape.queries, queries);
-  how.keys = zigzag(shape.keys, keys);
-  return how;
+void check(const oracle::problem& p, const Mask& mask, const plan& how) {
+  cuda_test::check<kernel<T, largest>>(p, mask, how, tolerance<T>);
 }
 
 }  // namespace
@@ -78,13 +54,7 @@ TEST_CASE("wgmma: every mask, grouped heads, several tiles, shards in one call a
   const oracle::shape shape{1, 150, 410, 2, 1, 24, 40, 0.25};
   const auto p = oracle::random_problem<bfloat16>(shape, 1);
   const auto boundaries = boundaries_at({0, 20, 21, 160, 500});
-  const any_mask every_kind[] = {{},
-                                 {kind::causal, false, {200}},
-                                 {kind::causal, false, {-30}},  // the first queries see nothing
-                                 {kind::band, false, {}, {17}},
-                                 {kind::holes},
-                                 {kind::packed, false, {}, {}, {boundaries.data(), 4}}};
-  for (const any_mask& mask : every_kind) {
+  for (const any_mask& mask : cuda_test::every_mask(200, boundaries)) {
     plan how = cut(shape, 1, 2);
     check<bfloat16>(p, mask, how);
     how.queries = striped(shape.queries, 2, 5);
@@ -140,13 +110,14 @@ TEST_CASE("wgmma: scales of zero and below, large scores") {
     check<bfloat16>(oracle::random_problem<bfloat16>(shape, 7), any_mask{kind::causal, false, {100}}, cut(shape, 1, 2));
   }
   // One shift of all scores far above and below what exp can represent; a tile that is not full of keys among them.
-  const oracle::shape shape{1, 40, 190, 1, 1, 32, 16, 1.0};
+  const oracle::shape shape{1, 40, 90, 1, 1, 32, 16, 1.0};
   auto p = oracle::random_problem<float16>(shape, 8, 6.0);
   for (const double shift : {64.0, -64.0}) {
     for (std::size_t i = 0; i < p.q.size(); i += 32) p.q[i] = 64;
     for (std::size_t i = 0; i < p.k.size(); i += 32) p.k[i] = shift;
-    check<float16>(p, any_mask{kind::causal, false, {170}}, cut(shape, 1, 1),
-                   tolerance<float16> + oracle::tolerance<float> * 8192, oracle::tolerance<float> * 8192);
+    cuda_test::check<kernel<float16>>(p, any_mask{kind::causal, false, {100}}, cut(shape, 1, 1),
+                                      tolerance<float16> + oracle::tolerance<float> * 8192,
+                                      oracle::tolerance<float> * 8192);
   }
 }
 
@@ -155,9 +126,80 @@ TEST_CASE("wgmma: rows that see nothing are complete: zero, and minus infinity")
   const auto p = oracle::random_problem<bfloat16>(shape, 9);
   for (const any_mask& mask : {any_mask{kind::causal, false, {-1000}}, any_mask{kind::causal, true, {-1000}}}) {
     const auto got = kernel_test::run<kernel<bfloat16>>(p, mask, cut(shape, 2, 2));  // results are NaN beforehand
-    CHECK(std::all_of(got.out.begin(), got.out.end(), [](float value) { return value == 0; }));
+    for (const auto* zeros : {&got.out, &got.grad_q, &got.grad_k, &got.grad_v}) {
+      CHECK(std::all_of(zeros->begin(), zeros->end(), [](float value) { return value == 0; }));
+    }
     CHECK(std::all_of(got.lse.begin(), got.lse.end(),
                       [](float value) { return value == -std::numeric_limits<float>::infinity(); }));
+  }
+}
+
+namespace {
+
+/// `good`, but with `poison` for the queries and the keys of these positions.
+oracle::problem poisoned(const oracle::problem& good, double poison, std::int64_t first_query,
+                         std::int64_t end_of_queries, std::int64_t first_key, std::int64_t end_of_keys) {
+  oracle::problem p = good;
+  const auto fill = [&](std::vector<double>& of, std::int64_t row, std::int64_t first, std::int64_t end) {
+    std::fill(of.begin() + first * row, of.begin() + end * row, poison);
+  };
+  const oracle::shape& s = p.shape;
+  fill(p.q, s.query_heads * s.key_dim, first_query, end_of_queries);
+  fill(p.grad_out, s.query_heads * s.value_dim, first_query, end_of_queries);
+  fill(p.k, s.key_heads * s.key_dim, first_key, end_of_keys);
+  fill(p.v, s.key_heads * s.value_dim, first_key, end_of_keys);
+  return p;
+}
+
+constexpr double poisons[] = {std::numeric_limits<double>::quiet_NaN(), std::numeric_limits<double>::infinity()};
+
+/// What a run of `p` has in common with one of `good`: all but the delta of poisoned queries, which is their own.
+void check_poisoned(const oracle::problem& p, const oracle::answer& expected, const any_mask& mask, const plan& how) {
+  auto got = kernel_test::run<kernel<bfloat16>>(p, mask, how);
+  const auto row = static_cast<std::size_t>(p.shape.value_dim);
+  const auto heads = static_cast<std::size_t>(p.shape.query_heads), queries = got.delta.size() / heads;
+  for (std::size_t i = 0; i < got.delta.size(); ++i) {
+    if (!std::isfinite(p.grad_out[(i % queries * heads + i / queries) * row])) got.delta[i] = 0;
+  }
+  cuda_test::compare(p, how, mask.name() + (mask.blind ? ", blind" : ""), expected, got, tolerance<bfloat16>,
+                     oracle::tolerance<float>);
+}
+
+}  // namespace
+
+TEST_CASE("wgmma: infinities and NaN in what nobody sees, or who sees nothing, reach nobody") {
+  // Queries see keys 40 positions before them and earlier: some queries see nothing, and some keys nobody, in tiles of
+  // which others see and are seen.
+  const auto good = oracle::random_problem<bfloat16>({1, 300, 300, 2, 1, 16, 24, 0.25}, 11);
+  for (const bool blind : {false, true}) {
+    const any_mask mask{kind::causal, blind, {-40}};
+    const auto expected = oracle::solve(good, mask);
+    for (const double poison : poisons) {
+      plan how = cut(good.shape, 1, 1);
+      check_poisoned(poisoned(good, poison, 0, 40, 260, 300), expected, mask, how);
+      how.queries = how.keys = contiguous(300, 1);
+      check_poisoned(poisoned(good, poison, 0, 40, 260, 300), expected, mask, how);
+    }
+  }
+}
+
+TEST_CASE("wgmma: nor do those of the tokens after a segment's end") {
+  // More queries than keys, or keys than queries, of which those beyond 216 meet nobody. Shards have some of these as a
+  // second piece, right behind a first one that ends within a tile.
+  kernel_test::sharding gap{kernel_test::piece(0, 100), kernel_test::piece(100, 160)};
+  gap[0].add({260, 40, 40, 1});
+  for (const bool more_keys : {false, true}) {
+    const oracle::shape shape{1, more_keys ? 200 : 300, more_keys ? 300 : 200, 1, 1, 16, 24, 0.25};
+    const auto good = oracle::random_problem<bfloat16>(shape, 12);
+    const any_mask mask{kind::band, false, {}, {17}};
+    const auto expected = oracle::solve(good, mask);
+    plan how;
+    how.queries = more_keys ? contiguous(200, 1) : gap;
+    how.keys = more_keys ? gap : contiguous(200, 1);
+    for (const double poison : poisons) {
+      const std::int64_t first_query = more_keys ? 200 : 217, first_key = more_keys ? 217 : 200;
+      check_poisoned(poisoned(good, poison, first_query, shape.queries, first_key, shape.keys), expected, mask, how);
+    }
   }
 }
 
@@ -178,7 +220,11 @@ TEST_CASE("wgmma: the same call twice gives the same bits; keys that a running r
     const auto other = kernel_test::run<kernel<bfloat16>>(p, mask, both);
     CHECK(one.out == same.out);
     CHECK(one.lse == same.lse);
+    CHECK(one.grad_q == same.grad_q);
+    CHECK(one.grad_k == same.grad_k);
+    CHECK(one.grad_v == same.grad_v);
     CHECK(one.out == other.out);
     CHECK(one.lse == other.lse);
+    CHECK(one.grad_q == other.grad_q);
   }
 }

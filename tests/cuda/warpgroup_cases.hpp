@@ -11,6 +11,8 @@
 #include <doctest/doctest.h>
 
 #include "orrery/kernel/device_code.hpp"
+#include "orrery/kernel/device_flash_steps.cuh"
+#include "orrery/kernel/device_flash_wgmma_steps.cuh"
 #include "orrery/kernel/device_tensor_map.hpp"
 #include "orrery/kernel/float16.hpp"
 #include "orrery/kernel/view.hpp"
@@ -91,7 +93,7 @@ struct multiplication {
     ORRERY_UNROLL
     for (int n = 0; n < columns / 8; ++n) {
       ORRERY_UNROLL
-      for (int i = 0; i < 4; ++i) sums[n][i] = by_registers ? 0.0f : 1e9f;  // which the first product does not read
+      for (int i = 0; i < 4; ++i) sums[n][i] = by_registers ? 0.0f : 1e9f;
     }
     ORRERY_UNROLL
     for (int k = 0; k < depth / 16; ++k) {
@@ -101,7 +103,11 @@ struct multiplication {
         words[k][i] = t.template pack<T>(static_cast<float>(two[0]), static_cast<float>(two[1]));
       }
     }
-    t.hold(sums);
+    if (by_registers) {
+      t.hold(sums);
+    } else {
+      t.discard(sums);  // the first product does not read them
+    }
     t.hold(words);
     t.fence_products();
     ORRERY_UNROLL
@@ -173,14 +179,124 @@ struct copied_rows {
   }
 };
 
+/// 5 + a bᵀ and a b' by the steps that kernels are made of, with a 64 × 128, b 128 × 128 and b' 128 × 192, of which the
+/// rows of `unseen` bits are cleared after they came.
+template <class T>
+struct cleared_rows {
+  using a_tile = swizzled_tile<64, 128>;
+  using b_tile = swizzled_tile<128, 128>;
+  using wide_tile = swizzled_tile<128, 192>;
+  static constexpr int b_at = a_tile::bytes, wide_at = b_at + b_tile::bytes, came = wide_at + wide_tile::bytes;
+  static constexpr int shared_bytes = came + 16;
+
+  orrery::tensor_map of_a, of_b, of_wide;
+  const T* a;
+  float* along;
+  float* across;
+
+  static constexpr bool is_unseen(int row) { return row % 32 % 7 == 3 || row / 32 == 2; }
+
+  template <class Threads>
+  ORRERY_DEVICE void operator()(const Threads& t) const {
+    constexpr int is_clear = came + 8;
+    initialise(t, came, 2);
+    if (t.thread() == 0) {
+      t.mbarrier_arrive_expecting(came, came);
+      a_tile{0}.copy(t, of_a, came, 0, 0, 0);
+      b_tile{b_at}.copy(t, of_b, came, 0, 0, 0);
+      wide_tile{wide_at}.copy(t, of_wide, came, 0, 0, 0);
+    }
+    if (t.warp() == 0) {
+      t.mbarrier_wait(came, 0);
+      orrery::unseen_columns<128> unseen;
+      for (int i = 0; i < 4; ++i) unseen.own |= is_unseen(32 * i + t.lane()) ? 1u << i : 0u;
+      unseen.clear(t, b_tile{b_at});
+      unseen.clear(t, wide_tile{wide_at});
+      t.fence_async_proxy();
+      orrery::let_go(t, is_clear);
+    }
+    t.mbarrier_wait(came, 0);
+    t.mbarrier_wait(is_clear, 0);
+    orrery::fragments<1, 16> sums, left;
+    auto wide = orrery::fragments<1, 24>::zeros();
+    orrery::rounded_rows<128> words;
+    const int row = 16 * t.warp() + t.lane() / 4, column = t.lane() % 4 * 2;
+    ORRERY_UNROLL
+    for (int n = 0; n < 16; ++n) {
+      ORRERY_UNROLL
+      for (int i = 0; i < 4; ++i) {
+        sums.of[0][n][i] = 5;
+        left.of[0][n][i] = static_cast<float>(a[(row + i / 2 * 8) * 128 + 8 * n + column + i % 2]);
+      }
+    }
+    words.template round<T>(t, left);
+    orrery::begin_rows<T, true>(t, sums, a_tile{0}, 0, b_tile{b_at});
+    orrery::begin_columns<T>(t, wide, words, wide_tile{wide_at});
+    t.template wait_for_products<0>();
+    t.hold(sums.of[0]);
+    t.hold(wide.of[0]);
+    t.hold(words.of);
+    ORRERY_UNROLL
+    for (int n = 0; n < 24; ++n) {
+      ORRERY_UNROLL
+      for (int i = 0; i < 4; ++i) {
+        const int to_row = row + i / 2 * 8, to_column = 8 * n + column + i % 2;
+        if (n < 16) along[to_row * 128 + to_column] = sums.of[0][n < 16 ? n : 0][i];
+        across[to_row * 192 + to_column] = wide.of[0][n][i];
+      }
+    }
+  }
+};
+
+template <class T>
+void check_cleared_rows() {
+  using work = cleared_rows<T>;
+  const auto a = integers<T>(64 * 128, 1), b = integers<T>(128 * 128, 2), wide = integers<T>(128 * 192, 3);
+  std::pmr::vector<float> along(64 * 128, kernel_test::home.memory), across(64 * 192, kernel_test::home.memory);
+  cuda_test::tested::launch_warpgroups<128>(
+      {}, 1, work::shared_bytes,
+      work{map_of(a, 64, 64), map_of(b, 128, 128), map_of(wide, 128, 128), a.data(), along.data(), across.data()});
+  kernel_test::home.wait();
+  int wrong = 0;
+  for (std::size_t i = 0; i < 64; ++i) {
+    for (std::size_t j = 0; j < 192; ++j) {
+      float sum = 0;
+      for (std::size_t k = 0; k < 128; ++k) {
+        if (!work::is_unseen(static_cast<int>(k))) {
+          sum += static_cast<float>(a[i * 128 + k]) * static_cast<float>(wide[k * 192 + j]);
+        }
+      }
+      wrong += across[i * 192 + j] == sum ? 0 : 1;
+      if (j >= 128) continue;
+      sum = 5;
+      for (std::size_t k = 0; k < 128 && !work::is_unseen(static_cast<int>(j)); ++k) {
+        sum += static_cast<float>(a[i * 128 + k]) * static_cast<float>(b[j * 128 + k]);
+      }
+      wrong += along[i * 128 + j] == sum ? 0 : 1;
+    }
+  }
+  CHECK(wrong == 0);
+}
+
 }  // namespace
+
+TEST_CASE("products that are added to sums, in two parts, of rows that threads clear after they came") {
+  if (!has_warpgroups()) return;
+  check_cleared_rows<bfloat16>();
+  check_cleared_rows<float16>();
+}
 
 TEST_CASE("products of a warpgroup, of rows and of columns of what tensor copies brought") {
   if (!has_warpgroups()) return;
   check_multiplication<bfloat16, 64, false>();
+  check_multiplication<float16, 64, false>();
+  check_multiplication<bfloat16, 128, false>();
   check_multiplication<float16, 128, false>();
   check_multiplication<bfloat16, 64, true>();
   check_multiplication<bfloat16, 96, true>();
+  check_multiplication<bfloat16, 128, true>();
+  check_multiplication<float16, 64, true>();
+  check_multiplication<float16, 96, true>();
   check_multiplication<float16, 128, true>();
 }
 

@@ -55,13 +55,15 @@ void for_device_blocks(std::span<const Query> queries, std::span<const Key> keys
   }
 }
 
-/// The tensor whose tokens are a block's rows.
+/// A tensor whose tokens are a block's rows.
 template <class Block>
 [[nodiscard]] constexpr const auto& rows_of(const Block& block) noexcept {
   if constexpr (requires { block.q; }) {
     return block.q;
-  } else {
+  } else if constexpr (requires { block.k; }) {
     return block.k;
+  } else {
+    return block.grad;
   }
 }
 

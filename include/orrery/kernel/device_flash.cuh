@@ -2,6 +2,7 @@
 #pragma once
 
 #include <concepts>
+#include <cstddef>
 #include <cstdint>
 #include <span>
 #include <stdexcept>
@@ -13,7 +14,9 @@
 #include "orrery/kernel/device_context.hpp"
 #include "orrery/kernel/device_flash_backward.cuh"
 #include "orrery/kernel/device_flash_forward.cuh"
+#include "orrery/kernel/device_flash_wgmma_backward.cuh"
 #include "orrery/kernel/device_flash_wgmma_forward.cuh"
+#include "orrery/kernel/device_tensor_map.hpp"
 #include "orrery/kernel/float16.hpp"
 #include "orrery/kernel/gpu.cuh"
 #include "orrery/kernel/mask.hpp"
@@ -49,9 +52,10 @@ inline constexpr device_instructions default_device_instructions = device_instru
 /// segment) with these although it does not see it: in a tile that is partly visible a hidden pair has the weight 0,
 /// and 0 times NaN is NaN. `device_reference` keeps to the pairs.
 ///
-/// `limit` is the best instructions that are used. With `wgmma` the forward uses them where the device has compute
-/// capability 9.0, the program is compiled for sm_90a, and addresses and strides of q, k and v are multiples of 16
-/// bytes (see `tensor_box`), and those of mma.sync otherwise; results differ by rounding. The backward uses mma.sync.
+/// `limit` is the best instructions that are used. With `wgmma` they are, forward and backward, where the device has
+/// compute capability 9.0, the program is compiled for sm_90a, a mask's object is small (a launch's arguments, tensor
+/// maps among them, have 4096 bytes: about 400 are left for it), and addresses and strides of q, k, v and grad_out are
+/// multiples of 16 bytes (see `tensor_box`); otherwise, those of mma.sync. Results differ by rounding.
 /// **wgmma has been compiled, and tested lane by lane on an emulated device, but has not run on a GPU yet.**
 template <class T, int largest = 256, class Device = gpu, device_instructions limit = default_device_instructions>
 struct device_flash : device_backend<Device> {
@@ -95,8 +99,7 @@ struct device_flash : device_backend<Device> {
       require_bytes(body::shared_bytes);
       for_device_blocks(queries, keys, [&](const auto& some_queries, const auto& some_keys) {
         if constexpr (limit == device_instructions::wgmma) {
-          using by_warpgroups = device_flash_wgmma_forward<T, Mask, key_dim, value_dim>;
-          if (launched_by_warpgroups<by_warpgroups>(context, some_queries, some_keys, heads, scale, mask)) return;
+          if (forward_by_warpgroups<key_dim, value_dim>(context, some_queries, some_keys, heads, scale, mask)) return;
         }
         launch(context, body{some_queries, some_keys, heads, scale, mask});
       });
@@ -105,9 +108,9 @@ struct device_flash : device_backend<Device> {
 
   /// The gradients of sum(out * grad_out) with respect to q, k and v accumulate; `lse` and `delta` are the forward's.
   /// Scores and probabilities are computed once for grad_q and once for grad_k and grad_v (twice where the head
-  /// dimensions are padded to 256), so that no sum is shared between blocks of threads and the same call gives the same
-  /// bits. Cost: 2 * (4 * dim of k + 3 * dim of v) flop, or 2 * (5 * dim of k + 3 * dim of v), per pair of a tile that
-  /// is not `none`. Throws as `forward` does.
+  /// dimensions are padded to 256, or, with wgmma, to 192 and 128), so that no sum is shared between blocks of threads
+  /// and the same call gives the same bits. Cost: 2 * (4 * dim of k + 3 * dim of v) flop, or 2 * (5 * dim of k + 3 *
+  /// dim of v), per pair of a tile that is not `none`. Throws as `forward` does.
   template <mask Mask>
   static void backward(const device_context& context, std::span<const backward_queries<T, float>> queries,
                        std::span<const backward_keys<T, float>> keys, const head_map& heads, float scale,
@@ -116,20 +119,22 @@ struct device_flash : device_backend<Device> {
     const std::int64_t is_key_dim = keys.empty() ? queries[0].q.dim : keys[0].k.dim;
     const std::int64_t is_value_dim = keys.empty() ? queries[0].grad_out.dim : keys[0].v.dim;
     by_dims(is_key_dim, is_value_dim, [&]<int key_dim, int value_dim>(dims<key_dim, value_dim>) {
-      const auto launch_for = [&]<device_gradient gradient>(gradients<gradient>, const auto& some_queries,
-                                                            const auto& some_keys) {
-        launch(context, device_flash_backward<T, Mask, key_dim, value_dim, gradient>{some_queries, some_keys, heads,
-                                                                                     scale, mask});
-      };
       using enum device_gradient;
       require_bytes(device_flash_backward<T, Mask, key_dim, value_dim, of_queries>::shared_bytes);
       for_device_blocks(queries, keys, [&](const auto& some_queries, const auto& some_keys) {
-        launch_for(gradients<of_queries>{}, some_queries, some_keys);
+        if constexpr (limit == device_instructions::wgmma) {
+          if (backward_by_warpgroups<key_dim, value_dim>(context, some_queries, some_keys, heads, scale, mask)) return;
+        }
+        const auto launch_for = [&]<device_gradient gradient>(gradients<gradient>) {
+          launch(context, device_flash_backward<T, Mask, key_dim, value_dim, gradient>{some_queries, some_keys, heads,
+                                                                                       scale, mask});
+        };
+        launch_for(gradients<of_queries>{});
         if constexpr (key_dim + value_dim <= 320) {
-          launch_for(gradients<of_keys_and_values>{}, some_queries, some_keys);
+          launch_for(gradients<of_keys_and_values>{});
         } else {
-          launch_for(gradients<of_keys>{}, some_queries, some_keys);
-          launch_for(gradients<of_values>{}, some_queries, some_keys);
+          launch_for(gradients<of_keys>{});
+          launch_for(gradients<of_values>{});
         }
       });
     });
@@ -173,17 +178,72 @@ struct device_flash : device_backend<Device> {
   }
 
   /// False, and nothing is enqueued, if the device, the tensors or the size of the mask do not allow it.
-  template <class Body, class Queries, class Keys, class Mask>
-  static bool launched_by_warpgroups(const device_context& context, const Queries& queries, const Keys& keys,
-                                     const head_map& heads, float scale, const Mask& mask) {
-    if constexpr (sizeof(Body) <= 4096) {  // what a launch takes
-      if (Device::has_warpgroups(Body::shared_bytes) && Body::can_copy(queries, keys)) {
-        const Body body = Body::template on<Device>(queries, keys, heads, scale, mask);
-        Device::template launch_warpgroups<Body::threads_of_block>(context, body.blocks(), Body::shared_bytes, body);
-        return true;
+  template <int key_dim, int value_dim, class Queries, class Keys, class Mask>
+  static bool forward_by_warpgroups(const device_context& context, const Queries& queries, const Keys& keys,
+                                    const head_map& heads, float scale, const Mask& mask) {
+    using body = device_flash_wgmma_forward<T, Mask, key_dim, value_dim>;
+    if constexpr (sizeof(body) <= launch_bytes) {
+      if (!Device::has_warpgroups(body::shared_bytes)) return false;
+      for (const auto& one : queries) {
+        if (!can_copy(one.q, one.positions)) return false;
       }
+      for (const auto& one : keys) {
+        if (!can_copy(one.k, one.positions) || !can_copy(one.v, one.positions)) return false;
+      }
+      launch_by_warpgroups<body>(context, queries, keys, heads, scale, mask);
+      return true;
+    } else {
+      return false;
     }
-    return false;
+  }
+
+  /// The same, with one kernel for grad_k and grad_v where a thread's registers hold both.
+  template <int key_dim, int value_dim, class Queries, class Keys, class Mask>
+  static bool backward_by_warpgroups(const device_context& context, const Queries& queries, const Keys& keys,
+                                     const head_map& heads, float scale, const Mask& mask) {
+    const auto all = [&]<device_gradient... gradient>(gradients<gradient>...) {
+      if constexpr (((sizeof(device_flash_wgmma_backward<T, Mask, key_dim, value_dim, gradient>) <= launch_bytes) &&
+                     ...)) {
+        if (!(Device::has_warpgroups(
+                  device_flash_wgmma_backward<T, Mask, key_dim, value_dim, gradient>::shared_bytes) &&
+              ...)) {
+          return false;
+        }
+        for (const auto& one : queries) {
+          if (!can_copy(one.q, one.positions) || !can_copy(one.grad_out, one.positions)) return false;
+        }
+        for (const auto& one : keys) {
+          if (!can_copy(one.k, one.positions) || !can_copy(one.v, one.positions)) return false;
+        }
+        (launch_by_warpgroups<device_flash_wgmma_backward<T, Mask, key_dim, value_dim, gradient>>(
+             context, queries, keys, heads, scale, mask),
+         ...);
+        return true;
+      } else {
+        return false;
+      }
+    };
+    using enum device_gradient;
+    if constexpr (key_dim + value_dim <= 256) {
+      return all(gradients<of_queries>{}, gradients<of_keys_and_values>{});
+    } else {
+      return all(gradients<of_queries>{}, gradients<of_keys>{}, gradients<of_values>{});
+    }
+  }
+
+  static constexpr std::size_t launch_bytes = 4096;  ///< of arguments
+
+  /// Can tensor copies read the tokens of a shard? One without elements they never read.
+  static bool can_copy(const tensor_view<const T>& view, const segments& positions) {
+    const tensor_box box = tensor_box::of(view, positions.tokens(), 1);
+    return box.is_empty() || box.has_map();
+  }
+
+  template <class Body, class Queries, class Keys, class Mask>
+  static void launch_by_warpgroups(const device_context& context, const Queries& queries, const Keys& keys,
+                                   const head_map& heads, float scale, const Mask& mask) {
+    const Body body = Body::template on<Device>(queries, keys, heads, scale, mask);
+    Device::template launch_warpgroups<Body::threads_of_block>(context, body.blocks(), Body::shared_bytes, body);
   }
 
   template <class Body>

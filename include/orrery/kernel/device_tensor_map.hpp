@@ -68,6 +68,12 @@ struct alignas(128) tensor_map {
          encode(static_cast<std::uint32_t>(stride_bytes)) << 32 | std::uint64_t{1} << 62;
 }
 
+/// The same matrix so many bytes, a multiple of 16, further on in shared memory: one addition to the low word.
+[[nodiscard]] constexpr std::uint64_t moved_descriptor(std::uint64_t matrix, int bytes) noexcept {
+  const auto low = static_cast<std::uint32_t>(matrix) + static_cast<std::uint32_t>(bytes / 16);
+  return (matrix & 0xffffffff00000000u) | low;
+}
+
 /// A tile of 16-bit elements in shared memory, as tensor copies write it and wgmma reads it: panels of 64 columns, each
 /// with its rows of 128 bytes one after the other, in which the part of 16 bytes number i of row r is at place i xor
 /// (r mod 8) (PTX ISA, "Shared Memory Matrix Layout", 128-byte swizzle). `at` must be a multiple of 1024.
@@ -101,16 +107,16 @@ struct swizzled_tile {
   template <class Threads>
   [[nodiscard]] ORRERY_DEVICE std::uint64_t along_columns(const Threads& threads, int first_row, int k) const {
     constexpr int steps = tensor_box::columns / 16;
-    return matrix_descriptor(threads.address(at + k / steps * panel_bytes + first_row * row_bytes + k % steps * 32), 16,
-                             pattern_bytes);
+    return moved_descriptor(matrix_descriptor(threads.address(at + first_row * row_bytes), 16, pattern_bytes),
+                            k / steps * panel_bytes + k % steps * 32);
   }
 
   /// Rows 16k to 16k + 15, which are multiplied along, and columns from panel `panel` on ("MN-major": the leading
   /// dimension's offset leads to the next 64 columns, the stride dimension's to the next 8 rows).
   template <class Threads>
   [[nodiscard]] ORRERY_DEVICE std::uint64_t along_rows(const Threads& threads, int k, int panel) const {
-    return matrix_descriptor(threads.address(at + panel * panel_bytes + 16 * k * row_bytes), panel_bytes,
-                             pattern_bytes);
+    return moved_descriptor(matrix_descriptor(threads.address(at), panel_bytes, pattern_bytes),
+                            panel * panel_bytes + 16 * k * row_bytes);
   }
 };
 

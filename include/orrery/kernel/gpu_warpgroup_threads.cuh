@@ -117,6 +117,15 @@ struct gpu_warpgroup_threads : gpu_threads {
       for (int i = 0; i < 4; ++i) asm volatile("" : "+r"(operands[k][i])::"memory");
     }
   }
+  /// Instead of that, for sums that a product begins: what they hold is not needed, nor kept in registers until then.
+  template <int column_tiles>
+  __device__ void discard(float (&sums)[column_tiles][4]) const {
+    ORRERY_UNROLL
+    for (int n = 0; n < column_tiles; ++n) {
+      ORRERY_UNROLL
+      for (int i = 0; i < 4; ++i) asm volatile("" : "=f"(sums[n][i])::"memory");
+    }
+  }
 
   /// Begins sums = a bᵀ, or sums += a bᵀ, of 8 `column_tiles` columns. Of each row of a and b 16 elements are
   /// multiplied along; their matrix descriptors say that these are contiguous ("K-major").

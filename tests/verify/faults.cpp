@@ -312,3 +312,23 @@ TEST_CASE("at run time a verdict converts to bool") {
   v.found = fault::deadlock;
   CHECK_FALSE(static_cast<bool>(v));
 }
+
+TEST_CASE("an operand is used after its slot was given to another one") {
+  list<program> all(3);
+  for (int rank = 0; rank < 3; ++rank) {
+    builder schedule{rank, 3};
+    schedule.shift(key(rank), 1);
+    schedule.next_step();
+    schedule.shift(key(rank), 2);
+    schedule.next_step();
+    schedule.interact(query(rank), keys(rank, 3));
+    all[rank] = schedule;
+    finish(all[rank]);
+  }
+  CHECK(verify(all).ok());
+  all[0].received[1].slot = all[0].received[0].slot;
+  const verdict v = verify(all);
+  CHECK(v.found == fault::slot_overwritten);
+  CHECK(v.rank == 0);
+  CHECK(v.step == 2);
+}

@@ -56,6 +56,9 @@ std::vector<std::string> without_rank_2(bool first, const nccl::options& how, co
         CHECK_FALSE(on.usable());
         CHECK(sentence_of([&] { on.barrier(); }) == e.what());
         CHECK(sentence_of([&] { mine.step(); }) == e.what());
+        bool launched = false;
+        CHECK(sentence_of([&] { on.watch([&] { launched = true; }); }) == e.what());
+        CHECK_FALSE(launched);
       }
       if (++stopped == 2) over.set_value();
       throw std::runtime_error{"this rank ends"};

@@ -219,7 +219,8 @@ class flash_backward {
       });
       if (some.first == some.last) return;
     }
-    const auto [first, last] = some;
+    const std::int64_t first = some.first;
+    const std::int64_t last = some.last;
 
     const std::int64_t ld = score_ld();
     const std::int64_t count = last - first;

@@ -203,7 +203,8 @@ class flash_forward {
       });
       if (some.first == some.last) return;
     }
-    const auto [first, last] = some;
+    const std::int64_t first = some.first;
+    const std::int64_t last = some.last;
 
     const A* key_rows = work.keys + first * key_ld();
     const std::int64_t count = last - first;

@@ -49,8 +49,8 @@ struct wgmma_key_columns {
 /// blocks. One warp of another warpgroup brings the columns by tensor copies, queries and keys (the first tensors of
 /// their sides) and grad_out and values (the second ones) in rings of their own. A computing warpgroup begins the
 /// product of the first tensors, then that of the second ones, makes probabilities of the former while the latter is on
-/// its way and gradients of scores of both, and adds them, weighing columns, to sums in its registers; the last of
-/// these products is waited for when the next tile's first is on its way. While it computes the other one multiplies.
+/// its way and gradients of scores of both, and adds them, weighing columns, to sums in its registers; for these
+/// products it waits when the next tile's first one is on its way. While it computes the other one multiplies.
 template <class T, class Mask, int key_dim, int value_dim, device_gradient gradient>
 struct device_flash_wgmma_backward {
   static constexpr bool rows_are_queries = gradient == device_gradient::of_queries;
@@ -319,7 +319,16 @@ struct device_flash_wgmma_backward {
     auto p = scores::zeros();
     auto grad = scores::zeros();
     operands of_p{}, of_grad{};
-    int to_let_go = -1;  // what the product reads that is still on its way from the tile before
+    const auto hold_sums = [&] {
+      if constexpr (sums_first) {
+        threads.hold(first_sum.of[0]);
+        threads.hold(of_grad.of);
+      }
+      if constexpr (sums_second) {
+        threads.hold(second_sum.of[0]);
+        threads.hold(of_p.of);
+      }
+    };
     threads.mbarrier_wait(rows_are_there, 0);
     unsigned n = 0;
     for (;; ++n) {
@@ -334,19 +343,22 @@ struct device_flash_wgmma_backward {
 
       begin_rows<T>(threads, p, first_rows{0}, first_row, first_of(of_first.stage));
       threads.template wait_for_products<1>();
-      if (to_let_go >= 0) let_go(threads, to_let_go);
+      hold_sums();
+      if (n > 0) {  // the last product of the tile before is done
+        if constexpr (sums_first) {
+          let_go(threads, first_is_read(stage_of<first_stages>{n - 1}.stage));
+        } else {
+          let_go(threads, second_is_read(stage_of<second_stages>{n - 1}.stage));
+        }
+      }
       threads.mbarrier_wait(second_is_there(of_second.stage), of_second.parity);
       if constexpr (sums_first) {
-        threads.hold(first_sum.of[0]);
-        threads.hold(of_grad.of);
         pairs::to_minus_delta(threads, grad, own, delta_of(of_second.stage));
         begin_rows<T, true>(threads, grad, second_rows{first_rows::bytes}, first_row, second_of(of_second.stage));
         threads.template wait_for_products<1>();
         threads.hold(p.of[0]);
       } else {
         threads.template wait_for_products<0>();
-        threads.hold(second_sum.of[0]);
-        threads.hold(of_p.of);
         threads.hold(p.of[0]);
         let_go(threads, first_is_read(of_first.stage));
       }
@@ -355,7 +367,6 @@ struct device_flash_wgmma_backward {
       if constexpr (sums_second) {
         of_p.template round<T>(threads, p);
         begin_columns<T>(threads, second_sum, of_p, second_of(of_second.stage));
-        to_let_go = second_is_read(of_second.stage);
       }
       if constexpr (sums_first) {
         threads.template wait_for_products<sums_second ? 1 : 0>();
@@ -365,24 +376,16 @@ struct device_flash_wgmma_backward {
         if (hides) pairs::hide(grad, visible);
         of_grad.template round<T>(threads, grad);
         begin_columns<T>(threads, first_sum, of_grad, first_of(of_first.stage));
-        if constexpr (sums_second) {
+        if constexpr (sums_second) {  // of products by registers, only one group may be on its way to the next tile
           threads.template wait_for_products<1>();
           threads.hold(second_sum.of[0]);
           threads.hold(of_p.of);
           let_go(threads, second_is_read(of_second.stage));
         }
-        to_let_go = first_is_read(of_first.stage);
       }
     }
     threads.template wait_for_products<0>();
-    if constexpr (sums_first) {
-      threads.hold(first_sum.of[0]);
-      threads.hold(of_grad.of);
-    }
-    if constexpr (sums_second) {
-      threads.hold(second_sum.of[0]);
-      threads.hold(of_p.of);
-    }
+    hold_sums();
 
     const device_item item = item_of(threads);
     const row_block& block = row_side.of[item.block];

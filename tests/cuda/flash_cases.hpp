@@ -2,14 +2,10 @@
 //
 // The tensor-core kernel against the oracle. Every run is also a check of its use of shared memory, barriers and
 // copies: the emulated device throws where they are wrong.
-#include <algorithm>
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
 #include <limits>
-#include <memory_resource>
-#include <span>
-#include <vector>
 
 #include <doctest/doctest.h>
 
@@ -48,11 +44,6 @@ void check(const oracle::problem& p, const Mask& mask, const plan& how) {
   cuda_test::check<kernel<T, largest>>(p, mask, how, tolerance<T>);
 }
 
-/// In memory that the kernel can read.
-template <class T>
-std::pmr::vector<T> vector_of(std::size_t count, T value) {
-  return std::pmr::vector<T>(count, value, kernel_test::home.memory);
-}
 }  // namespace
 
 TEST_CASE("every mask, grouped heads, several tiles, shards in one call and in many") {
@@ -111,57 +102,7 @@ TEST_CASE("more shards than a launch takes, of few tokens or none") {
 }
 
 TEST_CASE("slices of heads: a key head that is shared with another slice") {
-  using S = bfloat16;
-  // Query heads 1 to 4 of a model with 6 query and 2 key heads: key head 0 is read by two of them, key head 1 by two.
-  constexpr std::int64_t n = 20, dim = 8;
-  const oracle::shape whole{1, n, n, 6, 2, dim, dim, 0.4};
-  const auto p = oracle::random_problem<S>(whole, 6);
-  const auto expected = oracle::solve(p, [&](std::int64_t, std::int64_t) { return true; });
-  const auto narrow = [](const std::vector<double>& from) {
-    auto to = vector_of(from.size(), S{0});
-    std::transform(from.begin(), from.end(), to.begin(), [](double value) { return S{value}; });
-    return to;
-  };
-  const auto q = narrow(p.q), k = narrow(p.k), v = narrow(p.v), grad_out = narrow(p.grad_out);
-  auto lse = vector_of(6 * n, 0.0f), delta = lse, grad_q = vector_of(6 * n * dim, 0.0f);
-  auto grad_k = vector_of(2 * n * dim, 0.0f), grad_v = grad_k;
-  for (std::size_t i = 0; i < lse.size(); ++i) {
-    lse[i] = static_cast<float>(expected.lse[i]);
-    delta[i] = static_cast<float>(expected.delta[i]);
-  }
-  const auto view = [&](auto& data, std::int64_t count) {
-    return orrery::batch_sequence_head_dim(data.data(), 1, n, count, dim);
-  };
-  const auto rows = [&](auto& data) { return orrery::batch_head_sequence(data.data(), 1, 6, n).slice_heads(1, 4); };
-  const orrery::segments positions = kernel_test::piece(0, n);
-  const orrery::backward_queries<S, float> queries{view(q, 6).slice_heads(1, 4),
-                                                   view(grad_out, 6).slice_heads(1, 4),
-                                                   rows(lse),
-                                                   rows(delta),
-                                                   view(grad_q, 6).slice_heads(1, 4),
-                                                   positions,
-                                                   true};
-  const orrery::backward_keys<S, float> keys{view(k, 2), view(v, 2), view(grad_k, 2), view(grad_v, 2), positions, true};
-  kernel<S>::backward({}, std::span(&queries, 1), std::span(&keys, 1), {1, 0, 3}, 0.4f, any_mask{});
-  // The other heads' parts of the keys' gradients, each by a call of its own.
-  orrery::backward_queries<S, float> rest = queries;
-  orrery::backward_keys<S, float> again = keys;
-  again.fresh = false;
-  for (const std::int64_t head : {0, 5}) {
-    rest.q = view(q, 6).slice_heads(head, 1);
-    rest.grad_out = view(grad_out, 6).slice_heads(head, 1);
-    rest.lse = orrery::batch_head_sequence(lse.data(), 1, 6, n).slice_heads(head, 1);
-    rest.delta = orrery::batch_head_sequence(delta.data(), 1, 6, n).slice_heads(head, 1);
-    rest.grad_q = view(grad_q, 6).slice_heads(head, 1);
-    kernel<S>::backward({}, std::span(&rest, 1), std::span(&again, 1), {head, 0, 3}, 0.4f, any_mask{});
-  }
-  kernel_test::home.wait();
-  const auto error = [](const std::vector<double>& want, const auto& got) {
-    return oracle::compare(want, std::vector<float>(got.begin(), got.end())).error;
-  };
-  CHECK(error(expected.grad_q, grad_q) <= tolerance<S>);
-  CHECK(error(expected.grad_k, grad_k) <= tolerance<S>);
-  CHECK(error(expected.grad_v, grad_v) <= tolerance<S>);
+  cuda_test::check_slices_of_heads<kernel<bfloat16>>(tolerance<bfloat16>);
 }
 
 TEST_CASE("scales of zero and below, large scores") {
@@ -202,22 +143,7 @@ TEST_CASE("rows that see nothing are complete: zero, and minus infinity") {
 }
 
 TEST_CASE("backward: a row whose lse is minus infinity contributes nothing, whatever the mask says") {
-  constexpr std::int64_t n = 21, dim = 8;
-  const auto ones = vector_of(n * dim, bfloat16{1});
-  auto grad_q = vector_of(n * dim, 7.0f), grad_k = grad_q, grad_v = grad_q;
-  const auto lse = vector_of(n, -std::numeric_limits<float>::infinity()), delta = vector_of(n, 3.0f);
-  const auto view = [](auto& data) { return orrery::batch_sequence_head_dim(data.data(), 1, n, 1, dim); };
-  const auto rows = [](auto& data) { return orrery::batch_head_sequence(data.data(), 1, 1, n); };
-  const orrery::segments positions = kernel_test::piece(0, n);
-  const orrery::backward_queries<bfloat16, float> queries{view(ones),   view(ones), rows(lse), rows(delta),
-                                                          view(grad_q), positions,  true};
-  const orrery::backward_keys<bfloat16, float> keys{view(ones),   view(ones), view(grad_k),
-                                                    view(grad_v), positions,  true};
-  kernel<bfloat16>::backward({}, std::span(&queries, 1), std::span(&keys, 1), {}, 1, any_mask{});
-  kernel_test::home.wait();
-  for (const float value : grad_q) CHECK(value == 0);
-  for (const float value : grad_k) CHECK(value == 0);
-  for (const float value : grad_v) CHECK(value == 0);
+  cuda_test::check_rows_without_keys<kernel<bfloat16>>();
 }
 
 TEST_CASE("the same call twice gives the same bits; keys that a running result does not see leave them alone") {

@@ -1,6 +1,9 @@
 // Copyright The Orrery authors. SPDX-License-Identifier: Apache-2.0
 //
 // The tensor-core kernel by warpgroups on the emulated device, and when it is chosen.
+#include <cstdint>
+#include <span>
+
 #include <doctest/doctest.h>
 
 #include "cuda/emulator_warpgroup.hpp"
@@ -56,6 +59,25 @@ TEST_CASE("wgmma is used where it was asked for, the device has it, and tensor c
   emulator::device::limits.shared_bytes = 80 * 1024;
   CHECK(products_of<kernel<bfloat16>>(0) == 0);
   emulator::device::limits = limits;
+}
+
+TEST_CASE("the backward uses wgmma only where tensor copies can read grad_out, too") {
+  constexpr std::int64_t n = 9, dim = 8;
+  auto memory = cuda_test::vector_of(n * dim + 8, bfloat16{1});
+  auto rows = cuda_test::vector_of(n, 0.0f), grad = cuda_test::vector_of(n * dim, 0.0f);
+  const auto view = [](auto* data) { return orrery::batch_sequence_head_dim(data, 1, n, 1, dim); };
+  const auto numbers = orrery::batch_head_sequence(rows.data(), 1, 1, n);
+  const orrery::backward_keys<bfloat16, float> keys{view(memory.data()), view(memory.data()),      view(grad.data()),
+                                                    view(grad.data()),   kernel_test::piece(0, n), true};
+  for (const int offset : {0, 4}) {
+    const orrery::backward_queries<bfloat16, float> queries{
+        view(memory.data()), view(memory.data() + offset), numbers, numbers,
+        view(grad.data()),   kernel_test::piece(0, n),     true};
+    emulator::counted = {};
+    kernel<bfloat16>::backward({}, std::span(&queries, 1), std::span(&keys, 1), {}, 1, any_mask{});
+    CHECK((emulator::counted.products > 0) == (offset == 0));
+    CHECK((emulator::counted.multiplications > 0) == (offset != 0));
+  }
 }
 
 TEST_CASE("which tensors a tensor map can describe") {

@@ -102,6 +102,9 @@ TEST_CASE("wgmma: more shards than a launch takes, of few tokens or none") {
   how.one_call = true;
   how.keys.clear();
   check<bfloat16>(oracle::random_problem<bfloat16>({1, 5, 0, 1, 1, 8, 8, 0.5}, 4), any_mask{kind::causal}, how);
+  how.keys = contiguous(7, 2);
+  how.queries.clear();
+  check<bfloat16>(oracle::random_problem<bfloat16>({1, 0, 7, 1, 1, 8, 8, 0.5}, 5), any_mask{kind::causal}, how);
 }
 
 TEST_CASE("wgmma: scales of zero and below, large scores") {
@@ -119,6 +122,14 @@ TEST_CASE("wgmma: scales of zero and below, large scores") {
                                       tolerance<float16> + oracle::tolerance<float> * 8192,
                                       oracle::tolerance<float> * 8192);
   }
+}
+
+TEST_CASE("wgmma: slices of heads: a key head that is shared with another slice") {
+  cuda_test::check_slices_of_heads<kernel<bfloat16>>(tolerance<bfloat16>);
+}
+
+TEST_CASE("wgmma: a row whose lse is minus infinity contributes nothing, whatever the mask says") {
+  cuda_test::check_rows_without_keys<kernel<bfloat16>>();
 }
 
 TEST_CASE("wgmma: rows that see nothing are complete: zero, and minus infinity") {

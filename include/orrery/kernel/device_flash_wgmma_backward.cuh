@@ -238,8 +238,7 @@ struct device_flash_wgmma_backward {
                               : mask.classify(first, last, first_row, last_row);
     };
     short_cursor<column_block, columns> at{column_side, column_heads(item.head)};
-    int parity_to_clear = 0;
-    unsigned n = 0;
+    unsigned n = 0;  // of tiles, and the parity of `columns_to_clear` as its highest bit, since registers are few
     for (; at.next(classify); ++n) {
       const stage_of<first_stages> of_first{n};
       const stage_of<second_stages> of_second{n};
@@ -284,8 +283,8 @@ struct device_flash_wgmma_backward {
             .copy(threads, second_column_maps[at.block_index()], second_arrives, at.tokens().first, at.head(), batch);
       }
       if (clears) {
-        threads.mbarrier_wait(columns_to_clear, parity_to_clear);
-        parity_to_clear ^= 1;
+        threads.mbarrier_wait(columns_to_clear, static_cast<int>(n >> 31));
+        n ^= 1u << 31;
         unseen.clear(threads, first_of(of_first.stage));
         if constexpr (!rows_are_queries) unseen.clear(threads, second_of(of_second.stage));
         threads.fence_async_proxy();

@@ -94,7 +94,7 @@ class flash_forward {
   std::int64_t value_rows() const noexcept { return round_up(value_dim_, steps_.tile_rows); }
 
   std::int64_t elements(std::int64_t rows, std::int64_t keys) const noexcept {
-    constexpr std::int64_t slack = 8 * 16;  // what `padded` may add to each array
+    constexpr std::int64_t slack = 10 * 16;  // what `padded` may add to each array
     return rows * (key_dim_ + value_rows() + 2) + keys * (2 * (key_ld() + value_ld()) + steps_.columns) +
            steps_.columns + slack;
   }

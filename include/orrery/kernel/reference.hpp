@@ -20,8 +20,8 @@ namespace orrery {
 ///
 /// With s_ij = scale * <q_i, k_j> over the visible pairs: lse_i = log sum_j exp(s_ij), p_ij = exp(s_ij - lse_i),
 /// out_i = sum_j p_ij v_j. Cost: two dot products and one row update per visible pair forward; backward two dot
-/// products and three row updates. No scratch, any head dimension, one thread. Nothing is computed of a pair that is not
-/// visible: what a token holds reaches those that see it and no other.
+/// products and three row updates. No scratch, any head dimension, one thread. Nothing is computed of a pair that is
+/// not visible: what a token holds reaches those that see it and no other.
 template <class T = double>
 struct reference : host_backend {
   using storage = T;

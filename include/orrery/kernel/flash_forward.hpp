@@ -132,7 +132,6 @@ class flash_forward {
     work.next_values = cursor.take(key_block_ * value_ld());
     work.scores = cursor.take(key_block_ * steps_.columns);
 
-    load(block, b, head, rows, work);
     const std::int64_t key_head = heads_.key_head(head);
     const std::int64_t tiles = padded_rows / steps_.columns;
     const auto copies_of_keys = [&](const key_place& from, std::int64_t of_tiles) {
@@ -146,9 +145,20 @@ class flash_forward {
                        of_tiles * (value_rows() / steps_.tile_rows));
     };
     key_place next = visible_from(0, 0, rows);
+    if (next.keys.count == 0) return nothing_seen(block, b, head, rows);
+    // A tile's queries and running state are loaded just before it meets its first keys, and stored just after its
+    // last; both are asked for beneath the arithmetic before that.
+    const auto ask_for = [&](const auto& tensor, std::int64_t row, std::int64_t of_tiles, bool to_write) {
+      return rows_to_ask_for(tensor, b, head, rows.first + row, rows.first + row + tile_width(rows, row), of_tiles,
+                             to_write);
+    };
+    const std::int64_t score_tiles = key_block_ / steps_.tile_rows;
+    const std::int64_t value_tiles = value_rows() / steps_.tile_rows;
+    ask_for(block.q, 0, 1, false).ask();
+    if (!block.fresh) ask_for(block.out, 0, 1, false).ask();
     auto keys_to_come = copies_of_keys(next, 1);
     auto values_to_come = copies_of_values(next, 1);
-    while (next.keys.count > 0) {
+    for (bool first = true; next.keys.count > 0; first = false) {
       const token_block keys = next.keys;
       finish_copies(steps_, keys_to_come, keys.count);
       finish_copies(steps_, values_to_come, keys.count);
@@ -158,11 +168,25 @@ class flash_forward {
       keys_to_come = copies_of_keys(next, tiles);
       values_to_come = copies_of_values(next, tiles);
       for (std::int64_t row = 0; row < rows.count; row += steps_.columns) {
+        if (first) {
+          load(block, b, head, rows, row, work);
+          const std::int64_t after = row + steps_.columns;
+          keys_to_come.asked = ask_for(block.q, after, score_tiles, false);
+          if (!block.fresh) values_to_come.asked = ask_for(block.out, after, value_tiles, false);
+        } else if (next.keys.count == 0) {
+          values_to_come.asked = ask_for(block.out, row, value_tiles, true);
+        }
         meet(rows, row, keys, work, keys_to_come, values_to_come);
+        if (next.keys.count == 0) store(block, b, head, rows, row, work);
       }
       context.poll();
     }
-    store(block, b, head, rows, work);
+  }
+
+  /// How many rows there are in the tile from `row` on: none after the last one.
+  std::int64_t tile_width(const token_block& rows, std::int64_t row) const noexcept {
+    const std::int64_t left = rows.count - row;
+    return left < 0 ? 0 : left < steps_.columns ? left : steps_.columns;
   }
 
   /// A block of keys among all sides'; without keys after the last one.
@@ -193,7 +217,7 @@ class flash_forward {
   /// One tile of queries, from `row` on, meets one block of keys; meanwhile some of the next block's are copied.
   void meet(const token_block& rows, std::int64_t row, const token_block& keys, const workspace& work,
             row_copies<A>& keys_to_come, row_copies<A>& values_to_come) const {
-    const std::int64_t row_count = rows.count - row < steps_.columns ? rows.count - row : steps_.columns;
+    const std::int64_t row_count = tile_width(rows, row);
     const visibility seen = classify(rows, row, row_count, keys, 0, keys.count);
     if (seen == visibility::none) return;
     token_range some{0, keys.count};
@@ -258,52 +282,59 @@ class flash_forward {
     }
   }
 
+  /// The tile of queries from `row` on and their running state.
   void load(const forward_queries<S, A>& block, std::int64_t b, std::int64_t head, const token_block& rows,
-            const workspace& work) const {
+            std::int64_t row, const workspace& work) const {
     const std::int64_t columns = steps_.columns;
-    for (std::int64_t row = 0; row < rows.count; row += columns) {
-      const std::int64_t count = rows.count - row < columns ? rows.count - row : columns;
-      transpose_tokens(steps_, block.q, b, head, rows.first + row, count, scale_, work.queries + row * key_dim_,
+    const std::int64_t count = tile_width(rows, row);
+    transpose_tokens(steps_, block.q, b, head, rows.first + row, count, scale_, work.queries + row * key_dim_, columns,
+                     columns);
+    A* out = work.out + row * value_rows();
+    if (block.fresh) {
+      fill_zero(out, value_rows() * columns);
+    } else {
+      steps_.transpose(block.out.at(b, rows.first + row, head), block.out.sequence_stride, count, value_dim_, A{1}, out,
                        columns, columns);
-      A* out = work.out + row * value_rows();
-      if (block.fresh) {
-        fill_zero(out, value_rows() * columns);
-      } else {
-        steps_.transpose(block.out.at(b, rows.first + row, head), block.out.sequence_stride, count, value_dim_, A{1},
-                         out, columns, columns);
-        fill_zero(out + value_dim_ * columns, (value_rows() - value_dim_) * columns);
-      }
-      for (std::int64_t i = 0; i < columns; ++i) {
-        // A running result counts as one key with the score lse whose value is the mean so far.
-        const A lse = i < count && !block.fresh ? *block.lse.at(b, head, rows.first + row + i) : nothing;
-        const bool seen = lse != nothing;
-        work.largest[row + i] = seen ? lse * log2_e<A> : nothing;
-        work.sum[row + i] = seen ? A{1} : A{0};
-        if (seen || block.fresh) continue;
-        for (std::int64_t c = 0; c < value_dim_; ++c) out[c * columns + i] = A{0};
-      }
+      fill_zero(out + value_dim_ * columns, (value_rows() - value_dim_) * columns);
+    }
+    for (std::int64_t i = 0; i < columns; ++i) {
+      // A running result counts as one key with the score lse whose value is the mean so far.
+      const A lse = i < count && !block.fresh ? *block.lse.at(b, head, rows.first + row + i) : nothing;
+      const bool seen = lse != nothing;
+      work.largest[row + i] = seen ? lse * log2_e<A> : nothing;
+      work.sum[row + i] = seen ? A{1} : A{0};
+      if (seen || block.fresh) continue;
+      for (std::int64_t c = 0; c < value_dim_; ++c) out[c * columns + i] = A{0};
     }
   }
 
   void store(const forward_queries<S, A>& block, std::int64_t b, std::int64_t head, const token_block& rows,
-             const workspace& work) const {
-    const std::int64_t columns = steps_.columns;
-    for (std::int64_t row = 0; row < rows.count; row += columns) {
-      const std::int64_t count = rows.count - row < columns ? rows.count - row : columns;
-      for (std::int64_t i = 0; i < columns; ++i) {
-        const A sum = work.sum[row + i];
-        const A largest = work.largest[row + i];
-        const bool seen = sum > A{0};
-        work.factors[i] = seen ? A{1} / sum : A{0};
-        if (i >= count) continue;
-        A& lse = *block.lse.at(b, head, rows.first + row + i);
-        // A row that saw nothing new keeps its bits: scaling its lse to powers of two and back could change the last
-        // one. (Its output has been multiplied by 1 and nothing has been added.)
-        if (!block.fresh && sum == A{1} && largest == lse * log2_e<A>) continue;
-        lse = seen ? largest * ln_2<A> + elementary::log(sum) : nothing;
-      }
-      steps_.transpose_back(work.out + row * value_rows(), columns, work.factors,
-                            block.out.at(b, rows.first + row, head), block.out.sequence_stride, count, value_dim_);
+             std::int64_t row, const workspace& work) const {
+    const std::int64_t count = tile_width(rows, row);
+    for (std::int64_t i = 0; i < steps_.columns; ++i) {
+      const A sum = work.sum[row + i];
+      const A largest = work.largest[row + i];
+      const bool seen = sum > A{0};
+      work.factors[i] = seen ? A{1} / sum : A{0};
+      if (i >= count) continue;
+      A& lse = *block.lse.at(b, head, rows.first + row + i);
+      // A row that saw nothing new keeps its bits: scaling its lse to powers of two and back could change the last
+      // one. (Its output has been multiplied by 1 and nothing has been added.)
+      if (!block.fresh && sum == A{1} && largest == lse * log2_e<A>) continue;
+      lse = seen ? largest * ln_2<A> + elementary::log(sum) : nothing;
+    }
+    steps_.transpose_back(work.out + row * value_rows(), steps_.columns, work.factors,
+                          block.out.at(b, rows.first + row, head), block.out.sequence_stride, count, value_dim_);
+  }
+
+  /// Rows that see no key at all: fresh ones become zeros with the log-sum-exp of nothing, others stay.
+  void nothing_seen(const forward_queries<S, A>& block, std::int64_t b, std::int64_t head,
+                    const token_block& rows) const {
+    for (std::int64_t i = 0; i < rows.count; ++i) {
+      A& lse = *block.lse.at(b, head, rows.first + i);
+      if (!block.fresh && lse != nothing) continue;
+      fill_zero(block.out.at(b, rows.first + i, head), value_dim_);
+      lse = nothing;
     }
   }
 

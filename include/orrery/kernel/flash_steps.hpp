@@ -23,9 +23,34 @@ inline constexpr std::int64_t flash_scratch_bytes = 640 * 1024;
 template <class T>
 inline constexpr T flash_head_room = T{8};
 
+/// Rows of a caller's tensor that are needed soon, and are asked for while a product computes: some for each of its
+/// tiles. Rows of one head lie in pages of their own, which a translation buffer forgets and no prefetcher of the
+/// processor follows; so a row's page is touched one tile before its lines are asked for.
+struct asked_rows {
+  const std::byte* from = nullptr;  ///< the next row
+  std::int64_t stride = 0;          ///< bytes from row to row
+  std::int64_t bytes = 0;           ///< of a row
+  std::int64_t left = 0;            ///< rows to ask for
+  std::int64_t each = 0;            ///< rows for each tile of a product
+  bool to_write = false;
+
+  /// Before a tile: asks for its share.
+  [[gnu::noinline]] void ask() noexcept {
+    for (std::int64_t row = 0; row < each && left > 0; ++row, --left, from += stride) {
+      if (each < left) static_cast<void>(*static_cast<const volatile std::byte*>(from + each * stride));
+      for (std::int64_t at = 0; at < bytes; at += 64) {
+        if (to_write) {
+          __builtin_prefetch(from + at, 1, 3);
+        } else {
+          __builtin_prefetch(from + at, 0, 3);
+        }
+      }
+    }
+  }
+};
+
 /// Rows of a caller's tensor on their way to scratch, one after the other, while a product computes: some for each of
-/// its tiles. Rows of one head lie in pages of their own, which a translation buffer forgets and no prefetcher of the
-/// processor follows; so a row's page is touched two tiles, and its lines are asked for one tile before it is copied.
+/// its tiles. A row's page is touched two tiles, and its lines are asked for one tile before it is copied.
 template <class T>
 struct row_copies {
   const std::byte* from = nullptr;  ///< the next row
@@ -38,13 +63,15 @@ struct row_copies {
   std::int64_t left = 0;            ///< rows to copy
   std::int64_t each = 1;            ///< rows for each tile of a product
   void (*widen)(const void* from, T* to, std::int64_t count) = nullptr;  ///< where the tensor's type is another
+  asked_rows asked;                                                      ///< other rows to ask for on the way
 
   /// Before a tile: touches the rows of the tile after the next, and asks for the lines of the next one's.
-  void ask_ahead() const noexcept {
+  void ask_ahead() noexcept {
     for (std::int64_t row = each; row < 2 * each && row < left; ++row) {
       if (row + each < left) static_cast<void>(*static_cast<const volatile std::byte*>(from + (row + each) * stride));
       for (std::int64_t at = 0; at < bytes; at += 64) __builtin_prefetch(from + row * stride + at, 0, 3);
     }
+    if (__builtin_expect(asked.left > 0, 0)) asked.ask();
   }
 };
 

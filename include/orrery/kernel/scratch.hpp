@@ -106,6 +106,23 @@ template <class S, class A>
   return copies;
 }
 
+/// Tokens [first, end) of one head, to be asked for within `tiles` tiles of products.
+template <class S>
+[[nodiscard]] inline asked_rows rows_to_ask_for(const tensor_view<S>& tensor, std::int64_t b, std::int64_t head,
+                                                std::int64_t first, std::int64_t end, std::int64_t tiles,
+                                                bool to_write) noexcept {
+  if (first >= end) return {};
+  constexpr std::int64_t size = static_cast<std::int64_t>(sizeof(S));
+  asked_rows asked;
+  asked.from = reinterpret_cast<const std::byte*>(tensor.at(b, first, head));
+  asked.stride = tensor.sequence_stride * size;
+  asked.bytes = tensor.dim * size;
+  asked.left = end - first;
+  asked.each = (end - first + tiles - 1) / tiles;
+  asked.to_write = to_write;
+  return asked;
+}
+
 /// Makes all copies that are left, and fills the rows after them, up to a multiple of the steps' `tile_rows`, with
 /// zeros.
 template <class A>

@@ -17,6 +17,7 @@
 #include "orrery/kernel/tile.hpp"
 #include "orrery/transport/deadline.hpp"
 #include "orrery/transport/host_memory.hpp"
+#include "orrery/transport/time_slice.hpp"
 #include "orrery/transport/transport.hpp"
 
 /// Ranks that are threads of one process.
@@ -523,7 +524,8 @@ class world {
 };
 
 /// Calls `call(body, rank)` on a new thread for each rank of the world, and returns when all have ended; as `run`
-/// below.
+/// below. Threads that exceed the cores ask for long time slices, because each change of thread costs a core the blocks
+/// that a kernel keeps in its caches.
 inline void run_ranks(shared_world& shared, void (*call)(void* body, int rank), void* body) {
   std::mutex mutex;
   std::exception_ptr cause;
@@ -532,8 +534,12 @@ inline void run_ranks(shared_world& shared, void (*call)(void* body, int rank), 
     const std::lock_guard lock{mutex};
     if (first == nullptr) first = std::current_exception();
   };
-  const auto of_rank = [&](int rank) {
+  // Zero where the number of cores is not known.
+  const auto cores = static_cast<std::int64_t>(std::thread::hardware_concurrency());
+  const bool crowded = cores > 0 && std::int64_t{shared.size()} * shared.how().threads_per_rank > cores;
+  const auto of_rank = [&, crowded](int rank) {
     const std::string who = "rank " + std::to_string(rank) + " failed";
+    if (crowded) ask_for_long_time_slices();
     try {
       call(body, rank);
     } catch (const transport_error& e) {

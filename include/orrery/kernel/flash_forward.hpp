@@ -327,14 +327,13 @@ class flash_forward {
                           block.out.at(b, rows.first + row, head), block.out.sequence_stride, count, value_dim_);
   }
 
-  /// Rows that see no key at all: fresh ones become zeros with the log-sum-exp of nothing, others stay.
+  /// Rows that see no key of this tile: their running result stays, and becomes that of no key where there is none yet.
   void nothing_seen(const forward_queries<S, A>& block, std::int64_t b, std::int64_t head,
                     const token_block& rows) const {
-    for (std::int64_t i = 0; i < rows.count; ++i) {
-      A& lse = *block.lse.at(b, head, rows.first + i);
-      if (!block.fresh && lse != nothing) continue;
-      fill_zero(block.out.at(b, rows.first + i, head), value_dim_);
-      lse = nothing;
+    if (!block.fresh) return;
+    for (std::int64_t row = rows.first; row < rows.first + rows.count; ++row) {
+      fill_zero(block.out.at(b, row, head), value_dim_);
+      *block.lse.at(b, head, row) = nothing;
     }
   }
 

@@ -134,15 +134,18 @@ class flash_forward {
 
     const std::int64_t key_head = heads_.key_head(head);
     const std::int64_t tiles = padded_rows / steps_.columns;
+    // Of the two products in which a tile of queries meets a block of keys.
+    const std::int64_t score_tiles = key_block_ / steps_.tile_rows;
+    const std::int64_t value_tiles = value_rows() / steps_.tile_rows;
     const auto copies_of_keys = [&](const key_place& from, std::int64_t of_tiles) {
       if (from.keys.count == 0) return row_copies<A>{};
       return copies_of(steps_, keys_[from.side].k, b, key_head, from.keys, work.next_keys, key_ld(), key_dim_,
-                       of_tiles * (key_block_ / steps_.tile_rows));
+                       of_tiles * score_tiles);
     };
     const auto copies_of_values = [&](const key_place& from, std::int64_t of_tiles) {
       if (from.keys.count == 0) return row_copies<A>{};
       return copies_of(steps_, keys_[from.side].v, b, key_head, from.keys, work.next_values, value_ld(), value_rows(),
-                       of_tiles * (value_rows() / steps_.tile_rows));
+                       of_tiles * value_tiles);
     };
     key_place next = visible_from(0, 0, rows);
     if (next.keys.count == 0) return nothing_seen(block, b, head, rows);
@@ -152,8 +155,6 @@ class flash_forward {
       return rows_to_ask_for(tensor, b, head, rows.first + row, rows.first + row + tile_width(rows, row), of_tiles,
                              to_write);
     };
-    const std::int64_t score_tiles = key_block_ / steps_.tile_rows;
-    const std::int64_t value_tiles = value_rows() / steps_.tile_rows;
     ask_for(block.q, 0, 1, false).ask();
     if (!block.fresh) ask_for(block.out, 0, 1, false).ask();
     auto keys_to_come = copies_of_keys(next, 1);

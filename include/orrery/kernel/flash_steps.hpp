@@ -153,7 +153,7 @@ namespace baseline {
 inline constexpr int vector_bytes = 16;
 inline constexpr unsigned tile_rows = 4;
 inline constexpr unsigned tile_vectors = 2;
-#include "orrery/kernel/flash_vector.inc"
+#include "orrery/kernel/flash_steps.inc"
 }  // namespace baseline
 
 #if defined(__x86_64__)
@@ -168,7 +168,7 @@ namespace avx2 {
 inline constexpr int vector_bytes = 32;
 inline constexpr unsigned tile_rows = 4;
 inline constexpr unsigned tile_vectors = 3;
-#include "orrery/kernel/flash_vector.inc"
+#include "orrery/kernel/flash_steps.inc"
 }  // namespace avx2
 #if defined(__clang__)
 #pragma clang attribute pop
@@ -183,7 +183,7 @@ namespace avx512 {
 inline constexpr int vector_bytes = 64;
 inline constexpr unsigned tile_rows = 8;
 inline constexpr unsigned tile_vectors = 3;
-#include "orrery/kernel/flash_vector.inc"
+#include "orrery/kernel/flash_steps.inc"
 }  // namespace avx512
 #if defined(__clang__)
 #pragma clang attribute pop

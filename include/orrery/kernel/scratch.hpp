@@ -78,15 +78,14 @@ inline void copy_tokens(const flash_steps<A>& steps, const tensor_view<const S>&
   }
 }
 
-/// The copies of one head of a block of tokens to scratch rows `ld` apart, padded with zeros to `width` elements, to be
-/// made within `tiles` tiles of products.
+/// The copies of one head of a block of tokens, which is not empty, to scratch rows `ld` apart, padded with zeros to
+/// `width` elements, to be made within `tiles` tiles of products.
 template <class S, class A>
 [[nodiscard]] inline row_copies<A> copies_of(const flash_steps<A>& steps, const tensor_view<const S>& tensor,
                                              std::int64_t b, std::int64_t head, const token_block& tokens, A* to,
                                              std::int64_t ld, std::int64_t width, std::int64_t tiles) noexcept {
   constexpr std::int64_t size = static_cast<std::int64_t>(sizeof(S));
   row_copies<A> copies;
-  if (tokens.count == 0) return copies;
   copies.from = reinterpret_cast<const std::byte*>(tensor.at(b, tokens.first, head));
   copies.stride = tensor.sequence_stride * size;
   copies.bytes = tensor.dim * size;

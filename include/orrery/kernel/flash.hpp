@@ -28,11 +28,12 @@ namespace orrery {
 ///
 /// Tokens that the mask hides may hold anything: a query that sees no key of a call, or a key that no query of it sees
 /// (padding, as memory was before), changes no bit of the call's results, and its own are those of nothing. An infinity
-/// or NaN in a token that is seen reaches all that see it, and may reach what shares a block with these (up to 256
+/// or NaN in a token that is seen reaches all that see it, and may reach what shares a block with these (up to 512
 /// tokens of a segment) although it does not see it, since 0 times NaN is NaN. `reference` keeps to the pairs.
 ///
-/// Nothing is allocated: scratch is on the stack, at most 640 KiB, of every thread that computes. glibc gives threads 8
-/// MiB, but macOS 512 KiB and musl 128 KiB unless told otherwise, which is too little.
+/// Nothing is allocated: scratch is on the stack, at most 1344 KiB, of every thread that computes. glibc gives threads
+/// 8 MiB (2 where `ulimit -s` is unlimited), but macOS 512 KiB and musl 128 KiB unless told otherwise, which is too
+/// little.
 ///
 /// T is float, double, bfloat16 or float16. The 16-bit types are storage: everything is computed and summed in float,
 /// and so are log-sum-exp and the partials that travel; only what the operator returns is rounded to T, once.

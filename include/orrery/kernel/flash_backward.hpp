@@ -22,7 +22,7 @@ namespace orrery {
 /// heads that read its key head; grad_q is summed in the caller's memory. Several threads take whole items as long as
 /// there are enough for all; the blocks of the remaining ones then follow each other through the query blocks, one
 /// thread behind the other, so that each sum in grad_q is added up in the same order. Five products per pair of blocks;
-/// K and V are transposed once per block of keys. Scratch: `flash_scratch_bytes` of stack.
+/// K and V are transposed once per block of keys. Scratch: `flash_backward_scratch_bytes` of stack.
 ///
 /// Source: Dao, arXiv 2307.08691, algorithm 2.
 template <class S, class A, mask Mask>
@@ -35,7 +35,12 @@ class flash_backward {
       if (block.k.dim > key_dim_) key_dim_ = block.k.dim;
       if (block.v.dim > value_dim_) value_dim_ = block.v.dim;
     }
-    choose_block_sizes();
+    choose_block_sizes(most_keys);
+    // Smaller blocks of keys where there would be too few for threads to share. (Not as many as there are threads at
+    // hand: how sums are added up must not depend on that.)
+    constexpr std::int64_t enough = 32;
+    constexpr std::int64_t most_of_few = 256;
+    if (items() * blocks_of_keys() < enough && key_block_ > most_of_few) choose_block_sizes(most_of_few);
   }
 
   [[nodiscard]] std::int64_t items() const noexcept {
@@ -62,8 +67,8 @@ class flash_backward {
   }
 
  private:
-  static constexpr std::int64_t most_keys = 256;
-  static constexpr std::int64_t scratch_elements = flash_scratch_bytes / static_cast<std::int64_t>(sizeof(A));
+  static constexpr std::int64_t most_keys = 512;
+  static constexpr std::int64_t scratch_elements = flash_backward_scratch_bytes / static_cast<std::int64_t>(sizeof(A));
 
   using seen_keys = flash_seen_keys<most_keys>;
 
@@ -105,9 +110,9 @@ class flash_backward {
   /// The blocks with the least overhead that fit: copying a query, its gradient and adding to grad_q costs about as
   /// much as 25 keys' arithmetic with them where memory is far, and a block of rows a load and a store of the gradients
   /// of the keys, about as much as 5 rows.
-  void choose_block_sizes() noexcept {
+  void choose_block_sizes(std::int64_t most) noexcept {
     double least = std::numeric_limits<double>::infinity();
-    for (std::int64_t keys = granule(); keys <= most_keys; keys += granule()) {
+    for (std::int64_t keys = granule(); keys <= most; keys += granule()) {
       std::int64_t rows = 0;
       while (rows < 128 && elements(rows + steps_.tile_rows, keys) <= scratch_elements) rows += steps_.tile_rows;
       const double overhead = 25.0 / static_cast<double>(keys) + 5.0 / static_cast<double>(rows);

@@ -21,8 +21,8 @@ namespace orrery {
 /// rows), so that threads may share it in any way without changing a bit of the result.
 ///
 /// An item loads its queries and their running state once, meets all keys, and stores once. Scratch:
-/// `flash_scratch_bytes` of stack. K and V are copied to scratch block by block, because their rows may lie a power of
-/// two apart, where the rows of a product would evict each other from the cache.
+/// `flash_forward_scratch_bytes` of stack. K and V are copied to scratch block by block, because their rows may lie a
+/// power of two apart, where the rows of a product would evict each other from the cache.
 ///
 /// Source: Dao, arXiv 2307.08691, algorithm 1, transposed (see flash_steps).
 template <class S, class A, mask Mask>
@@ -69,7 +69,7 @@ class flash_forward {
   static constexpr std::int64_t most_keys = 96;
 
   using seen_keys = flash_seen_keys<most_keys>;
-  static constexpr std::int64_t scratch_elements = flash_scratch_bytes / static_cast<std::int64_t>(sizeof(A));
+  static constexpr std::int64_t scratch_elements = flash_forward_scratch_bytes / static_cast<std::int64_t>(sizeof(A));
 
   /// What a row block needs for its whole life, and what is made anew for each block of keys.
   struct workspace {

@@ -13,10 +13,13 @@
 namespace orrery {
 
 /// Head dimensions that the flash kernel can hold, and the stack that one of its work items uses for it: enough for one
-/// tile of queries and a few keys at the largest dimension; at 64 to 128, for more than a hundred of each, so that
-/// copying and storing them is little beside the arithmetic.
+/// tile of queries and a few keys at the largest dimension; at 64 to 128, for hundreds, so that copying and storing
+/// them is little beside the arithmetic. The forward, which goes through all of its scratch for each block of keys,
+/// stays within a second-level cache. The backward need not: what it holds of keys it reads and writes in order, and a
+/// block of keys twice as long halves the visits to rows of queries, which lie scattered.
 inline constexpr std::int64_t flash_max_head_dim = 512;
-inline constexpr std::int64_t flash_scratch_bytes = 640 * 1024;
+inline constexpr std::int64_t flash_forward_scratch_bytes = 640 * 1024;
+inline constexpr std::int64_t flash_backward_scratch_bytes = 1344 * 1024;
 
 /// How much larger than the largest score so far (of which weights are relative) a score may be, in powers of two: far
 /// from overflow, and little enough that sums lose nothing.

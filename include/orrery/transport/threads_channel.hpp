@@ -77,7 +77,7 @@ class basic_channel {
     plan_->steps = p;
     plan_->pieces = std::move(pieces);
     const int exchanges = p.exchanges.size();
-    plan_->arriving = plan_->leaving = list<message*>(exchanges);
+    plan_->leaving = plan_->arriving = list<message*>(exchanges);
     for (int e = 0; e < exchanges; ++e) {
       const exchange& x = p.exchanges[e];
       if (x.received.count == 0) continue;

@@ -55,17 +55,34 @@ inline void expect_none(const std::string& found, const std::string& description
   CHECK(found == "");
 }
 
-/// One case in all policies that the topology admits.
-template <class Topology, class Kernel = orrery::flash<double>, class Mask>
-void check(int world, orrery::attention_shape shape, const Mask& mask, const conformance::any_layout& layout) {
-  static std::uint64_t seed = 0;
+/// One case in all policies that the topology admits, each with the next seed.
+template <class Kernel, class Mask>
+void check_policies(const orrery::any_topology& topology, int world, orrery::attention_shape shape, const Mask& mask,
+                    const conformance::any_layout& layout, std::uint64_t& seed) {
   for (const orrery::pass circulate : {orrery::pass::circulate_keys, orrery::pass::circulate_queries}) {
-    if (orrery::refuses(Topology{}, world, circulate) != nullptr) continue;
+    if (topology.refuses(world, circulate) != nullptr) continue;
     shape.circulate = circulate;
-    expect_none(
-        conformance::failures<Topology, Kernel, orrery::threads::world>(on_threads, world, shape, mask, layout, ++seed),
-        describe(orrery::name_of(Topology{}), world, Kernel::name(), mask.name(), layout.name(), shape));
+    expect_none(conformance::failures<orrery::any_topology, Kernel, orrery::threads::world>(
+                    on_threads, world, shape, mask, layout, ++seed, topology),
+                describe(topology.name(), world, Kernel::name(), mask.name(), layout.name(), shape));
   }
+}
+
+// The kernel of most cases is compiled once, in matrix.cpp.
+extern template void check_policies<orrery::flash<double>>(const orrery::any_topology&, int, orrery::attention_shape,
+                                                           const orrery::full&, const conformance::any_layout&,
+                                                           std::uint64_t&);
+extern template void check_policies<orrery::flash<double>>(const orrery::any_topology&, int, orrery::attention_shape,
+                                                           const orrery::causal&, const conformance::any_layout&,
+                                                           std::uint64_t&);
+extern template void check_policies<orrery::flash<double>>(const orrery::any_topology&, int, orrery::attention_shape,
+                                                           const band&, const conformance::any_layout&, std::uint64_t&);
+
+/// The same for a topology that is known at compile time.
+template <class Topology, class Kernel = orrery::flash<double>, class Mask>
+void check(int world, const orrery::attention_shape& shape, const Mask& mask, const conformance::any_layout& layout) {
+  static std::uint64_t seed = 0;
+  check_policies<Kernel>(Topology{}, world, shape, mask, layout, seed);
 }
 
 /// Every layout.

@@ -31,6 +31,7 @@
 #include "orrery/transport/mpi.hpp"
 
 #include "conformance.hpp"
+#include "flash_steps.hpp"
 
 namespace {
 

@@ -20,6 +20,7 @@
 
 #include "any.hpp"
 #include "conformance.hpp"
+#include "flash_steps.hpp"
 
 /// Random calls: topologies, worlds, masks, layouts, lengths, heads, dimensions, types and memory orders, one after the
 /// other in one process. Each result is compared with the oracle's, each call is made again, and cases from long ago

@@ -1,9 +1,9 @@
 // Copyright The Orrery authors. SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <cstddef>
 #include <string>
 #include <utility>
-#include <vector>
 
 #include "orrery/schedule/list.hpp"
 #include "orrery/topology/topology.hpp"
@@ -37,7 +37,7 @@ namespace orrery {
   int steps = 0;
   for (const program& p : programs) steps = p.steps.size() > steps ? p.steps.size() : steps;
 
-  std::vector<std::string> cells;  // of each rank, its steps
+  list<std::string> cells;  // of each rank, its steps
   for (const program& p : programs) {
     for (int i = 0; i < steps; ++i) {
       std::string cell;
@@ -72,9 +72,7 @@ namespace orrery {
     }
   }
 
-  const auto cell_of = [&](int rank, int i) -> const std::string& {
-    return cells[static_cast<std::size_t>(rank * steps + i)];
-  };
+  const auto cell_of = [&](int rank, int i) -> const std::string& { return cells[rank * steps + i]; };
   list<std::size_t> widths;
   for (int i = 0; i < steps; ++i) {
     std::size_t widest = std::to_string(i).size();

@@ -6,13 +6,12 @@
 #include <cstdio>
 #include <stdexcept>
 #include <string>
-#include <utility>
-#include <vector>
 
 #include "orrery/kernel/elementary.hpp"
 #include "orrery/kernel/view.hpp"
 #include "orrery/schedule/block.hpp"
 #include "orrery/schedule/hand_over.hpp"
+#include "orrery/schedule/list.hpp"
 #include "orrery/transport/transport.hpp"
 #include "orrery/verify/verdict.hpp"
 
@@ -57,7 +56,7 @@ struct attention_request {
 
   /// Empty, or a sentence.
   [[nodiscard]] std::string what_is_wrong_with_sizes() const {
-    const std::pair<const char*, std::int64_t> sizes[] = {
+    const named_size sizes[] = {
         {"batch", shape.batch},          {"length", shape.length},     {"query_heads", shape.query_heads},
         {"key_heads", shape.key_heads},  {"head_dim", shape.head_dim}, {"value_dim", shape.value_dim},
         {"key_length", shape.key_length}};
@@ -68,7 +67,7 @@ struct attention_request {
       return "key_heads is " + std::to_string(shape.key_heads) + ", expected a divisor of query_heads, " +
              std::to_string(shape.query_heads);
     }
-    for (const auto& [name, dim] : {std::pair{"head_dim", shape.head_dim}, std::pair{"value_dim", shape.value_dim}}) {
+    for (const auto& [name, dim] : {named_size{"head_dim", shape.head_dim}, named_size{"value_dim", shape.value_dim}}) {
       if (dim > max_head_dim) {
         return std::string{name} + " is " + std::to_string(dim) + ", but kernel " + kernel + " goes up to " +
                std::to_string(max_head_dim) + "; orrery::reference has no limit";
@@ -108,25 +107,35 @@ struct attention_request {
   }
 
   /// All of it, with what is wrong on this rank, as ranks compare it.
-  [[nodiscard]] std::vector<agreement> fields(const std::string& error) const {
+  [[nodiscard]] list<agreement> fields(const std::string& error) const {
+    list<agreement> all;
+    const auto say = [&](const char* name, const std::string& value) { all.push_back({name, value}); };
+    const auto say_size = [&](const char* name, std::int64_t size) { say(name, std::to_string(size)); };
     char scale[32];
     std::snprintf(scale, sizeof scale, "%.17g", shape.scale);
-    return {{"error", error},
-            {"topology", topology},
-            {"kernel", kernel},
-            {"mask", mask},
-            {"layout", layout},
-            {"batch", std::to_string(shape.batch)},
-            {"length", std::to_string(shape.length)},
-            {"query_heads", std::to_string(shape.query_heads)},
-            {"key_heads", std::to_string(shape.key_heads)},
-            {"head_dim", std::to_string(shape.head_dim)},
-            {"value_dim", std::to_string(shape.value_dim)},
-            {"key_length", std::to_string(shape.key_length)},
-            {"scale", scale},
-            {"circulate", name_of(shape.circulate)},
-            {"hand_over", name_of(shape.hand_over)}};
+    say("error", error);
+    say("topology", topology);
+    say("kernel", kernel);
+    say("mask", mask);
+    say("layout", layout);
+    say_size("batch", shape.batch);
+    say_size("length", shape.length);
+    say_size("query_heads", shape.query_heads);
+    say_size("key_heads", shape.key_heads);
+    say_size("head_dim", shape.head_dim);
+    say_size("value_dim", shape.value_dim);
+    say_size("key_length", shape.key_length);
+    say("scale", scale);
+    say("circulate", name_of(shape.circulate));
+    say("hand_over", name_of(shape.hand_over));
+    return all;
   }
+
+ private:
+  struct named_size {
+    const char* name;
+    std::int64_t size;
+  };
 };
 
 /// The sizes that a view must have, and whose view it is: `call` and `name` are for the sentence.

@@ -8,6 +8,7 @@
 #include <utility>
 #include <vector>
 
+#include "orrery/schedule/list.hpp"
 #include "orrery/transport/transport.hpp"
 
 namespace orrery {
@@ -48,12 +49,12 @@ class counted {
 
   class channel {
    public:
-    channel(channel_of<World> inner, std::shared_ptr<totals> totals, std::vector<std::int64_t> bytes)
+    channel(channel_of<World> inner, std::shared_ptr<totals> totals, list<std::int64_t> bytes)
         : inner_{std::move(inner)}, totals_{std::move(totals)}, bytes_{std::move(bytes)} {}
 
     void begin() { inner_.begin(); }
     void post(int exchange) {
-      if (const std::int64_t bytes = bytes_[static_cast<std::size_t>(exchange)]; bytes >= 0) {
+      if (const std::int64_t bytes = bytes_[exchange]; bytes >= 0) {
         totals_->bytes += bytes;
         ++totals_->messages;
       }
@@ -67,11 +68,11 @@ class counted {
    private:
     channel_of<World> inner_;
     std::shared_ptr<totals> totals_;
-    std::vector<std::int64_t> bytes_;  // of each exchange; -1 if it sends no message
+    list<std::int64_t> bytes_;  // of each exchange; -1 if it sends no message
   };
 
   [[nodiscard]] channel open(const program& p, std::vector<exchange_pieces> pieces) {
-    std::vector<std::int64_t> bytes;
+    list<std::int64_t> bytes;
     for (const exchange_pieces& of_exchange : pieces) {
       std::int64_t sum = of_exchange.sent.empty() ? -1 : 0;
       for (const piece& one : of_exchange.sent) sum += one.bytes;

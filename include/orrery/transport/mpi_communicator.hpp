@@ -24,31 +24,12 @@
 #include "orrery/schedule/builder.hpp"
 #include "orrery/transport/deadline.hpp"
 #include "orrery/transport/mpi_inquiry.hpp"
+#include "orrery/transport/mpi_letters.hpp"
 #include "orrery/transport/mpi_memory.hpp"
+#include "orrery/transport/mpi_options.hpp"
 #include "orrery/transport/transport.hpp"
 
 namespace orrery::mpi {
-
-/// How exchanges that a program remarks as a collective are sent: as the messages that they are, or by one non-blocking
-/// collective call of MPI for each.
-enum class collectives : std::uint8_t { expanded, native };
-
-struct options {
-  /// How long a rank waits for another, in seconds, before it fails with a sentence.
-  double deadline = 60;
-  /// Threads that compute in each rank: the rank's own and helpers, which all of its plans share, which sleep between
-  /// calls and never call MPI. Started with the world's first plan. More than one needs MPI_THREAD_FUNNELED.
-  int threads_per_rank = 1;
-  /// Seconds between two calls of MPI while a tile is computed. Most MPI libraries move large messages only while the
-  /// program is inside of MPI: without these calls nothing would fly.
-  double progress_interval = 0.0002;
-  /// Native ones run on communicators of their groups, made with the first plan that has such a group. With OpenMPI
-  /// 4.1.4 they took 1.02 times as long as expanded ones on 8 ranks of 4 nodes (those of `bench/cluster.py`, 100
-  /// Mbit/s), and in shared memory, on two cores, 1.1 times with blocks of 256 or 512 KiB, 1.2 times with 8 KiB and 4
-  /// ranks, 0.8 times with 4 KiB and 8 ranks; with MPICH 4.0.2 and 4 ranks 0.96 times with 512 KiB and 1.2 times with 8
-  /// KiB. Medians over five or six topologies, forward and backward.
-  mpi::collectives collectives = mpi::collectives::expanded;
-};
 
 /// The world's own communicator, and its failure. Shared by the world and its channels.
 ///
@@ -97,7 +78,6 @@ class communicator {
   communicator(const communicator&) = delete;
   communicator& operator=(const communicator&) = delete;
   ~communicator() {
-    given_up().insert(given_up().end(), letters_.begin(), letters_.end());
     if (failed_ || !running()) return;
     for (auto& [members, made] : groups_) MPI_Comm_free(&made);
     if (own_ != MPI_COMM_NULL) MPI_Comm_free(&own_);
@@ -235,7 +215,7 @@ class communicator {
     failure_ = why;
     if (own_ == MPI_COMM_NULL || !running()) return;
     for (int other = 0; other < size_; ++other) {
-      if (other != rank_) send_letter(other, notice, why);
+      if (other != rank_) letters_.send(own_, other, letters::kind::notice, why);
     }
   }
   [[nodiscard]] bool failed() const noexcept { return failed_; }
@@ -337,14 +317,8 @@ class communicator {
   }
 
  private:
-  static constexpr int letter_tag = 0;
-  static constexpr int group_tag = 1;  // while communicators of groups are made
-  static constexpr std::size_t longest_letter = 2048;
-  static constexpr double longest_inquiry = 2;  // seconds
-  // What letters begin with.
-  static constexpr char notice = '!';
-  static constexpr char question = '?';
-  static constexpr char answer = '=';
+  static constexpr int group_tag = letters::tag + 1;  // while communicators of groups are made
+  static constexpr double longest_inquiry = 2;        // seconds
 
   [[noreturn]] static void refuse(const std::string& why) { throw std::invalid_argument{"orrery: mpi::world: " + why}; }
 
@@ -358,58 +332,30 @@ class communicator {
     throw transport_error{sentence_};
   }
 
-  /// A letter on its way.
-  struct letter {
-    std::string text;
-    MPI_Request request = MPI_REQUEST_NULL;
-  };
-
-  /// A letter that cannot be sent, since the other has died, is as good as one that is not read.
-  void send_letter(int to, char kind, const std::string& text) {
-    std::erase_if(letters_, [](const std::shared_ptr<letter>& one) {
-      int done = 0;
-      return MPI_Test(&one->request, &done, MPI_STATUS_IGNORE) == MPI_SUCCESS && done != 0;
-    });
-    const auto& sent = letters_.emplace_back(std::make_shared<letter>());
-    sent->text = (kind + text).substr(0, longest_letter);
-    static_cast<void>(MPI_Isend(sent->text.data(), static_cast<int>(sent->text.size()), MPI_CHAR, to, letter_tag, own_,
-                                &sent->request));
-  }
-
   /// Reads what others have written: why they have failed, what they ask and what they answer. Is there an answer? To
   /// those who ask, this rank waits for `what()`.
   template <class What>
   bool read_letters(const What& what) {
     bool news = false;
-    while (own_ != MPI_COMM_NULL && !failed_) {
-      const auto where = [&] { return what().text; };
-      int found = 0;
-      MPI_Status status;
-      check(MPI_Iprobe(MPI_ANY_SOURCE, letter_tag, own_, &found, &status), "MPI_Iprobe", where);
-      if (found == 0) break;
-      const int from = status.MPI_SOURCE;
-      char read[longest_letter];
-      int length = 0;
-      check(MPI_Recv(read, static_cast<int>(longest_letter), MPI_CHAR, from, letter_tag, own_, &status), "MPI_Recv",
-            where);
-      check(MPI_Get_count(&status, MPI_CHAR, &length), "MPI_Get_count", where);
-      const std::string text{read + 1, static_cast<std::size_t>(length) - 1};
-      if (read[0] == notice) {
+    const auto checked = [&](int code, const char* call) { check(code, call, [&] { return what().text; }); };
+    letters::letter read;
+    while (own_ != MPI_COMM_NULL && !failed_ && letters::take(own_, read, checked)) {
+      if (read.kind == letters::kind::notice) {
         failed_ = true;  // the others know it
-        failure_ = text;
-      } else if (read[0] == question) {
+        failure_ = read.text;
+      } else if (read.kind == letters::kind::question) {
         const waiting mine = what();
         std::ostringstream written;
-        written << text << ' ' << mine.whom.first << ' ' << mine.whom.count << ' ' << mine.whom.stride << ' '
+        written << read.text << ' ' << mine.whom.first << ' ' << mine.whom.count << ' ' << mine.whom.stride << ' '
                 << mine.call;
-        send_letter(from, answer, written.str());
+        letters_.send(own_, read.from, letters::kind::answer, written.str());
       } else {
-        std::istringstream written{text};
+        std::istringstream written{read.text};
         std::uint64_t of_inquiry = 0;
         waiting theirs;
         written >> of_inquiry >> theirs.whom.first >> theirs.whom.count >> theirs.whom.stride >> theirs.call;
         if (of_inquiry != inquiries_) continue;
-        inquiry_.take(from, theirs);
+        inquiry_.take(read.from, theirs);
         news = true;
       }
     }
@@ -422,7 +368,8 @@ class communicator {
   }
   [[nodiscard]] std::string follow_inquiry() {
     if (own_ == MPI_COMM_NULL) return "";
-    return inquiry_.follow([&](int other) { send_letter(other, question, std::to_string(inquiries_)); });
+    return inquiry_.follow(
+        [&](int other) { letters_.send(own_, other, letters::kind::question, std::to_string(inquiries_)); });
   }
 
   options options_;
@@ -435,7 +382,7 @@ class communicator {
   int last_tag_ = 32767;
   int next_tag_ = group_tag + 1;
   std::uint64_t collective_calls_ = 0;
-  std::vector<std::shared_ptr<letter>> letters_;
+  mpi::letters letters_;
   mpi::inquiry inquiry_;
   std::uint64_t inquiries_ = 0;
   bool failed_ = false;

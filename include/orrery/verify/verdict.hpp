@@ -1,6 +1,7 @@
 // Copyright The Orrery authors. SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <concepts>
 #include <cstdint>
 #include <ostream>
 #include <string>
@@ -49,7 +50,9 @@ struct verdict {
   const char* reason = nullptr;  ///< why the world was refused
 
   [[nodiscard]] constexpr bool ok() const noexcept { return found == fault::none; }
-  explicit constexpr operator bool() const;
+  /// A template, so that a program which converts none need not compile what follows for each number of a rank.
+  template <std::same_as<bool> Bool>
+  explicit constexpr operator Bool() const;
 
   /// One sentence: what is wrong, where, and what to do about it.
   [[nodiscard]] std::string sentence() const;
@@ -210,8 +213,12 @@ constexpr void because(const verdict& v) {
   }
 }
 
+// Void, but dependent on a template's parameter: a call with it is not instantiated before its template is.
+template <bool Always>
+using later = std::conditional_t<Always, void, int>;
+
 // clang prints the values of a call's arguments, g++ only template arguments: hence a type for each number.
-template <template <int> class Is>
+template <template <int> class Is, class Later>
 constexpr void say(int number, const verdict& v) {
   // clang-format off
   switch (number) {
@@ -241,7 +248,7 @@ struct key_shard {
 };
 template <int QueryShard>
 struct query_shard {
-  static constexpr void at(const verdict& v) { say<key_shard>(v.peer, v); }
+  static constexpr void at(const verdict& v) { say<key_shard, later<(QueryShard >= 0)>>(v.peer, v); }
 };
 template <int Peer>
 struct peer {
@@ -249,25 +256,27 @@ struct peer {
 };
 template <int Shard>
 struct shard {
-  static constexpr void at(const verdict& v) { say<peer>(v.peer, v); }
+  static constexpr void at(const verdict& v) { say<peer, later<(Shard >= 0)>>(v.peer, v); }
 };
 template <int Step>
 struct step {
   static constexpr void at(const verdict& v) {
     if (v.found == fault::pair_missing || v.found == fault::pair_computed_twice)
-      return say<query_shard>(v.block.shard, v);
-    say<shard>(v.block.shard, v);
+      return say<query_shard, later<(Step >= 0)>>(v.block.shard, v);
+    say<shard, later<(Step >= 0)>>(v.block.shard, v);
   }
 };
 template <int Rank>
 struct rank {
-  static constexpr void at(const verdict& v) { say<step>(v.step, v); }
+  static constexpr void at(const verdict& v) { say<step, later<(Rank >= 0)>>(v.step, v); }
 };
 
 }  // namespace refused
 
-constexpr verdict::operator bool() const {
-  if (!ok() && std::is_constant_evaluated()) refused::say<refused::rank>(rank, *this);
+template <std::same_as<bool> Bool>
+constexpr verdict::operator Bool() const {
+  if (!ok() && std::is_constant_evaluated())
+    refused::say<refused::rank, refused::later<std::same_as<Bool, bool>>>(rank, *this);
   return ok();
 }
 

@@ -1,0 +1,29 @@
+// Copyright The Orrery authors. SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <cstdint>
+
+namespace orrery::mpi {
+
+/// How exchanges that a program remarks as a collective are sent: as the messages that they are, or by one non-blocking
+/// collective call of MPI for each.
+enum class collectives : std::uint8_t { expanded, native };
+
+struct options {
+  /// How long a rank waits for another, in seconds, before it fails with a sentence.
+  double deadline = 60;
+  /// Threads that compute in each rank: the rank's own and helpers, which all of its plans share, which sleep between
+  /// calls and never call MPI. Started with the world's first plan. More than one needs MPI_THREAD_FUNNELED.
+  int threads_per_rank = 1;
+  /// Seconds between two calls of MPI while a tile is computed. Most MPI libraries move large messages only while the
+  /// program is inside of MPI: without these calls nothing would fly.
+  double progress_interval = 0.0002;
+  /// Native ones run on communicators of their groups, made with the first plan that has such a group. With OpenMPI
+  /// 4.1.4 they took 1.02 times as long as expanded ones on 8 ranks of 4 nodes (those of `bench/cluster.py`, 100
+  /// Mbit/s), and in shared memory, on two cores, 1.1 times with blocks of 256 or 512 KiB, 1.2 times with 8 KiB and 4
+  /// ranks, 0.8 times with 4 KiB and 8 ranks; with MPICH 4.0.2 and 4 ranks 0.96 times with 512 KiB and 1.2 times with 8
+  /// KiB. Medians over five or six topologies, forward and backward.
+  mpi::collectives collectives = mpi::collectives::expanded;
+};
+
+}  // namespace orrery::mpi

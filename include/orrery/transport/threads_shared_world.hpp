@@ -1,0 +1,254 @@
+// Copyright The Orrery authors. SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <atomic>
+#include <condition_variable>
+#include <cstddef>
+#include <cstdint>
+#include <mutex>
+#include <stdexcept>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "orrery/kernel/thread_team.hpp"
+#include "orrery/transport/deadline.hpp"
+#include "orrery/transport/describe.hpp"
+#include "orrery/transport/transport.hpp"
+
+namespace orrery::threads {
+
+struct options {
+  /// How long a rank waits for another, in seconds, before both fail with a sentence.
+  double deadline = 60;
+  /// Threads that compute in each rank: the rank's own and helpers, which all of its plans share and which sleep
+  /// between calls. Started with the rank's first plan. Results have the same bits whatever the number.
+  int threads_per_rank = 1;
+};
+
+/// What the ranks of a world share. Waiting threads sleep: there may be many more of them than cores.
+class shared_world {
+ public:
+  shared_world(int size, const options& how)
+      : size_{checked(size, how)},
+        options_{how},
+        ranks_(static_cast<std::size_t>(size)),
+        gathered_(ranks_.size()),
+        shown_(ranks_.size()) {}
+
+  [[nodiscard]] int size() const noexcept { return size_; }
+  [[nodiscard]] const options& how() const noexcept { return options_; }
+
+  /// A peer that means: any other rank.
+  static constexpr int anyone = -2;
+
+  /// Sleeps until `done()`, and throws if the world has failed, if rank `peer` has ended, or after the deadline. `what`
+  /// says what for; it is called only then.
+  template <class Done, class What>
+  void wait(int rank, int peer, const Done& done, const What& what) {
+    if (done()) return;
+    sleeper& me = ranks_[static_cast<std::size_t>(rank)];
+    const auto deadline = deadline_in(options_.deadline);
+    const wait_mark registered{me, peer};
+    bool in_time = true;
+    std::unique_lock lock{me.mutex};
+    while (!done()) {
+      std::string why;
+      if (const int ended = who_ended(rank, peer); ended != nobody) {
+        if (done()) return;
+        why =
+            "rank " + std::to_string(rank) + " waits " + what() + ", but rank " + std::to_string(ended) + " has ended";
+      } else if (!in_time) {
+        why = "rank " + std::to_string(rank) + " has waited " + describe_seconds(options_.deadline) + " " + what() +
+              who_is_late(rank, peer);
+      }
+      if (!why.empty() || failed()) {
+        lock.unlock();
+        throw_failure(rank, !why.empty() && fail(why) ? "" : "waiting " + what());
+      }
+      in_time = me.wake.wait_until(lock, deadline) == std::cv_status::no_timeout;
+    }
+  }
+
+  [[nodiscard]] bool failed() const noexcept { return failed_.load(std::memory_order_seq_cst); }
+
+  /// Throws if the world has failed.
+  void check(int rank, const char* doing) {
+    if (failed()) throw_failure(rank, doing);
+  }
+
+  void wake(int rank) {
+    sleeper& other = ranks_[static_cast<std::size_t>(rank)];
+    { const std::lock_guard lock{other.mutex}; }
+    other.wake.notify_all();
+  }
+  void wake_all() {
+    for (int rank = 0; rank < size_; ++rank) wake(rank);
+  }
+
+  /// The first failure is everybody's. Is it this one?
+  bool fail(const std::string& why) {
+    {
+      const std::lock_guard lock{failure_mutex_};
+      if (failed_.load(std::memory_order_relaxed)) return false;
+      failure_ = why;
+      failed_.store(true, std::memory_order_seq_cst);
+    }
+    wake_all();
+    return true;
+  }
+  void leave(int rank) {
+    ranks_[static_cast<std::size_t>(rank)].left.store(true, std::memory_order_release);
+    wake_all();
+  }
+
+  /// The threads that the kernels of a rank share, started when the rank first asks for them; null if its own is all.
+  [[nodiscard]] thread_team* team_of(int rank) {
+    thread_team*& team = ranks_[static_cast<std::size_t>(rank)].team;
+    if (team == nullptr && options_.threads_per_rank > 1) team = new thread_team{options_.threads_per_rank};
+    return team;
+  }
+
+  /// Returns when all ranks have come.
+  void barrier(int rank) {
+    check(rank, coming);
+    ranks_[static_cast<std::size_t>(rank)].arrivals.fetch_add(1, std::memory_order_relaxed);
+    const std::uint64_t turn = arrived_.fetch_add(1, std::memory_order_acq_rel) / static_cast<std::uint64_t>(size_) + 1;
+    const std::uint64_t all = turn * static_cast<std::uint64_t>(size_);
+    const auto complete = [&] { return arrived_.load(std::memory_order_acquire) >= all; };
+    if (complete()) return wake_all();
+    wait(rank, anyone, complete, [] { return std::string{"for all ranks to come to the same collective call"}; });
+  }
+
+  /// The texts of all ranks.
+  [[nodiscard]] std::vector<std::string> all_gather(int rank, const std::string& text) {
+    check(rank, coming);
+    gathered_[static_cast<std::size_t>(rank)] = text;
+    barrier(rank);
+    std::vector<std::string> all = gathered_;
+    barrier(rank);
+    return all;
+  }
+
+  /// Shows `mine` to all ranks, and calls `look` with what all ranks show, in their order. Returns, or throws, when
+  /// nobody looks any more: what a rank shows need not live longer than this call, even if it is given up in between.
+  template <class Look>
+  void show(int rank, void* mine, const Look& look) {
+    std::atomic<bool>& looking = ranks_[static_cast<std::size_t>(rank)].looking;
+    looking.store(true, std::memory_order_seq_cst);
+    try {
+      check(rank, coming);  // after the store: who fails now either sees that this rank looks, or is seen here
+      shown_[static_cast<std::size_t>(rank)] = mine;
+      barrier(rank);
+      look(static_cast<const std::vector<void*>&>(shown_));
+      looking.store(false, std::memory_order_seq_cst);
+      barrier(rank);
+    } catch (...) {
+      looking.store(false, std::memory_order_seq_cst);
+      // Nobody waits while looking, and a barrier of a failed world ends at once: this does, too.
+      for (const sleeper& other : ranks_) {
+        while (other.looking.load(std::memory_order_seq_cst)) std::this_thread::yield();
+      }
+      throw;
+    }
+  }
+
+ private:
+  static constexpr const char* coming = "coming to a collective call";
+
+  /// The size, if all is well with it and the options.
+  [[nodiscard]] static int checked(int size, const options& how) {
+    if (size < 1) {
+      throw std::invalid_argument{"orrery: threads::run: the number of ranks is " + std::to_string(size) +
+                                  ", expected at least 1"};
+    }
+    if (const std::string wrong = what_is_wrong_with(how.deadline, how.threads_per_rank); !wrong.empty()) {
+      throw std::invalid_argument{"orrery: threads::options: " + wrong};
+    }
+    return size;
+  }
+
+  struct sleeper {
+    std::mutex mutex;
+    std::condition_variable wake;
+    std::atomic<bool> left{false};
+    std::atomic<bool> looking{false};        // at what others show
+    std::atomic<int> waits_for{nobody};      // a rank, anyone, or nobody: it does not wait
+    std::atomic<std::uint64_t> arrivals{0};  // at barriers
+    std::string sentence;                    // that the rank throws, once the world has failed
+    thread_team* team = nullptr;             // the rank's own, if it has helpers
+
+    sleeper() = default;
+    sleeper(const sleeper&) = delete;
+    sleeper& operator=(const sleeper&) = delete;
+    ~sleeper() { delete team; }
+  };
+
+  struct wait_mark {
+    sleeper& me;
+    wait_mark(sleeper& of, int peer) noexcept : me{of} { me.waits_for.store(peer, std::memory_order_relaxed); }
+    wait_mark(const wait_mark&) = delete;
+    wait_mark& operator=(const wait_mark&) = delete;
+    ~wait_mark() { me.waits_for.store(nobody, std::memory_order_relaxed); }
+  };
+
+  [[nodiscard]] int who_ended(int rank, int peer) const {
+    if (peer == nobody) return nobody;
+    for (int other = 0; other < size_; ++other) {
+      if (other == rank || (peer != anyone && peer != other)) continue;
+      if (ranks_[static_cast<std::size_t>(other)].left.load(std::memory_order_acquire)) return other;
+    }
+    return nobody;
+  }
+
+  /// Whom `rank`, which waits for `peer`, waits for in the end: the deadlines of several ranks may pass together, and
+  /// the first to say so may wait for one that itself waits.
+  [[nodiscard]] std::string who_is_late(int rank, int peer) const {
+    const auto of = [&](int other) -> const sleeper& { return ranks_[static_cast<std::size_t>(other)]; };
+    std::string text;
+    int last = rank;
+    for (int hops = 0; hops < size_ && peer >= 0; ++hops) {
+      last = peer;
+      peer = of(last).waits_for.load(std::memory_order_relaxed);
+      if (peer >= 0)
+        text += (hops == 0 ? ", which itself waits for rank " : ", which waits for rank ") + std::to_string(peer);
+    }
+    if (peer >= 0) return text;  // round in a circle
+    if (peer == nobody) {
+      return text + "; rank " + std::to_string(last) + " does not wait for anybody: it is late, or stands still";
+    }
+    std::string absent;
+    for (int other = 0; other < size_; ++other) {
+      if (of(other).arrivals.load(std::memory_order_relaxed) >= of(last).arrivals.load(std::memory_order_relaxed))
+        continue;
+      absent += (absent.empty() ? "" : ", ") + std::to_string(other);
+    }
+    if (last != rank) text += "; rank " + std::to_string(last) + " waits for all ranks to come to a collective call";
+    return absent.empty() ? text : text + "; not there: rank " + absent;
+  }
+
+  /// Always the same sentence, on each rank. `doing`: what the rank itself was at, if it is not the one that failed
+  /// first.
+  [[noreturn]] void throw_failure(int rank, const std::string& doing) {
+    std::string& sentence = ranks_[static_cast<std::size_t>(rank)].sentence;
+    if (sentence.empty()) {
+      const std::lock_guard lock{failure_mutex_};
+      const std::string who = "rank " + std::to_string(rank);
+      sentence = "orrery: " + who + " stops: " + failure_ + (doing.empty() ? "" : "; " + who + " was " + doing) +
+                 world_is_lost;
+    }
+    throw transport_error{sentence};
+  }
+
+  int size_;
+  options options_;
+  std::vector<sleeper> ranks_;
+  std::atomic<std::uint64_t> arrived_{0};
+  std::mutex failure_mutex_;
+  std::atomic<bool> failed_{false};
+  std::string failure_;
+  std::vector<std::string> gathered_;
+  std::vector<void*> shown_;
+};
+
+}  // namespace orrery::threads

@@ -364,9 +364,9 @@ struct device_flash_wgmma_backward {
       } else {
         threads.template wait_for_products<0>();
         threads.hold(p.of[0]);
-        let_go(threads, first_is_read(of_first.stage));
       }
       pairs::to_probabilities(threads, p, own, lse_of(of_first.stage), factor);
+      if constexpr (!sums_first) let_go(threads, first_is_read(of_first.stage));  // its log-sum-exp is read, too
       if (hides) pairs::hide(p, visible);
       if constexpr (sums_second) {
         of_p.template round<T>(threads, p);

@@ -3,6 +3,7 @@
 // Ranks that do not come, on doubles of NCCL and of the CUDA runtime: what the transport `nccl` tells the others, at
 // the deadline, wherever these wait. Nothing hangs, and nothing leaks.
 #include <atomic>
+#include <chrono>
 #include <future>
 #include <memory>
 #include <span>
@@ -16,6 +17,7 @@
 #include "orrery/kernel/mask.hpp"
 #include "orrery/topology/ring.hpp"
 #include "orrery/transport/nccl.hpp"
+#include "orrery/transport/nccl_watchdog.hpp"
 
 #include "cuda/nccl_ranks.hpp"
 #include "cuda/sentences.hpp"
@@ -213,7 +215,29 @@ TEST_CASE("the same for the launch of a graph") {
   }
 }
 
-TEST_CASE("the same in the middle of a call, where CUDA lets the host wait") {
+TEST_CASE("a call that the host is in the middle of is late when the host stands still") {
+  using std::chrono::seconds;
+  start(devices(1));
+  {
+    const orrery::cuda_stream stream;
+    nccl::call_marks marks{10};
+    const auto now = nccl::call_marks::clock::now();
+    marks.begin(stream.get(), nullptr);
+    orrery::check_cuda(cudaStreamSynchronize(stream.get()), "cudaStreamSynchronize");
+    CHECK(marks.overdue(now) == "");
+    CHECK(marks.overdue(now + seconds{9}) == "");
+    marks.go_on();
+    CHECK(marks.overdue(now + seconds{11}) == "");
+    CHECK(marks.overdue(now + seconds{20}) == "");
+    says(marks.overdue(now + seconds{21}), "has waited 10 s ");
+    marks.end(stream.get());
+    orrery::check_cuda(cudaStreamSynchronize(stream.get()), "cudaStreamSynchronize");
+    CHECK(marks.overdue(now + seconds{100}) == "");
+  }
+  CHECK(found_by_doubles() == "");
+}
+
+TEST_CASE("a rank that stands still: the others are released in the middle of a call, where CUDA lets them wait") {
   const auto said =
       without_rank_2<waiting_kernel>(true, {.deadline = 0.3, .watchdog_period = 0.02}, [](auto& on, auto& mine) {
         waiting_kernel::waits = true;

@@ -41,6 +41,8 @@ class device_numbers {
  public:
   explicit device_numbers(std::int64_t count) : memory_{count * static_cast<std::int64_t>(sizeof(T))} {
     orrery::check_cuda(cudaMemset(memory_.data(), 0, static_cast<std::size_t>(count) * sizeof(T)), "cudaMemset");
+    // Streams that do not wait for the default one are going to read it.
+    orrery::check_cuda(cudaStreamSynchronize(nullptr), "cudaStreamSynchronize");
   }
   [[nodiscard]] T* data() const noexcept { return reinterpret_cast<T*>(memory_.data()); }
 

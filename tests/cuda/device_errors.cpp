@@ -176,6 +176,15 @@ TEST_CASE("devices of several kinds, unless those of one are named") {
   CHECK(sentence<plain>({.devices = {1, 2}}) == "");
 }
 
+TEST_CASE("devices that reach fewer others than there are: copies between the rest go another way") {
+  cuda_double::reset({.compute_capabilities = {{9, 0}, {9, 0}}});
+  cuda_double::fail("cudaDeviceEnablePeerAccess", 1, cudaErrorTooManyPeers);
+  CHECK(sentence<plain>() == "");
+  cuda_double::reset({.compute_capabilities = {{9, 0}, {9, 0}}});
+  cuda_double::fail("cudaDeviceEnablePeerAccess", 1, cudaErrorNotSupported);
+  says(sentence<plain>(), {"orrery: cudaDeviceEnablePeerAccess in "});
+}
+
 TEST_CASE("memory that is short for a plan, and then is not") {
   cuda_double::reset({.memory = 6000});
   says(sentence<plain>(),

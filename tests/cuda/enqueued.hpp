@@ -46,8 +46,8 @@ class enqueued_work {
     orrery::check_cuda(cudaLaunchHostFunc(
                            context.stream, [](void* one) { (*static_cast<std::function<void()>*>(one))(); }, kept),
                        "cudaLaunchHostFunc");
-    // As the launch of a kernel is checked: it must not find what others have left behind.
-    orrery::check_cuda(cudaGetLastError(), "the launch of a kernel");
+    // As trainers look whether a kernel of theirs was launched: what was ignored before must not be found.
+    orrery::check_cuda(cudaGetLastError(), "cudaGetLastError");
   }
   static void forget() {
     const std::lock_guard lock{mutex()};

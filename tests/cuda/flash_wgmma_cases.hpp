@@ -76,6 +76,15 @@ TEST_CASE("wgmma: every head dimension: at its kernel's size, between two, with 
   }
 }
 
+TEST_CASE("wgmma: more tiles than stages, where grad_k and grad_v have kernels of their own") {
+  for (const std::int64_t dim : {192, 256}) {
+    const std::int64_t queries = dim == 192 ? 300 : 150;
+    const oracle::shape shape{1, queries, 70, 1, 1, dim, dim == 192 ? 128 : dim, 0.07};
+    const auto p = oracle::random_problem<bfloat16>(shape, 13);
+    for (const any_mask& mask : {any_mask{}, any_mask{kind::holes}}) check<bfloat16, 256>(p, mask, cut(shape, 1, 1));
+  }
+}
+
 TEST_CASE_TEMPLATE("wgmma: batches; strides and addresses that tensor copies fit, and that they do not", T, bfloat16,
                    float16) {
   const oracle::shape shape{2, 45, 150, 2, 2, 16, 8, 0.3};

@@ -7,6 +7,7 @@
 #include <atomic>
 #include <barrier>
 #include <cstdint>
+#include <span>
 #include <string>
 #include <thread>
 #include <vector>
@@ -275,6 +276,67 @@ TEST_CASE("a forward and backward captured into a graph give the same bits at ev
         }) == "");
     CHECK(found_by_doubles() == "");
   }
+}
+
+namespace {
+
+/// Sees, in its rank's thread, whether it is enqueued beside messages that NCCL is still enqueuing.
+struct looking_kernel : kernel {
+  static inline thread_local int beside = 0;
+
+  template <orrery::mask Mask>
+  static void forward(const context& how, std::span<const orrery::forward_queries<storage, accumulator>> queries,
+                      std::span<const orrery::forward_keys<storage>> keys, const orrery::head_map& heads,
+                      accumulator scale, const Mask& mask) {
+    int rank = 0;
+    orrery::check_cuda(cudaGetDevice(&rank), "cudaGetDevice");
+    beside += nccl_double::is_enqueuing(rank) ? 1 : 0;
+    kernel::forward(how, queries, keys, heads, scale, mask);
+  }
+};
+
+}  // namespace
+
+TEST_CASE("a tile is enqueued while NCCL enqueues its step's messages, but not into a graph") {
+  start(devices(2));
+  run(2, {}, [](auto& on) {
+    cuda_test::trainer<orrery::ring, looking_kernel, nccl::world> mine{on, small, orrery::full{}};
+    mine.step();
+    CHECK(looking_kernel::beside == 1);
+    on.synchronize();
+    cudaGraph_t captured = nullptr;
+    orrery::check_cuda(cudaStreamBeginCapture(on.stream(), cudaStreamCaptureModeThreadLocal), "begin");
+    mine.step();
+    orrery::check_cuda(cudaStreamEndCapture(on.stream(), &captured), "end");
+    orrery::check_cuda(cudaGraphDestroy(captured), "destroy");
+    CHECK(looking_kernel::beside == 1);
+  });
+  CHECK(found_by_doubles() == "");
+}
+
+TEST_CASE("in the middle of a call ranks meet, and make another operator") {
+  start(devices(2));
+  run(2, {}, [](auto& on) {
+    orrery::attention_shape shape = small;
+    shape.hand_over = orrery::hand_over::by_tensor;
+    trainer<orrery::ring> mine{on, shape};
+    mine.step();
+    const std::string expected = mine.results(on);
+    {
+      auto call = mine.attend.begin_forward(mine.tensors.out.view(), mine.tensors.lse.view());
+      call.queries(mine.tensors.q.view());
+      call.keys(mine.tensors.k.view());
+      CHECK(nccl_double::is_enqueuing(on.rank()));
+      on.barrier();
+      call.values(mine.tensors.v.view());
+      CHECK(nccl_double::is_enqueuing(on.rank()));
+      trainer<orrery::ulysses> other{on};
+      call.finish();
+    }
+    mine.tensors.backward(mine.attend);
+    CHECK(mine.results(on) == expected);
+  });
+  CHECK(found_by_doubles() == "");
 }
 
 TEST_CASE("the watchdog looks while calls are made, and more of them than it has marks for") {

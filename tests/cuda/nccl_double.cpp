@@ -54,6 +54,11 @@ int calls(const std::string& function) {
   const guard lock{nccl.mutex};
   return nccl.counts[function];
 }
+bool is_enqueuing(int rank) {
+  library& nccl = library::get();
+  const guard lock{nccl.mutex};
+  return nccl.is_enqueuing(rank);
+}
 std::string faults() {
   library& nccl = library::get();
   const guard lock{nccl.mutex};
@@ -128,6 +133,9 @@ ncclResult_t ncclCommSplit(ncclComm_t parent, int color, int, ncclComm_t* made, 
   std::unique_lock lock{nccl.mutex};
   *made = nullptr;
   if (const ncclResult_t result = nccl.enter("ncclCommSplit"); result != ncclSuccess) return result;
+  if (nccl.is_enqueuing(parent->world_rank)) {
+    nccl.faults.push_back("a rank splits a communicator while its calls are not enqueued yet");
+  }
   const std::shared_ptr<clique> all = parent->all;
   const std::size_t index = all->splittings_of[parent->rank]++;
   if (all->splittings.size() <= index) all->splittings.resize(index + 1);

@@ -14,8 +14,8 @@
 /// receive, in one size. No call blocks but those on communicators that are made so: communicators are under way, and
 /// not written to where they were asked for, until all of their ranks have asked for them, and a call is enqueued when
 /// its communicator is next asked for its state, by the thread that made it, but not before the ranks that it meets for
-/// the first time, and those that the other calls of its group do, have come to theirs. Calls that a graph holds meet
-/// again when it is launched.
+/// the first time, and those that the other calls of its group do, have come to theirs; until then the rank gives it no
+/// others. Calls that a graph holds meet again when it is launched.
 namespace nccl_double {
 
 /// Forgets all calls and failures to come. There must be no communicators.
@@ -27,6 +27,8 @@ void set_async_error(int rank, ncclResult_t result);
 /// The calls that move data, in the order of each rank: "group: send 64 to 1, receive 64 from 2", "all-gather 64".
 [[nodiscard]] std::vector<std::string> calls_of(int rank);
 [[nodiscard]] int calls(const std::string& function);
+/// Has this rank given calls that are not enqueued yet?
+[[nodiscard]] bool is_enqueuing(int rank);
 /// Ends that do not fit, as sentences, and communicators that were never destroyed.
 [[nodiscard]] std::string faults();
 

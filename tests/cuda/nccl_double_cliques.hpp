@@ -127,6 +127,10 @@ struct library {
     }
     return ncclSuccess;
   }
+  [[nodiscard]] bool is_enqueuing(int world_rank) const {
+    return std::any_of(alive.begin(), alive.end(),
+                       [&](ncclComm_t one) { return one->world_rank == world_rank && one->pending != nullptr; });
+  }
   ncclComm_t make(int world_rank, int device) {
     const auto made = new ncclComm;
     made->world_rank = world_rank;
@@ -175,6 +179,9 @@ inline ncclResult_t usable(ncclComm_t comm) {
   if (comm->all == nullptr || comm->pending != nullptr) {
     nccl.faults.push_back("a communicator is used before its last call is enqueued");
     return ncclInvalidUsage;
+  }
+  if (nccl.is_enqueuing(comm->world_rank)) {
+    nccl.faults.push_back("a rank gives calls to a communicator while another's are not enqueued yet");
   }
   return ncclSuccess;
 }

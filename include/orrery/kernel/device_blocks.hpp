@@ -135,54 +135,55 @@ struct head_group {
   }
 };
 
-/// Goes through the tiles of one side that a block of threads meets: block by block, head by head of a range, tile by
-/// tile, without those of which a mask's interval test says that nothing is visible.
-template <class Block>
+/// Goes through the tiles, of at most `most` tokens, of one side that a block of threads meets: block by block, head by
+/// head of a range, tile by tile, without those of which a mask's interval test says that nothing is visible. Of a tile
+/// it remembers where it is, and computes the rest where it is asked for: in a kernel's loop registers are few. Shards
+/// have fewer than 2^31 tokens.
+template <class Block, int most>
 class device_cursor {
  public:
-  constexpr device_cursor(const device_blocks<Block>& side, const head_group& heads, std::int64_t most) noexcept
+  constexpr device_cursor(const device_blocks<Block>& side, const head_group& heads) noexcept
       : side_{&side},
-        heads_{heads},
-        most_{most},
-        block_{heads.first < heads.end ? 0 : side.count},
-        head_{heads.first} {}
+        first_head_{static_cast<int>(heads.first)},
+        end_of_heads_{static_cast<int>(heads.end)},
+        head_{first_head_} {}
 
   /// Goes on to the next tile, the first if there was none before; false if there is none left.
   /// classify(first, last) says what is visible of the tile between these positions.
   template <class Classify>
   constexpr bool next(const Classify& classify) noexcept {
-    for (; block_ < side_->count; ++block_, head_ = heads_.first) {
-      const segments& positions = side_->of[block_].positions;
-      for (; head_ < heads_.end; ++head_) {
-        for (; piece_ < positions.size(); ++piece_, offset_ = 0) {
-          while (offset_ < positions[piece_].count) {
-            tokens_ = device_tile(positions[piece_], piece_ == 0 ? 0 : positions[0].count, offset_, most_);
-            offset_ += most_;
-            seen_ = classify(tokens_.position(0), tokens_.position(tokens_.count - 1));
+    offset_ += most;
+    for (; block_ < side_->count; ++block_, head_ = first_head_) {
+      for (; head_ < end_of_heads_; ++head_, piece_ = 0) {
+        for (; piece_ < block().positions.size(); ++piece_, offset_ = 0) {
+          for (; offset_ < block().positions[piece_].count; offset_ += most) {
+            const token_block all = tokens();
+            seen_ = classify(all.position(0), all.position(all.count - 1));
             if (seen_ != visibility::none) return true;
           }
         }
-        piece_ = 0;
       }
     }
     return false;
   }
 
+  [[nodiscard]] constexpr token_block tokens() const noexcept {
+    const segments& positions = block().positions;
+    return device_tile(positions[piece_], piece_ == 0 ? 0 : positions[0].count, offset_, most);
+  }
   [[nodiscard]] constexpr const Block& block() const noexcept { return side_->of[block_]; }
   [[nodiscard]] constexpr int block_index() const noexcept { return block_; }
-  [[nodiscard]] constexpr std::int64_t head() const noexcept { return head_; }
-  [[nodiscard]] constexpr const token_block& tokens() const noexcept { return tokens_; }
+  [[nodiscard]] constexpr int head() const noexcept { return head_; }
   [[nodiscard]] constexpr visibility seen() const noexcept { return seen_; }
 
  private:
   const device_blocks<Block>* side_;
-  head_group heads_;
-  std::int64_t most_;
-  int block_;
+  int first_head_;
+  int end_of_heads_;
+  int block_ = 0;
+  int head_;
   int piece_ = 0;
-  std::int64_t head_;
-  std::int64_t offset_ = 0;
-  token_block tokens_;
+  int offset_ = -most;  // in the piece
   visibility seen_ = visibility::none;
 };
 

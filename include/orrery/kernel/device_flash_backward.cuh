@@ -5,6 +5,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <limits>
+#include <type_traits>
 
 #include "orrery/kernel/device_blocks.hpp"
 #include "orrery/kernel/device_code.hpp"
@@ -49,6 +50,8 @@ struct device_flash_backward {
   static constexpr int threads_of_block = 32 * warps;
   static constexpr int rows = 16 * warps;
 
+  using column_cursor = device_cursor<std::conditional_t<rows_are_queries, key_block, query_block>, columns>;
+
   // Queries and keys, of key_dim, are called first; grad_out and values, of value_dim, second.
   using first_rows = shared_tile<T, rows, key_dim>;
   using second_rows = shared_tile<T, rows, value_dim>;
@@ -71,22 +74,23 @@ struct device_flash_backward {
   template <class Threads>
   ORRERY_DEVICE void operator()(const Threads& threads) const {
     const device_item item = device_item::of(row_side(), threads.block(), rows);
-    const std::int64_t first_position = item.tokens.position(0);
-    const std::int64_t last_position = item.tokens.position(item.tokens.count - 1);
+    shared_positions{row_positions_at}.write(threads, item.tokens, rows);
+    threads.barrier();
     const auto classify = [&](std::int64_t first, std::int64_t last) {
+      const shared_positions row_positions{row_positions_at};
+      const std::int64_t first_position = row_positions(threads, 0), last_position = row_positions(threads, rows - 1);
       if constexpr (rows_are_queries) {
         return mask.classify(first_position, last_position, first, last);
       } else {
         return mask.classify(first, last, first_position, last_position);
       }
     };
-    device_cursor next{column_side(), column_heads(item), columns};
+    column_cursor next{column_side(), column_heads(item)};
     bool more = next.next(classify);
     if (!more && !row_side().of[item.block].fresh) return;
 
     const score_factor factor{scale};
     copy_rows(threads, item);
-    shared_positions{row_positions_at}.write(threads, item.tokens, rows);
     if (more) copy_columns(threads, next, item, stages_at);
     threads.commit_copies();
     row_numbers numbers;
@@ -130,14 +134,16 @@ struct device_flash_backward {
     }
     threads.template wait_for_copies<0>();
 
-    const auto& block = row_side().of[item.block];
+    // Found anew, and positions read anew above: the loop has no registers to remember them.
+    const device_item again = device_item::of(row_side(), threads.block(), rows);
+    const auto& block = row_side().of[again.block];
     if constexpr (gradient == device_gradient::of_queries) {
-      write(threads, first_sum, scale, block.grad_q, block.fresh, item);
+      write(threads, first_sum, scale, block.grad_q, block.fresh, again);
     }
     if constexpr (gradient == device_gradient::of_keys || gradient == device_gradient::of_keys_and_values) {
-      write(threads, first_sum, scale, block.grad_k, block.fresh, item);
+      write(threads, first_sum, scale, block.grad_k, block.fresh, again);
     }
-    if constexpr (sums_second) write(threads, second_sum, 1.0f, block.grad_v, block.fresh, item);
+    if constexpr (sums_second) write(threads, second_sum, 1.0f, block.grad_v, block.fresh, again);
   }
 
  private:

@@ -35,6 +35,7 @@ struct device_flash_forward {
   using rows_of_warp = device_flash_rows<row_tiles, columns, value_dim>;
   using visible_pairs = typename rows_of_warp::template by_row<std::uint32_t>;
 
+  using key_cursor = device_cursor<forward_keys<T>, columns>;
   using query_tile = shared_tile<T, rows, key_dim>;
   using key_tile = shared_tile<T, columns, key_dim>;
   using value_tile = shared_tile<T, columns, value_dim>;
@@ -52,22 +53,22 @@ struct device_flash_forward {
     const device_item item = device_item::of(queries, threads.block(), rows);
     const forward_queries<T, float>& block = queries.of[item.block];
     const std::int64_t key_head = heads.key_head(item.head);
-    const std::int64_t first_position = item.tokens.position(0);
-    const std::int64_t last_position = item.tokens.position(item.tokens.count - 1);
+    shared_positions{row_positions_at}.write(threads, item.tokens, rows);
+    threads.barrier();
     const auto classify = [&](std::int64_t first, std::int64_t last) {
-      return mask.classify(first_position, last_position, first, last);
+      const shared_positions row_positions{row_positions_at};
+      return mask.classify(row_positions(threads, 0), row_positions(threads, rows - 1), first, last);
     };
     const query_tile q{0};
     const key_tile k{keys_at};
     const value_tile v{values_at};
     const score_factor factor{scale};
 
-    device_cursor<forward_keys<T>> next{keys, {key_head, key_head + 1}, columns};
+    key_cursor next{keys, {key_head, key_head + 1}};
     bool more = next.next(classify);
     if (more) {
       q.template copy<threads_of_block>(threads, block.q, item.batch, item.head, item.tokens);
       copy_keys(threads, next, item, key_head);
-      shared_positions{row_positions_at}.write(threads, item.tokens, rows);
     }
 
     rows_of_warp running;
@@ -95,14 +96,16 @@ struct device_flash_forward {
       running.change(threads, running.weigh(threads, scores, factor.factor));
       multiply_columns(threads, running.out, scores, v);
     }
-    running.finish(threads, block, item);
+    // Found anew, and positions read anew above: the loop has no registers to remember them.
+    const device_item again = device_item::of(queries, threads.block(), rows);
+    running.finish(threads, queries.of[again.block], again);
   }
 
  private:
   /// Begins to copy a tile's keys, and writes their positions.
   template <class Threads>
-  ORRERY_DEVICE void copy_keys(const Threads& threads, const device_cursor<forward_keys<T>>& at,
-                               const device_item& item, std::int64_t key_head) const {
+  ORRERY_DEVICE void copy_keys(const Threads& threads, const key_cursor& at, const device_item& item,
+                               std::int64_t key_head) const {
     key_tile{keys_at}.template copy<threads_of_block>(threads, at.block().k, item.batch, key_head, at.tokens());
     threads.commit_copies();
     if (at.seen() == visibility::some) {

@@ -17,30 +17,6 @@
 
 namespace orrery {
 
-/// What `device_flash_wgmma_backward` knows of its two sides' blocks besides tensor maps, which is little, since a
-/// launch's arguments have 4096 bytes.
-struct wgmma_query_rows {
-  tensor_view<float> grad;
-  row_view<const float> lse;
-  row_view<const float> delta;
-  segments positions;
-  bool fresh;
-};
-struct wgmma_key_rows {
-  tensor_view<float> grad;    ///< of keys or values
-  tensor_view<float> grad_v;  ///< where there are both
-  segments positions;
-  bool fresh;
-};
-struct wgmma_query_columns {
-  row_view<const float> lse;
-  row_view<const float> delta;
-  segments positions;
-};
-struct wgmma_key_columns {
-  segments positions;
-};
-
 /// The backward of `device_flash` by warpgroups, for head dimensions up to key_dim and value_dim: what
 /// `device_flash_backward` computes, with the instructions of compute capability 9.0.
 ///
@@ -237,7 +213,7 @@ struct device_flash_wgmma_backward {
       return rows_are_queries ? mask.classify(first_row, last_row, first, last)
                               : mask.classify(first, last, first_row, last_row);
     };
-    short_cursor<column_block, columns> at{column_side, column_heads(item.head)};
+    device_cursor<column_block, columns> at{column_side, column_heads(item.head)};
     unsigned n = 0;  // of tiles, and the parity of `columns_to_clear` as its highest bit, since registers are few
     for (; at.next(classify); ++n) {
       const stage_of<first_stages> of_first{n};
@@ -364,9 +340,9 @@ struct device_flash_wgmma_backward {
       } else {
         threads.template wait_for_products<0>();
         threads.hold(p.of[0]);
-        let_go(threads, first_is_read(of_first.stage));
       }
       pairs::to_probabilities(threads, p, own, lse_of(of_first.stage), factor);
+      if constexpr (!sums_first) let_go(threads, first_is_read(of_first.stage));  // its log-sum-exp is read, too
       if (hides) pairs::hide(p, visible);
       if constexpr (sums_second) {
         of_p.template round<T>(threads, p);

@@ -130,7 +130,7 @@ struct device_flash_wgmma_forward {
       return mask.classify(row_positions()(threads, 0), row_positions()(threads, rows - 1), first, last);
     };
     const bool leads = threads.lane() == 0;
-    short_cursor<forward_keys<T>, columns> next{keys, {key_head, key_head + 1}};
+    device_cursor<forward_keys<T>, columns> next{keys, {key_head, key_head + 1}};
     bool more = next.next(classify);
     if (!more) {
       if (leads) {
@@ -146,7 +146,7 @@ struct device_flash_wgmma_forward {
     int parity_to_clear = 0;
     for (unsigned n = 0; more; ++n) {
       const stage_of<stages> of{n};
-      const short_cursor<forward_keys<T>, columns> at = next;
+      const device_cursor<forward_keys<T>, columns> at = next;
       const int count = static_cast<int>(at.tokens().count);
       more = next.next(classify);
       threads.mbarrier_wait(keys_are_read(of.stage), of.parity ^ 1);

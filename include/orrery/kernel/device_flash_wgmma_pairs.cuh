@@ -11,8 +11,33 @@
 #include "orrery/kernel/device_flash_steps.cuh"
 #include "orrery/kernel/token_blocks.hpp"
 #include "orrery/kernel/view.hpp"
+#include "orrery/layout/segment.hpp"
 
 namespace orrery {
+
+/// What `device_flash_wgmma_backward` knows of its two sides' blocks besides tensor maps, which is little, since a
+/// launch's arguments have 4096 bytes.
+struct wgmma_query_rows {
+  tensor_view<float> grad;
+  row_view<const float> lse;
+  row_view<const float> delta;
+  segments positions;
+  bool fresh;
+};
+struct wgmma_key_rows {
+  tensor_view<float> grad;    ///< of keys or values
+  tensor_view<float> grad_v;  ///< where there are both
+  segments positions;
+  bool fresh;
+};
+struct wgmma_query_columns {
+  row_view<const float> lse;
+  row_view<const float> delta;
+  segments positions;
+};
+struct wgmma_key_columns {
+  segments positions;
+};
 
 /// What a thread of `device_flash_wgmma_backward` computes of the pairs of its rows, g and g + 8 of its warp's 16
 /// (g = lane / 4), and a tile of columns. One of the two sides are queries, and have a log-sum-exp, as exponent of 2,

@@ -122,55 +122,6 @@ ORRERY_DEVICE void begin_columns(const Threads& threads, fragments<1, dim / 8>& 
   threads.commit_products();
 }
 
-/// `device_cursor` in few registers: of the tile it remembers where it is, and computes the rest where it is asked for.
-/// Shards have fewer than 2^31 tokens, as tensor copies need.
-template <class Block, int most>
-class short_cursor {
- public:
-  constexpr short_cursor(const device_blocks<Block>& side, const head_group& heads) noexcept
-      : side_{&side},
-        first_head_{static_cast<int>(heads.first)},
-        end_of_heads_{static_cast<int>(heads.end)},
-        head_{first_head_} {}
-
-  /// See `device_cursor`.
-  template <class Classify>
-  constexpr bool next(const Classify& classify) noexcept {
-    offset_ += most;
-    for (; block_ < side_->count; ++block_, head_ = first_head_) {
-      for (; head_ < end_of_heads_; ++head_, piece_ = 0) {
-        for (; piece_ < block().positions.size(); ++piece_, offset_ = 0) {
-          for (; offset_ < block().positions[piece_].count; offset_ += most) {
-            const token_block all = tokens();
-            seen_ = classify(all.position(0), all.position(all.count - 1));
-            if (seen_ != visibility::none) return true;
-          }
-        }
-      }
-    }
-    return false;
-  }
-
-  [[nodiscard]] constexpr token_block tokens() const noexcept {
-    const segments& positions = block().positions;
-    return device_tile(positions[piece_], piece_ == 0 ? 0 : positions[0].count, offset_, most);
-  }
-  [[nodiscard]] constexpr const Block& block() const noexcept { return side_->of[block_]; }
-  [[nodiscard]] constexpr int block_index() const noexcept { return block_; }
-  [[nodiscard]] constexpr int head() const noexcept { return head_; }
-  [[nodiscard]] constexpr visibility seen() const noexcept { return seen_; }
-
- private:
-  const device_blocks<Block>* side_;
-  int first_head_;
-  int end_of_heads_;
-  int block_ = 0;
-  int head_;
-  int piece_ = 0;
-  int offset_ = -most;
-  visibility seen_ = visibility::none;
-};
-
 /// Those of a tile of columns that no row of the block's tile sees. Products weigh them by zero, which would not hide
 /// an infinity or a NaN in memory that nobody is to see, so that they are cleared when they have been brought.
 template <int columns>

@@ -130,8 +130,12 @@ struct gpu {
       check_cuda(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared_bytes),
                  "cudaFuncSetAttribute");
     }
-    kernel<<<static_cast<unsigned>(blocks), threads, static_cast<std::size_t>(shared_bytes), context.stream>>>(body);
-    check_cuda(cudaGetLastError(), "the launch of a kernel");
+    // Not by <<<>>>, whose failure is only the thread's last error, which may be that of a call of somebody else's.
+    void* arguments[] = {const_cast<Body*>(&body)};
+    check_cuda(cudaLaunchKernel(reinterpret_cast<const void*>(kernel), dim3(static_cast<unsigned>(blocks)),
+                                dim3(static_cast<unsigned>(threads)), arguments, static_cast<std::size_t>(shared_bytes),
+                                context.stream),
+               "cudaLaunchKernel");
   }
 
   /// The driver's function, which programs then need not be linked with; null if the driver has none.

@@ -35,10 +35,11 @@ namespace orrery::nccl {
 /// given after `await` runs after it.
 ///
 /// Bursts of different lanes that are issued together are one group of NCCL's, since each group's end costs the host
-/// more than all that is in it: for communicators that do not block NCCL starts a thread, which enqueues the group
-/// (src/group.cc, ncclGroupEndInternal), and the host waits for that. So a step has as many group ends as bursts of the
-/// lane with the most of them, which is one, but for schedules in which ranks are ahead of each other. Bursts of one
-/// lane stay apart: in one group they would wait for each other.
+/// more than all that is in it: for communicators that do not block, which NCCL's abort needs, it starts a thread that
+/// enqueues the group (src/group.cc, ncclGroupEndInternal). So a step has as many group ends as bursts of the lane with
+/// the most of them, which is one, but for schedules in which ranks are ahead of each other. Bursts of one lane stay
+/// apart: in one group they would wait for each other. The host does not wait for NCCL's thread: beside it, it enqueues
+/// the step's tile, and asks when it awaits the burst, or gives NCCL the next one.
 class channel {
  public:
   channel(std::shared_ptr<communicators> world, const program& p, std::vector<exchange_pieces> pieces)
@@ -55,7 +56,7 @@ class channel {
   [[nodiscard]] device_context context() const noexcept { return {plan_->world->compute()}; }
 
  private:
-  struct plan final : watched_call {
+  struct plan final : watched_call, communicators::given_calls {
     std::shared_ptr<communicators> world;
     program steps;
     std::vector<exchange_pieces> pieces;
@@ -64,9 +65,12 @@ class channel {
       const burst* sent = nullptr;
       const burst* received = nullptr;
     };
-    std::vector<ends> ends_of;  // each exchange
-    int posted = -1;            // the last exchange of this call that was
-    std::size_t issued = 0;     // bursts of this call
+    std::vector<ends> ends_of;          // each exchange
+    int posted = -1;                    // the last exchange of this call that was
+    std::size_t issued = 0;             // bursts of this call
+    std::size_t given = 0;              // of these, to NCCL
+    std::size_t enqueued = 0;           // of these, as far as it has been asked
+    ncclResult_t result = ncclSuccess;  // of the last group
     bool begun = false;
     int awaited = 0;  // exchanges of this call
 
@@ -95,13 +99,14 @@ class channel {
     /// What is under way ends, or is aborted at the deadline, before its memory is gone.
     ~plan() {
       try {
+        if (!world->failed()) world->finish_given();
         if (!world->failed()) world->synchronize(world->compute(), "for a plan's last call to end");
         for (const auto& one : bursts) {
           if (!world->failed()) world->synchronize(one->line->stream.get(), "for a plan's last exchange to end");
         }
       } catch (const std::exception&) {  // aborted: it ends
       }
-      world->forget(this);
+      world->forget(this, this);
       if (!world->failed()) return;
       ignore_cuda(cudaStreamSynchronize(world->compute()));
       for (const auto& one : bursts) ignore_cuda(cudaStreamSynchronize(one->line->stream.get()));
@@ -117,6 +122,8 @@ class channel {
       awaited = 0;
       posted = -1;
       issued = 0;
+      given = 0;
+      enqueued = 0;
       if (steps.exchanges.size() > 0) world->call_begins(this);
     }
     void post(int e) { posted = e; }
@@ -134,6 +141,7 @@ class channel {
       }
     }
     void await(int e) {
+      world->call_goes_on();
       issue_posted();
       const ends& of = ends_of[static_cast<std::size_t>(e)];
       if (of.sent != nullptr) wait_for_end(*of.sent);
@@ -145,6 +153,7 @@ class channel {
       if (of.number >= issued) {
         world->fail("rank " + std::to_string(world->rank()) + " waits " + place(of) + ", which it has not posted");
       }
+      if (of.number >= enqueued) world->finish_given();
       of.done.order(world->compute());
     }
 
@@ -178,6 +187,8 @@ class channel {
     void issue(std::span<const std::unique_ptr<burst>> some) {
       const communicators::own_turn mine{*world};
       world->go_on();
+      world->finish_given();
+      world->call_goes_on();
       for (const auto& one : some) {
         one->ready.record(world->compute());
         one->ready.order(one->line->stream.get());
@@ -186,15 +197,26 @@ class channel {
       world->check(ncclGroupStart(), "ncclGroupStart", communicators::nowhere);
       failed_call failed;
       for (const auto& one : some) one->give(steps, pieces, failed);
-      const ncclResult_t ended = ncclGroupEnd();
+      result = ncclGroupEnd();
       world->check(failed.result, failed.name, [&] { return place(failed); });
+      given += some.size();
+      if (result == ncclInProgress) {
+        world->give(*this);
+      } else {
+        finish();
+      }
+    }
+    /// The bursts that NCCL was given are enqueued, and what follows them.
+    void finish() override {
+      const auto some = std::span{bursts}.subspan(enqueued, given - enqueued);
       for (const auto& one : some) {
-        world->finish(one->line->comm.get(), ended, "ncclGroupEnd", [&] { return place(*one); });
+        world->finish(one->line->comm.get(), result, "ncclGroupEnd", [&] { return place(*one); });
       }
       for (const auto& one : some) {
         one->unpack(pieces);
         one->done.record(one->line->stream.get());
       }
+      enqueued = given;
     }
 
     /// What this rank has to say of its program, and the remark behind each native call in it.

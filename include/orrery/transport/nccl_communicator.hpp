@@ -58,11 +58,12 @@ class communicator {
 [[nodiscard]] inline std::string wait_for(ncclComm_t comm, ncclResult_t result, const char* call,
                                           std::chrono::steady_clock::time_point deadline) {
   while (result == ncclInProgress) {
+    if (const ncclResult_t asked = ncclCommGetAsyncError(comm, &result); asked != ncclSuccess) result = asked;
+    if (result != ncclInProgress) break;
     if (std::chrono::steady_clock::now() >= deadline) {
       return std::string{call} + " is not done before the deadline: another rank has not come to it";
     }
     std::this_thread::yield();
-    if (const ncclResult_t asked = ncclCommGetAsyncError(comm, &result); asked != ncclSuccess) result = asked;
   }
   return result == ncclSuccess ? "" : std::string{call} + " failed: " + describe(result);
 }

@@ -86,28 +86,55 @@ class communicators {
     communicators* of_;
   };
 
+  /// Calls that were given to NCCL as a group, which a thread of NCCL's enqueues while the rank goes on.
+  class given_calls {
+   public:
+    /// Waits until they are enqueued.
+    virtual void finish() = 0;
+
+   protected:
+    ~given_calls() = default;
+  };
+  /// The rank goes on until `finish_given`: before it needs them enqueued, and before it gives NCCL anything else.
+  /// While its stream is captured it does not, since a graph is no object for several threads at a time.
+  void give(given_calls& some) {
+    given_ = &some;
+    if (capturing_) finish_given();
+  }
+  void finish_given() {
+    if (given_ == nullptr) return;
+    const own_turn mine{*this};
+    go_on();
+    std::exchange(given_, nullptr)->finish();
+  }
+
   /// Throws the failure's sentence if the world has failed.
   void go_on() {
     if (failed()) throw_failure();
   }
   /// A call begins, or ends, on the compute stream. What is captured is not watched: it does not run now.
   void call_begins(const watched_call* what) {
-    if (marks_ == nullptr) return;
     const own_turn mine{*this};
     cudaStreamCaptureStatus status = cudaStreamCaptureStatusNone;
     check_cuda(cudaStreamIsCapturing(compute_, &status), "cudaStreamIsCapturing");
-    marking_ = status == cudaStreamCaptureStatusNone;
+    capturing_ = status != cudaStreamCaptureStatusNone;
+    marking_ = marks_ != nullptr && !capturing_;
     if (marking_) marks_->begin(compute_, what);
   }
+  /// The host has come to the next part of a call.
+  void call_goes_on() noexcept {
+    if (marks_ != nullptr) marks_->go_on();
+  }
   void call_ends() {
-    if (marks_ == nullptr || !marking_) return;
+    if (!marking_) return;
     const own_turn mine{*this};
     marks_->end(compute_);
     marking_ = false;
   }
-  void forget(const watched_call* what) {
+  void forget(const watched_call* what, const given_calls* given) {
     const own_turn mine{*this};
     if (marks_ != nullptr) marks_->forget(what);
+    if (given_ == given) given_ = nullptr;
   }
 
   void make_current() const { check_cuda(cudaSetDevice(device_), "cudaSetDevice"); }
@@ -219,6 +246,7 @@ class communicators {
   }
 
   [[nodiscard]] line split_off(int color) {
+    finish_given();
     line made;
     const std::string wrong = split(lines_.control.comm.get(), color, rank_, deadline_in(options_.deadline), made.comm);
     if (wrong.empty()) return made;
@@ -235,6 +263,7 @@ class communicators {
     {
       const own_turn mine_now{*this};
       go_on();
+      finish_given();
       finish(lines_.control.comm.get(),
              ncclAllGather(sent.data(), received.data(), bytes, ncclUint8, lines_.control.comm.get(), stream),
              "ncclAllGather", nowhere);
@@ -264,7 +293,9 @@ class communicators {
     if (!turn_.take_if_free()) return true;  // the rank is in a call of NCCL's, and has its own deadline there
     try {
       std::string wrong;
-      if (const ncclResult_t worst = lines_.worst_state(); worst != ncclSuccess) {
+      // What NCCL is enqueuing the rank asks for, soon.
+      const ncclResult_t worst = given_ == nullptr ? lines_.worst_state() : ncclSuccess;
+      if (worst != ncclSuccess) {
         wrong = has_failed(worst, "");
       } else if (const std::string late = marks_->overdue(std::chrono::steady_clock::now()); !late.empty()) {
         wrong = "rank " + std::to_string(rank_) + " " + late;
@@ -301,6 +332,8 @@ class communicators {
   int depth_ = 0;  // of the rank's turns
   std::unique_ptr<call_marks> marks_;
   bool marking_ = false;
+  bool capturing_ = false;              // the call under way
+  given_calls* given_ = nullptr;        // changed by the rank, in its turn
   std::unique_ptr<watchdog> watchdog_;  // last: it uses the others
 };
 

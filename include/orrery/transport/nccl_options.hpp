@@ -7,7 +7,8 @@ namespace orrery::nccl {
 struct options {
   /// How long a rank waits, in seconds, before it aborts its communicators and fails with a sentence: its host for
   /// NCCL, in `synchronize`, `barrier` and `all_gather` for the other ranks, and, if there is a watchdog, its device
-  /// for the end of a call that it has begun.
+  /// for the end of a call that it has begun: of one that the host is still in the middle of, since the host's last
+  /// step in it.
   double deadline = 60;
   /// Use ncclAllGather for what programs remark as an all-gather, where all its blocks have one size: it needs memory
   /// for the gathered blocks in a row, and a copy of each to its slot. Otherwise, grouped sends and receives between

@@ -49,8 +49,9 @@ class watched_call {
 };
 
 /// The calls that a stream was given and may not have done yet, by an event before and an event after each: how long
-/// the first of them has been under way on the device. Calls that are enqueued while as many as `most` are outstanding
-/// share the last one's events, and get as much more time. Not for two threads at a time.
+/// the first of them has been under way on the device, or, while the host is in the middle of it, since the host last
+/// went on in it: it may wait for the device there. Calls that are enqueued while as many as `most` are outstanding
+/// share the last one's events, and get as much more time. Not for two threads at a time, but for `go_on`.
 class call_marks {
  public:
   static constexpr std::size_t most = 64;
@@ -77,6 +78,8 @@ class call_marks {
     newest().ended.record(stream);
     newest().enqueued = true;
   }
+  /// The host goes on in the call that has begun.
+  void go_on() noexcept { steps_.fetch_add(1, std::memory_order_relaxed); }
   /// `what` is asked no more.
   void forget(const watched_call* what) {
     for (mark& one : marks_) {
@@ -89,17 +92,21 @@ class call_marks {
   [[nodiscard]] std::string overdue(clock::time_point now) {
     for (; count_ > 0; oldest_ = (oldest_ + 1) % most, --count_) {
       mark& one = marks_[oldest_];
-      if (!one.enqueued) return "";
       if (!one.under_way) {
         if (const cudaError_t state = cudaEventQuery(one.begun.get()); state != cudaSuccess) return failure(state);
         one.under_way = true;
         one.since = now;
       }
+      if (!one.enqueued) {
+        if (const unsigned steps = steps_.load(std::memory_order_relaxed); std::exchange(one.steps, steps) != steps) {
+          one.since = now;
+        }
+        return late(one, now);
+      }
       if (const cudaError_t state = cudaEventQuery(one.ended.get()); state != cudaSuccess) {
         if (state != cudaErrorNotReady) return failure(state);
         ignore_cuda(state);
-        const std::chrono::duration<double> age = now - one.since;
-        return age.count() < deadline_ * one.calls ? "" : waited(deadline_ * one.calls);
+        return late(one, now);
       }
     }
     return "";
@@ -108,7 +115,7 @@ class call_marks {
   /// done: not if the same plan has been called again since.
   [[nodiscard]] std::string waited(double seconds) const {
     std::string where;
-    if (count_ > 0 && marks_[oldest_].what != nullptr && marks_[oldest_].enqueued) {
+    if (count_ > 0 && marks_[oldest_].what != nullptr) {
       int calls = 0;
       for (std::size_t i = 0; i < count_; ++i) {
         calls += marks_[(oldest_ + i) % most].what == marks_[oldest_].what ? 1 : 0;
@@ -131,9 +138,14 @@ class call_marks {
     bool enqueued = true;    // to its end
     bool under_way = false;  // on the device, since:
     clock::time_point since{};
+    unsigned steps = 0;  // of the host, then
   };
 
   [[nodiscard]] mark& newest() { return marks_[(oldest_ + count_ - 1) % most]; }
+  [[nodiscard]] std::string late(const mark& one, clock::time_point now) const {
+    const std::chrono::duration<double> age = now - one.since;
+    return age.count() < deadline_ * one.calls ? "" : waited(deadline_ * one.calls);
+  }
   [[nodiscard]] static std::string failure(cudaError_t state) {
     ignore_cuda(state);
     if (state == cudaErrorNotReady) return "";
@@ -145,6 +157,7 @@ class call_marks {
   std::vector<mark> marks_;
   std::size_t oldest_ = 0;
   std::size_t count_ = 0;
+  std::atomic<unsigned> steps_{0};
 };
 
 /// A thread that looks at something again and again until the look returns false; asleep in between.

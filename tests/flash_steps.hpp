@@ -10,13 +10,5 @@ namespace orrery {
 
 extern template flash_steps<float> flash_steps_for<float>(instruction_set) noexcept;
 extern template flash_steps<double> flash_steps_for<double>(instruction_set) noexcept;
-extern template struct baseline::steps<float>;
-extern template struct baseline::steps<double>;
-#if defined(__x86_64__)
-extern template struct avx2::steps<float>;
-extern template struct avx2::steps<double>;
-extern template struct avx512::steps<float>;
-extern template struct avx512::steps<double>;
-#endif
 
 }  // namespace orrery

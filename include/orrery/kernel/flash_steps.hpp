@@ -202,7 +202,7 @@ inline constexpr unsigned tile_vectors = 3;
 
 /// The steps for an instruction set, which the processor must support.
 template <class T>
-[[nodiscard]] inline flash_steps<T> flash_steps_for(instruction_set set) noexcept {
+[[nodiscard]] flash_steps<T> flash_steps_for(instruction_set set) noexcept {
 #if defined(__x86_64__)
   if (set == instruction_set::avx512) return avx512::steps<T>::table();
   if (set == instruction_set::avx2) return avx2::steps<T>::table();

@@ -5,6 +5,7 @@
 #include <condition_variable>
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <mutex>
 #include <stdexcept>
 #include <string>
@@ -104,9 +105,11 @@ class shared_world {
 
   /// The threads that the kernels of a rank share, started when the rank first asks for them; null if its own is all.
   [[nodiscard]] thread_team* team_of(int rank) {
-    thread_team*& team = ranks_[static_cast<std::size_t>(rank)].team;
-    if (team == nullptr && options_.threads_per_rank > 1) team = new thread_team{options_.threads_per_rank};
-    return team;
+    std::unique_ptr<thread_team>& team = ranks_[static_cast<std::size_t>(rank)].team;
+    if (team == nullptr && options_.threads_per_rank > 1) {
+      team = std::make_unique<thread_team>(options_.threads_per_rank);
+    }
+    return team.get();
   }
 
   /// Returns when all ranks have come.
@@ -176,12 +179,7 @@ class shared_world {
     std::atomic<int> waits_for{nobody};      // a rank, anyone, or nobody: it does not wait
     std::atomic<std::uint64_t> arrivals{0};  // at barriers
     std::string sentence;                    // that the rank throws, once the world has failed
-    thread_team* team = nullptr;             // the rank's own, if it has helpers
-
-    sleeper() = default;
-    sleeper(const sleeper&) = delete;
-    sleeper& operator=(const sleeper&) = delete;
-    ~sleeper() { delete team; }
+    std::unique_ptr<thread_team> team;       // the rank's own, if it has helpers
   };
 
   struct wait_mark {

@@ -181,6 +181,16 @@ TEST_CASE_TEMPLATE("several blocks of rows and keys", Kernel, KERNELS) {
   check<Kernel>(p, exact_band{{130}}, how);
 }
 
+TEST_CASE_TEMPLATE("many heads, and so the longest blocks of keys", Kernel, KERNELS) {
+  const oracle::shape shape{1, 601, 601, 16, 16, 6, 5, 0.4};
+  const auto p = oracle::random_problem<typename Kernel::storage>(shape, 65);
+  plan how;
+  how.queries = contiguous(shape.queries, 1);
+  how.keys = contiguous(shape.keys, 1);
+  check<Kernel>(p, orrery::causal{}, how);
+  check<Kernel>(p, exact_band{{290}}, how);
+}
+
 TEST_CASE_TEMPLATE("strided views: nothing outside them is touched", Kernel, KERNELS) {
   const oracle::shape shape{2, 45, 58, 4, 2, 20, 12, 0.3};
   const auto p = oracle::random_problem<typename Kernel::storage>(shape, 70);

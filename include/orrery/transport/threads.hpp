@@ -117,8 +117,7 @@ class world {
 };
 
 /// Calls `call(body, rank)` on a new thread for each rank of the world, and returns when all have ended; as `run`
-/// below. Threads that exceed the cores ask for long time slices, because each change of thread costs a core the blocks
-/// that a kernel keeps in its caches.
+/// below.
 inline void run_ranks(shared_world& shared, void (*call)(void* body, int rank), void* body) {
   std::mutex mutex;
   std::exception_ptr cause;
@@ -174,6 +173,9 @@ void run_ranks(shared_world& shared, const Body& body) {
 /// Calls `body(world&)` on `ranks` new threads, each with its own rank, and returns when all have ended. If one of them
 /// throws, the others fail at their next communication. The first exception that is no `transport_error`, and so the
 /// cause of those, is thrown here; if there are only such, the first of them.
+///
+/// Threads that exceed the cores ask for long time slices (see `ask_for_long_time_slices`), because each change of
+/// thread costs a core the blocks that a kernel keeps in its caches.
 ///
 /// Throws `std::invalid_argument` for a number of ranks, deadline or threads that is not positive.
 template <class Body>

@@ -1,6 +1,8 @@
 // Copyright The Orrery authors. SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <cstdint>
+
 /// The mathematical library's functions that headers need, by the compilers' own names: <cmath> would cost every file
 /// that includes this library a tenth of a second.
 namespace orrery::elementary {
@@ -13,7 +15,26 @@ namespace orrery::elementary {
 [[nodiscard]] inline double log1p(double x) noexcept { return __builtin_log1p(x); }
 [[nodiscard]] inline double sqrt(double x) noexcept { return __builtin_sqrt(x); }
 
+/// Tests on the bits of a number. Comparisons would not do: a NaN fails all of them, and a compiler that is told
+/// `-ffinite-math-only` (a part of `-ffast-math`) may take `x == infinity` for false and `x - x == 0` for true.
+[[nodiscard]] constexpr bool is_minus_infinity(float x) noexcept {
+  return __builtin_bit_cast(std::uint32_t, x) == 0xff800000U;
+}
+[[nodiscard]] constexpr bool is_minus_infinity(double x) noexcept {
+  return __builtin_bit_cast(std::uint64_t, x) == 0xfff0000000000000U;
+}
+[[nodiscard]] constexpr bool is_nan(float x) noexcept {
+  return (__builtin_bit_cast(std::uint32_t, x) & 0x7fffffffU) > 0x7f800000U;
+}
+[[nodiscard]] constexpr bool is_nan(double x) noexcept {
+  return (__builtin_bit_cast(std::uint64_t, x) & 0x7fffffffffffffffU) > 0x7ff0000000000000U;
+}
 /// Neither infinite nor a NaN.
-[[nodiscard]] constexpr bool is_finite(double x) noexcept { return x - x == 0; }
+[[nodiscard]] constexpr bool is_finite(float x) noexcept {
+  return (__builtin_bit_cast(std::uint32_t, x) & 0x7f800000U) != 0x7f800000U;
+}
+[[nodiscard]] constexpr bool is_finite(double x) noexcept {
+  return (__builtin_bit_cast(std::uint64_t, x) & 0x7ff0000000000000U) != 0x7ff0000000000000U;
+}
 
 }  // namespace orrery::elementary

@@ -84,10 +84,21 @@ TEST_CASE("sizes") {
   CHECK(said([](auto& s) { s.length = 0; }) == "orrery: rank 0: length is 0, expected at least 1");
   CHECK(said([](auto& s) { s.length = -5; }) == "orrery: rank 0: length is -5, expected at least 1");
   CHECK(said([](auto& s) { s.query_heads = 0; }) == "orrery: rank 0: query_heads is 0, expected at least 1");
-  CHECK(said([](auto& s) { s.key_heads = -2; }) == "orrery: rank 0: key_heads is -2, expected at least 1");
+  CHECK(said([](auto& s) { s.key_heads = -2; }) ==
+        "orrery: rank 0: key_heads is -2, expected at least 1; leave it out to use query_heads");
   CHECK(said([](auto& s) { s.head_dim = 0; }) == "orrery: rank 0: head_dim is 0, expected at least 1");
-  CHECK(said([](auto& s) { s.value_dim = -1; }) == "orrery: rank 0: value_dim is -1, expected at least 1");
-  CHECK(said([](auto& s) { s.key_length = -1; }) == "orrery: rank 0: key_length is -1, expected at least 1");
+  CHECK(said([](auto& s) { s.value_dim = -1; }) ==
+        "orrery: rank 0: value_dim is -1, expected at least 1; leave it out to use head_dim");
+  CHECK(said([](auto& s) { s.key_length = -1; }) ==
+        "orrery: rank 0: key_length is -1, expected at least 1; leave it out to use length");
+  // A 0 that was computed is no default.
+  CHECK(said([](auto& s) { s.key_heads = 0; }) ==
+        "orrery: rank 0: key_heads is 0, expected at least 1; leave it out to use query_heads");
+  CHECK(said([](auto& s) { s.value_dim = 0; }) ==
+        "orrery: rank 0: value_dim is 0, expected at least 1; leave it out to use head_dim");
+  CHECK(said([](auto& s) { s.key_length = 0; }) ==
+        "orrery: rank 0: key_length is 0, expected at least 1; leave it out to use length");
+  CHECK(said([](auto& s) { s.key_heads = {}, s.value_dim = {}, s.key_length = {}; }) == "not refused");
   CHECK(said([](auto& s) { s.key_heads = 3; }) ==
         "orrery: rank 0: key_heads is 3, expected a divisor of query_heads, 4");
   CHECK(said([](auto& s) { s.key_heads = 8; }) ==
@@ -108,11 +119,126 @@ TEST_CASE("head dimensions that the kernel does not have") {
 
 TEST_CASE("scale and policy") {
   const auto said = [](auto change) { return refusal<orrery::ring>(2, but(change)); };
+  for (const double zero : {0.0, -0.0}) {
+    CHECK(said([&](auto& s) { s.scale = zero; }) ==
+          "orrery: rank 0: scale is 0, expected another number; leave it out for 1 / sqrt(head_dim)");
+  }
+  CHECK(said([](auto& s) { s.scale = -1e-30; }) == "not refused");
   CHECK(said([](auto& s) { s.scale = std::numeric_limits<double>::infinity(); }) ==
         "orrery: rank 0: scale is inf, expected a finite number");
   CHECK(said([](auto& s) { s.scale = std::nan(""); }) == "orrery: rank 0: scale is nan, expected a finite number");
   CHECK(said([](auto& s) { s.circulate = pass::forward; }) ==
         "orrery: rank 0: circulate is pass::forward, expected pass::circulate_keys or pass::circulate_queries");
+}
+
+TEST_CASE("sizes whose products overflow: the sentence names the largest") {
+  const auto said = [](auto change) { return refusal<orrery::ring, orrery::reference<float>>(2, but(change)); };
+  const auto too_large = [](const char* name, std::int64_t size, const char* others) {
+    return std::string{"orrery: rank 0: "} + name + " is " + std::to_string(size) + ", too large: with " + others +
+           " the tensors would have more than 2^52 numbers";
+  };
+  constexpr std::int64_t most = std::numeric_limits<std::int64_t>::max();
+  for (const std::int64_t size : {most - 1, most / 2 + 1, (std::int64_t{1} << 52) + 2, std::int64_t{1} << 49}) {
+    CHECK(said([&](auto& s) { s.batch = size; }) ==
+          too_large("batch", size, "length 12, query_heads 4, head_dim 8, value_dim 8"));
+    CHECK(said([&](auto& s) { s.length = size; }) ==
+          too_large("length", size, "batch 1, query_heads 4, head_dim 8, value_dim 8"));
+    CHECK(said([&](auto& s) { s.query_heads = size; }) ==
+          too_large("query_heads", size, "batch 1, length 12, head_dim 8, value_dim 8"));
+    CHECK(said([&](auto& s) { s.head_dim = size, s.value_dim = 8; }) ==
+          too_large("head_dim", size, "batch 1, length 12, query_heads 4, value_dim 8"));
+    CHECK(said([&](auto& s) { s.value_dim = size; }) ==
+          too_large("value_dim", size, "batch 1, length 12, query_heads 4, head_dim 8"));
+    CHECK(said([&](auto& s) { s.key_length = size; }) ==
+          too_large("key_length", size, "batch 1, query_heads 4, head_dim 8, value_dim 8"));
+  }
+}
+
+TEST_CASE("memory that cannot be had: the message says how much, and for what") {
+  const auto said = [](int world, std::int64_t length) -> std::string {
+    try {
+      orrery::threads::run(world, [&](auto& on) {
+        const orrery::attention<orrery::ring, orrery::flash<float>> attend{on, {.length = length, .head_dim = 1}};
+      });
+    } catch (const std::exception& e) {
+      return e.what();
+    }
+    return "not refused";
+  };
+  constexpr std::int64_t length = std::int64_t{1} << 50;
+  const std::string alone = said(1, length);
+  INFO(alone);
+  CHECK(alone.find("orrery: no memory for delta and the results under way of a plan: 4503599627370496 bytes were asked "
+                   "for; use more ranks") == 0);
+  const std::string two = said(2, length);
+  INFO(two);
+  CHECK(two.find(": 2251799813685248 bytes were asked for") != std::string::npos);
+  CHECK_THROWS_AS(orrery::host_memory{std::numeric_limits<std::int64_t>::max()}, orrery::memory_error);
+}
+
+namespace {
+
+/// Each rank's segments, whatever the length.
+struct listed {
+  std::vector<std::vector<orrery::segment>> ranks;
+
+  [[nodiscard]] orrery::segments shard(int rank, int, std::int64_t) const {
+    orrery::segments all;
+    for (const orrery::segment& piece : ranks.at(static_cast<std::size_t>(rank))) all.add(piece);
+    return all;
+  }
+  static std::string name() { return "listed"; }
+};
+
+/// The sentence with which all of two ranks refuse a layout for 8 queries and `key_length` keys.
+std::string refused_layout(const listed& layout, std::int64_t key_length = 8) {
+  std::vector<std::string> sentences(2, "not refused");
+  orrery::threads::run(2, [&](auto& on) {
+    try {
+      const orrery::attention<orrery::ring, orrery::flash<float>> attend{
+          on, {.length = 8, .head_dim = 1, .key_length = key_length}, orrery::full{}, layout};
+    } catch (const std::invalid_argument& e) {
+      sentences[static_cast<std::size_t>(on.rank())] = e.what();
+    }
+  });
+  return sentences[0] == sentences[1] ? sentences[0] : sentences[0] + " / " + sentences[1];
+}
+
+}  // namespace
+
+TEST_CASE("layouts whose shards are not the sequence") {
+  const std::string begin = "orrery: rank 0: layout listed (length 8 over 2 ranks) ";
+  CHECK(refused_layout({{{{0, 4, 4, 4}}, {{4, 4, 4, 4}}}}) == "not refused");
+  CHECK(refused_layout({{{{0, 8, 8, 8}}, {}}}) == "not refused");
+  CHECK(refused_layout({{{{0, 4, 2, 4}}, {{2, 4, 2, 4}}}}) == "not refused");
+  CHECK(refused_layout({{{{0, 5, 5, 5}}, {{4, 4, 4, 4}}}}) ==
+        begin + "gives position 4 to ranks 0 and 1, expected each position in exactly one shard");
+  CHECK(refused_layout({{{{0, 3, 3, 3}}, {{4, 4, 4, 4}}}}) ==
+        begin + "gives position 3 to no rank, expected each position in exactly one shard");
+  CHECK(refused_layout({{{{0, 4, 4, 4}}, {{4, 5, 5, 5}}}}) ==
+        begin + "has position 8 in the shard of rank 1, which is not in the sequence");
+  CHECK(refused_layout({{{{2, 2, 2, 2}, {0, 2, 2, 2}}, {{4, 4, 4, 4}}}}) ==
+        begin + "has position 0 after position 3 in the shard of rank 0, expected ascending positions");
+  CHECK(refused_layout({{{{0, 1, 1, 1}, {2, 1, 1, 1}, {4, 1, 1, 1}}, {{1, 3, 1, 2}}}}) ==
+        begin + "threw: orrery: segments::add: a shard has at most two segments; merge segments that touch");
+  // Keys have shards of their own.
+  CHECK(refused_layout({{{{0, 4, 4, 4}}, {{4, 4, 4, 4}}}}, 7) ==
+        "orrery: rank 0: layout listed (key_length 7 over 2 ranks) has position 7 in the shard of rank 1, which is not "
+        "in the sequence");
+}
+
+TEST_CASE("layouts of one name whose shards differ from rank to rank") {
+  const std::vector<listed> layouts{{{{{0, 4, 4, 4}}, {{4, 4, 4, 4}}}}, {{{{0, 4, 1, 2}}, {{1, 4, 1, 2}}}}};
+  std::string said;
+  try {
+    orrery::threads::run(2, [&](auto& on) {
+      const orrery::attention<orrery::ring, orrery::flash<float>> attend{
+          on, {.length = 8, .head_dim = 1}, orrery::full{}, layouts[static_cast<std::size_t>(on.rank())]};
+    });
+  } catch (const std::invalid_argument& e) {
+    said = e.what();
+  }
+  CHECK(said.find("orrery: ranks disagree about shards (their digest): rank 0 has ") == 0);
 }
 
 TEST_CASE("worlds that the topology does not admit") {

@@ -246,4 +246,21 @@ class shard_check {
   return found;
 }
 
+/// A number by which ranks can tell whether they have the same shards (FNV-1a).
+[[nodiscard]] inline std::uint64_t digest_of(const list<segments>& shards,
+                                             std::uint64_t digest = 0xcbf29ce484222325U) noexcept {
+  const auto add = [&](std::int64_t number) {
+    for (int byte = 0; byte < 8; ++byte) {
+      digest = (digest ^ (static_cast<std::uint64_t>(number) >> (8 * byte) & 0xffU)) * 0x100000001b3U;
+    }
+  };
+  for (const segments& shard : shards) {
+    add(shard.size());
+    for (const segment& piece : shard) {
+      for (const std::int64_t number : {piece.begin, piece.count, piece.run, piece.stride}) add(number);
+    }
+  }
+  return digest;
+}
+
 }  // namespace orrery

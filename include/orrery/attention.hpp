@@ -82,17 +82,24 @@ class attention {
   /// q: [batch, tokens, query_heads, head_dim], k: [batch, key tokens, key_heads, head_dim], v and out alike with
   /// value_dim; lse: [batch, query_heads, tokens]. Cost: 2 (head_dim + value_dim) flop for each visible pair and query
   /// head, and the topology's forward traffic. `on_final` is called with each `output_part` as soon as it is final,
-  /// once for each slice into which the topology cuts the heads. Throws `std::invalid_argument`, before anything is
-  /// written or sent, for a view that does not fit, and `transport_error` if a peer fails.
+  /// once for each slice into which the topology cuts the heads.
+  ///
+  /// Views may be slices of one tensor, such as packed Q, K and V, in any order of dimensions. Inputs may share memory
+  /// with each other, and their strides may be 0 (keys of which several heads are one); outputs, out and lse, must not
+  /// share memory with inputs, with each other or with themselves. Negative strides are refused.
+  ///
+  /// Throws `std::invalid_argument`, before anything is written or sent, for a view that does not fit or whose memory
+  /// does not suit, and `transport_error` if a peer fails.
   void forward(const tensor_view<const storage>& q, const tensor_view<const storage>& k,
                const tensor_view<const storage>& v, const tensor_view<storage>& out, const row_view<accumulator>& lse,
                const output_listener& on_final = {}) {
     expect_nothing_under_way("forward");
-    query_view("forward", "q", shape_.query_heads, shape_.head_dim).check(q);
-    key_view("forward", "k", *shape_.key_heads, shape_.head_dim).check(k);
-    key_view("forward", "v", *shape_.key_heads, *shape_.value_dim).check(v);
-    query_view("forward", "out", shape_.query_heads, *shape_.value_dim).check(out);
-    query_view("forward", "lse", shape_.query_heads, 1).check(lse);
+    call_views views;
+    views.writes(query_view("forward", "out", shape_.query_heads, *shape_.value_dim), out);
+    views.writes(query_view("forward", "lse", shape_.query_heads, 1), lse);
+    views.reads(query_view("forward", "q", shape_.query_heads, shape_.head_dim), q);
+    views.reads(key_view("forward", "k", *shape_.key_heads, shape_.head_dim), k);
+    views.reads(key_view("forward", "v", *shape_.key_heads, *shape_.value_dim), v);
     calls_->begin_forward(out, lse);
     calls_->give_queries(q);
     calls_->give_keys(k);
@@ -117,9 +124,11 @@ class attention {
                                                       const row_view<accumulator>& lse) {
     constexpr const char* call = "begin_forward";
     expect_nothing_under_way(call);
-    query_view(call, "out", shape_.query_heads, *shape_.value_dim).check(out);
-    query_view(call, "lse", shape_.query_heads, 1).check(lse);
+    call_views views;
+    views.writes(query_view(call, "out", shape_.query_heads, *shape_.value_dim), out);
+    views.writes(query_view(call, "lse", shape_.query_heads, 1), lse);
     return {*calls_,
+            views,
             query_view(call, "q", shape_.query_heads, shape_.head_dim),
             key_view(call, "k", *shape_.key_heads, shape_.head_dim),
             key_view(call, "v", *shape_.key_heads, *shape_.value_dim),
@@ -131,22 +140,25 @@ class attention {
   /// out. q, k, v are the forward's arguments, out and lse its results: nothing of the forward is computed again.
   ///
   /// Cost: 2 (3 head_dim + 2 value_dim) flop for each visible pair and query head, and the topology's backward traffic.
-  /// `on_final` is called with each part of the gradients as soon as it is final. Throws as `forward` does.
+  /// `on_final` is called with each part of the gradients as soon as it is final. The same holds for memory as in
+  /// `forward`: the outputs, grad_q, grad_k and grad_v, may be slices of one tensor, but must not share memory with any
+  /// of the inputs (q, k, v, out, lse, grad_out), with each other or with themselves. Throws as `forward` does.
   void backward(const tensor_view<const storage>& q, const tensor_view<const storage>& k,
                 const tensor_view<const storage>& v, const tensor_view<const storage>& out,
                 const row_view<const accumulator>& lse, const tensor_view<const storage>& grad_out,
                 const tensor_view<storage>& grad_q, const tensor_view<storage>& grad_k,
                 const tensor_view<storage>& grad_v, const output_listener& on_final = {}) {
     expect_nothing_under_way("backward");
-    query_view("backward", "q", shape_.query_heads, shape_.head_dim).check(q);
-    key_view("backward", "k", *shape_.key_heads, shape_.head_dim).check(k);
-    key_view("backward", "v", *shape_.key_heads, *shape_.value_dim).check(v);
-    query_view("backward", "out", shape_.query_heads, *shape_.value_dim).check(out);
-    query_view("backward", "lse", shape_.query_heads, 1).check(lse);
-    query_view("backward", "grad_out", shape_.query_heads, *shape_.value_dim).check(grad_out);
-    query_view("backward", "grad_q", shape_.query_heads, shape_.head_dim).check(grad_q);
-    key_view("backward", "grad_k", *shape_.key_heads, shape_.head_dim).check(grad_k);
-    key_view("backward", "grad_v", *shape_.key_heads, *shape_.value_dim).check(grad_v);
+    call_views views;
+    views.writes(query_view("backward", "grad_q", shape_.query_heads, shape_.head_dim), grad_q);
+    views.writes(key_view("backward", "grad_k", *shape_.key_heads, shape_.head_dim), grad_k);
+    views.writes(key_view("backward", "grad_v", *shape_.key_heads, *shape_.value_dim), grad_v);
+    views.reads(query_view("backward", "q", shape_.query_heads, shape_.head_dim), q);
+    views.reads(key_view("backward", "k", *shape_.key_heads, shape_.head_dim), k);
+    views.reads(key_view("backward", "v", *shape_.key_heads, *shape_.value_dim), v);
+    views.reads(query_view("backward", "out", shape_.query_heads, *shape_.value_dim), out);
+    views.reads(query_view("backward", "lse", shape_.query_heads, 1), lse);
+    views.reads(query_view("backward", "grad_out", shape_.query_heads, *shape_.value_dim), grad_out);
     calls_->backward(q, k, v, out, lse, grad_out, grad_q, grad_k, grad_v, on_final);
   }
 

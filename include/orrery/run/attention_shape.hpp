@@ -10,6 +10,7 @@
 
 #include "orrery/kernel/elementary.hpp"
 #include "orrery/kernel/view.hpp"
+#include "orrery/run/view_overlap.hpp"
 #include "orrery/schedule/block.hpp"
 #include "orrery/schedule/hand_over.hpp"
 #include "orrery/schedule/list.hpp"
@@ -197,16 +198,20 @@ struct expected_view {
   std::int64_t heads;
   std::int64_t dim;  ///< 1 for rows
 
-  /// Each throws `std::invalid_argument` if the view does not fit.
+  /// Each throws `std::invalid_argument` if the view does not fit; else returns its bytes.
   template <class T>
-  void check(const tensor_view<T>& view) const {
+  footprint check(const tensor_view<T>& view) const {
     check_sizes(view.batch, view.sequence, view.heads, view.dim);
-    check_memory(view.data, view.size(), alignof(T));
+    return check_memory(view, view.dim);
   }
   template <class T>
-  void check(const row_view<T>& view) const {
+  footprint check(const row_view<T>& view) const {
     check_sizes(view.batch, view.sequence, view.heads, dim);
-    check_memory(view.data, view.size(), alignof(T));
+    return check_memory(view, 1);
+  }
+
+  [[noreturn]] void refuse(const std::string& why) const {
+    throw std::invalid_argument{std::string{"orrery: attention::"} + call + ": " + name + " " + why};
   }
 
  private:
@@ -221,16 +226,84 @@ struct expected_view {
       refuse("has " + std::string{what} + " " + std::to_string(is) + ", expected " + std::to_string(expected));
     }
   }
-  void check_memory(const void* data, std::int64_t elements, std::size_t alignment) const {
-    if (elements == 0) return;
-    if (data == nullptr) refuse("is null");
-    if (reinterpret_cast<std::uintptr_t>(data) % alignment != 0) {
-      refuse("is not aligned to its elements of " + std::to_string(alignment) + " bytes");
+  void check_stride(const char* what, std::int64_t size, std::int64_t stride) const {
+    if (stride < 0 && size > 1) {
+      refuse("has " + std::string{what} + " " + std::to_string(stride) + ", expected at least 0");
     }
   }
-  [[noreturn]] void refuse(const std::string& why) const {
-    throw std::invalid_argument{std::string{"orrery: attention::"} + call + ": " + name + " " + why};
+  template <class View>
+  [[nodiscard]] footprint check_memory(const View& view, std::int64_t elements) const {
+    constexpr std::int64_t bytes = sizeof(typename View::element);
+    constexpr std::int64_t most = footprint::most_extent / bytes;
+    if (view.size() == 0) return {};
+    if (view.data == nullptr) refuse("is null");
+    const auto address = reinterpret_cast<std::uintptr_t>(view.data);
+    if (address % alignof(typename View::element) != 0) {
+      refuse("is not aligned to its elements of " + std::to_string(bytes) + " bytes");
+    }
+    check_stride("batch_stride", view.batch, view.batch_stride);
+    check_stride("sequence_stride", view.sequence, view.sequence_stride);
+    check_stride("head_stride", view.heads, view.head_stride);
+    const auto in_bytes = [](std::int64_t stride) { return stride > most ? most * bytes : stride * bytes; };
+    const std::int64_t counts[] = {view.batch, view.sequence, view.heads};
+    std::int64_t strides[] = {view.batch_stride, view.sequence_stride, view.head_stride};
+    for (int i = 0; i < 3; ++i) strides[i] = counts[i] == 1 ? 0 : in_bytes(strides[i]);
+    const footprint where = footprint::of(address, elements * bytes, counts, strides);
+    if (where.extent < 0 || address + static_cast<std::uint64_t>(where.extent) < address) {
+      refuse("has strides that lead out of the address space: batch_stride " + std::to_string(view.batch_stride) +
+             ", sequence_stride " + std::to_string(view.sequence_stride) + ", head_stride " +
+             std::to_string(view.head_stride));
+    }
+    return where;
   }
+};
+
+/// The views of one call, of which outputs must not share memory with any other. Outputs come first.
+class call_views {
+ public:
+  /// Throws `std::invalid_argument` if the view does not fit, or if two of its elements, or an element and one of an
+  /// output before it, share memory.
+  template <class View>
+  void writes(const expected_view& expected, const View& view) {
+    const footprint bytes = expected.check(view);
+    if (const overlap found = overlap_within(bytes); found != overlap::no) {
+      expected.refuse(
+          (found == overlap::yes ? std::string{"has elements that share memory"} : undecided("its own elements")) +
+          ": batch_stride " + std::to_string(view.batch_stride) + ", sequence_stride " +
+          std::to_string(view.sequence_stride) + ", head_stride " + std::to_string(view.head_stride) +
+          "; each element of an output needs memory of its own");
+    }
+    expect_apart(expected, bytes);
+    outputs_[count_++] = {expected.name, bytes};
+  }
+
+  /// Throws `std::invalid_argument` if the view does not fit, or shares memory with an output.
+  template <class View>
+  void reads(const expected_view& expected, const View& view) const {
+    expect_apart(expected, expected.check(view));
+  }
+
+ private:
+  struct output {
+    const char* name = nullptr;
+    footprint bytes;
+  };
+
+  static std::string undecided(const std::string& what) {
+    return "has strides that do not nest and could lead to memory of " + what;
+  }
+  void expect_apart(const expected_view& expected, const footprint& bytes) const {
+    for (int i = 0; i < count_; ++i) {
+      const overlap found = overlap_of(outputs_[i].bytes, bytes);
+      if (found == overlap::no) continue;
+      const std::string other = outputs_[i].name;
+      expected.refuse((found == overlap::yes ? "shares memory with " + other : undecided(other)) +
+                      "; an output needs memory of its own, apart from the inputs and the other outputs");
+    }
+  }
+
+  output outputs_[3];
+  int count_ = 0;
 };
 
 }  // namespace orrery

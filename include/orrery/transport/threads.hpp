@@ -189,6 +189,8 @@ void run_ranks(shared_world& shared, const Body& body) {
 /// throws, the others fail at their next communication. The first exception that is no `transport_error`, and so the
 /// cause of those, is thrown here; if there are only such, the first of them.
 ///
+/// An operator may outlive the world, in static storage say; then its calls throw `transport_error`.
+///
 /// Threads that exceed the cores ask for long time slices (see `ask_for_long_time_slices`), because each change of
 /// thread costs a core the blocks that a kernel keeps in its caches.
 ///

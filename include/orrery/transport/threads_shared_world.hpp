@@ -39,6 +39,12 @@ class shared_world {
         signatures_(2 * ranks_.size()),
         shown_(ranks_.size()) {}
 
+  shared_world(const shared_world&) = delete;
+  shared_world& operator=(const shared_world&) = delete;
+
+  /// Expires with the world: for operators, which may be destroyed, or called, after it.
+  [[nodiscard]] std::weak_ptr<shared_world> watched() const noexcept { return self_; }
+
   [[nodiscard]] int size() const noexcept { return size_; }
   [[nodiscard]] const options& how() const noexcept { return options_; }
 
@@ -290,8 +296,11 @@ class shared_world {
     throw transport_error{sentence};
   }
 
+  static void keep(shared_world*) noexcept {}
+
   int size_;
   options options_;
+  std::shared_ptr<shared_world> self_{this, keep};  // owns nothing
   std::vector<sleeper> ranks_;
   std::atomic<std::uint64_t> arrived_{0};
   std::mutex failure_mutex_;

@@ -132,7 +132,7 @@ class traced : public transport_adaptor<World, traced<World>> {
           std::ofstream{name + ".txt"} << text();
         }
         if (options.stream_on_failure != nullptr) {
-          static std::mutex turns;
+          static std::mutex& turns = *new std::mutex;  // never destroyed: an operator may be later
           const std::lock_guard lock{turns};
           *options.stream_on_failure << text() << std::flush;
         }

@@ -20,6 +20,7 @@
 #include "cuda/enqueued.hpp"
 #include "cuda/runtime_double.hpp"
 #include "cuda/sentences.hpp"
+#include "transport/collectives.hpp"
 
 namespace {
 
@@ -170,6 +171,16 @@ TEST_CASE("a CUDA call that fails stops all ranks, with its name, and nothing le
       }
     }
   }
+}
+
+TEST_CASE("ranks in different collective calls") {
+  collectives::check_all(3, 2, [](const auto& body) {
+    cuda_double::reset();
+    device::run(3, {.deadline = 3600}, [&](auto& on) {
+      body(on, [](auto& world) { const orrery::attention<orrery::ring, kernel> attend{world, small}; });
+    });
+    CHECK(found_by_double() == "");
+  });
 }
 
 TEST_CASE("memory that is short at plan time is a sentence") {

@@ -22,6 +22,7 @@
 
 #include "cuda/nccl_ranks.hpp"
 #include "cuda/sentences.hpp"
+#include "transport/collectives.hpp"
 
 namespace {
 
@@ -277,6 +278,16 @@ TEST_CASE("arguments that cannot be, and ranks that do not fit") {
     CHECK(sums == std::vector<double>{3, 20});
   });
   CHECK(found_by_doubles() == "");
+}
+
+TEST_CASE("ranks in different collective calls") {
+  collectives::check_all(3, 2, [](const auto& body) {
+    start(devices(3));
+    run(3, {.deadline = 3600}, [&](auto& on) {
+      body(on, [](auto& world) { const orrery::attention<orrery::ring, kernel> attend{world, small}; });
+    });
+    CHECK(found_by_doubles() == "");
+  });
 }
 
 TEST_CASE("a program that is not proven is refused, and a call that awaits what it has not posted fails") {

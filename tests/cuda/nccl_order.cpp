@@ -331,7 +331,7 @@ TEST_CASE("what ranks say is heard") {
   mine.natives.push_back({orrery::collective_kind::all_to_all, 1, 3, 2, 5, 1});
   mine.ends.push_back({true, 2, 5, 0, 1, 3, 0, "2 16 8"});
   mine.ends.push_back({false, 3, 5, 0, 1, 3, -1, "0"});
-  const rank_messages heard = hear(tell(mine));
+  const rank_messages heard = hear(tell(mine), 0, 6);
   CHECK(heard.steps == 4);
   REQUIRE(heard.natives.size() == 1);
   CHECK(heard.natives[0] == mine.natives[0]);
@@ -339,6 +339,35 @@ TEST_CASE("what ranks say is heard") {
   CHECK(heard.ends[0].sizes == "2 16 8");
   CHECK(heard.ends[1].sizes == "0");
   CHECK(tell(heard) == tell(mine));
+}
+
+TEST_CASE("what is no list of messages is refused") {
+  const auto refused = [](const std::string& text) {
+    return sentence_of([&] {
+             static_cast<void>(hear(text, 3, 6));
+           }).find("orrery: rank 3 gives a text that is no list of a plan's messages") == 0;
+  };
+  const std::string good = "4\nn 1 1 3 2 5 1\ns 2 5 0 1 3 0 2 16 8\nr 3 5 0 1 3 -1 0\n";
+  CHECK_FALSE(refused(good));
+  CHECK(tell(hear(good, 3, 6)) == good);
+  for (const char* text : {"", "hello", "\n", "-1\n", "4", "4\n\n", "4\nx 1 1 3 2 5 1\n", "9999999999\n",
+                           "4\nn 3 1 3 2 5 1\n", "4\nn 1 6 3 2 5 1\n", "4\nn 1 1 7 2 5 1\n", "4\nn 1 1 3 0 5 1\n",
+                           "4\ns 6 5 0 1 3 -1 2 16 8\n", "4\ns -1 5 0 1 3 -1 2 16 8\n", "4\ns 2 5 0 -1 3 -1 2 16 8\n",
+                           "4\ns 2 5 0 1 3 0 2 16 8\n", "4\ns 2 5 0 1 3 -2 2 16 8\n", "4\ns 2 -5 0 1 3 -1 2 16 8\n"}) {
+    INFO("text: ", std::string{text});
+    CHECK(refused(text));
+  }
+  for (std::size_t length = 0; length < good.size(); ++length) {
+    const std::string cut = good.substr(0, length);
+    CHECK((refused(cut) || cut.back() == '\n'));
+  }
+  // Changed anywhere, it is refused, or is one that would be written like this.
+  std::minstd_rand random{5};
+  for (int i = 0; i < 5000; ++i) {
+    std::string changed = good;
+    for (int changes = 0; changes < 2; ++changes) changed[random() % changed.size()] = "0139 -nsr\n"[random() % 10];
+    if (!refused(changed)) CHECK(tell(hear(changed, 3, 6)) == changed);
+  }
 }
 
 TEST_CASE("programs that are not proven are refused") {

@@ -1,12 +1,17 @@
 // Copyright The Orrery authors. SPDX-License-Identifier: Apache-2.0
 //
-// Calls allocate nothing. This file replaces the operators new and delete of its executable.
+// Calls allocate nothing; and what happens where an allocation fails. This file replaces the operators new and delete
+// of its executable.
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <cstdlib>
 #include <new>
+#include <span>
 #include <stdexcept>
 #include <string>
+#include <system_error>
+#include <vector>
 
 #include <doctest/doctest.h>
 
@@ -26,9 +31,12 @@ namespace {
 /// Of this thread, which is one rank.
 thread_local std::int64_t allocations = 0;
 thread_local std::int64_t plan_bytes = 0;  // of memory aligned as only plans' buffers are
+thread_local std::int64_t fails_at = -1;   // the allocation that fails
+thread_local bool fails_for_good = false;  // and all after it
 
 void* take(std::size_t bytes, std::size_t alignment) {
-  ++allocations;
+  const std::int64_t number = allocations++;
+  if (number == fails_at || (fails_for_good && fails_at >= 0 && number > fails_at)) throw std::bad_alloc{};
   void* const taken = std::aligned_alloc(alignment, (bytes / alignment + 1) * alignment);
   if (taken == nullptr) throw std::bad_alloc{};
   return taken;
@@ -116,4 +124,101 @@ TEST_CASE("calls allocate nothing under a flight recorder, and with faults that 
     for (int call = 0; call < 5; ++call) run.run();
     if (allocations != before) throw std::logic_error{std::to_string(allocations - before) + " allocations"};
   }));
+}
+
+namespace {
+
+/// Rank `odd` fails in its n-th allocation while it constructs an operator, catches what is thrown and goes on to a
+/// collective call, as a trainer does that tells the others. Returns what the ranks say; empty if there are fewer
+/// allocations.
+template <class Construct>
+std::vector<std::string> said_without_memory(int ranks, int odd, std::int64_t nth, bool for_good,
+                                             const Construct& construct) {
+  std::vector<std::string> said(static_cast<std::size_t>(ranks));
+  bool enough = false;
+  orrery::threads::run(ranks, {.deadline = 3600}, [&](auto& on) {
+    std::string& mine = said[static_cast<std::size_t>(on.rank())];
+    bool failed = false;
+    if (on.rank() == odd) fails_at = allocations + nth, fails_for_good = for_good;
+    try {
+      construct(on);
+    } catch (const orrery::transport_error& e) {
+      fails_at = -1;
+      mine = e.what();
+    } catch (const std::bad_alloc&) {
+      failed = true;
+    } catch (const std::exception& e) {  // which names what was refused
+      failed = true;
+    }
+    if (on.rank() == odd) enough = fails_at >= allocations, fails_at = -1;
+    try {
+      std::vector<float> flag{failed ? 1.0F : 0.0F};
+      on.all_reduce_sum(std::span{flag});
+      if (flag[0] != 0) throw std::logic_error{"the world goes on"};
+    } catch (const orrery::transport_error& e) {
+      if (mine.empty()) mine = e.what();
+    }
+  });
+  if (enough) return {};
+  return said;
+}
+
+}  // namespace
+
+TEST_CASE("a rank without memory for an operator, which goes on: nobody crashes or hangs, and all have its name") {
+  const orrery::attention_shape shape{.length = 13, .query_heads = 2, .head_dim = 4};
+  for (const int ranks : {2, 3, 4}) {
+    for (const bool for_good : {false, true}) {
+      std::int64_t nth = 0;
+      for (;; ++nth) {
+        const int odd = static_cast<int>(nth) % ranks;
+        const std::vector<std::string> said = said_without_memory(ranks, odd, nth, for_good, [&](auto& on) {
+          const orrery::attention<orrery::ring, orrery::flash<float>> attend{on, shape, orrery::causal{}};
+        });
+        if (said.empty()) break;
+        for (std::size_t rank = 0; rank < said.size(); ++rank) {
+          INFO(ranks, " ranks, allocation ", nth, " of rank ", odd, " fails", for_good ? ", and all after it" : "");
+          INFO("said: ", said[rank]);
+          CHECK(said[rank].find("orrery: rank " + std::to_string(rank) + " stops: rank " + std::to_string(odd) +
+                                " failed") == 0);
+        }
+      }
+      CHECK(nth > 30);
+    }
+  }
+}
+
+TEST_CASE("a thread that cannot be started: run throws, when the ranks that were started have ended") {
+  std::string said;
+  int failures = 0;
+  for (std::int64_t nth = 0;; ++nth) {
+    std::atomic<int> begun{0};
+    std::atomic<int> ended{0};
+    const std::int64_t before = allocations;
+    bool enough = false;
+    fails_at = before + nth;
+    try {
+      orrery::threads::run(5, {.deadline = 3600}, [&](auto& on) {
+        ++begun;
+        struct at_end {
+          std::atomic<int>& count;
+          ~at_end() { ++count; }
+        } const end{ended};
+        on.barrier();
+      });
+      enough = true;
+    } catch (const std::system_error& e) {
+      fails_at = -1;
+      said = e.what();
+      ++failures;
+      CHECK(said.find("orrery: threads::run: the system refuses the thread of rank " + std::to_string(begun) +
+                      " of 5; use fewer ranks") == 0);
+    } catch (const std::bad_alloc&) {  // before the first
+      CHECK(begun == 0);
+    }
+    fails_at = -1;
+    CHECK(begun == ended);
+    if (enough) break;
+  }
+  CHECK(failures >= 5);
 }

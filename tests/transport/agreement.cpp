@@ -3,6 +3,8 @@
 // Ranks that do not say the same are told so, all of them, instead of hanging later.
 #include <cmath>
 #include <cstddef>
+#include <random>
+#include <span>
 #include <stdexcept>
 #include <string>
 #include <type_traits>
@@ -13,9 +15,13 @@
 #include "orrery/attention.hpp"
 #include "orrery/kernel/flash.hpp"
 #include "orrery/kernel/reference.hpp"
+#include "orrery/transport/counted.hpp"
+#include "orrery/transport/faulty.hpp"
 #include "orrery/transport/threads.hpp"
+#include "orrery/transport/traced.hpp"
 
 #include "topologies.hpp"
+#include "transport/collectives.hpp"
 
 namespace {
 
@@ -67,7 +73,101 @@ std::string differ(const std::string& field, const std::string& others, const st
          "; give all ranks the same";
 }
 
+constexpr auto construct = [](orrery::threads::world& on) {
+  const orrery::attention<orrery::ring, orrery::flash<float>> attend{on, usual};
+};
+constexpr auto agree = [](auto& on) { orrery::require_agreement(on, {}); };
+
 }  // namespace
+
+TEST_CASE("ranks in different collective calls: all of them are told who calls what, and nobody hangs or crashes") {
+  const orrery::threads::options how{.deadline = 3600};
+  for (const int ranks : {2, 3, 4}) {
+    for (const int odd : {0, ranks - 1}) {
+      collectives::check_all(ranks, odd, [&](const auto& body) {
+        orrery::threads::run(ranks, how, [&](auto& on) { body(on, construct); });
+      });
+    }
+  }
+  collectives::check_all(3, 1, [&](const auto& body) {  // through adaptors
+    orrery::threads::run(3, how, [&](auto& on) {
+      orrery::counted counting{on};
+      orrery::faulty unlucky{counting, {}};
+      orrery::traced recorder{unlucky};
+      body(recorder, agree);
+    });
+  });
+}
+
+TEST_CASE("a rank that has left out a collective call meets the others one call later") {
+  std::vector<std::string> said(3);
+  orrery::threads::run(3, {.deadline = 3600}, [&](auto& on) {
+    const auto rank = static_cast<std::size_t>(on.rank());
+    try {
+      for (int call = 0; call < 3; ++call) {
+        if (rank != 1 || call != 1) on.barrier();
+      }
+      if (rank == 1) static_cast<void>(on.all_gather("hello"));
+    } catch (const orrery::transport_error& e) {
+      said[rank] = e.what();
+    }
+  });
+  for (std::size_t rank = 0; rank < 3; ++rank) {
+    CHECK(said[rank] == "orrery: rank " + std::to_string(rank) +
+                            " stops: ranks are in different collective calls: ranks 0, 2 call barrier; rank 1 calls "
+                            "all_gather; let all ranks make the same calls, in one order; this world cannot be used "
+                            "any more");
+  }
+}
+
+TEST_CASE("texts that are no agreements") {
+  const auto said = [](const std::string& text) {
+    const agreement good[] = {{"colour", "red"}};
+    try {
+      orrery::compare_agreements({orrery::text_of(good), text});
+    } catch (const orrery::transport_error& e) {
+      return std::string{e.what()};
+    } catch (const orrery::disagreement&) {
+      return std::string{"disagreement"};
+    }
+    return std::string{"nothing"};
+  };
+  for (const std::string malformed :
+       {"hello", "\x1e", "\x1f", "colour\x1fred", "\x1fred\x1e", "colour\x1e", "colour\x1ered\x1f",
+        "a\x1f"
+        "b\x1f"
+        "c\x1e",
+        "colour\x1fred\x1ehello", "colour\x1fred\x1e\x1e"}) {
+    INFO(malformed);
+    CHECK(said(malformed).find("orrery: rank 1 gives a text of " + std::to_string(malformed.size()) +
+                               " bytes that is no list of agreements") == 0);
+  }
+  CHECK(said("colour\x1fred\x1e") == "nothing");
+  CHECK(said("colour\x1f\x1e") == "disagreement");
+  CHECK(said("") == "disagreement");
+  CHECK_NOTHROW(orrery::compare_agreements({}));
+
+  // Any text is refused, or is one that would be written like this.
+  std::minstd_rand random{3};
+  int accepted = 0;
+  for (int i = 0; i < 20000; ++i) {
+    std::string text(random() % 12, ' ');
+    for (char& c : text) c = "ab\x1e\x1f"[random() % 4];
+    orrery::list<agreement> fields;
+    if (!orrery::parse_agreements(text, fields)) continue;
+    ++accepted;
+    CHECK(orrery::text_of({fields.begin(), fields.end()}) == text);
+  }
+  CHECK(accepted > 100);
+  CHECK(accepted < 10000);
+}
+
+TEST_CASE("separators in a name or a value are no separators") {
+  CHECK(said_by_all(2, [](auto& on) {
+          const agreement mine[] = {{"mask", on.rank() == 0 ? "odd\x1e\x1f" : "odd"}};
+          orrery::require_agreement(on, mine);
+        }) == "orrery: ranks disagree about mask: rank 0 has odd??; rank 1 has odd; give all ranks the same");
+}
 
 TEST_CASE("every field of the shape") {
   CHECK(disagreement(usual) == "nothing");

@@ -4,6 +4,7 @@
 // fault, and the step, block and peer that it waited for itself; and says whether the world can still be used.
 #include <cstddef>
 #include <functional>
+#include <memory>
 #include <regex>
 #include <stdexcept>
 #include <string>
@@ -219,4 +220,47 @@ TEST_CASE("a rank that goes on after its kernel has thrown is told so, and does 
   CHECK(all[0].sentence == "the kernel has thrown");
   CHECK(matches(all[0].again,
                 "stops: rank 0 failed in step 0: the kernel has thrown; rank 0 was beginning a call; this world "));
+}
+
+namespace {
+
+/// Operators whose world has ended; destroyed at the end of the process.
+std::vector<std::unique_ptr<attention>>& outliving() {
+  static std::vector<std::unique_ptr<attention>> kept;
+  return kept;
+}
+
+}  // namespace
+
+TEST_CASE(
+    "operators that outlive their world, after a call that has failed and one that has not ended, can be destroyed") {
+  outliving().resize(3);
+  for (const bool begun : {false, true}) {
+    std::vector<std::unique_ptr<orrery::started_forward<throwing>>> started(3);
+    orrery::threads::run(3, {.deadline = 3600}, [&](orrery::threads::world& on) {
+      const auto rank = static_cast<std::size_t>(on.rank());
+      orrery::counted counting{on};
+      world_with_faults unlucky{counting, {}};
+      auto& attend = outliving()[rank];
+      attend = std::make_unique<attention>(unlucky, shape, any::mask{}, orrery::contiguous{}, orrery::ring{});
+      const auto p = oracle::random_problem<double>(conformance::oracle_shape(shape), 1);
+      conformance::rank_tensors<throwing> tensors{p, attend->query_positions(), attend->key_positions(), {}};
+      if (begun) {
+        started[rank].reset(
+            new orrery::started_forward<throwing>(attend->begin_forward(tensors.out.view(), tensors.lse.view())));
+      } else {
+        tiles_left = rank == 1 ? 1 : forever;
+        const std::string said = sentence_of([&] { tensors.forward(*attend); });
+        CHECK((rank != 1 || said == "the kernel has thrown"));
+        tiles_left = forever;
+      }
+    });
+    started.clear();
+    const auto p = oracle::random_problem<double>(conformance::oracle_shape(shape), 1);
+    for (auto& attend : outliving()) {
+      conformance::rank_tensors<throwing> tensors{p, attend->query_positions(), attend->key_positions(), {}};
+      CHECK(matches(sentence_of([&] { tensors.forward(*attend); }),
+                    "^orrery: rank [0-2]: this operator's world has ended, so it cannot be called any more$"));
+    }
+  }
 }

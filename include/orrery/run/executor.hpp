@@ -58,10 +58,16 @@ class executor {
   /// Collective. The program must be proven (see `verify`) and finished.
   executor(World& world, const tensor_program& p, Interaction& work)
       : work_{&work},
-        plan_{p, block_sizes{work}},
-        workspace_{
-            memory_for<typename World::memory>("the slots and packed operands of a plan", plan_.workspace_bytes())},
-        channel_{world.open(p.program, placed(p))} {
+        plan_{or_give_up(world,
+                         [&] {
+                           return executor_plan{p, block_sizes{work}};
+                         })},
+        workspace_{or_give_up(world,
+                              [&] {
+                                return memory_for<typename World::memory>("the slots and packed operands of a plan",
+                                                                          plan_.workspace_bytes());
+                              })},
+        channel_{or_give_up(world, [&] { return world.open(p.program, placed(p)); })} {
     static_assert(transport<World>, "orrery: the executor's first argument is not a transport; see orrery::transport");
   }
   executor(World& world, const program& p, Interaction& work) : executor{world, tensor_program{p, {}}, work} {}
@@ -123,6 +129,17 @@ class executor {
   [[nodiscard]] std::int64_t workspace_bytes() const noexcept { return plan_.workspace_bytes(); }
 
  private:
+  /// make(); if it throws, the other ranks fail at once, with this rank's name.
+  template <class Make>
+  static auto or_give_up(World& world, const Make& make) {
+    try {
+      return make();
+    } catch (...) {
+      give_up_on_exception(world, "while it made an executor");
+      throw;
+    }
+  }
+
   /// The pieces of the placed plan.
   const std::vector<exchange_pieces>& placed(const tensor_program& p) {
     plan_.place(p, block_sizes{*work_}, workspace_.data());

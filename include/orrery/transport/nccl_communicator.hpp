@@ -99,7 +99,7 @@ class patient_split {
       one->given_up_ = true;
       // NCCL may yet write to it.
       static auto& given_up = *new std::vector<std::shared_ptr<patient_split>>;
-      static std::mutex mutex;
+      static auto& mutex = *new std::mutex;
       const std::lock_guard lock_of_all{mutex};
       given_up.push_back(one);
     }

@@ -12,6 +12,7 @@
 
 #include "orrery/schedule/list.hpp"
 #include "orrery/schedule/program.hpp"
+#include "orrery/transport/collective_signature.hpp"
 #include "orrery/transport/describe.hpp"
 #include "orrery/transport/threads_shared_world.hpp"
 #include "orrery/transport/transport.hpp"
@@ -73,7 +74,7 @@ class basic_channel {
   using end = typename Message::end;
 
   basic_channel(shared_world& world, int rank, const program& p, std::vector<exchange_pieces> pieces, end mine)
-      : world_{&world}, rank_{rank}, plan_{std::make_unique<plan>(std::move(mine))} {
+      : world_{&world}, alive_{world.watched()}, rank_{rank}, plan_{std::make_unique<plan>(std::move(mine))} {
     plan_->steps = p;
     plan_->pieces = std::move(pieces);
     const int exchanges = p.exchanges.size();
@@ -86,15 +87,16 @@ class basic_channel {
     }
 
     std::string wrong;
-    world_->show(rank, plan_.get(), [&](const std::vector<void*>& plans) {
+    world_->show(rank, plan_.get(), {collective_call::open}, [&](const std::vector<void*>& plans) {
       for (int e = 0; e < exchanges && wrong.empty(); ++e) wrong = find_receiver(e, plans);
     });
-    for (const std::string& of_rank : world_->all_gather(rank, wrong)) {
+    for (const std::string& of_rank : world_->all_gather(rank, wrong, collective_call::open)) {
       if (!of_rank.empty()) throw transport_error{"orrery: " + of_rank + world_is_usable};
     }
   }
 
   void begin() {
+    expect_world();
     world_->check(rank_, "beginning a call");
     if (call_++ > 0 && awaited_ != plan_->steps.exchanges.size()) {
       world_->fail("rank " + std::to_string(rank_) + " begins a call, but has left its last one in the middle");
@@ -105,6 +107,7 @@ class basic_channel {
   }
 
   void post(int e) {
+    expect_world();
     const exchange& x = plan_->steps.exchanges[e];
     if (x.sent.count > 0) {
       message& m = *plan_->leaving[e];
@@ -119,13 +122,16 @@ class basic_channel {
   }
 
   void await(int e) {
+    expect_world();
     const exchange& x = plan_->steps.exchanges[e];
     if (x.received.count > 0) finish(*plan_->arriving[e], x.from, e, way::receiving);
     if (x.sent.count > 0) finish(*plan_->leaving[e], x.to, e, way::sending);
     ++awaited_;
   }
 
-  void abandon(const std::string& why) { world_->fail("rank " + std::to_string(rank_) + " failed " + why); }
+  void abandon(const std::string& why) noexcept {
+    if (!alive_.expired()) world_->abandon(rank_, why);
+  }
 
   [[nodiscard]] auto context() const noexcept { return plan_->mine.context(); }
 
@@ -160,6 +166,12 @@ class basic_channel {
       if (m->owners.fetch_sub(1, std::memory_order_acq_rel) == 1) delete m;
     }
   };
+
+  void expect_world() const {
+    if (!alive_.expired()) return;
+    throw transport_error{"orrery: rank " + std::to_string(rank_) +
+                          ": this operator's world has ended, so it cannot be called any more"};
+  }
 
   /// The k-th message to a rank in a lane is the k-th that it expects from here in that lane. Empty, or what is wrong.
   [[nodiscard]] std::string find_receiver(int e, const std::vector<void*>& plans) {
@@ -203,6 +215,7 @@ class basic_channel {
   }
 
   shared_world* world_;
+  std::weak_ptr<shared_world> alive_;
   int rank_;
   std::unique_ptr<plan> plan_;
   std::uint64_t call_ = 0;

@@ -27,8 +27,9 @@ template <topology Topology>
       verdict found;
     };
     constexpr std::size_t most = 64;
-    static std::mutex mutex;
-    static std::vector<answer> answers;
+    // Never destroyed: an object in static storage may ask later.
+    static auto& mutex = *new std::mutex;
+    static auto& answers = *new std::vector<answer>;
 
     const std::lock_guard lock{mutex};
     for (const answer& known : answers) {

@@ -15,6 +15,34 @@ namespace orrery::elementary {
 [[nodiscard]] inline double log1p(double x) noexcept { return __builtin_log1p(x); }
 [[nodiscard]] inline double sqrt(double x) noexcept { return __builtin_sqrt(x); }
 
+/// Returns x, but hides from the compiler that it does: costs no instruction where x is in a register.
+///
+/// A compiler that is told `-fassociative-math` (a part of `-ffast-math` and `-Ofast`) takes (x + y) - x for y, and an
+/// error term of a compensated sum for 0. It does not look through `opaque`: wrap each result that must be rounded as
+/// written before the next operation uses it, and each difference of such results.
+///
+///     const T total = opaque(sum + term);
+///     const T error = opaque(term - opaque(total - sum));  // what the addition lost, where |sum| >= |term|
+///
+/// For float and double; the vector code has its own (flash_vector.inc). Works for any processor, and in constant
+/// expressions, where a compiler computes exactly what is written. In device code, which is never reassociated, returns
+/// x.
+template <class T>
+[[nodiscard]] constexpr T opaque(T x) noexcept {
+#if !defined(__CUDA_ARCH__)
+  if (!__builtin_is_constant_evaluated()) {
+#if defined(__x86_64__)
+    __asm__("" : "+x"(x));
+#elif defined(__aarch64__)
+    __asm__("" : "+w"(x));
+#else
+    __asm__("" : "+m"(x));
+#endif
+  }
+#endif
+  return x;
+}
+
 /// Tests on the bits of a number. Comparisons would not do: a NaN fails all of them, and a compiler that is told
 /// `-ffinite-math-only` (a part of `-ffast-math`) may take `x == infinity` for false and `x - x == 0` for true.
 [[nodiscard]] constexpr bool is_minus_infinity(float x) noexcept {

@@ -37,6 +37,11 @@ namespace orrery {
 ///
 /// T is float, double, bfloat16 or float16. The 16-bit types are storage: everything is computed and summed in float,
 /// and so are log-sum-exp and the partials that travel; only what the operator returns is rounded to T, once.
+///
+/// Compiler flags: for finite inputs whose scores are finite, results are as accurate under `-ffast-math` or `-Ofast`,
+/// with denormal numbers flushed to zero or not, and in a program of which only parts are compiled so. But such flags
+/// allow a compiler to assume that there are no infinities and no NaN: where inputs or scores hold some, so may
+/// anything that the same call computes, and none need reach the results.
 template <class T, instruction_set limit = instruction_set::avx512>
 struct flash : host_backend {
   static_assert(std::same_as<T, float> || std::same_as<T, double> || std::same_as<T, bfloat16> ||

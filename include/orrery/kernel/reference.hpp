@@ -16,7 +16,8 @@
 namespace orrery {
 
 /// Attention by its definition: plain loops over queries and keys, everything in double. The kernel to read, and the
-/// one to debug a schedule with; for speed there is `flash`.
+/// one to debug a schedule with; for speed there is `flash`. Under `-ffast-math` it is right for finite inputs whose
+/// scores are finite, as `flash` is.
 ///
 /// With s_ij = scale * <q_i, k_j> over the visible pairs: lse_i = log sum_j exp(s_ij), p_ij = exp(s_ij - lse_i),
 /// out_i = sum_j p_ij v_j. Cost: two dot products and one row update per visible pair forward; backward two dot

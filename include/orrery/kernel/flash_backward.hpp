@@ -112,7 +112,7 @@ class flash_backward {
   /// much as 25 keys' arithmetic with them where memory is far, and a block of rows a load and a store of the gradients
   /// of the keys, about as much as 5 rows.
   void choose_block_sizes(std::int64_t most) noexcept {
-    double least = std::numeric_limits<double>::infinity();
+    double least = (std::numeric_limits<double>::max)();
     for (std::int64_t keys = granule(); keys <= most; keys += granule()) {
       std::int64_t rows = 0;
       while (rows < 128 && elements(rows + steps_.tile_rows, keys) <= scratch_elements) rows += steps_.tile_rows;

@@ -103,7 +103,7 @@ class flash_forward {
   /// 40 rows with them where memory is far (rows of a trainer's tensors share no page, and no prefetcher follows them);
   /// a block of keys costs a load and a store of the tile's output, about as much as 1.5 keys.
   void choose_block_sizes() noexcept {
-    double least = std::numeric_limits<double>::infinity();
+    double least = (std::numeric_limits<double>::max)();
     for (std::int64_t keys = 8; keys <= most_keys; keys += 8) {
       std::int64_t rows = 0;
       while (rows < 1024 && elements(rows + steps_.columns, keys) <= scratch_elements) rows += steps_.columns;

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <limits>
 
 namespace orrery {
 
@@ -45,5 +46,13 @@ template <class T>
 inline constexpr T log2_e = static_cast<T>(1.44269504088896340735992468100189214L);
 template <class T>
 inline constexpr T ln_2 = static_cast<T>(0.693147180559945309417232121458176568L);
+
+/// A finite natural logarithm as a logarithm to base 2, which stays finite. NaN stays NaN.
+template <class T>
+[[nodiscard]] constexpr T log2_of_log(T log) noexcept {
+  constexpr T most = (std::numeric_limits<T>::max)();
+  const T y = log * log2_e<T>;
+  return y > most ? most : y < -most ? -most : y;
+}
 
 }  // namespace orrery

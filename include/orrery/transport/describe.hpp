@@ -53,4 +53,13 @@ enum class way : std::uint8_t { receiving, sending };
 inline constexpr const char* world_is_lost = "; this world cannot be used any more";
 inline constexpr const char* world_is_usable = "; this world can still be used";
 
+/// "orrery: rank 1 stops: rank 2 failed; rank 1 was beginning a call; this world cannot be used any more": what `rank`
+/// throws when its world has failed. `why`: the first failure, a clause. `doing`: what this rank was at, if another
+/// failed first; else empty. `end`: what becomes of the world.
+[[nodiscard]] inline std::string describe_stop(int rank, const std::string& why, const std::string& doing = "",
+                                               const std::string& end = world_is_lost) {
+  const std::string who = "rank " + std::to_string(rank);
+  return "orrery: " + who + " stops: " + why + (doing.empty() ? "" : "; " + who + " was " + doing) + end;
+}
+
 }  // namespace orrery

@@ -23,6 +23,7 @@
 #include "orrery/kernel/thread_team.hpp"
 #include "orrery/schedule/builder.hpp"
 #include "orrery/transport/deadline.hpp"
+#include "orrery/transport/describe.hpp"
 #include "orrery/transport/mpi_inquiry.hpp"
 #include "orrery/transport/mpi_letters.hpp"
 #include "orrery/transport/mpi_memory.hpp"
@@ -325,9 +326,7 @@ class communicator {
   /// Always the same sentence. `doing`: what this rank was at, if it is not the one that failed first.
   [[noreturn]] void throw_failure(const std::string& doing) {
     if (sentence_.empty()) {
-      const std::string me = "rank " + std::to_string(rank_);
-      sentence_ = "orrery: " + me + " stops: " + failure_ + (doing.empty() ? "" : "; " + me + " was " + doing) +
-                  "; this world and its communicator cannot be used any more";
+      sentence_ = describe_stop(rank_, failure_, doing, "; this world and its communicator cannot be used any more");
     }
     throw transport_error{sentence_};
   }

@@ -19,6 +19,7 @@
 
 #include "orrery/kernel/device_context.hpp"
 #include "orrery/transport/deadline.hpp"
+#include "orrery/transport/describe.hpp"
 #include "orrery/transport/device_objects.hpp"
 #include "orrery/transport/nccl_communicator.hpp"
 #include "orrery/transport/nccl_lines.hpp"
@@ -282,8 +283,7 @@ class communicators {
   }
   void abort(const std::string& why) {
     if (failed()) return;
-    failure_ = "orrery: rank " + std::to_string(rank_) + " stops: " + why +
-               "; its communicators are aborted, and this world cannot be used any more";
+    failure_ = describe_stop(rank_, why, "", "; its communicators are aborted, and this world cannot be used any more");
     failed_.store(true, std::memory_order_release);
     lines_.each([](line& one) { one.comm.abort(); });
   }

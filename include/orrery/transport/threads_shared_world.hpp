@@ -231,9 +231,7 @@ class shared_world {
     std::string& sentence = ranks_[static_cast<std::size_t>(rank)].sentence;
     if (sentence.empty()) {
       const std::lock_guard lock{failure_mutex_};
-      const std::string who = "rank " + std::to_string(rank);
-      sentence = "orrery: " + who + " stops: " + failure_ + (doing.empty() ? "" : "; " + who + " was " + doing) +
-                 world_is_lost;
+      sentence = describe_stop(rank, failure_, doing);
     }
     throw transport_error{sentence};
   }

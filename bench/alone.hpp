@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "orrery/schedule/program.hpp"
+#include "orrery/transport/adaptor.hpp"
 #include "orrery/transport/host_memory.hpp"
 #include "orrery/transport/transport.hpp"
 
@@ -46,7 +47,7 @@ class filled_memory : public orrery::host_memory {
 /// The transport that moves nothing. Plans live in `Memory`, which has what would arrive; kernels are called with
 /// `context`.
 template <class Memory, class Context, orrery::transport World>
-class unmoved {
+class unmoved : public orrery::transport_adaptor<World, unmoved<Memory, Context, World>> {
  public:
   using memory = Memory;
 
@@ -59,17 +60,13 @@ class unmoved {
     [[nodiscard]] Context context() const { return given; }
   };
 
-  unmoved(World& world, const Context& context) : world_{&world}, context_{context} {}
+  unmoved(World& world, const Context& context) : orrery::transport_adaptor<World, unmoved>{world}, context_{context} {}
 
-  [[nodiscard]] int rank() const { return world_->rank(); }
-  [[nodiscard]] int size() const { return world_->size(); }
-  [[nodiscard]] std::vector<std::string> all_gather(const std::string& text) { return world_->all_gather(text); }
   [[nodiscard]] channel open(const orrery::program&, const std::vector<orrery::exchange_pieces>&) const {
     return {context_};
   }
 
  private:
-  World* world_;
   Context context_;
 };
 

@@ -12,6 +12,7 @@
 #include "orrery/run/executor.hpp"
 #include "orrery/topology/double_ring.hpp"
 #include "orrery/topology/ring.hpp"
+#include "orrery/transport/adaptor.hpp"
 #include "orrery/transport/counted.hpp"
 #include "orrery/transport/faulty.hpp"
 #include "orrery/transport/threads.hpp"
@@ -22,16 +23,9 @@
 namespace {
 
 /// Threads whose channels write down what they are told.
-class noting {
+class noting : public orrery::transport_adaptor<orrery::threads::world, noting> {
  public:
-  using memory = orrery::threads::world::memory;
-
-  noting(orrery::threads::world& on, std::string& notes) : world_{&on}, notes_{&notes} {}
-
-  [[nodiscard]] int rank() const { return world_->rank(); }
-  [[nodiscard]] int size() const { return world_->size(); }
-  [[nodiscard]] bool usable() const { return world_->usable(); }
-  [[nodiscard]] std::vector<std::string> all_gather(const std::string& text) { return world_->all_gather(text); }
+  noting(orrery::threads::world& on, std::string& notes) : transport_adaptor{on}, notes_{&notes} {}
 
   struct channel {
     orrery::channel_of<orrery::threads::world> inner;
@@ -47,11 +41,10 @@ class noting {
     [[nodiscard]] auto context() const { return inner.context(); }
   };
   [[nodiscard]] channel open(const orrery::program& p, std::vector<orrery::exchange_pieces> pieces) {
-    return {world_->open(p, std::move(pieces)), notes_};
+    return {world().open(p, std::move(pieces)), notes_};
   }
 
  private:
-  orrery::threads::world* world_;
   std::string* notes_;
 };
 

@@ -3,12 +3,11 @@
 
 #include <cstdint>
 #include <memory>
-#include <span>
-#include <string>
 #include <utility>
 #include <vector>
 
 #include "orrery/schedule/list.hpp"
+#include "orrery/transport/adaptor.hpp"
 #include "orrery/transport/transport.hpp"
 
 namespace orrery {
@@ -21,52 +20,35 @@ namespace orrery {
 ///     attend.forward(...);
 ///     counting.bytes_sent();
 template <transport World>
-class counted {
+class counted : public transport_adaptor<World, counted<World>> {
   struct totals {
     std::int64_t bytes = 0;
     std::int64_t messages = 0;
   };
 
  public:
-  using memory = typename World::memory;
-
-  explicit counted(World& world) : world_{&world}, totals_{std::make_shared<totals>()} {}
-
-  [[nodiscard]] int rank() const noexcept { return world_->rank(); }
-  [[nodiscard]] int size() const noexcept { return world_->size(); }
-  [[nodiscard]] bool usable() { return world_->usable(); }
-  void barrier() { world_->barrier(); }
-  [[nodiscard]] std::vector<std::string> all_gather(const std::string& text) { return world_->all_gather(text); }
-  template <class T>
-  void all_reduce_sum(std::span<T> values) {
-    world_->all_reduce_sum(values);
-  }
+  explicit counted(World& world)
+      : transport_adaptor<World, counted<World>>{world}, totals_{std::make_shared<totals>()} {}
 
   /// Bytes and messages that this rank has sent in exchanges since the beginning or `reset`.
   [[nodiscard]] std::int64_t bytes_sent() const noexcept { return totals_->bytes; }
   [[nodiscard]] std::int64_t messages_sent() const noexcept { return totals_->messages; }
   void reset() noexcept { *totals_ = {}; }
 
-  class channel {
+  class channel : public channel_adaptor<channel_of<World>> {
    public:
     channel(channel_of<World> inner, std::shared_ptr<totals> totals, list<std::int64_t> bytes)
-        : inner_{std::move(inner)}, totals_{std::move(totals)}, bytes_{std::move(bytes)} {}
+        : channel_adaptor<channel_of<World>>{std::move(inner)}, totals_{std::move(totals)}, bytes_{std::move(bytes)} {}
 
-    void begin() { inner_.begin(); }
     void post(int exchange) {
       if (const std::int64_t bytes = bytes_[exchange]; bytes >= 0) {
         totals_->bytes += bytes;
         ++totals_->messages;
       }
-      inner_.post(exchange);
+      channel_adaptor<channel_of<World>>::post(exchange);
     }
-    void posted() requires batching<channel_of<World>> { inner_.posted(); }
-    void await(int exchange) { inner_.await(exchange); }
-    void abandon(const std::string& why) requires abandonable<channel_of<World>> { inner_.abandon(why); }
-    [[nodiscard]] auto context() const { return inner_.context(); }
 
    private:
-    channel_of<World> inner_;
     std::shared_ptr<totals> totals_;
     list<std::int64_t> bytes_;  // of each exchange; -1 if it sends no message
   };
@@ -78,11 +60,10 @@ class counted {
       for (const piece& one : of_exchange.sent) sum += one.bytes;
       bytes.push_back(sum);
     }
-    return {world_->open(p, std::move(pieces)), totals_, std::move(bytes)};
+    return {this->world().open(p, std::move(pieces)), totals_, std::move(bytes)};
   }
 
  private:
-  World* world_;
   std::shared_ptr<totals> totals_;
 };
 

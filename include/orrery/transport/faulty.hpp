@@ -5,13 +5,13 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
-#include <span>
 #include <stdexcept>
 #include <string>
 #include <thread>
 #include <utility>
 #include <vector>
 
+#include "orrery/transport/adaptor.hpp"
 #include "orrery/transport/deadline.hpp"
 #include "orrery/transport/transport.hpp"
 
@@ -88,7 +88,9 @@ struct scripted_fault {
 /// Without a fault it costs one comparison for each post and await. For tests: standing still looks every millisecond
 /// whether the world has failed, and so needs a world that has `usable()`.
 template <transport World>
-class faulty {
+class faulty : public transport_adaptor<World, faulty<World>> {
+  using base = transport_adaptor<World, faulty<World>>;
+
   struct script {
     World* world;
     std::vector<scripted_fault> faults;  // of this rank, not yet happened
@@ -143,67 +145,49 @@ class faulty {
   };
 
  public:
-  using memory = typename World::memory;
-
-  faulty(World& world, std::vector<scripted_fault> faults) : world_{&world}, script_{std::make_shared<script>()} {
+  faulty(World& world, std::vector<scripted_fault> faults) : base{world}, script_{std::make_shared<script>()} {
     script_->world = &world;
     for (scripted_fault& one : faults) {
       if (one.rank == world.rank()) script_->faults.push_back(std::move(one));
     }
   }
 
-  [[nodiscard]] int rank() const noexcept { return world_->rank(); }
-  [[nodiscard]] int size() const noexcept { return world_->size(); }
-  [[nodiscard]] bool usable() { return world_->usable(); }
-  void barrier() {
-    script_->come();
-    world_->barrier();
-  }
-  [[nodiscard]] std::vector<std::string> all_gather(const std::string& text) {
-    script_->come();
-    std::string said = text;
-    // As `require_agreement` writes them: name, unit separator, value, record separator.
-    const auto place = [&](const scripted_fault& f) {
-      const std::size_t found = ('\x1e' + text).find('\x1e' + f.field + '\x1f');
-      return found == std::string::npos ? found : found + f.field.size() + 1;
-    };
-    const scripted_fault now = script_->take([&](const scripted_fault& f) {
-      return f.what == scripted_fault::kind::disagreement && place(f) != std::string::npos;
-    });
-    if (now.what == scripted_fault::kind::disagreement) said.insert(place(now), "not ");
-    return world_->all_gather(said);
-  }
-  template <class T>
-  void all_reduce_sum(std::span<T> values) {
-    script_->come();
-    world_->all_reduce_sum(values);
+  [[nodiscard]] std::vector<std::string> all_gather(const std::string& text) { return base::all_gather(changed(text)); }
+  [[nodiscard]] std::vector<std::string> all_gather(const std::string& text,
+                                                    collective_call call) requires naming_calls<World> {
+    return base::all_gather(changed(text), call);
   }
 
-  class channel {
+  /// What all collective members go through.
+  template <class Call>
+  decltype(auto) collective(const Call& call) {
+    script_->come();
+    return call();
+  }
+
+  class channel : public channel_adaptor<channel_of<World>> {
+    using inner = channel_adaptor<channel_of<World>>;
+
    public:
-    channel(channel_of<World> inner, std::shared_ptr<script> faults, const program& p)
-        : inner_{std::move(inner)}, script_{std::move(faults)} {
+    channel(channel_of<World> below, std::shared_ptr<script> faults, const program& p)
+        : inner{std::move(below)}, script_{std::move(faults)} {
       for (const exchange& x : p.exchanges) steps_.push_back({x.posted, x.complete_before});
     }
 
     void begin() {
       ++script_->call;
-      inner_.begin();
+      inner::begin();
     }
     void post(int exchange) {
       script_->happen(steps_[static_cast<std::size_t>(exchange)].first);
-      inner_.post(exchange);
+      inner::post(exchange);
     }
-    void posted() requires batching<channel_of<World>> { inner_.posted(); }
     void await(int exchange) {
       script_->happen(steps_[static_cast<std::size_t>(exchange)].second);
-      inner_.await(exchange);
+      inner::await(exchange);
     }
-    void abandon(const std::string& why) requires abandonable<channel_of<World>> { inner_.abandon(why); }
-    [[nodiscard]] auto context() const { return inner_.context(); }
 
    private:
-    channel_of<World> inner_;
     std::shared_ptr<script> script_;
     std::vector<std::pair<int, int>> steps_;  // in which each exchange is posted and awaited
   };
@@ -215,10 +199,24 @@ class faulty {
     const scripted_fault now = script_->take(
         [&](const scripted_fault& f) { return f.what == scripted_fault::kind::wrong_length && f.plan == plan; });
     if (now.what == scripted_fault::kind::wrong_length) shorten(pieces, now.exchange);
-    return {world_->open(p, std::move(pieces)), script_, p};
+    return {this->world().open(p, std::move(pieces)), script_, p};
   }
 
  private:
+  /// A text of `require_agreement`, with another value if the script says so.
+  [[nodiscard]] std::string changed(const std::string& text) {
+    const auto place = [&](const scripted_fault& f) {
+      const std::size_t found = ('\x1e' + text).find('\x1e' + f.field + '\x1f');
+      return found == std::string::npos ? found : found + f.field.size() + 1;
+    };
+    const scripted_fault now = script_->take([&](const scripted_fault& f) {
+      return f.what == scripted_fault::kind::disagreement && place(f) != std::string::npos;
+    });
+    std::string said = text;
+    if (now.what == scripted_fault::kind::disagreement) said.insert(place(now), "not ");
+    return said;
+  }
+
   static void shorten(std::vector<exchange_pieces>& pieces, int exchange) {
     if (exchange >= 0 && static_cast<std::size_t>(exchange) < pieces.size()) {
       for (piece& one : pieces[static_cast<std::size_t>(exchange)].sent) {
@@ -231,7 +229,6 @@ class faulty {
                                 " of this plan sends nothing; choose one that does"};
   }
 
-  World* world_;
   std::shared_ptr<script> script_;
 };
 

@@ -18,7 +18,9 @@
 #include <vector>
 
 #include "orrery/draw/timeline.hpp"
+#include "orrery/transport/adaptor.hpp"
 #include "orrery/transport/describe.hpp"
+#include "orrery/transport/peer_text.hpp"
 #include "orrery/transport/transport.hpp"
 
 namespace orrery {
@@ -49,7 +51,7 @@ struct trace_options {
 /// allocate nothing. What lies between two events is drawn as `compute`: packing, tiles and merges. Composes with other
 /// adaptors: `traced` outside of `faulty` shows the faults.
 template <transport World>
-class traced {
+class traced : public transport_adaptor<World, traced<World>> {
   using clock = std::chrono::steady_clock;
   enum class kind : std::uint8_t { begin, post, await };
 
@@ -104,6 +106,7 @@ class traced {
     /// Does `work` as a part of what was recorded last.
     template <class Work>
     void prolong(const Work& work) {
+      if (recorded == 0) return work();  // forgotten meanwhile
       event& last = ring[static_cast<std::size_t>((recorded - 1) % static_cast<std::int64_t>(ring.size()))];
       try {
         work();
@@ -243,10 +246,9 @@ class traced {
   };
 
  public:
-  using memory = typename World::memory;
-
   /// Collective. Throws `std::invalid_argument` for fewer than one event.
-  explicit traced(World& world, trace_options how = {}) : world_{&world}, recording_{std::make_shared<recording>()} {
+  explicit traced(World& world, trace_options how = {})
+      : transport_adaptor<World, traced<World>>{world}, recording_{std::make_shared<recording>()} {
     if (how.events < 1) {
       throw std::invalid_argument{"orrery: traced: events is " + std::to_string(how.events) + ", expected at least 1"};
     }
@@ -257,58 +259,64 @@ class traced {
     // A machine's clock is one. Where a machine does not say which it is, each rank has a clock of its own.
     std::string machine;
     std::getline(std::ifstream{"/proc/sys/kernel/random/boot_id"}, machine);
-    static_cast<void>(world.all_gather(""));
+    static_cast<void>(all_gather_as(world, "", collective_call::recorder));
     recording_->origin = recording::now();
     const std::string mine = machine + " ";
-    for (const std::string& other : world.all_gather(mine + std::to_string(recording_->origin))) {
+    for (const std::string& other :
+         all_gather_as(world, mine + std::to_string(recording_->origin), collective_call::recorder)) {
       if (machine.empty() || other.compare(0, mine.size(), mine) != 0) continue;
-      recording_->origin = std::stoll(other.substr(mine.size()));
+      if (!peer_text{other}.skip(mine).number(recording_->origin).ended()) {
+        throw transport_error{"orrery: traced: a rank gives \"" + other +
+                              "\" where all say their clocks: let all ranks make the same calls, in one order"};
+      }
       break;
     }
   }
 
-  [[nodiscard]] int rank() const noexcept { return world_->rank(); }
-  [[nodiscard]] int size() const noexcept { return world_->size(); }
-  [[nodiscard]] bool usable() { return world_->usable(); }
-  void barrier() {
-    reporting([&] { world_->barrier(); });
-  }
-  [[nodiscard]] std::vector<std::string> all_gather(const std::string& text) {
-    return reporting([&] { return world_->all_gather(text); });
-  }
-  template <class T>
-  void all_reduce_sum(std::span<T> values) {
-    reporting([&] { world_->all_reduce_sum(values); });
+  /// What all collective members go through: one that fails writes down the events.
+  template <class Call>
+  decltype(auto) collective(const Call& call) {
+    try {
+      return call();
+    } catch (const std::exception& e) {
+      recording_->fail(e.what());
+      throw;
+    }
   }
 
-  class channel {
+  void abandon(const std::string& why) requires abandonable<World> {
+    this->world().abandon(why);
+    recording_->fail("failed " + why);
+  }
+
+  class channel : public channel_adaptor<channel_of<World>> {
+    using inner = channel_adaptor<channel_of<World>>;
+
    public:
-    channel(channel_of<World> inner, std::shared_ptr<recording> to, int plan)
-        : inner_{std::move(inner)}, recording_{std::move(to)}, plan_{plan} {}
+    channel(channel_of<World> below, std::shared_ptr<recording> to, int plan)
+        : inner{std::move(below)}, recording_{std::move(to)}, plan_{plan} {}
 
     void begin() {
       call_ = recording_->calls++;
-      recording_->measure(event_of(kind::begin, 0), [&] { inner_.begin(); });
+      recording_->measure(event_of(kind::begin, 0), [&] { inner::begin(); });
     }
     void post(int exchange) {
-      recording_->measure(event_of(kind::post, exchange), [&] { inner_.post(exchange); });
+      recording_->measure(event_of(kind::post, exchange), [&] { inner::post(exchange); });
     }
     void posted() requires batching<channel_of<World>> {
-      recording_->prolong([&] { inner_.posted(); });
+      recording_->prolong([&] { inner::posted(); });
     }
     void await(int exchange) {
-      recording_->measure(event_of(kind::await, exchange), [&] { inner_.await(exchange); });
+      recording_->measure(event_of(kind::await, exchange), [&] { inner::await(exchange); });
     }
     void abandon(const std::string& why) requires abandonable<channel_of<World>> {
-      inner_.abandon(why);
+      inner::abandon(why);
       recording_->fail("failed " + why);
     }
-    [[nodiscard]] auto context() const { return inner_.context(); }
 
    private:
     [[nodiscard]] event event_of(kind what, int exchange) const { return {0, 0, what, false, plan_, call_, exchange}; }
 
-    channel_of<World> inner_;
     std::shared_ptr<recording> recording_;
     int plan_;
     int call_ = 0;
@@ -323,7 +331,7 @@ class traced {
       for (const piece& one : of_exchange.sent) sum += one.bytes;
       bytes.push_back(sum);
     }
-    return reporting([&] { return channel{world_->open(p, std::move(pieces)), recording_, plan}; });
+    return collective([&] { return channel{this->world().open(p, std::move(pieces)), recording_, plan}; });
   }
 
   /// This rank's events in the Chrome trace format (see `timeline`). Not collective.
@@ -336,13 +344,13 @@ class traced {
 
   /// The events of all ranks in the Chrome trace format, written by rank 0. Collective.
   void write_timeline(std::ostream& to) {
-    const std::vector<std::string> of_all = all_gather(recording_->events());
-    if (rank() == 0) to << timeline::document(of_all);
+    const std::vector<std::string> of_all = gather_events();
+    if (this->rank() == 0) to << timeline::document(of_all);
   }
   /// The same to a file. Rank 0 throws `std::runtime_error` if it cannot be written.
   void write_timeline(const std::string& path) {
-    const std::vector<std::string> of_all = all_gather(recording_->events());
-    if (rank() != 0) return;
+    const std::vector<std::string> of_all = gather_events();
+    if (this->rank() != 0) return;
     std::ofstream file{path};
     if (!(file << timeline::document(of_all) << std::flush)) {
       throw std::runtime_error{"orrery: traced: the timeline could not be written to " + path};
@@ -353,17 +361,10 @@ class traced {
   void reset() noexcept { recording_->recorded = 0; }
 
  private:
-  template <class Work>
-  auto reporting(const Work& work) {
-    try {
-      return work();
-    } catch (const std::exception& e) {
-      recording_->fail(e.what());
-      throw;
-    }
+  [[nodiscard]] std::vector<std::string> gather_events() {
+    return collective([&] { return all_gather_as(this->world(), recording_->events(), collective_call::recorder); });
   }
 
-  World* world_;
   std::shared_ptr<recording> recording_;
 };
 

@@ -4,6 +4,7 @@
 #include <concepts>
 #include <cstddef>
 #include <cstdint>
+#include <exception>
 #include <span>
 #include <stdexcept>
 #include <string>
@@ -12,6 +13,7 @@
 
 #include "orrery/schedule/list.hpp"
 #include "orrery/schedule/program.hpp"
+#include "orrery/transport/collective_signature.hpp"
 #include "orrery/transport/describe.hpp"
 
 namespace orrery {
@@ -53,21 +55,36 @@ concept transport_channel = requires(Channel& channel, int exchange) {
   channel.context();
 };
 
-/// One rank's view of a world of ranks. All members but `rank` and `size` are collective: all ranks call them, in one
-/// order.
+/// One rank's view of a world of ranks. All members but `rank`, `size` and `usable` are collective: all ranks call
+/// them, in one order. If ranks meet in different calls, all of them throw `transport_error`, which says who calls
+/// what.
 ///
+/// - `barrier()` returns when all ranks have called it.
+/// - `all_gather(text)` returns the texts of all ranks. For plan time only: it may allocate.
+/// - `all_reduce_sum(values)` replaces the values, in the memory of the host, by the sums of the values of all ranks,
+///   added in the order of the ranks: every rank gets the same bits. Throws `std::invalid_argument` on every rank if
+///   they do not give equally many values of one type.
 /// - `open(program, pieces)` prepares a plan and returns its channel; the pieces (one entry for each exchange of the
 ///   program) stay where they are until the channel is gone.
-/// - `all_gather(text)` returns the texts of all ranks. For plan time only: it may allocate.
+/// - `usable()` is false after a failure. From then on every collective member throws the same sentence again, at once.
 /// - `memory` is where the plan's buffers live: constructed with a number of bytes, aligned to 64, it has `data()`.
 ///
-/// Worlds also have `usable()`: false after a failure. From then on every collective member throws the same sentence
-/// again, at once.
+/// A world may also have
+///
+/// - `all_gather(text, call)`: the same for a call that is compared as another `collective_call`, so that a text of an
+///   operator's construction is not taken for one of the trainer's;
+/// - `abandon(why)`: this rank gives up ("rank 2 failed " and `why`), so that the others fail at once, with its name.
+///   Not collective. It does not throw.
+///
+/// An adaptor derives from `transport_adaptor`, which forwards all of these.
 template <class World>
 concept transport = requires(World& world, const program& p, std::vector<exchange_pieces> pieces,
-                             const std::string& text) {
+                             const std::string& text, std::span<double> values) {
   { world.rank() } -> std::convertible_to<int>;
   { world.size() } -> std::convertible_to<int>;
+  { world.usable() } -> std::convertible_to<bool>;
+  world.barrier();
+  world.all_reduce_sum(values);
   { world.all_gather(text) } -> std::same_as<std::vector<std::string>>;
   { world.open(p, pieces) } -> transport_channel;
   typename World::memory;
@@ -83,11 +100,55 @@ concept batching = requires(Channel& channel) {
   channel.posted();
 };
 
-/// Can a rank that leaves a call in the middle say so to the others?
+/// Can a rank that leaves a call in the middle say so to the others? Of channels and worlds.
 template <class Channel>
 concept abandonable = requires(Channel& channel, const std::string& why) {
   channel.abandon(why);
 };
+
+/// Does a world compare a gathering of texts as the collective call that it is part of?
+template <class World>
+concept naming_calls = requires(World& world, const std::string& text, collective_call call) {
+  { world.all_gather(text, call) } -> std::same_as<std::vector<std::string>>;
+};
+
+/// `all_gather` as part of another collective call, if the world can name it.
+template <transport World>
+[[nodiscard]] std::vector<std::string> all_gather_as(World& world, const std::string& text, collective_call call) {
+  if constexpr (naming_calls<World>) {
+    return world.all_gather(text, call);
+  } else {
+    return world.all_gather(text);
+  }
+}
+
+/// What all ranks throw, with the same message, because they do not say the same (see `require_agreement`): the world
+/// can still be used.
+struct disagreement : std::invalid_argument {
+  using std::invalid_argument::invalid_argument;
+};
+
+/// Call in a handler of an exception that ends a part of a collective construction. Unless all ranks throw it alike
+/// (`disagreement`, `transport_error`), this rank gives up the world: the others fail at once, with its name and what
+/// it has thrown, also if it goes on after the exception.
+template <class World>
+void give_up_on_exception([[maybe_unused]] World& world, [[maybe_unused]] const char* doing) noexcept {
+  if constexpr (abandonable<World>) {
+    try {
+      try {
+        throw;
+      } catch (const disagreement&) {
+      } catch (const transport_error&) {
+      } catch (const std::exception& e) {
+        world.abandon(std::string{doing} + ": " + e.what());
+      } catch (...) {
+        world.abandon(doing);
+      }
+    } catch (...) {  // no memory for the message
+      world.abandon(std::string{});
+    }
+  }
+}
 
 /// One thing that all ranks must say alike.
 struct agreement {
@@ -95,22 +156,51 @@ struct agreement {
   std::string value;
 };
 
-/// Throws if the ranks' texts, lists of `agreement`s, are not all the same (see `require_agreement`).
+/// The text of a rank's agreements: of each its name, a unit separator, its value and a record separator. Separators in
+/// names and values are replaced.
+[[nodiscard]] inline std::string text_of(std::span<const agreement> fields) {
+  std::string text;
+  const auto add = [&](const std::string& part, char end) {
+    for (const char c : part) text += c == '\x1e' || c == '\x1f' ? '?' : c;
+    text += end;
+  };
+  for (const agreement& field : fields) {
+    add(field.name, '\x1f');
+    add(field.value, '\x1e');
+  }
+  return text;
+}
+
+/// Reads what `text_of` has written. Returns false for anything else.
+[[nodiscard]] inline bool parse_agreements(const std::string& text, list<agreement>& fields) {
+  for (std::size_t at = 0; at < text.size();) {
+    const std::size_t middle = text.find('\x1f', at);
+    const std::size_t end = text.find('\x1e', at);
+    if (end == std::string::npos || middle >= end || middle == at) return false;
+    if (text.find('\x1f', middle + 1) < end) return false;
+    fields.push_back({text.substr(at, middle - at), text.substr(middle + 1, end - middle - 1)});
+    at = end + 1;
+  }
+  return true;
+}
+
+/// Throws `disagreement` if the ranks' texts, lists of `agreement`s, are not all the same (see `require_agreement`),
+/// and `transport_error` if one of them is no such list.
 inline void compare_agreements(const std::vector<std::string>& texts) {
   list<list<agreement>> all;
-  for (const std::string& from : texts) {
-    list<agreement>& fields = *all.extend(1);
-    for (std::size_t at = 0; at < from.size();) {
-      const std::size_t middle = from.find('\x1f', at);
-      const std::size_t end = from.find('\x1e', at);
-      fields.push_back({from.substr(at, middle - at), from.substr(middle + 1, end - middle - 1)});
-      at = end + 1;
-    }
+  for (std::size_t rank = 0; rank < texts.size(); ++rank) {
+    if (parse_agreements(texts[rank], *all.extend(1))) continue;
+    throw transport_error{
+        "orrery: rank " + std::to_string(rank) + " gives a text of " + std::to_string(texts[rank].size()) +
+        " bytes that is no list of agreements, so it makes another collective call than "
+        "require_agreement, which the construction of an operator begins with; let all ranks make the "
+        "same calls, in one order"};
   }
+  if (texts.empty()) return;
   for (int rank = 0; rank < all.size(); ++rank) {
     for (const agreement& field : all[rank]) {
       if (field.name == "error" && !field.value.empty()) {
-        throw std::invalid_argument{"orrery: rank " + std::to_string(rank) + ": " + field.value};
+        throw disagreement{"orrery: rank " + std::to_string(rank) + ": " + field.value};
       }
     }
   }
@@ -139,19 +229,17 @@ inline void compare_agreements(const std::vector<std::string>& texts) {
       groups += values[first];
     }
     if (disagree) {
-      throw std::invalid_argument{"orrery: ranks disagree about " + name + ":" + groups + "; give all ranks the same"};
+      throw disagreement{"orrery: ranks disagree about " + name + ":" + groups + "; give all ranks the same"};
     }
   }
 }
 
-/// Throws `std::invalid_argument` on every rank, with the same sentence, if ranks do not all say the same: it names the
-/// field and who says what. An entry named "error" is a rank's own failure, thrown on all ranks with its rank.
-/// Collective.
+/// Throws `disagreement`, a `std::invalid_argument`, on every rank, with the same message, if ranks do not all say the
+/// same: it names the field and who says what. An entry named "error" is a rank's own failure, thrown on all ranks with
+/// its rank. Collective.
 template <transport World>
 void require_agreement(World& world, std::span<const agreement> mine) {
-  std::string text;
-  for (const agreement& field : mine) text += field.name + '\x1f' + field.value + '\x1e';
-  compare_agreements(world.all_gather(text));
+  compare_agreements(all_gather_as(world, text_of(mine), collective_call::agreement));
 }
 
 }  // namespace orrery

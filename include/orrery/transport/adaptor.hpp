@@ -1,0 +1,87 @@
+// Copyright The Orrery authors. SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <concepts>
+#include <span>
+#include <string>
+#include <type_traits>
+#include <utility>
+#include <vector>
+
+#include "orrery/transport/collective_signature.hpp"
+#include "orrery/transport/transport.hpp"
+
+namespace orrery {
+
+/// Base of adaptors, transports that stand on another one: forwards everything to the world below. An adaptor derives
+/// from it, defines `open`, and hides what it changes.
+///
+///     template <orrery::transport World>
+///     struct slow : orrery::transport_adaptor<World, slow<World>> {
+///       using orrery::transport_adaptor<World, slow<World>>::transport_adaptor;
+///       template <class Call>
+///       decltype(auto) collective(const Call& call) { return wait_a_little(), call(); }
+///     };
+///
+/// All collective members but `open` go through `collective(call)` of `Adaptor`, by default `call()`.
+template <transport World, class Adaptor>
+class transport_adaptor {
+ public:
+  using memory = typename World::memory;
+
+  explicit transport_adaptor(World& world) noexcept : world_{&world} {}
+
+  [[nodiscard]] int rank() const noexcept { return world_->rank(); }
+  [[nodiscard]] int size() const noexcept { return world_->size(); }
+  [[nodiscard]] bool usable() { return world_->usable(); }
+  void barrier() {
+    self().collective([&] { world_->barrier(); });
+  }
+  [[nodiscard]] std::vector<std::string> all_gather(const std::string& text) {
+    return self().collective([&] { return world_->all_gather(text); });
+  }
+  [[nodiscard]] std::vector<std::string> all_gather(const std::string& text,
+                                                    collective_call call) requires naming_calls<World> {
+    return self().collective([&] { return world_->all_gather(text, call); });
+  }
+  template <class T>
+  void all_reduce_sum(std::span<T> values) {
+    self().collective([&] { world_->all_reduce_sum(values); });
+  }
+  void abandon(const std::string& why) requires abandonable<World> { world_->abandon(why); }
+  [[nodiscard]] channel_of<World> open(const program& p, std::vector<exchange_pieces> pieces) {
+    return world_->open(p, std::move(pieces));
+  }
+
+  template <class Call>
+  decltype(auto) collective(const Call& call) {
+    return call();
+  }
+
+ protected:
+  [[nodiscard]] World& world() const noexcept { return *world_; }
+
+ private:
+  [[nodiscard]] Adaptor& self() noexcept { return static_cast<Adaptor&>(*this); }
+
+  World* world_;
+};
+
+/// Base of adaptors' channels: forwards everything to the channel below.
+template <transport_channel Channel>
+class channel_adaptor {
+ public:
+  explicit channel_adaptor(Channel inner) : inner_{std::move(inner)} {}
+
+  void begin() { inner_.begin(); }
+  void post(int exchange) { inner_.post(exchange); }
+  void posted() requires batching<Channel> { inner_.posted(); }
+  void await(int exchange) { inner_.await(exchange); }
+  void abandon(const std::string& why) requires abandonable<Channel> { inner_.abandon(why); }
+  [[nodiscard]] auto context() const { return inner_.context(); }
+
+ private:
+  Channel inner_;
+};
+
+}  // namespace orrery

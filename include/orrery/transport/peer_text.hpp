@@ -1,0 +1,80 @@
+// Copyright The Orrery authors. SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <limits>
+#include <string>
+#include <string_view>
+#include <type_traits>
+
+namespace orrery {
+
+/// Reads a text that another rank has written, and accepts nothing but what is asked for: a chain of calls, of which
+/// the first that does not find its part fails all that follow. Never reads past the end, and never loops.
+///
+///     std::uint64_t inquiry = 0;
+///     int first = 0;
+///     if (!peer_text{text}.number(inquiry).skip(" ").number(first, 0, size - 1).ended()) refuse();
+class peer_text {
+ public:
+  explicit peer_text(std::string_view text) noexcept : rest_{text} {}
+
+  /// A decimal integer in [least, most], written as std::to_string does. `into` stays as it is otherwise.
+  template <class T>
+  peer_text& number(T& into, T least = std::numeric_limits<T>::min(), T most = std::numeric_limits<T>::max()) noexcept {
+    static_assert(std::is_integral_v<T>);
+    if (!good_) return *this;
+    const bool negative = std::is_signed_v<T> && !rest_.empty() && rest_[0] == '-';
+    std::size_t at = negative ? 1 : 0;
+    const std::size_t first = at;
+    std::uint64_t value = 0;
+    for (; at < rest_.size() && rest_[at] >= '0' && rest_[at] <= '9'; ++at) {
+      const auto digit = static_cast<std::uint64_t>(rest_[at] - '0');
+      if (value > (std::numeric_limits<std::uint64_t>::max() - digit) / 10) return fail();
+      value = 10 * value + digit;
+    }
+    if (at == first || (rest_[first] == '0' && (at > first + 1 || negative))) return fail();
+    constexpr auto largest = static_cast<std::uint64_t>(std::numeric_limits<T>::max());
+    if (value > largest + (negative ? 1 : 0)) return fail();
+    const T read = negative ? static_cast<T>(-static_cast<T>(value - 1) - 1) : static_cast<T>(value);
+    if (read < least || read > most) return fail();
+    into = read;
+    rest_.remove_prefix(at);
+    return *this;
+  }
+
+  /// Exactly these characters.
+  peer_text& skip(std::string_view expected) noexcept {
+    if (!good_ || rest_.substr(0, expected.size()) != expected) return fail();
+    rest_.remove_prefix(expected.size());
+    return *this;
+  }
+
+  /// All up to `end`, which must come, and `end` itself.
+  peer_text& until(char end, std::string_view& into) noexcept {
+    const std::size_t at = good_ ? rest_.find(end) : std::string_view::npos;
+    if (at == std::string_view::npos) return fail();
+    into = rest_.substr(0, at);
+    rest_.remove_prefix(at + 1);
+    return *this;
+  }
+
+  /// Does it go on with this character?
+  [[nodiscard]] bool at(char next) const noexcept { return good_ && !rest_.empty() && rest_[0] == next; }
+  /// Was all as expected so far?
+  [[nodiscard]] bool good() const noexcept { return good_; }
+  /// Was all as expected, and is it at its end?
+  [[nodiscard]] bool ended() const noexcept { return good_ && rest_.empty(); }
+
+ private:
+  peer_text& fail() noexcept {
+    good_ = false;
+    return *this;
+  }
+
+  std::string_view rest_;
+  bool good_ = true;
+};
+
+}  // namespace orrery

@@ -71,7 +71,12 @@ class attention {
     const auto shard = [](const void* of, int rank, int ranks, std::int64_t length) {
       return static_cast<const Layout*>(of)->shard(rank, ranks, length);
     };
-    make(world, shape, mask, {layout.name(), &layout, shard}, topology);
+    try {
+      make(world, shape, mask, {layout.name(), &layout, shard}, topology);
+    } catch (...) {  // an exception of this rank alone, as for want of memory
+      give_up_on_exception(world, "while it constructed an operator");
+      throw;
+    }
   }
 
   /// out = softmax(scale · q kᵀ, masked) v and lse = log of the softmax's denominators (natural; -infinity, with out =

@@ -331,7 +331,7 @@ TEST_CASE("what ranks say is heard") {
   mine.natives.push_back({orrery::collective_kind::all_to_all, 1, 3, 2, 5, 1});
   mine.ends.push_back({true, 2, 5, 0, 1, 3, 0, "2 16 8"});
   mine.ends.push_back({false, 3, 5, 0, 1, 3, -1, "0"});
-  const rank_messages heard = hear(tell(mine));
+  const rank_messages heard = hear(tell(mine), 0, 6);
   CHECK(heard.steps == 4);
   REQUIRE(heard.natives.size() == 1);
   CHECK(heard.natives[0] == mine.natives[0]);

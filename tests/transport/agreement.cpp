@@ -3,6 +3,8 @@
 // Ranks that do not say the same are told so, all of them, instead of hanging later.
 #include <cmath>
 #include <cstddef>
+#include <random>
+#include <span>
 #include <stdexcept>
 #include <string>
 #include <type_traits>
@@ -13,8 +15,12 @@
 #include "orrery/attention.hpp"
 #include "orrery/kernel/flash.hpp"
 #include "orrery/kernel/reference.hpp"
+#include "orrery/transport/counted.hpp"
+#include "orrery/transport/faulty.hpp"
 #include "orrery/transport/threads.hpp"
+#include "orrery/transport/traced.hpp"
 
+#include "run/pairs.hpp"
 #include "topologies.hpp"
 
 namespace {
@@ -67,7 +73,169 @@ std::string differ(const std::string& field, const std::string& others, const st
          "; give all ranks the same";
 }
 
+/// Collective calls, as a rank makes them.
+struct collective_of_rank {
+  const char* name;    // as messages say it
+  bool keeps = false;  // does the world stay usable if only the arguments differ?
+};
+constexpr collective_of_rank collectives[] = {{"calls barrier"},
+                                              {"calls all_gather"},
+                                              {"calls all_reduce_sum of 4 values of float", true},
+                                              {"calls all_reduce_sum of 2 values of double", true},
+                                              {"calls all_reduce_sum of 4 values of double", true},
+                                              {"calls require_agreement, as the construction of an operator does"},
+                                              {"calls open, as the construction of an operator does"},
+                                              {"calls traced, for its clock or timeline"}};
+
+template <class World>
+void make_call(World& on, std::size_t which) {
+  std::vector<float> floats(4, 1);
+  std::vector<double> doubles(4, 1);
+  if (which == 0) on.barrier();
+  if (which == 1) static_cast<void>(on.all_gather("hello"));
+  if (which == 2) on.all_reduce_sum(std::span{floats});
+  if (which == 3) on.all_reduce_sum(std::span{doubles}.first(2));
+  if (which == 4) on.all_reduce_sum(std::span{doubles});
+  if constexpr (std::is_same_v<World, orrery::threads::world>) {
+    if (which == 5) const orrery::attention<orrery::ring, orrery::flash<float>> attend{on, usual};
+  } else if (which == 5) {
+    orrery::require_agreement(on, {});
+  }
+  if (which == 6) pairs::check_rank<orrery::ring>(on, orrery::pass::forward, 16, 16);
+  if (which == 7) const orrery::traced<World> recorder{on};
+}
+
+/// Rank `odd` makes another call than the others: all throw the same, which names it and both calls, at once.
+template <class Adapted>
+void check_different_calls(int ranks, int odd, std::size_t others, std::size_t other, const Adapted& adapted) {
+  std::vector<std::string> said(static_cast<std::size_t>(ranks), "nothing");
+  std::vector<std::string> went_on = said;
+  const bool keeps = collectives[others].keeps && collectives[other].keeps;
+  const auto on_rank = [&](auto& on) {
+    const auto rank = static_cast<std::size_t>(on.rank());
+    try {
+      make_call(on, on.rank() == odd ? other : others);
+    } catch (const std::invalid_argument& e) {
+      said[rank] = keeps ? e.what() : "an argument is wrong";
+    } catch (const orrery::transport_error& e) {
+      said[rank] = keeps ? "the world is lost" : e.what();
+    }
+    try {
+      on.barrier();
+      went_on[rank] = "barrier";
+    } catch (const orrery::transport_error& e) {
+      went_on[rank] = e.what();
+    }
+  };
+  try {
+    orrery::threads::run(ranks, {.deadline = 3600}, [&](auto& on) { adapted(on, on_rank); });
+  } catch (const std::exception& e) {
+    FAIL_CHECK(e.what());
+  }
+
+  const std::string name = "rank " + std::to_string(odd) + " " + collectives[other].name;
+  std::string of_others = collectives[others].name;
+  if (ranks > 2) of_others.replace(0, 5, "call");
+  INFO(ranks, " ranks; ", name, ", the others ", of_others);
+  for (std::size_t rank = 0; rank < said.size(); ++rank) {
+    CHECK(said[rank].find("orrery: ") == 0);
+    CHECK(said[rank].find(name) != std::string::npos);
+    CHECK(said[rank].find(of_others) != std::string::npos);
+    CHECK(went_on[rank] == (keeps ? "barrier" : said[rank]));
+  }
+}
+
 }  // namespace
+
+TEST_CASE("ranks in different collective calls: all of them are told who calls what, and nobody hangs or crashes") {
+  for (const int ranks : {2, 3, 4}) {
+    for (const int odd : {0, ranks - 1}) {
+      for (std::size_t others = 0; others < std::size(collectives); ++others) {
+        for (std::size_t other = 0; other < std::size(collectives); ++other) {
+          if (other == others) continue;
+          check_different_calls(ranks, odd, others, other, [](auto& on, const auto& body) { body(on); });
+          if (ranks != 3) continue;
+          check_different_calls(ranks, odd, others, other, [](auto& on, const auto& body) {
+            orrery::counted counting{on};
+            orrery::faulty unlucky{counting, {}};
+            orrery::traced recorder{unlucky};
+            body(recorder);
+          });
+        }
+      }
+    }
+  }
+}
+
+TEST_CASE("a rank that has left out a collective call meets the others one call later") {
+  std::vector<std::string> said(3);
+  orrery::threads::run(3, {.deadline = 3600}, [&](auto& on) {
+    const auto rank = static_cast<std::size_t>(on.rank());
+    try {
+      for (int call = 0; call < 3; ++call) {
+        if (rank != 1 || call != 1) on.barrier();
+      }
+      if (rank == 1) static_cast<void>(on.all_gather("hello"));
+    } catch (const orrery::transport_error& e) {
+      said[rank] = e.what();
+    }
+  });
+  for (std::size_t rank = 0; rank < 3; ++rank) {
+    CHECK(said[rank] == "orrery: rank " + std::to_string(rank) +
+                            " stops: ranks are in different collective calls: ranks 0, 2 call barrier; rank 1 calls "
+                            "all_gather; let all ranks make the same calls, in one order; this world cannot be used "
+                            "any more");
+  }
+}
+
+TEST_CASE("texts that are no agreements") {
+  const auto said = [](const std::string& text) {
+    const agreement good[] = {{"colour", "red"}};
+    try {
+      orrery::compare_agreements({orrery::text_of(good), text});
+    } catch (const orrery::transport_error& e) {
+      return std::string{e.what()};
+    } catch (const orrery::disagreement&) {
+      return std::string{"disagreement"};
+    }
+    return std::string{"nothing"};
+  };
+  for (const std::string malformed :
+       {"hello", "\x1e", "\x1f", "colour\x1fred", "\x1fred\x1e", "colour\x1e", "colour\x1ered\x1f",
+        "a\x1f"
+        "b\x1f"
+        "c\x1e",
+        "colour\x1fred\x1ehello", "colour\x1fred\x1e\x1e"}) {
+    INFO(malformed);
+    CHECK(said(malformed).find("orrery: rank 1 gives a text of " + std::to_string(malformed.size()) +
+                               " bytes that is no list of agreements") == 0);
+  }
+  CHECK(said("colour\x1fred\x1e") == "nothing");
+  CHECK(said("colour\x1f\x1e") == "disagreement");
+  CHECK(said("") == "disagreement");
+  CHECK_NOTHROW(orrery::compare_agreements({}));
+
+  // Any text is refused, or is one that would be written like this.
+  std::minstd_rand random{3};
+  int accepted = 0;
+  for (int i = 0; i < 20000; ++i) {
+    std::string text(random() % 12, ' ');
+    for (char& c : text) c = "ab\x1e\x1f"[random() % 4];
+    orrery::list<agreement> fields;
+    if (!orrery::parse_agreements(text, fields)) continue;
+    ++accepted;
+    CHECK(orrery::text_of({fields.begin(), fields.end()}) == text);
+  }
+  CHECK(accepted > 100);
+  CHECK(accepted < 10000);
+}
+
+TEST_CASE("separators in a name or a value are no separators") {
+  CHECK(said_by_all(2, [](auto& on) {
+          const agreement mine[] = {{"mask", on.rank() == 0 ? "odd\x1e\x1f" : "odd"}};
+          orrery::require_agreement(on, mine);
+        }) == "orrery: ranks disagree about mask: rank 0 has odd??; rank 1 has odd; give all ranks the same");
+}
 
 TEST_CASE("every field of the shape") {
   CHECK(disagreement(usual) == "nothing");

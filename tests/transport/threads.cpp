@@ -169,7 +169,9 @@ TEST_CASE("all_reduce_sum of different numbers of values is refused on every ran
     on.barrier();
   });
   for (const std::string& one : said) {
-    CHECK(one == "orrery: all_reduce_sum: rank 0 gives 4 values and rank 2 gives 5; give equally many");
+    CHECK(one ==
+          "orrery: ranks give different values to one collective call: ranks 0, 1 call all_reduce_sum of 4 values of "
+          "double; rank 2 calls all_reduce_sum of 5 values of double; give equally many");
   }
 }
 

@@ -7,7 +7,6 @@
 #include <exception>
 #include <stdexcept>
 #include <string>
-#include <system_error>
 #include <thread>
 #include <vector>
 
@@ -29,7 +28,7 @@ class thread_team {
     helpers_.reserve(marks_.size() - 2);
     try {
       for (int i = 1; i < threads; ++i) helpers_.emplace_back([this, i] { help(i); });
-    } catch (const std::system_error& e) {
+    } catch (const std::exception& e) {  // no more threads, or no memory for one
       dismiss();
       throw std::runtime_error{"orrery: thread_team: " + std::to_string(threads) +
                                " threads asked for, but the system refuses one more after " +

@@ -55,113 +55,113 @@ template <class World, class Interaction>
 class executor {
  public:
   /// Collective. The program must be proven (see `verify`) and finished.
-  executor(World& world, const tensor_program& p, Interaction& work)
-      : work_{&work},
-        plan_{p, block_sizes{work}},
-        workspace_{plan_.workspace_bytes()},
-        channel_{world.open(p.program, placed(p))} {
-    static_assert(transport<World>, "orrery: the executor's first argument is not a transport; see orrery::transport");
-  }
-  executor(World& world, const program& p, Interaction& work) : executor{world, tensor_program{p, {}}, work} {}
+  executor(World& world, const tensor_program& p, Interaction& work) try : work_{&work}, plan_{p, block_sizes{work}
+}, workspace_{plan_.workspace_bytes()}, channel_{world.open(p.program, placed(p))} {
+  static_assert(transport<World>, "orrery: the executor's first argument is not a transport; see orrery::transport");
+}
+catch (...) {
+  give_up_on_exception(world, "while it made an executor");
+}
+executor(World& world, const program& p, Interaction& work) : executor{world, tensor_program{p, {}}, work} {}
 
-  void run() {
-    begin();
-    or_abandon([&] {
-      int posted = 0;
-      for (int tensor = 0; tensor < plan_.tensors.size(); ++tensor) posted += pack_and_post(tensor);
-      end_posting(posted);
-    });
-    finish();
-  }
+void run() {
+  begin();
+  or_abandon([&] {
+    int posted = 0;
+    for (int tensor = 0; tensor < plan_.tensors.size(); ++tensor) posted += pack_and_post(tensor);
+    end_posting(posted);
+  });
+  finish();
+}
 
-  void begin() {
-    or_abandon([&] {
-      now_ = plan_.steps.items;
-      channel_.begin();
-      work_->prepare(channel_.context());
-    });
-  }
+void begin() {
+  or_abandon([&] {
+    now_ = plan_.steps.items;
+    channel_.begin();
+    work_->prepare(channel_.context());
+  });
+}
 
-  void give(int tensor) {
-    or_abandon([&] { end_posting(pack_and_post(tensor)); });
-  }
+void give(int tensor) {
+  or_abandon([&] { end_posting(pack_and_post(tensor)); });
+}
 
-  void finish() {
-    or_abandon([&] {
-      const auto context = channel_.context();
-      for (const executor_plan::planned_step& now : plan_.steps) {
-        now_ = &now;
-        for (const executor_plan::completion& done : now.completions) {
-          channel_.await(done.exchange);
-          for (const executor_plan::arrival& one : done.merges)
-            work_->merge(context, one.block, one.into, one.from, one.fresh);
-          for (const block& result : done.results) work_->finish(context, result);
-        }
-        end_posting(post(now.exchanges));
-        if (!now.queries.empty()) work_->interact(context, now.queries, now.keys);
-        for (const block& result : now.results) work_->finish(context, result);
+void finish() {
+  or_abandon([&] {
+    const auto context = channel_.context();
+    for (const executor_plan::planned_step& now : plan_.steps) {
+      now_ = &now;
+      for (const executor_plan::completion& done : now.completions) {
+        channel_.await(done.exchange);
+        for (const executor_plan::arrival& one : done.merges)
+          work_->merge(context, one.block, one.into, one.from, one.fresh);
+        for (const block& result : done.results) work_->finish(context, result);
       }
-    });
-  }
-
-  /// Lets what flies move on, where the transport needs the processor for it.
-  void progress() {
-    const auto context = channel_.context();
-    if constexpr (requires { context.poll(); }) context.poll();
-  }
-
-  /// This rank leaves the call in the middle: the others fail at once, with this rank's name, the step and `why`.
-  void abandon(const std::string& why) {
-    if constexpr (abandonable<channel_of<World>>) {
-      channel_.abandon("in step " + std::to_string(now_ - plan_.steps.items) + why);
+      end_posting(post(now.exchanges));
+      if (!now.queries.empty()) work_->interact(context, now.queries, now.keys);
+      for (const block& result : now.results) work_->finish(context, result);
     }
-  }
+  });
+}
 
-  /// Bytes of the slots and packed operands.
-  [[nodiscard]] std::int64_t workspace_bytes() const noexcept { return plan_.workspace_bytes(); }
+/// Lets what flies move on, where the transport needs the processor for it.
+void progress() {
+  const auto context = channel_.context();
+  if constexpr (requires { context.poll(); }) context.poll();
+}
 
- private:
-  /// The pieces of the placed plan.
-  const std::vector<exchange_pieces>& placed(const tensor_program& p) {
-    plan_.place(p, block_sizes{*work_}, workspace_.data());
-    return plan_.pieces;
+/// This rank leaves the call in the middle: the others fail at once, with this rank's name, the step and `why`.
+void abandon(const std::string& why) {
+  if constexpr (abandonable<channel_of<World>>) {
+    channel_.abandon("in step " + std::to_string(now_ - plan_.steps.items) + why);
   }
+}
 
-  /// Each returns how many exchanges it has posted.
-  int pack_and_post(int tensor) {
-    const auto context = channel_.context();
-    const executor_plan::handed_over& given = plan_.tensors[tensor];
-    for (const executor_plan::own_operand& own : given.packed) work_->pack(context, tensor, own.block, own.address);
-    return post(given.exchanges);
-  }
-  int post(const range& exchanges) {
-    for (int e = exchanges.first; e < exchanges.end(); ++e) channel_.post(e);
-    return exchanges.count;
-  }
-  void end_posting(int posted) {
-    if constexpr (batching<channel_of<World>>) {
-      if (posted > 0) channel_.posted();
-    }
-  }
+/// Bytes of the slots and packed operands.
+[[nodiscard]] std::int64_t workspace_bytes() const noexcept { return plan_.workspace_bytes(); }
 
-  template <class Part>
-  void or_abandon(const Part& part) try {
-    part();
-  } catch (const transport_error&) {
-    throw;
-  } catch (const std::exception& e) {
-    abandon(std::string{": "} + e.what());
-    throw;
-  } catch (...) {
-    abandon("");
-    throw;
-  }
+private:
+/// The pieces of the placed plan.
+const std::vector<exchange_pieces>& placed(const tensor_program& p) {
+  plan_.place(p, block_sizes{*work_}, workspace_.data());
+  return plan_.pieces;
+}
 
-  Interaction* work_;
-  executor_plan plan_;
-  const executor_plan::planned_step* now_ = nullptr;
-  typename World::memory workspace_;
-  channel_of<World> channel_;
-};
+/// Each returns how many exchanges it has posted.
+int pack_and_post(int tensor) {
+  const auto context = channel_.context();
+  const executor_plan::handed_over& given = plan_.tensors[tensor];
+  for (const executor_plan::own_operand& own : given.packed) work_->pack(context, tensor, own.block, own.address);
+  return post(given.exchanges);
+}
+int post(const range& exchanges) {
+  for (int e = exchanges.first; e < exchanges.end(); ++e) channel_.post(e);
+  return exchanges.count;
+}
+void end_posting(int posted) {
+  if constexpr (batching<channel_of<World>>) {
+    if (posted > 0) channel_.posted();
+  }
+}
+
+template <class Part>
+void or_abandon(const Part& part) try {
+  part();
+} catch (const transport_error&) {
+  throw;
+} catch (const std::exception& e) {
+  abandon(std::string{": "} + e.what());
+  throw;
+} catch (...) {
+  abandon("");
+  throw;
+}
+
+Interaction* work_;
+executor_plan plan_;
+const executor_plan::planned_step* now_ = nullptr;
+typename World::memory workspace_;
+channel_of<World> channel_;
+};  // namespace orrery
 
 }  // namespace orrery

@@ -296,11 +296,14 @@ class world {
     const rank_streams::pause waiting{*streams_};
     host_.barrier();
   }
-  [[nodiscard]] std::vector<std::string> all_gather(const std::string& text) {
+  [[nodiscard]] std::vector<std::string> all_gather(const std::string& text,
+                                                    collective_call call = collective_call::all_gather) {
     streams_->make_current();
     const rank_streams::pause waiting{*streams_};
-    return host_.all_gather(text);
+    return host_.all_gather(text, call);
   }
+  /// This rank gives up: the others fail at once with "rank 2 failed " and `why`. Not collective.
+  void abandon(const std::string& why) noexcept { host_.abandon(why); }
   /// Of values in the memory of the host; see `threads::world::all_reduce_sum`.
   template <class T>
   void all_reduce_sum(std::span<T> values) {
@@ -314,9 +317,12 @@ class world {
 
   /// Throws `transport_error` on every rank if a rank sends what its peer does not expect; the world stays usable.
   /// Costs three events for each message, and a stream for each lane that no plan had before.
-  [[nodiscard]] channel open(const program& p, std::vector<exchange_pieces> pieces) {
+  [[nodiscard]] channel open(const program& p, std::vector<exchange_pieces> pieces) try {
     streams_->make_current();
     return {group_->host(), rank(), p, std::move(pieces), message::end{streams_}};
+  } catch (...) {
+    give_up_on_exception(*this, "while it opened a plan");
+    throw;
   }
 
  private:

@@ -6,7 +6,6 @@
 #include <exception>
 #include <memory>
 #include <span>
-#include <stdexcept>
 #include <string>
 #include <type_traits>
 #include <utility>
@@ -89,24 +88,29 @@ class world {
     own_->call_ends();
   }
   /// Returns when all ranks have called it.
-  void barrier() { static_cast<void>(own_->all_gather("")); }
-  /// The texts of all ranks. Takes device memory for them for a while.
-  [[nodiscard]] std::vector<std::string> all_gather(const std::string& text) { return own_->all_gather(text); }
+  void barrier() { static_cast<void>(own_->all_gather("", {collective_call::barrier})); }
+  /// The texts of all ranks, of a call that is compared as `call`. Takes device memory for them for a while.
+  [[nodiscard]] std::vector<std::string> all_gather(const std::string& text,
+                                                    collective_call call = collective_call::all_gather) {
+    return own_->all_gather(text, {call});
+  }
+  /// This rank gives up and aborts its communicators: NCCL, or their deadline, tells the others. Not collective.
+  void abandon(const std::string& why) noexcept {
+    try {
+      own_->give_up("rank " + std::to_string(rank()) + " failed " + why);
+    } catch (...) {  // no memory for a message: the others have their deadline
+    }
+  }
 
   /// Replaces the values of all ranks, in the memory of the host, by their sums, added in the order of the ranks: every
-  /// rank gets the same bits. All ranks give equally many values; P times their bytes are received.
+  /// rank gets the same bits. P times their bytes are received. Throws `std::invalid_argument` on every rank if they do
+  /// not all give equally many values of one type.
   template <class T>
   void all_reduce_sum(std::span<T> values) {
     static_assert(std::is_trivially_copyable_v<T>, "orrery: all_reduce_sum: the values are sent as bytes");
     std::string mine(values.size_bytes(), '\0');
     if (!mine.empty()) std::memcpy(mine.data(), values.data(), mine.size());
-    const std::vector<std::string> all = own_->all_gather(mine);
-    for (const std::string& one : all) {
-      if (one.size() != mine.size()) {
-        throw std::invalid_argument{
-            "orrery: all_reduce_sum: ranks give different numbers of values; give equally many"};
-      }
-    }
+    const std::vector<std::string> all = own_->all_gather(mine, collective_signature::sum<T>(values.size()));
     for (std::size_t i = 0; i < values.size(); ++i) {
       T sum{};
       for (const std::string& one : all) {

@@ -78,7 +78,9 @@ class channel {
         : world{std::move(on)}, steps{p}, pieces{std::move(where)}, ends_of(pieces.size()) {
       const auto [mine, remarks] = messages();
       std::vector<rank_messages> all;
-      for (const std::string& text : world->all_gather(tell(mine))) all.push_back(hear(text));
+      for (const std::string& text : world->all_gather(tell(mine), {collective_call::open})) {
+        all.push_back(hear(text, static_cast<int>(all.size()), world->size()));
+      }
       call_order order = world_messages{std::move(all)}.order(world->rank());
       make_lines(order);
       std::string wrong;
@@ -92,7 +94,7 @@ class channel {
       if (order.natives.empty()) return;
       // Native calls take memory, which a rank may not have.
       const agreement said{"error", wrong};
-      compare_agreements(world->all_gather(said.name + '\x1f' + said.value + '\x1e'));
+      compare_agreements(world->all_gather(text_of({&said, 1}), {collective_call::open}));
     }
     plan(const plan&) = delete;
     plan& operator=(const plan&) = delete;

@@ -2,12 +2,15 @@
 #pragma once
 
 #include <algorithm>
+#include <array>
 #include <atomic>
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
+#include <cstring>
 #include <exception>
 #include <memory>
+#include <span>
 #include <stdexcept>
 #include <string>
 #include <thread>
@@ -18,6 +21,7 @@
 #include <nccl.h>
 
 #include "orrery/kernel/device_context.hpp"
+#include "orrery/transport/collective_signature.hpp"
 #include "orrery/transport/deadline.hpp"
 #include "orrery/transport/describe.hpp"
 #include "orrery/transport/device_objects.hpp"
@@ -200,19 +204,41 @@ class communicators {
     }
   }
 
-  /// The texts of all ranks, over the device: their sizes, then all of them padded to the largest.
-  [[nodiscard]] std::vector<std::string> all_gather(const std::string& text) {
+  /// The texts of all ranks, over the device: their signatures and sizes, which are compared, then all texts padded to
+  /// the largest. Throws `std::invalid_argument` on all ranks if only the arguments of their calls differ, and fails if
+  /// ranks are in different calls.
+  [[nodiscard]] std::vector<std::string> all_gather(const std::string& text, collective_signature call) {
     enter("at a collective call");
-    const auto mine = static_cast<std::uint64_t>(text.size());
-    std::vector<std::uint64_t> sizes(static_cast<std::size_t>(size_));
-    gather(&mine, sizes.data(), sizeof(mine));
+    call.sequence = collective_calls_++;
+    constexpr std::size_t header = collective_signature::size + sizeof(std::uint64_t);
+    const auto ranks = static_cast<std::size_t>(size_);
+    std::array<std::byte, header> mine{};
+    const auto signature = call.serialize();
+    const auto my_size = static_cast<std::uint64_t>(text.size());
+    std::copy(signature.begin(), signature.end(), mine.begin());
+    std::memcpy(mine.data() + signature.size(), &my_size, sizeof(my_size));
+    std::vector<std::byte> headers(header * ranks);
+    gather(mine.data(), headers.data(), header);
+
+    std::vector<collective_signature> calls(ranks);
+    std::vector<std::uint64_t> sizes(ranks);
+    for (std::size_t r = 0; r < ranks; ++r) {
+      const std::span of_rank = std::span{headers}.subspan(header * r, header);
+      if (!collective_signature::parse(of_rank.first(collective_signature::size), calls[r])) {
+        fail("rank " + std::to_string(r) + " comes to a collective call with something that is no signature of one");
+      }
+      std::memcpy(&sizes[r], of_rank.data() + collective_signature::size, sizeof(sizes[r]));
+    }
+    require_same_call(calls, [this](const std::string& why) { fail(why); });
+
     const std::uint64_t most = *std::max_element(sizes.begin(), sizes.end());
+    if (most > most_bytes) fail("the texts of a collective call have up to " + std::to_string(most) + " bytes");
     std::vector<char> padded(most);
-    std::vector<char> all(most * sizes.size());
+    std::vector<char> all(most * ranks);
     std::copy(text.begin(), text.end(), padded.begin());
     if (most > 0) gather(padded.data(), all.data(), most);
     std::vector<std::string> texts;
-    for (std::size_t r = 0; r < sizes.size(); ++r) texts.emplace_back(all.data() + r * most, sizes[r]);
+    for (std::size_t r = 0; r < ranks; ++r) texts.emplace_back(all.data() + r * most, sizes[r]);
     return texts;
   }
 
@@ -229,6 +255,8 @@ class communicators {
   }
 
  private:
+  static constexpr std::uint64_t most_bytes = std::uint64_t{1} << 40;  // of one rank's text: more is no size
+
   [[noreturn]] static void refuse(const std::string& why) { throw std::invalid_argument{"orrery: nccl::" + why}; }
 
   [[noreturn]] void throw_failure() {
@@ -328,6 +356,7 @@ class communicators {
   std::string failure_;  // written once, before:
   std::atomic<bool> failed_{false};
   bool settled_ = false;
+  std::uint64_t collective_calls_ = 0;
   turn turn_;
   int depth_ = 0;  // of the rank's turns
   std::unique_ptr<call_marks> marks_;

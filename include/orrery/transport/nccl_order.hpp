@@ -4,16 +4,19 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
+#include <limits>
 #include <map>
 #include <set>
 #include <sstream>
 #include <string>
+#include <string_view>
 #include <tuple>
 #include <utility>
 #include <vector>
 
 #include "orrery/schedule/program.hpp"
 #include "orrery/transport/describe.hpp"
+#include "orrery/transport/peer_text.hpp"
 #include "orrery/transport/transport.hpp"
 
 /// In which order a rank issues its exchanges, so that NCCL, which waits for more than a schedule does, still ends.
@@ -99,26 +102,40 @@ struct rank_messages {
   }
   return text.str();
 }
-[[nodiscard]] inline rank_messages hear(const std::string& text) {
+/// Reads what rank `from`, of `ranks`, has written by `tell`. Throws `transport_error` if it is anything else.
+[[nodiscard]] inline rank_messages hear(const std::string& text, int from, int ranks) {
+  constexpr int most = (std::numeric_limits<int>::max)();
+  constexpr int most_steps = 1 << 20;
   rank_messages told;
-  std::istringstream lines{text};
-  lines >> told.steps;
-  for (char kind = 0; lines >> kind;) {
-    if (kind == 'n') {
-      int number = 0;
+  peer_text read{text};
+  read.number(told.steps, 0, most_steps).skip("\n");
+  while (read.good() && !read.ended()) {
+    if (read.at('n')) {
+      int kind = 0;
       native_call one{};
-      lines >> number >> one.first_rank >> one.ranks >> one.rank_stride >> one.lane >> one.number;
-      one.kind = static_cast<collective_kind>(number);
+      read.skip("n ").number(kind, 0, static_cast<int>(collective_kind::reduce_scatter)).skip(" ");
+      read.number(one.first_rank, 0, ranks - 1).skip(" ").number(one.ranks, 1, ranks).skip(" ");
+      read.number(one.rank_stride, 1, most).skip(" ").number(one.lane, 0, most).skip(" ");
+      read.number(one.number, 0, most).skip("\n");
+      one.kind = static_cast<collective_kind>(kind);
       told.natives.push_back(one);
     } else {
       message_end one{};
-      one.sends = kind == 's';
-      lines >> one.peer >> one.lane >> one.exchange >> one.posted >> one.complete_before >> one.native;
-      std::getline(lines >> std::ws, one.sizes);
+      one.sends = read.at('s');
+      std::string_view sizes;
+      read.skip(one.sends ? "s " : "r ").number(one.peer, 0, ranks - 1).skip(" ").number(one.lane, 0, most).skip(" ");
+      read.number(one.exchange, 0, most).skip(" ").number(one.posted, 0, most_steps).skip(" ");
+      read.number(one.complete_before, -most, most).skip(" ");
+      read.number(one.native, -1, static_cast<int>(told.natives.size()) - 1).skip(" ").until('\n', sizes);
+      one.sizes = sizes;
       told.ends.push_back(std::move(one));
     }
   }
-  return told;
+  if (read.ended()) return told;
+  throw transport_error{"orrery: rank " + std::to_string(from) +
+                        " gives a text that is no list of a plan's messages, so it makes another collective call than "
+                        "open, which the construction of an operator ends with; let all ranks make the same calls, in "
+                        "one order"};
 }
 
 /// One call of NCCL's: a group of sends and receives, or a native collective.

@@ -7,8 +7,8 @@
 #include <exception>
 #include <memory>
 #include <mutex>
+#include <new>
 #include <span>
-#include <stdexcept>
 #include <string>
 #include <system_error>
 #include <thread>
@@ -74,26 +74,23 @@ class world {
   /// False after a failure: from then on every other member throws its sentence. Not collective.
   [[nodiscard]] bool usable() const noexcept { return !shared_->failed(); }
 
-  /// The texts of all ranks.
-  [[nodiscard]] std::vector<std::string> all_gather(const std::string& text) {
-    return shared_->all_gather(rank_, text);
+  /// The texts of all ranks, of a call that is compared as `call`.
+  [[nodiscard]] std::vector<std::string> all_gather(const std::string& text,
+                                                    collective_call call = collective_call::all_gather) {
+    return shared_->all_gather(rank_, text, call);
   }
 
+  /// This rank gives up: the others fail at once with "rank 2 failed " and `why`. Not collective.
+  void abandon(const std::string& why) noexcept { shared_->abandon(rank_, why); }
+
   /// Replaces the values of all ranks by their sums, added in the order of the ranks: every rank gets the same bits.
-  /// Throws `std::invalid_argument` on every rank if they do not all give equally many values.
+  /// Throws `std::invalid_argument` on every rank if they do not all give equally many values of one type.
   template <class T>
   void all_reduce_sum(std::span<T> values) {
-    std::string wrong;
-    shared_->show(rank_, &values, [&](const std::vector<void*>& shown) {
+    const auto call = collective_signature::sum<T>(values.size());
+    shared_->show(rank_, &values, call, [&](const std::vector<void*>& shown) {
       const std::size_t ranks = shown.size();
       const auto values_of = [&](std::size_t rank) { return *static_cast<const std::span<T>*>(shown[rank]); };
-      std::size_t odd = 0;
-      while (odd < ranks && values_of(odd).size() == values_of(0).size()) ++odd;
-      if (odd < ranks) {
-        wrong = "orrery: all_reduce_sum: rank 0 gives " + std::to_string(values_of(0).size()) + " values and rank " +
-                std::to_string(odd) + " gives " + std::to_string(values_of(odd).size()) + "; give equally many";
-        return;
-      }
       // Each rank adds up its part, for all.
       const std::size_t begin = values.size() * static_cast<std::size_t>(rank_) / ranks;
       const std::size_t end = values.size() * (static_cast<std::size_t>(rank_) + 1) / ranks;
@@ -103,12 +100,14 @@ class world {
         for (std::size_t rank = 0; rank < ranks; ++rank) values_of(rank)[i] = sum;
       }
     });
-    if (!wrong.empty()) throw std::invalid_argument{wrong};
   }
 
   /// Throws `transport_error` on every rank if a rank sends what its peer does not expect; the world stays usable.
-  [[nodiscard]] channel open(const program& p, std::vector<exchange_pieces> pieces) {
+  [[nodiscard]] channel open(const program& p, std::vector<exchange_pieces> pieces) try {
     return {*shared_, rank_, p, std::move(pieces), message::end{shared_->team_of(rank_)}};
+  } catch (...) {
+    give_up_on_exception(*this, "while it opened a plan");
+    throw;
   }
 
  private:
@@ -122,42 +121,58 @@ inline void run_ranks(shared_world& shared, void (*call)(void* body, int rank), 
   std::mutex mutex;
   std::exception_ptr cause;
   std::exception_ptr echo;
-  const auto keep_first = [&](std::exception_ptr& first) {
+  const auto keep_first = [&](std::exception_ptr& first) noexcept {
     const std::lock_guard lock{mutex};
     if (first == nullptr) first = std::current_exception();
   };
   // Zero where the number of cores is not known.
   const auto cores = static_cast<std::int64_t>(std::thread::hardware_concurrency());
   const bool crowded = cores > 0 && std::int64_t{shared.size()} * shared.how().threads_per_rank > cores;
-  const auto of_rank = [&, crowded](int rank) {
-    const std::string who = "rank " + std::to_string(rank) + " failed";
+  // An exception in a handler would end the process: so what follows does not throw, even if there is no memory.
+  const auto fail = [&](int rank, const char* why) noexcept {
+    try {
+      shared.fail("rank " + std::to_string(rank) + " failed" + (*why == '\0' ? "" : ": ") + why);
+    } catch (...) {  // no memory for the message
+      shared.abandon(rank, "");
+    }
+  };
+  const auto of_rank = [&, crowded](int rank) noexcept {
     if (crowded) ask_for_long_time_slices();
     try {
       call(body, rank);
     } catch (const transport_error& e) {
       keep_first(echo);
-      shared.fail(who + ": " + e.what());
+      fail(rank, e.what());
     } catch (const std::exception& e) {
       keep_first(cause);
-      shared.fail(who + ": " + e.what());
+      fail(rank, e.what());
     } catch (...) {
       keep_first(cause);
-      shared.fail(who);
+      fail(rank, "");
     }
     shared.leave(rank);
   };
   std::vector<std::thread> threads;
   threads.reserve(static_cast<std::size_t>(shared.size()));
-  for (int rank = 0; rank < shared.size(); ++rank) {
+  std::error_code refused;
+  for (int rank = 0; rank < shared.size() && !refused; ++rank) {
     try {
       threads.emplace_back([&of_rank, rank] { of_rank(rank); });
     } catch (const std::system_error& e) {
-      keep_first(cause);
-      shared.fail("rank " + std::to_string(rank) + " could not be started: " + e.what());
-      break;
+      refused = e.code();
+    } catch (const std::bad_alloc&) {
+      refused = std::make_error_code(std::errc::not_enough_memory);
     }
   }
+  // Those that were started fail at their next communication.
+  const int missing = static_cast<int>(threads.size());
+  if (refused) shared.abandon(missing, "to start: the system refuses its thread");
   for (std::thread& one : threads) one.join();
+  if (refused) {
+    throw std::system_error{refused, "orrery: threads::run: the system refuses the thread of rank " +
+                                         std::to_string(missing) + " of " + std::to_string(shared.size()) +
+                                         "; use fewer ranks, or let the process have more threads and memory"};
+  }
   if (cause != nullptr) std::rethrow_exception(cause);
   if (echo != nullptr) std::rethrow_exception(echo);
 }
@@ -177,7 +192,8 @@ void run_ranks(shared_world& shared, const Body& body) {
 /// Threads that exceed the cores ask for long time slices (see `ask_for_long_time_slices`), because each change of
 /// thread costs a core the blocks that a kernel keeps in its caches.
 ///
-/// Throws `std::invalid_argument` for a number of ranks, deadline or threads that is not positive.
+/// Throws `std::invalid_argument` for a number of ranks, deadline or threads that is not positive, and
+/// `std::system_error` if the system refuses a rank's thread: when the ranks that it had started have ended.
 template <class Body>
 void run(int ranks, const options& how, Body&& body) {
   shared_world shared{ranks, how};

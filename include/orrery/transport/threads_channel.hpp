@@ -12,6 +12,7 @@
 
 #include "orrery/schedule/list.hpp"
 #include "orrery/schedule/program.hpp"
+#include "orrery/transport/collective_signature.hpp"
 #include "orrery/transport/describe.hpp"
 #include "orrery/transport/threads_shared_world.hpp"
 #include "orrery/transport/transport.hpp"
@@ -86,10 +87,10 @@ class basic_channel {
     }
 
     std::string wrong;
-    world_->show(rank, plan_.get(), [&](const std::vector<void*>& plans) {
+    world_->show(rank, plan_.get(), {collective_call::open}, [&](const std::vector<void*>& plans) {
       for (int e = 0; e < exchanges && wrong.empty(); ++e) wrong = find_receiver(e, plans);
     });
-    for (const std::string& of_rank : world_->all_gather(rank, wrong)) {
+    for (const std::string& of_rank : world_->all_gather(rank, wrong, collective_call::open)) {
       if (!of_rank.empty()) throw transport_error{"orrery: " + of_rank + world_is_usable};
     }
   }

@@ -7,12 +7,14 @@
 #include <cstdint>
 #include <memory>
 #include <mutex>
+#include <span>
 #include <stdexcept>
 #include <string>
 #include <thread>
 #include <vector>
 
 #include "orrery/kernel/thread_team.hpp"
+#include "orrery/transport/collective_signature.hpp"
 #include "orrery/transport/deadline.hpp"
 #include "orrery/transport/describe.hpp"
 #include "orrery/transport/transport.hpp"
@@ -34,7 +36,7 @@ class shared_world {
       : size_{checked(size, how)},
         options_{how},
         ranks_(static_cast<std::size_t>(size)),
-        gathered_(ranks_.size()),
+        signatures_(2 * ranks_.size()),
         shown_(ranks_.size()) {}
 
   [[nodiscard]] int size() const noexcept { return size_; }
@@ -112,45 +114,65 @@ class shared_world {
     return team.get();
   }
 
+  /// This rank gives up: the others fail at once with "rank 2 failed " and `why`, or without `why` if there is no
+  /// memory for the message.
+  void abandon(int rank, const std::string& why) noexcept {
+    try {
+      fail("rank " + std::to_string(rank) + " failed" + (why.empty() ? "" : " ") + why);
+      return;
+    } catch (...) {  // no memory
+    }
+    {
+      const std::lock_guard lock{failure_mutex_};
+      if (failed_.load(std::memory_order_relaxed)) return;
+      culprit_ = rank;
+      failed_.store(true, std::memory_order_seq_cst);
+    }
+    wake_all();
+  }
+
   /// Returns when all ranks have come.
   void barrier(int rank) {
     check(rank, coming);
-    ranks_[static_cast<std::size_t>(rank)].arrivals.fetch_add(1, std::memory_order_relaxed);
-    const std::uint64_t turn = arrived_.fetch_add(1, std::memory_order_acq_rel) / static_cast<std::uint64_t>(size_) + 1;
-    const std::uint64_t all = turn * static_cast<std::uint64_t>(size_);
-    const auto complete = [&] { return arrived_.load(std::memory_order_acquire) >= all; };
-    if (complete()) return wake_all();
-    wait(rank, anyone, complete, [] { return std::string{"for all ranks to come to the same collective call"}; });
+    meet(rank, numbered(rank, {collective_call::barrier}));
   }
 
   /// The texts of all ranks.
-  [[nodiscard]] std::vector<std::string> all_gather(int rank, const std::string& text) {
-    check(rank, coming);
-    gathered_[static_cast<std::size_t>(rank)] = text;
-    barrier(rank);
-    std::vector<std::string> all = gathered_;
-    barrier(rank);
+  [[nodiscard]] std::vector<std::string> all_gather(int rank, std::string text, collective_call call) {
+    std::vector<std::string> all;
+    show(rank, &text, {call}, [&](const std::vector<void*>& shown) {
+      all.reserve(shown.size());
+      for (const void* of_rank : shown) all.push_back(*static_cast<const std::string*>(of_rank));
+    });
     return all;
   }
 
-  /// Shows `mine` to all ranks, and calls `look` with what all ranks show, in their order. Returns, or throws, when
-  /// nobody looks any more: what a rank shows need not live longer than this call, even if it is given up in between.
+  /// Shows `mine` to all ranks, and calls `look` with what all ranks show, in their order: after it is known that all
+  /// ranks make the same call, which `call` describes, and so show things of one type. Returns, or throws, when nobody
+  /// looks any more: what a rank shows need not live longer than this call, even if it is given up in between.
   template <class Look>
-  void show(int rank, void* mine, const Look& look) {
+  void show(int rank, void* mine, const collective_signature& call, const Look& look) {
+    const collective_signature signature = numbered(rank, call);
     std::atomic<bool>& looking = ranks_[static_cast<std::size_t>(rank)].looking;
     looking.store(true, std::memory_order_seq_cst);
+    bool refused = false;
     try {
       check(rank, coming);  // after the store: who fails now either sees that this rank looks, or is seen here
       shown_[static_cast<std::size_t>(rank)] = mine;
-      barrier(rank);
+      try {
+        meet(rank, signature);
+      } catch (const std::invalid_argument&) {  // on all ranks: nobody looks
+        refused = true;
+        throw;
+      }
       look(static_cast<const std::vector<void*>&>(shown_));
       looking.store(false, std::memory_order_seq_cst);
-      barrier(rank);
+      meet(rank, signature);
     } catch (...) {
       looking.store(false, std::memory_order_seq_cst);
-      // Nobody waits while looking, and a barrier of a failed world ends at once: this does, too.
+      // Nobody waits while looking, and a meeting of a failed world ends at once: this does, too.
       for (const sleeper& other : ranks_) {
-        while (other.looking.load(std::memory_order_seq_cst)) std::this_thread::yield();
+        while (!refused && other.looking.load(std::memory_order_seq_cst)) std::this_thread::yield();
       }
       throw;
     }
@@ -171,13 +193,44 @@ class shared_world {
     return size;
   }
 
+  /// The signature of this rank's next collective call.
+  [[nodiscard]] collective_signature numbered(int rank, collective_signature call) noexcept {
+    call.sequence = ranks_[static_cast<std::size_t>(rank)].calls++;
+    return call;
+  }
+
+  /// Returns when all ranks have come with the same signature. Throws `std::invalid_argument` on all of them if only
+  /// their arguments differ, and fails the world if they are in different calls.
+  void meet(int rank, const collective_signature& mine) {
+    sleeper& me = ranks_[static_cast<std::size_t>(rank)];
+    // A rank is at most one meeting ahead of those that still read the signatures of the last one.
+    const std::span<collective_signature> of_ranks =
+        std::span{signatures_}.subspan(me.meetings++ % 2 * ranks_.size(), ranks_.size());
+    of_ranks[static_cast<std::size_t>(rank)] = mine;
+    me.arrivals.fetch_add(1, std::memory_order_relaxed);
+    const std::uint64_t turn = arrived_.fetch_add(1, std::memory_order_acq_rel) / static_cast<std::uint64_t>(size_) + 1;
+    const std::uint64_t all = turn * static_cast<std::uint64_t>(size_);
+    const auto complete = [&] { return arrived_.load(std::memory_order_acquire) >= all; };
+    if (complete()) {
+      wake_all();
+    } else {
+      wait(rank, anyone, complete, [] { return std::string{"for all ranks to come to the same collective call"}; });
+    }
+    require_same_call(of_ranks, [&](const std::string& why) {
+      fail(why);
+      throw_failure(rank, "");
+    });
+  }
+
   struct sleeper {
     std::mutex mutex;
     std::condition_variable wake;
     std::atomic<bool> left{false};
     std::atomic<bool> looking{false};        // at what others show
     std::atomic<int> waits_for{nobody};      // a rank, anyone, or nobody: it does not wait
-    std::atomic<std::uint64_t> arrivals{0};  // at barriers
+    std::atomic<std::uint64_t> arrivals{0};  // at meetings
+    std::uint64_t meetings = 0;              // the same, for the rank itself
+    std::uint64_t calls = 0;                 // collective ones
     std::string sentence;                    // that the rank throws, once the world has failed
     std::unique_ptr<thread_team> team;       // the rank's own, if it has helpers
   };
@@ -231,7 +284,8 @@ class shared_world {
     std::string& sentence = ranks_[static_cast<std::size_t>(rank)].sentence;
     if (sentence.empty()) {
       const std::lock_guard lock{failure_mutex_};
-      sentence = describe_stop(rank, failure_, doing);
+      const std::string nothing_known = "rank " + std::to_string(culprit_) + " failed";
+      sentence = describe_stop(rank, failure_.empty() ? nothing_known : failure_, doing);
     }
     throw transport_error{sentence};
   }
@@ -243,7 +297,8 @@ class shared_world {
   std::mutex failure_mutex_;
   std::atomic<bool> failed_{false};
   std::string failure_;
-  std::vector<std::string> gathered_;
+  int culprit_ = nobody;  // the rank that failed first, where there was no memory for its message
+  std::vector<collective_signature> signatures_;  // of all ranks at this meeting, and at the one before or after it
   std::vector<void*> shown_;
 };
 

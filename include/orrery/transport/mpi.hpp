@@ -14,6 +14,7 @@
 
 #include <mpi.h>
 
+#include "orrery/transport/collective_signature.hpp"
 #include "orrery/transport/mpi_channel.hpp"
 #include "orrery/transport/mpi_communicator.hpp"
 #include "orrery/transport/mpi_memory.hpp"
@@ -42,8 +43,8 @@ namespace orrery::mpi {
 /// every `progress_interval`. Collectives that programs remark are sent message by message, or by one non-blocking call
 /// of MPI on a communicator of their group (`options::collectives`): MPI_Iallgatherv where every rank sends one block,
 /// else MPI_Ialltoallw, with the same bytes, from and to the same places, and results of the same bits. A rank that
-/// waits for such a call cannot know which of its peers is late, and its sentence names them all. A communicator of some
-/// of the ranks is made on a thread of its own, since MPI makes it in a call that has no deadline: this takes
+/// waits for such a call cannot know which of its peers is late, and its sentence names them all. A communicator of
+/// some of the ranks is made on a thread of its own, since MPI makes it in a call that has no deadline: this takes
 /// MPI_THREAD_MULTIPLE. With less, collectives of such groups are sent message by message.
 ///
 /// All members but `rank` and `size` are collective. They throw `transport_error`, naming the MPI call or what was
@@ -79,35 +80,47 @@ class world {
   [[nodiscard]] int size() const noexcept { return own_->size(); }
 
   /// False after a failure, this rank's or one that another has told of: from then on every other member throws its
-  /// sentence. Not collective, and for any thread. Looks for such news, once, if this thread may call MPI and no other is
-  /// in a call.
+  /// sentence. Not collective, and for any thread. Looks for such news, once, if this thread may call MPI and no other
+  /// is in a call.
   [[nodiscard]] bool usable() { return own_->usable(); }
 
   /// Returns when all ranks have called it.
   void barrier() { own_->barrier(); }
 
-  /// The texts of all ranks. Together at most 2 GiB.
-  [[nodiscard]] std::vector<std::string> all_gather(const std::string& text) { return own_->all_gather(text); }
+  /// The texts of all ranks, of a call that is compared as `call`. Together at most 2 GiB, else all ranks throw
+  /// `std::length_error`.
+  [[nodiscard]] std::vector<std::string> all_gather(const std::string& text,
+                                                    collective_call call = collective_call::all_gather) {
+    return own_->all_gather(text, call);
+  }
+
+  /// This rank gives up: the others fail at once with "rank 2 failed " and `why`. Not collective. From a thread that
+  /// may not call MPI, the others are told when a thread that may comes to this world.
+  void abandon(const std::string& why) noexcept { own_->give_notice("failed ", why); }
 
   /// Replaces the values of all ranks by their sums, added in the order of the ranks: every rank gets the same bits.
-  /// All ranks give equally many values. Each rank adds a part of them: 2 (P - 1) / P of the bytes are sent, and up to
-  /// 16 MiB taken for a while.
+  /// Throws `std::invalid_argument` on every rank if they do not all give equally many values of one type. Each rank
+  /// adds a part of them: 2 (P - 1) / P of the bytes are sent, and up to 16 MiB taken for a while.
   template <class T>
   void all_reduce_sum(std::span<T> values) {
     static_assert(std::is_trivially_copyable_v<T>, "orrery: all_reduce_sum: the values are sent as bytes");
     constexpr std::size_t most = (std::size_t{8} << 20) / sizeof(T);
     const communicator::presence here = own_->enter();
-    for (std::size_t at = 0; at < values.size(); at += most) {
-      sum_part(values.subspan(at, (std::min)(most, values.size() - at)));
-    }
+    own_->collective("at an all_reduce_sum", [&] {
+      own_->meet(collective_signature::sum<T>(values.size()));
+      for (std::size_t at = 0; at < values.size(); at += most) {
+        sum_part(values.subspan(at, (std::min)(most, values.size() - at)));
+      }
+    });
   }
 
-  /// Costs two small collective calls, and one persistent request for each side of each exchange. With native
+  /// Costs four small collective calls, and one persistent request for each side of each exchange. With native
   /// collectives the first plan with a group also makes its communicator (`communicator::of_group`). Throws
   /// `transport_error` on all ranks if a rank sends what its peer does not expect.
   [[nodiscard]] channel open(const program& p, std::vector<exchange_pieces> pieces) {
     const communicator::presence here = own_->enter();
-    return own_->collective("opening a plan", [&] {
+    return own_->collective("while it opened a plan", [&] {
+      own_->meet({collective_call::open});
       own_->start_team();
       return channel{own_, p, std::move(pieces)};
     });

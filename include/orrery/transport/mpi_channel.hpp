@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <memory>
 #include <string>
+#include <string_view>
 #include <thread>
 #include <tuple>
 #include <utility>
@@ -20,6 +21,7 @@
 #include "orrery/transport/mpi_communicator.hpp"
 #include "orrery/transport/mpi_memory.hpp"
 #include "orrery/transport/mpi_message.hpp"
+#include "orrery/transport/peer_text.hpp"
 #include "orrery/transport/transport.hpp"
 
 namespace orrery::mpi {
@@ -250,6 +252,21 @@ class channel {
       std::vector<candidate> natives;
     };
 
+    /// Reads what a rank says in `agree`. False if it is malformed.
+    [[nodiscard]] static bool parse(const std::string& of_rank, int& lanes, std::string_view& wrong) {
+      peer_text read{of_rank};
+      read.number(lanes, 1).skip(" ");
+      while (read.at(';')) {
+        read.skip(";");
+        for (int i = 0; i < 5; ++i) {  // see candidate::name
+          int number = 0;
+          read.number(number, 0).skip(",");
+        }
+        read.skip(read.at('g') ? "g" : "w");
+      }
+      return read.skip(" ").until('\n', wrong).ended();
+    }
+
     /// What all ranks agree on. Throws on all of them if a rank sends what its peer does not expect.
     [[nodiscard]] agreed agree() const {
       std::vector<candidate> mine;
@@ -314,11 +331,17 @@ class channel {
       }
 
       agreed all{lanes, {}};
-      const std::vector<std::string> of_ranks = world->all_gather(said);
+      const std::vector<std::string> of_ranks = world->gather(said + "\n");
       for (const std::string& of_rank : of_ranks) {
-        const std::size_t wrong = of_rank.find(' ', of_rank.find(' ') + 1) + 1;
-        if (wrong < of_rank.size()) throw transport_error{"orrery: " + of_rank.substr(wrong) + world_is_usable};
-        all.lanes = (std::max)(all.lanes, std::stoi(of_rank));
+        int its_lanes = 1;
+        std::string_view wrong;
+        if (!parse(of_rank, its_lanes, wrong)) {
+          world->fail("rank " + std::to_string(&of_rank - of_ranks.data()) +
+                      " says of its plan what is no list of lanes and collectives; build all ranks with one version of "
+                      "this library");
+        }
+        if (!wrong.empty()) throw transport_error{"orrery: " + std::string{wrong} + world_is_usable};
+        all.lanes = (std::max)(all.lanes, its_lanes);
       }
       for (candidate& one : mine) {
         bool all_want_it = true;

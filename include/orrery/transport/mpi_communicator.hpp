@@ -2,7 +2,6 @@
 #pragma once
 
 #include <algorithm>
-#include <array>
 #include <atomic>
 #include <charconv>
 #include <chrono>
@@ -13,6 +12,7 @@
 #include <exception>
 #include <map>
 #include <memory>
+#include <span>
 #include <sstream>
 #include <stdexcept>
 #include <string>
@@ -26,12 +26,14 @@
 
 #include "orrery/kernel/thread_team.hpp"
 #include "orrery/schedule/builder.hpp"
+#include "orrery/transport/collective_signature.hpp"
 #include "orrery/transport/deadline.hpp"
 #include "orrery/transport/describe.hpp"
 #include "orrery/transport/mpi_inquiry.hpp"
 #include "orrery/transport/mpi_letters.hpp"
 #include "orrery/transport/mpi_memory.hpp"
 #include "orrery/transport/mpi_options.hpp"
+#include "orrery/transport/peer_text.hpp"
 #include "orrery/transport/transport.hpp"
 
 namespace orrery::mpi {
@@ -353,16 +355,70 @@ class communicator {
   }
   static void forget(const std::shared_ptr<void>& completed) { given_up::all().release(completed); }
 
+  /// Returns when all ranks have come to the same call: every collective call begins with this one, so that no rank
+  /// reads what belongs to another call. Throws `std::invalid_argument` on all ranks if only the type or number of
+  /// their values differ, and fails if they are in different calls.
+  void meet(collective_signature call) {
+    const presence here = enter();
+    call.sequence = signatures_++;
+    struct buffers {
+      std::vector<std::byte> all;
+    };
+    constexpr std::size_t each = collective_signature::size;
+    const auto ranks = static_cast<std::size_t>(size_);
+    const auto kept = keep<buffers>();
+    kept->all.resize(each * ranks);
+    const auto mine = call.serialize();
+    std::copy(mine.begin(), mine.end(), kept->all.begin() + static_cast<std::ptrdiff_t>(each) * rank_);
+    MPI_Request request = MPI_REQUEST_NULL;
+    check(MPI_Iallgather(MPI_IN_PLACE, 0, MPI_DATATYPE_NULL, kept->all.data(), static_cast<int>(each), MPI_BYTE, own_,
+                         &request),
+          "MPI_Iallgather", nothing);
+    wait_for_all(request, "MPI_Iallgather");
+    std::vector<collective_signature> calls(ranks);
+    for (std::size_t r = 0; r < ranks; ++r) {
+      if (collective_signature::parse(std::span{kept->all}.subspan(each * r, each), calls[r])) continue;
+      fail("rank " + std::to_string(r) + " comes to a collective call with something that is no signature of one; " +
+           "build all ranks with one version of this library");
+    }
+    forget(kept);
+    require_same_call(calls, [this](const std::string& why) { fail(why); });
+  }
+
   void barrier() {
     const presence here = enter();
-    MPI_Request request = MPI_REQUEST_NULL;
-    check(MPI_Ibarrier(own_, &request), "MPI_Ibarrier", nothing);
-    wait_for_all(request, "MPI_Ibarrier");
+    collective("at a barrier", [&] { meet({collective_call::barrier}); });
   }
 
   /// The texts of all ranks. Together at most 2 GiB.
-  [[nodiscard]] std::vector<std::string> all_gather(const std::string& text) {
+  [[nodiscard]] std::vector<std::string> all_gather(const std::string& text, collective_call call) {
     const presence here = enter();
+    return collective("at an all_gather", [&] {
+      meet({call});
+      return gather(text);
+    });
+  }
+
+  /// Gives each rank equally many numbers, in the order of the ranks, and returns what they give to this one. A part of
+  /// a collective call.
+  [[nodiscard]] std::vector<std::uint64_t> all_to_all(const std::vector<std::uint64_t>& numbers) {
+    struct buffers {
+      std::vector<std::uint64_t> given, taken;
+    };
+    const auto kept = keep<buffers>();
+    kept->given = numbers;
+    kept->taken.resize(numbers.size());
+    const int each = static_cast<int>(numbers.size()) / size_;
+    MPI_Request request = MPI_REQUEST_NULL;
+    check(MPI_Ialltoall(kept->given.data(), each, MPI_UINT64_T, kept->taken.data(), each, MPI_UINT64_T, own_, &request),
+          "MPI_Ialltoall", nothing);
+    wait_for_all(request, "MPI_Ialltoall");
+    forget(kept);
+    return kept->taken;
+  }
+
+  /// The texts of all ranks, as a part of a collective call.
+  [[nodiscard]] std::vector<std::string> gather(const std::string& text) {
     struct buffers {
       std::string mine, all;
       std::vector<std::int64_t> sizes;
@@ -381,8 +437,9 @@ class communicator {
     std::int64_t total = 0;
     for (const std::int64_t size : kept->sizes) {
       kept->offsets.push_back(static_cast<int>(total));
+      if (size < 0 || size > INT_MAX - total)
+        throw std::length_error{"orrery: mpi::world: all_gather: the texts have more than 2 GiB"};
       total += size;
-      if (total > INT_MAX) throw std::length_error{"orrery: mpi::world: all_gather: the texts have more than 2 GiB"};
       kept->counts.push_back(static_cast<int>(size));
     }
     kept->all.resize(static_cast<std::size_t>(total));
@@ -400,30 +457,11 @@ class communicator {
     return texts;
   }
 
-  /// Gives each rank equally many numbers, in the order of the ranks, and returns what they give to this one.
-  [[nodiscard]] std::vector<std::uint64_t> all_to_all(const std::vector<std::uint64_t>& numbers) {
-    const presence here = enter();
-    struct buffers {
-      std::vector<std::uint64_t> given, taken;
-    };
-    const auto kept = keep<buffers>();
-    kept->given = numbers;
-    kept->taken.resize(numbers.size());
-    const int each = static_cast<int>(numbers.size()) / size_;
-    MPI_Request request = MPI_REQUEST_NULL;
-    check(MPI_Ialltoall(kept->given.data(), each, MPI_UINT64_T, kept->taken.data(), each, MPI_UINT64_T, own_, &request),
-          "MPI_Ialltoall", nothing);
-    wait_for_all(request, "MPI_Ialltoall");
-    forget(kept);
-    return kept->taken;
-  }
-
   /// The first of `count` tags in a row that the next plan has for itself. All ranks ask alike.
   [[nodiscard]] int take_tags(int count) {
     if (count > last_tag_ - group_tag) {
-      throw std::invalid_argument{"orrery: mpi::world: the program has lanes up to " + std::to_string(count - 1) +
-                                  ", but this MPI library has " + std::to_string(last_tag_) +
-                                  " tags; number the lanes from 0"};
+      throw disagreement{"orrery: mpi::world: the program has lanes up to " + std::to_string(count - 1) +
+                         ", but this MPI library has " + std::to_string(last_tag_) + " tags; number the lanes from 0"};
     }
     // Old plans' tags may be taken again: messages of one pair and tag arrive in order.
     if (count > last_tag_ - next_tag_ + 1) next_tag_ = group_tag + 1;
@@ -523,29 +561,26 @@ class communicator {
         failure_ = read.text;
         failed_ = true;
       } else if (read.kind == letters::kind::question) {
-        std::array<std::uint64_t, 1> inquiry{};
-        if (!letters::parse(read.text, inquiry)) malformed(read.from, "that asks nothing: \"" + read.text + "\"");
+        std::uint64_t inquiry = 0;
+        if (!peer_text{read.text}.number(inquiry).ended())
+          malformed(read.from, "that asks nothing: \"" + read.text + "\"");
         const waiting mine = what();
         std::ostringstream written;
-        written << inquiry[0] << ' ' << mine.whom.first << ' ' << mine.whom.count << ' ' << mine.whom.stride << ' '
+        written << inquiry << ' ' << mine.whom.first << ' ' << mine.whom.count << ' ' << mine.whom.stride << ' '
                 << mine.call;
         letters_.send(own_, read.from, letters::kind::answer, written.str());
       } else {
-        std::array<std::uint64_t, 5> numbers{};
-        const auto in_range = [&](std::uint64_t first, std::uint64_t count, std::uint64_t stride) {
-          const auto ranks = static_cast<std::uint64_t>(size_);
-          if (count == 0) return first < ranks && stride <= ranks;
-          return first < ranks && count <= ranks && stride > 0 && stride <= ranks &&
-                 first + (count - 1) * stride < ranks;
-        };
-        if (!letters::parse(read.text, numbers) || !in_range(numbers[1], numbers[2], numbers[3])) {
+        std::uint64_t inquiry = 0;
+        waiting theirs;
+        rank_group& whom = theirs.whom;
+        peer_text numbers{read.text};
+        numbers.number(inquiry).skip(" ").number(whom.first, 0, size_ - 1).skip(" ").number(whom.count, 0, size_);
+        numbers.skip(" ").number(whom.stride, 1).skip(" ").number(theirs.call);
+        if (!numbers.ended() || (whom.count > 0 && (size_ - 1 - whom.first) / whom.stride < whom.count - 1)) {
           malformed(read.from, "that answers nothing: \"" + read.text + "\"");
         }
-        if (numbers[0] != inquiries_) continue;
-        inquiry_.take(read.from,
-                      {"",
-                       {static_cast<int>(numbers[1]), static_cast<int>(numbers[2]), static_cast<int>(numbers[3])},
-                       numbers[4]});
+        if (inquiry != inquiries_) continue;
+        inquiry_.take(read.from, theirs);
         news = true;
       }
     }
@@ -575,7 +610,8 @@ class communicator {
   int size_ = 1;
   int last_tag_ = 32767;
   int next_tag_ = group_tag + 1;
-  std::uint64_t collective_calls_ = 0;
+  std::uint64_t signatures_ = 0;        // of this rank's collective calls so far
+  std::uint64_t collective_calls_ = 0;  // of MPI with all ranks
   mpi::letters letters_;
   mpi::inquiry inquiry_;
   std::uint64_t inquiries_ = 0;

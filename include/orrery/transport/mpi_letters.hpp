@@ -1,13 +1,10 @@
 // Copyright The Orrery authors. SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-#include <array>
-#include <charconv>
 #include <cstddef>
 #include <memory>
 #include <string>
 #include <string_view>
-#include <system_error>
 #include <utility>
 #include <vector>
 
@@ -94,21 +91,6 @@ class letters {
     }
     into.text.assign(read + 1, static_cast<std::size_t>(length) - 1);
     return true;
-  }
-
-  /// Reads exactly as many decimal numbers as `into` has places, parted by single spaces, and nothing else. Returns
-  /// false if the text is anything else or a number does not fit.
-  template <class Number, std::size_t count>
-  [[nodiscard]] static bool parse(std::string_view text, std::array<Number, count>& into) noexcept {
-    const char* at = text.data();
-    const char* const end = at + text.size();
-    for (std::size_t i = 0; i < count; ++i) {
-      if (i > 0 && (at == end || *at++ != ' ')) return false;
-      const auto [after, error] = std::from_chars(at, end, into[i]);
-      if (error != std::errc{}) return false;
-      at = after;
-    }
-    return at == end;
   }
 
  private:

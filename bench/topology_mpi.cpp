@@ -49,7 +49,7 @@ int run(const std::vector<std::string>& arguments) {
 
 int main(int argc, char** argv) {
   int level = MPI_THREAD_SINGLE;
-  MPI_Init_thread(&argc, &argv, MPI_THREAD_FUNNELED, &level);
+  MPI_Init_thread(&argc, &argv, MPI_THREAD_MULTIPLE, &level);  // for native collectives of all groups
   try {
     const int result = run({argv + 1, argv + argc});
     MPI_Finalize();

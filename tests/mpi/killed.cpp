@@ -1,10 +1,12 @@
 // Copyright The Orrery authors. SPDX-License-Identifier: Apache-2.0
 //
-// Processes that are killed, or stopped, in the middle of a call: every survivor ends in a sentence. This program is
-// both sides of the test: it starts `mpirun ... test_mpi_killed --rank FOLDER`, and sends a signal to one of the ranks
-// that it has started. It ends all of them by their process numbers, whatever happens.
+// Processes that are killed, or stopped, in the middle of a call or while an operator is made: every survivor ends in a
+// sentence. This program is both sides of the test: it starts `mpirun ... test_mpi_killed --rank FOLDER WHERE`, and
+// sends a signal to one of the ranks that it has started; or WHERE names a collective call of MPI, before which one
+// rank stops itself. It ends all of them by their process numbers, whatever happens.
 //
-//     test_mpi_killed MPIRUN -n
+//     test_mpi_killed MPIRUN -n                               what ctest runs
+//     test_mpi_killed MPIRUN -n MPI_Comm_create_group 1       a stop before the first such call, and nothing else
 #include <cerrno>
 #include <chrono>
 #include <csignal>
@@ -14,6 +16,7 @@
 #include <fstream>
 #include <functional>
 #include <iterator>
+#include <memory>
 #include <regex>
 #include <stdexcept>
 #include <string>
@@ -27,11 +30,44 @@
 
 #include "orrery/attention.hpp"
 #include "orrery/kernel/flash.hpp"
+#include "orrery/topology/concentric.hpp"
 #include "orrery/topology/ring.hpp"
 #include "orrery/transport/mpi.hpp"
 
 #include "conformance.hpp"
 #include "flash_steps.hpp"
+
+// Before which call this rank stops itself: 0 calls of that name are left then. Seen through MPI's profiling interface.
+static std::string stops_before;
+static int calls_left = 0;
+
+static void come_to(const char* call) {
+  if (stops_before == call && --calls_left == 0) raise(SIGSTOP);
+}
+
+extern "C" int MPI_Comm_idup(MPI_Comm of, MPI_Comm* made, MPI_Request* request) {
+  come_to("MPI_Comm_idup");
+  return PMPI_Comm_idup(of, made, request);
+}
+extern "C" int MPI_Comm_create_group(MPI_Comm of, MPI_Group members, int tag, MPI_Comm* made) {
+  come_to("MPI_Comm_create_group");
+  return PMPI_Comm_create_group(of, members, tag, made);
+}
+extern "C" int MPI_Iallgather(const void* sent, int count, MPI_Datatype type, void* received, int counts,
+                              MPI_Datatype types, MPI_Comm among, MPI_Request* request) {
+  come_to("MPI_Iallgather");
+  return PMPI_Iallgather(sent, count, type, received, counts, types, among, request);
+}
+extern "C" int MPI_Iallgatherv(const void* sent, int count, MPI_Datatype type, void* received, const int* counts,
+                               const int* offsets, MPI_Datatype types, MPI_Comm among, MPI_Request* request) {
+  come_to("MPI_Iallgatherv");
+  return PMPI_Iallgatherv(sent, count, type, received, counts, offsets, types, among, request);
+}
+extern "C" int MPI_Ialltoall(const void* sent, int count, MPI_Datatype type, void* received, int counts,
+                             MPI_Datatype types, MPI_Comm among, MPI_Request* request) {
+  come_to("MPI_Ialltoall");
+  return PMPI_Ialltoall(sent, count, type, received, counts, types, among, request);
+}
 
 namespace {
 
@@ -40,6 +76,8 @@ using kernel = orrery::flash<double>;
 
 constexpr int ranks = 4;
 constexpr double deadline = 2.5;
+constexpr double short_deadline = 1;
+constexpr int victim_of_construction = 2;
 
 /// Appears at once, and whole.
 void write(const fs::path& path, const std::string& text) {
@@ -51,6 +89,46 @@ void write(const fs::path& path, const std::string& text) {
 std::string read(const fs::path& path) {
   std::ifstream file{path};
   return {std::istreambuf_iterator<char>{file}, {}};
+}
+
+/// Makes a world and an operator with communicators of groups. The victim stops itself before a call of MPI; the others
+/// write down what they are told, twice.
+int be_a_rank_that_stops(const fs::path& folder, const std::string& call, int which, int* argc, char*** argv) {
+  alarm(120);
+  int level = MPI_THREAD_SINGLE;
+  MPI_Init_thread(argc, argv, MPI_THREAD_MULTIPLE, &level);
+  int rank = 0;
+  MPI_Comm_rank(MPI_COMM_WORLD, &rank);
+  const std::string me = std::to_string(rank);
+  write(folder / ("pid." + me), std::to_string(getpid()));
+  if (rank == victim_of_construction) {
+    stops_before = call;
+    calls_left = which;
+  }
+  std::string first = "nothing", again = "nothing";
+  try {
+    orrery::mpi::world world{MPI_COMM_WORLD,
+                             {.deadline = short_deadline, .collectives = orrery::mpi::collectives::native}};
+    try {
+      const orrery::attention<orrery::concentric<2>, kernel> attend{world,
+                                                                    {.length = 64, .query_heads = 2, .head_dim = 8}};
+      world.barrier();  // members of another group may have theirs
+      write(folder / ("sentence." + me), "not stopped");
+      _exit(0);
+    } catch (const orrery::transport_error& e) {
+      first = e.what();
+    }
+    try {
+      world.barrier();
+    } catch (const orrery::transport_error& e) {
+      again = e.what();
+    }
+    write(folder / ("sentence." + me), first + "\n" + again);
+    _exit(0);
+  } catch (const orrery::transport_error& e) {  // of the world
+    write(folder / ("sentence." + me), std::string{e.what()} + "\n" + e.what());
+  }
+  _exit(0);
 }
 
 /// Calls the operator until a call fails, writes down its sentence, and that of one more call.
@@ -149,22 +227,23 @@ class job {
   bool ended_ = false;
 };
 
-/// Sends one rank the signal. Returns how many survivors have said something wrong.
-int lose_a_rank(const std::vector<std::string>& launch, const std::string& self, int victim, int signal) {
-  std::string pattern = (fs::temp_directory_path() / "orrery-killed-XXXXXX").string();
-  if (mkdtemp(pattern.data()) == nullptr) throw std::runtime_error{"mkdtemp failed for " + pattern};
-  const fs::path folder = pattern;
-  std::vector<std::string> command = launch;
-  for (const std::string& one : {self, std::string{"--rank"}, folder.string()}) command.push_back(one);
-  job started{command, folder};
-  started.wait_for("running", std::chrono::seconds{60});
-  const auto before = std::chrono::steady_clock::now();
-  if (kill(started.process(victim), signal) != 0) throw std::runtime_error{"the signal could not be sent"};
-  started.wait_for("sentence", std::chrono::seconds{20}, victim);
-  const std::chrono::duration<double> took = std::chrono::steady_clock::now() - before;
-  std::printf("rank %d %s: all survivors have ended after %.2f s, deadline %.1f s\n", victim,
-              signal == SIGKILL ? "killed" : "stopped", took.count(), deadline);
+/// A job in a folder of its own.
+struct job_in_folder {
+  fs::path folder;
+  std::unique_ptr<job> started;
 
+  job_in_folder(const std::vector<std::string>& launch, const std::vector<std::string>& arguments) {
+    std::string pattern = (fs::temp_directory_path() / "orrery-killed-XXXXXX").string();
+    if (mkdtemp(pattern.data()) == nullptr) throw std::runtime_error{"mkdtemp failed for " + pattern};
+    folder = pattern;
+    std::vector<std::string> command = launch;
+    for (const std::string& one : arguments) command.push_back(one == "FOLDER" ? folder.string() : one);
+    started = std::make_unique<job>(command, folder);
+  }
+};
+
+/// How many survivors have said something else than these.
+int count_wrong(const fs::path& folder, int victim, const std::vector<std::string>& expected) {
   int wrong = 0;
   for (int rank = 0; rank < ranks; ++rank) {
     if (rank == victim) continue;
@@ -172,11 +251,9 @@ int lose_a_rank(const std::vector<std::string>& launch, const std::string& self,
     const std::string both = read(folder / ("sentence." + me));
     const std::string first = both.substr(0, both.find('\n'));
     const std::string again = both.substr(both.find('\n') + 1);
-    const auto says = [&](const std::string& what) { return std::regex_search(first, std::regex{what}); };
-    const bool right =
-        says("^orrery: rank " + me + " stops: ") && says("in step [0-9]+ for .*(query|key) shard [0-9]") &&
-        says("; rank " + std::to_string(victim) + " does not answer: it is late, stands still or has died") &&
-        says("this world and its communicator cannot be used any more$") && again == first;
+    bool right = again == first && std::regex_search(first, std::regex{"^orrery: rank " + me + " stops: "}) &&
+                 std::regex_search(first, std::regex{"this world and its communicator cannot be used any more$"});
+    for (const std::string& what : expected) right = right && std::regex_search(first, std::regex{what});
     std::printf("  %s%s\n", right ? "" : "WRONG: ", first.c_str());
     if (again != first) std::printf("  WRONG: called again: %s\n", again.c_str());
     wrong += right ? 0 : 1;
@@ -184,12 +261,44 @@ int lose_a_rank(const std::vector<std::string>& launch, const std::string& self,
   return wrong;
 }
 
+std::string does_not_answer(int victim) {
+  return "; rank " + std::to_string(victim) + " does not answer: it is late, stands still or has died";
+}
+
+/// Sends one rank the signal. Returns how many survivors have said something wrong.
+int lose_a_rank(const std::vector<std::string>& launch, const std::string& self, int victim, int signal) {
+  const job_in_folder of{launch, {self, "--rank", "FOLDER"}};
+  of.started->wait_for("running", std::chrono::seconds{60});
+  const auto before = std::chrono::steady_clock::now();
+  if (kill(of.started->process(victim), signal) != 0) throw std::runtime_error{"the signal could not be sent"};
+  of.started->wait_for("sentence", std::chrono::seconds{20}, victim);
+  const std::chrono::duration<double> took = std::chrono::steady_clock::now() - before;
+  std::printf("rank %d %s: all survivors have ended after %.2f s, deadline %.1f s\n", victim,
+              signal == SIGKILL ? "killed" : "stopped", took.count(), deadline);
+  return count_wrong(of.folder, victim, {"in step [0-9]+ for .*(query|key) shard [0-9]", does_not_answer(victim)});
+}
+
+/// A rank stops before its call number `which` of an MPI function. Returns how many survivors have said something
+/// wrong.
+int stop_before(const std::vector<std::string>& launch, const std::string& self, const std::string& call, int which) {
+  constexpr int victim = victim_of_construction;
+  const job_in_folder of{launch, {self, "--rank", "FOLDER", call, std::to_string(which)}};
+  of.started->wait_for("sentence", std::chrono::seconds{60}, victim);
+  std::printf("rank %d stopped before call %d of %s: all survivors have ended\n", victim, which, call.c_str());
+  // The world's own communicator is made before ranks can ask each other who is late.
+  return count_wrong(of.folder, victim,
+                     {call == "MPI_Comm_idup" ? "for all ranks to make the same world" : does_not_answer(victim)});
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
-  if (argc == 3 && std::string{argv[1]} == "--rank") return be_a_rank(argv[2], &argc, &argv);
-  if (argc != 3) {
-    std::fprintf(stderr, "usage: %s MPIRUN NUMBER-FLAG\n", argv[0]);
+  if (argc > 1 && std::string{argv[1]} == "--rank") {
+    if (argc == 5) return be_a_rank_that_stops(argv[2], argv[3], std::stoi(argv[4]), &argc, &argv);
+    return be_a_rank(argv[2], &argc, &argv);
+  }
+  if (argc != 3 && argc != 5) {
+    std::fprintf(stderr, "usage: %s MPIRUN NUMBER-FLAG [CALL NUMBER]\n", argv[0]);
     return 2;
   }
   char version[MPI_MAX_LIBRARY_VERSION_STRING] = "";
@@ -202,7 +311,13 @@ int main(int argc, char** argv) {
   int wrong = 0;
   try {
     const std::string self = fs::absolute(argv[0]).string();
+    if (argc == 5) return stop_before(launch, self, argv[3], std::stoi(argv[4])) == 0 ? 0 : 1;
     wrong = lose_a_rank(launch, self, 0, SIGSTOP);
+    wrong += stop_before(launch, self, "MPI_Comm_idup", 1);
+    wrong += stop_before(launch, self, "MPI_Iallgather", 1);
+    wrong += stop_before(launch, self, "MPI_Iallgatherv", 2);
+    wrong += stop_before(launch, self, "MPI_Ialltoall", 1);
+    wrong += stop_before(launch, self, "MPI_Comm_create_group", 1);
     if (recovers) {
       wrong += lose_a_rank(launch, self, 2, SIGKILL);
     } else {

@@ -25,6 +25,13 @@ inline std::string& before_initialisation() {
   return of_world;
 }
 
+/// The thread level that MPI was initialised for.
+[[nodiscard]] inline int thread_level() {
+  int level = MPI_THREAD_SINGLE;
+  MPI_Query_thread(&level);
+  return level;
+}
+
 /// What `work` throws, if it is an `Expected`; "nothing" if it throws nothing.
 template <class Expected, class Work>
 [[nodiscard]] std::string sentence_of(const Work& work) {

@@ -3,6 +3,7 @@
 // What a world does beside attention: its collectives, its channels, and how it gets on with others.
 #include <cstdint>
 #include <cstring>
+#include <memory>
 #include <numeric>
 #include <span>
 #include <string>
@@ -176,7 +177,13 @@ TEST_CASE("collectives are calls of MPI where all members of the group remark th
   CHECK(calls_of<orrery::ring>(native) == counts{0, 0});
   CHECK(calls_of<orrery::all_gather>(native) == (several ? counts{2, 1} : counts{0, 0}));
   CHECK(calls_of<orrery::ulysses>(native) == (several ? counts{0, 4} : counts{0, 0}));
-  if (ranks() % 2 == 0) CHECK(calls_of<orrery::concentric<2>>(native) == counts{2, 2});
+  // Communicators of some of the ranks need a thread of their own.
+  const bool makes_groups = mpi_test::thread_level() == MPI_THREAD_MULTIPLE;
+  if (ranks() % 2 == 0) {
+    const bool groups_of_all = ranks() == 2;
+    const counts all_groups{2, 2};
+    CHECK(calls_of<orrery::concentric<2>>(native) == (makes_groups || groups_of_all ? all_groups : counts{0, 0}));
+  }
   orrery::mpi::world expanded{MPI_COMM_WORLD};
   CHECK(calls_of<orrery::all_gather>(expanded) == counts{0, 0});
   // One rank that will not is enough.
@@ -185,7 +192,7 @@ TEST_CASE("collectives are calls of MPI where all members of the group remark th
       {.collectives = rank() == 0 ? orrery::mpi::collectives::expanded : orrery::mpi::collectives::native}};
   CHECK(calls_of<orrery::all_gather>(mixed) == counts{0, 0});
   if (ranks() % 4 == 0) {  // a group that does not have that rank goes on
-    CHECK(calls_of<orrery::usp<2>>(mixed) == (rank() < 2 ? counts{0, 0} : counts{0, 4}));
+    CHECK(calls_of<orrery::usp<2>>(mixed) == (rank() < 2 || !makes_groups ? counts{0, 0} : counts{0, 4}));
   }
 }
 
@@ -311,11 +318,133 @@ TEST_CASE("blocks anywhere in memory go as one message") {
   }
 }
 
-TEST_CASE("another thread may not use a world") {
-  orrery::mpi::world world{MPI_COMM_WORLD};
+namespace {
+
+const orrery::attention_shape layer{.length = 40, .query_heads = 2, .head_dim = 4};
+using double_flash = orrery::flash<double>;
+using double_ring_attention = orrery::attention<orrery::ring, double_flash>;
+
+/// A problem, and this rank's tensors.
+struct layer_call {
+  template <class Operator>
+  explicit layer_call(const Operator& attend)
+      : p{oracle::random_problem<double>(conformance::oracle_shape(layer), 1)},
+        mine{p, attend.query_positions(), attend.key_positions(), {}} {}
+
+  template <class Operator>
+  [[nodiscard]] std::string mismatch(const Operator& attend) {
+    return mine.mismatch(p, oracle::solve(p, orrery::causal{}), attend.query_positions(), attend.key_positions());
+  }
+
+  oracle::problem p;
+  conformance::rank_tensors<double_flash> mine;
+};
+
+/// What `work` throws on another thread, which has ended when this returns.
+template <class Work>
+std::string thrown_elsewhere(const Work& work) {
   std::string sentence;
-  std::thread other{[&] { sentence = sentence_of<std::logic_error>([&] { world.barrier(); }); }};
+  std::thread other{[&] { sentence = sentence_of<std::logic_error>(work); }};
   other.join();
-  CHECK(contains(sentence, "called from another thread than the one that made it"));
+  return sentence;
+}
+
+}  // namespace
+
+TEST_CASE("under MPI_THREAD_FUNNELED only the main thread may use a world") {
+  if (mpi_test::thread_level() >= MPI_THREAD_SERIALIZED) return;
+  orrery::mpi::world world{MPI_COMM_WORLD};
+  double_ring_attention attend{world, layer, orrery::causal{}};
+  layer_call call{attend};
+  call.mine.poison();
+  call.mine.forward(attend);
+  const std::string sentence = thrown_elsewhere([&] { world.barrier(); });
+  CHECK(contains(sentence, "called from another thread than the one that initialised MPI"));
+  CHECK(contains(sentence, "ask MPI_Init_thread for MPI_THREAD_SERIALIZED"));
+  CHECK(thrown_elsewhere([&] { call.mine.backward(attend); }) == sentence);
+  CHECK(thrown_elsewhere([&] { static_cast<void>(world.all_gather("")); }) == sentence);
+  CHECK(thrown_elsewhere([&] { CHECK(world.usable()); }) == "nothing");  // does not look for news then
+  CHECK(contains(sentence_of<std::invalid_argument>([&] {
+                   const std::string other = thrown_elsewhere([] { const orrery::mpi::world refused{MPI_COMM_WORLD}; });
+                   throw std::invalid_argument{other};
+                 }),
+                 "this is not the thread that initialised MPI"));
+  // All of that has changed nothing.
   world.barrier();
+  call.mine.backward(attend);
+  CHECK(call.mismatch(attend) == "");
+}
+
+TEST_CASE("a backward on an autograd thread, while the main thread waits") {
+  if (mpi_test::thread_level() < MPI_THREAD_SERIALIZED) return;
+  for (const auto how : {orrery::mpi::collectives::expanded, orrery::mpi::collectives::native}) {
+    orrery::mpi::world world{MPI_COMM_WORLD, {.threads_per_rank = 2, .collectives = how}};
+    double_ring_attention attend{world, layer, orrery::causal{}};
+    orrery::attention<orrery::all_gather, double_flash> gathering{world, layer, orrery::causal{}};
+    layer_call call{attend}, of_gathering{gathering};
+    for (int step = 0; step < 3; ++step) {
+      call.mine.poison();
+      of_gathering.mine.poison();
+      call.mine.forward(attend);
+      of_gathering.mine.forward(gathering);
+      CHECK(thrown_elsewhere([&] {
+              of_gathering.mine.backward(gathering);
+              call.mine.backward(attend);
+              world.barrier();
+            }) == "nothing");
+      CHECK(call.mismatch(attend) == "");
+      CHECK(of_gathering.mismatch(gathering) == "");
+    }
+  }
+}
+
+TEST_CASE("a world, an operator and its calls on one thread each") {
+  if (mpi_test::thread_level() < MPI_THREAD_SERIALIZED) return;
+  std::unique_ptr<orrery::mpi::world> world;
+  std::unique_ptr<double_ring_attention> attend;
+  std::unique_ptr<layer_call> call;
+  CHECK(thrown_elsewhere([&] { world = std::make_unique<orrery::mpi::world>(MPI_COMM_WORLD); }) == "nothing");
+  CHECK(thrown_elsewhere([&] {
+          attend = std::make_unique<double_ring_attention>(*world, layer, orrery::causal{});
+          call = std::make_unique<layer_call>(*attend);
+        }) == "nothing");
+  CHECK(thrown_elsewhere([&] { call->mine.forward(*attend); }) == "nothing");
+  CHECK(thrown_elsewhere([&] { call->mine.backward(*attend); }) == "nothing");
+  CHECK(call->mismatch(*attend) == "");
+  CHECK(thrown_elsewhere([&] {
+          attend.reset();
+          world.reset();
+        }) == "nothing");
+}
+
+TEST_CASE("two threads do not call at once") {
+  if (mpi_test::thread_level() < MPI_THREAD_SERIALIZED || ranks() < 2) return;
+  constexpr const char* refusal = "called while another thread is in a call of this world";
+  {
+    orrery::mpi::world world{MPI_COMM_WORLD};
+    double_ring_attention attend{world, layer, orrery::causal{}};
+    double_ring_attention second{world, layer, orrery::causal{}};
+    layer_call call{attend}, of_second{second};
+    call.mine.poison();
+    {
+      auto begun = attend.begin_forward(call.mine.out.view(), call.mine.lse.view());
+      begun.queries(call.mine.q.view());
+      CHECK(contains(thrown_elsewhere([&] { world.barrier(); }), refusal));
+      CHECK(contains(thrown_elsewhere([&] { of_second.mine.forward(second); }), refusal));
+      CHECK(contains(thrown_elsewhere([&] { static_cast<void>(world.all_gather("")); }), refusal));
+      world.barrier();  // this thread may
+      begun.keys(call.mine.k.view());
+      begun.values(call.mine.v.view());
+      begun.finish();
+    }
+    CHECK(thrown_elsewhere([&] { world.barrier(); }) == "nothing");
+    call.mine.backward(attend);
+    CHECK(call.mismatch(attend) == "");
+  }
+  orrery::mpi::communicator world{MPI_COMM_WORLD, {}};
+  {
+    const auto inside = world.enter();
+    CHECK(contains(thrown_elsewhere([&] { world.barrier(); }), refusal));
+  }
+  CHECK(thrown_elsewhere([&] { world.barrier(); }) == "nothing");
 }

@@ -14,6 +14,7 @@
 
 #include <mpi.h>
 
+#include "orrery/transport/collective_signature.hpp"
 #include "orrery/transport/mpi_channel.hpp"
 #include "orrery/transport/mpi_communicator.hpp"
 #include "orrery/transport/mpi_memory.hpp"
@@ -28,18 +29,27 @@ namespace orrery::mpi {
 ///     orrery::attention<orrery::wallfacer<2>, orrery::flash<float>> attend{world, shape, orrery::causal{}};
 ///
 /// The communicator is duplicated, so that no message is mistaken for one of the trainer's; it must outlive neither the
-/// world nor its operators. Only the thread that makes the world may use it, and MPI must have been initialised with
-/// MPI_THREAD_FUNNELED (MPI_THREAD_SINGLE will do with one thread a rank).
+/// world nor its operators.
+///
+/// Threads: MPI's thread level decides who may use the world and its operators. Under MPI_THREAD_SINGLE and
+/// MPI_THREAD_FUNNELED it is the thread that initialised MPI; under MPI_THREAD_SERIALIZED and MPI_THREAD_MULTIPLE any
+/// thread, for example the main thread for the forward and an autograd thread for the backward. One thread calls at a
+/// time: a call is refused while another thread is in a call of this world, or has begun a forward and not finished it.
+/// All ranks make the same calls in one order, on whatever threads. A call that is refused throws `std::logic_error`
+/// and changes nothing. Under MPI_THREAD_SERIALIZED the trainer must not call MPI meanwhile either. Helpers of
+/// `threads_per_rank` never call MPI; they take MPI_THREAD_FUNNELED.
 ///
 /// An exchange costs one message each way, whatever number of blocks it holds. While a tile is computed, MPI is called
 /// every `progress_interval`. Collectives that programs remark are sent message by message, or by one non-blocking call
 /// of MPI on a communicator of their group (`options::collectives`): MPI_Iallgatherv where every rank sends one block,
 /// else MPI_Ialltoallw, with the same bytes, from and to the same places, and results of the same bits. A rank that
-/// waits for such a call cannot know which of its peers is late, and its sentence names them all.
+/// waits for such a call cannot know which of its peers is late, and its sentence names them all. A communicator of
+/// some of the ranks is made on a thread of its own, since MPI makes it in a call that has no deadline: this takes
+/// MPI_THREAD_MULTIPLE. With less, collectives of such groups are sent message by message.
 ///
 /// All members but `rank` and `size` are collective. They throw `transport_error`, naming the MPI call or what was
 /// waited for, if an MPI call fails, if a rank does not come before the deadline, or if another rank has failed, with
-/// its sentence; `std::logic_error` when called from another thread. After a `transport_error` this world cannot be
+/// its sentence. After a `transport_error` this world cannot be
 /// used any more, and messages may be left in it that nobody takes: end the job (MPI_Abort), or go on without this
 /// world. Communications that cannot be cancelled, as collectives of MPI cannot, go on in memory that is kept until the
 /// process ends.
@@ -63,45 +73,57 @@ class world {
   /// Collective, but for a rank that leaves by an exception: the others then fail when they next wait, with its name.
   ~world() {
     if (std::uncaught_exceptions() <= exceptions_ || own_->failed()) return;
-    try {
-      own_->give_notice("rank " + std::to_string(rank()) + " has ended by an exception");
-    } catch (...) {  // out of memory: the others have their deadline
-    }
+    own_->give_notice("has ended by an exception");
   }
 
   [[nodiscard]] int rank() const noexcept { return own_->rank(); }
   [[nodiscard]] int size() const noexcept { return own_->size(); }
 
   /// False after a failure, this rank's or one that another has told of: from then on every other member throws its
-  /// sentence. Not collective. Looks for such news, once.
+  /// sentence. Not collective, and for any thread. Looks for such news, once, if this thread may call MPI and no other
+  /// is in a call.
   [[nodiscard]] bool usable() { return own_->usable(); }
 
   /// Returns when all ranks have called it.
   void barrier() { own_->barrier(); }
 
-  /// The texts of all ranks. Together at most 2 GiB.
-  [[nodiscard]] std::vector<std::string> all_gather(const std::string& text) { return own_->all_gather(text); }
+  /// The texts of all ranks, of a call that is compared as `call`. Together at most 2 GiB, else all ranks throw
+  /// `std::length_error`.
+  [[nodiscard]] std::vector<std::string> all_gather(const std::string& text,
+                                                    collective_call call = collective_call::all_gather) {
+    return own_->all_gather(text, call);
+  }
+
+  /// This rank gives up: the others fail at once with "rank 2 failed " and `why`. Not collective. From a thread that
+  /// may not call MPI, the others are told when a thread that may comes to this world.
+  void abandon(const std::string& why) noexcept { own_->give_notice("failed ", why); }
 
   /// Replaces the values of all ranks by their sums, added in the order of the ranks: every rank gets the same bits.
-  /// All ranks give equally many values. Each rank adds a part of them: 2 (P - 1) / P of the bytes are sent, and up to
-  /// 16 MiB taken for a while.
+  /// Throws `std::invalid_argument` on every rank if they do not all give equally many values of one type. Each rank
+  /// adds a part of them: 2 (P - 1) / P of the bytes are sent, and up to 16 MiB taken for a while.
   template <class T>
   void all_reduce_sum(std::span<T> values) {
     static_assert(std::is_trivially_copyable_v<T>, "orrery: all_reduce_sum: the values are sent as bytes");
     constexpr std::size_t most = (std::size_t{8} << 20) / sizeof(T);
-    own_->enter();
-    for (std::size_t at = 0; at < values.size(); at += most) {
-      sum_part(values.subspan(at, (std::min)(most, values.size() - at)));
-    }
+    const communicator::presence here = own_->enter();
+    own_->collective("at an all_reduce_sum", [&] {
+      own_->meet(collective_signature::sum<T>(values.size()));
+      for (std::size_t at = 0; at < values.size(); at += most) {
+        sum_part(values.subspan(at, (std::min)(most, values.size() - at)));
+      }
+    });
   }
 
-  /// Costs two small collective calls, and one persistent request for each side of each exchange. With native
+  /// Costs four small collective calls, and one persistent request for each side of each exchange. With native
   /// collectives the first plan with a group also makes its communicator (`communicator::of_group`). Throws
   /// `transport_error` on all ranks if a rank sends what its peer does not expect.
   [[nodiscard]] channel open(const program& p, std::vector<exchange_pieces> pieces) {
-    own_->enter();
-    own_->start_team();
-    return {own_, p, std::move(pieces)};
+    const communicator::presence here = own_->enter();
+    return own_->collective("while it opened a plan", [&] {
+      own_->meet({collective_call::open});
+      own_->start_team();
+      return channel{own_, p, std::move(pieces)};
+    });
   }
 
  private:

@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <memory>
 #include <string>
+#include <string_view>
 #include <thread>
 #include <tuple>
 #include <utility>
@@ -20,6 +21,7 @@
 #include "orrery/transport/mpi_communicator.hpp"
 #include "orrery/transport/mpi_memory.hpp"
 #include "orrery/transport/mpi_message.hpp"
+#include "orrery/transport/peer_text.hpp"
 #include "orrery/transport/transport.hpp"
 
 namespace orrery::mpi {
@@ -36,19 +38,30 @@ class channel {
       : plan_{std::make_unique<plan>(std::move(world), p, std::move(pieces))} {}
 
   void begin() {
-    plan_->world->enter("beginning a call");
-    if (plan_->begun && plan_->awaited != plan_->flights.size()) {
-      plan_->world->fail("rank " + std::to_string(plan_->world->rank()) +
-                         " begins a call, but has left its last one in the middle");
+    plan& mine = *plan_;
+    mine.refused = true;
+    const communicator::presence here = mine.world->enter("beginning a call");
+    mine.refused = false;
+    if (mine.in_call()) {
+      mine.world->fail("rank " + std::to_string(mine.world->rank()) +
+                       " begins a call, but has left its last one in the middle");
     }
-    plan_->begun = true;
-    ++plan_->calls;
-    plan_->awaited = 0;
+    ++mine.calls;
+    mine.awaited = 0;
+    if (mine.in_call()) mine.world->begin_call();
   }
-  void post(int e) { plan_->post(e); }
-  void await(int e) { plan_->await(e); }
-  void abandon(const std::string& why) {
-    plan_->world->give_notice("rank " + std::to_string(plan_->world->rank()) + " failed " + why);
+  void post(int e) {
+    const communicator::presence here = plan_->world->resume();
+    plan_->post(e);
+  }
+  void await(int e) {
+    const communicator::presence here = plan_->world->resume();
+    plan_->await(e);
+    if (!plan_->in_call()) plan_->world->end_call();
+  }
+  /// Does nothing for a call that was refused, since it has not begun.
+  void abandon(const std::string& why) noexcept {
+    if (!plan_->refused) plan_->world->give_notice("failed ", why);
   }
 
   [[nodiscard]] host_context context() const noexcept {
@@ -74,11 +87,15 @@ class channel {
     std::vector<std::unique_ptr<native_collective>> natives;
     int first_tag = 0;
     std::uint64_t calls = 0;
-    bool begun = false;
-    std::size_t awaited = 0;  // exchanges of this call
+    std::size_t awaited;   // exchanges of this call
+    bool refused = false;  // the last call, by the communicator
 
     plan(std::shared_ptr<communicator> on, const program& p, std::vector<exchange_pieces> where_blocks_lie)
-        : world{std::move(on)}, steps{p}, pieces{std::move(where_blocks_lie)}, flights(pieces.size()) {
+        : world{std::move(on)},
+          steps{p},
+          pieces{std::move(where_blocks_lie)},
+          flights(pieces.size()),
+          awaited{flights.size()} {
       const agreed all = agree();
       first_tag = world->take_tags(all.lanes);
       for (const candidate& one : all.natives) {
@@ -109,37 +126,54 @@ class channel {
     plan(const plan&) = delete;
     plan& operator=(const plan&) = delete;
 
-    /// Receives that are still under way are cancelled; what cannot be is left to MPI, with its memory.
+    /// Receives that are still under way are cancelled; what cannot be is left to MPI, with its memory. After
+    /// MPI_Finalize, or on a thread that may not call MPI, all is left as it is.
     ~plan() {
-      if (!running()) return;
-      for (std::size_t i = 0; i < flights.size(); ++i) {
-        flight& one = flights[i];
-        for (const std::size_t end : {receiving, sending}) {
-          MPI_Request& request = one.requests[end];
-          if (request == MPI_REQUEST_NULL) continue;
-          int done = one.flying ? 0 : 1;
-          if (done == 0) MPI_Test(&request, &done, MPI_STATUS_IGNORE);
-          if (done == 0 && end == receiving) MPI_Cancel(&request);
-          const auto limit = std::chrono::steady_clock::now() + std::chrono::milliseconds{50};
-          while (done == 0 && std::chrono::steady_clock::now() < limit) {
-            if (MPI_Test(&request, &done, MPI_STATUS_IGNORE) != MPI_SUCCESS) break;
-            std::this_thread::yield();
-          }
-          if (done == 0) leave(end == receiving ? pieces[i].received : pieces[i].sent);
-          if (request != MPI_REQUEST_NULL) MPI_Request_free(&request);
+      if (running() && world->may_call_here()) {
+        const communicator::presence here{*world, communicator::presence::on_entry::wait};
+        if (in_call()) world->end_call();
+        for (std::size_t i = 0; i < flights.size(); ++i) end(flights[i], pieces[i]);
+        for (const auto& one : natives) {
+          if (one->flies()) one->give_up();
         }
-        if (one.part_of == nullptr || !one.part_of->flies()) continue;
+        natives.clear();  // frees types
+        types.clear();
+        return;
+      }
+      for (std::size_t i = 0; i < flights.size(); ++i) {
+        if (!flights[i].flying) continue;
         leave(pieces[i].received);
         leave(pieces[i].sent);
       }
-      for (const auto& one : natives) {
-        if (one->flies()) one->give_up();
-      }
+      for (auto& one : natives) one->give_up();
+      for (auto& one : types) given_up::all().keep_forever(std::move(one));
     }
 
-    static void leave(const std::vector<piece>& to_mpi) {
+    [[nodiscard]] bool in_call() const noexcept { return awaited != flights.size(); }
+
+    static void end(flight& one, const exchange_pieces& of_exchange) noexcept {
+      for (const std::size_t end : {receiving, sending}) {
+        MPI_Request& request = one.requests[end];
+        if (request == MPI_REQUEST_NULL) continue;
+        int done = one.flying ? 0 : 1;
+        if (done == 0) MPI_Test(&request, &done, MPI_STATUS_IGNORE);
+        if (done == 0 && end == receiving) MPI_Cancel(&request);
+        const auto limit = std::chrono::steady_clock::now() + std::chrono::milliseconds{50};
+        while (done == 0 && std::chrono::steady_clock::now() < limit) {
+          if (MPI_Test(&request, &done, MPI_STATUS_IGNORE) != MPI_SUCCESS) break;
+          std::this_thread::yield();
+        }
+        if (done == 0) leave(end == receiving ? of_exchange.received : of_exchange.sent);
+        if (request != MPI_REQUEST_NULL) MPI_Request_free(&request);
+      }
+      if (one.part_of == nullptr || !one.part_of->flies()) return;
+      leave(of_exchange.received);
+      leave(of_exchange.sent);
+    }
+
+    static void leave(const std::vector<piece>& to_mpi) noexcept {
       for (const piece& one : to_mpi) {
-        if (one.bytes > 0) still_in_use().push_back(one.data);
+        if (one.bytes > 0) given_up::all().use(one.data);
       }
     }
 
@@ -218,10 +252,28 @@ class channel {
       std::vector<candidate> natives;
     };
 
+    /// Reads what a rank says in `agree`. False if it is malformed.
+    [[nodiscard]] static bool parse(const std::string& of_rank, int& lanes, std::string_view& wrong) {
+      peer_text read{of_rank};
+      read.number(lanes, 1).skip(" ");
+      while (read.at(';')) {
+        read.skip(";");
+        for (int i = 0; i < 5; ++i) {  // see candidate::name
+          int number = 0;
+          read.number(number, 0).skip(",");
+        }
+        read.skip(read.at('g') ? "g" : "w");
+      }
+      return read.skip(" ").until('\n', wrong).ended();
+    }
+
     /// What all ranks agree on. Throws on all of them if a rank sends what its peer does not expect.
     [[nodiscard]] agreed agree() const {
       std::vector<candidate> mine;
       if (world->how().collectives == collectives::native) mine = candidates_of(steps, pieces);
+      if (!world->makes_groups()) {
+        std::erase_if(mine, [&](const candidate& one) { return one.members.count < world->size(); });
+      }
       std::vector<const candidate*> candidate_of(pieces.size(), nullptr);
       for (const candidate& one : mine) {
         for (int e = one.exchanges.first; e < one.exchanges.end(); ++e) {
@@ -279,11 +331,17 @@ class channel {
       }
 
       agreed all{lanes, {}};
-      const std::vector<std::string> of_ranks = world->all_gather(said);
+      const std::vector<std::string> of_ranks = world->gather(said + "\n");
       for (const std::string& of_rank : of_ranks) {
-        const std::size_t wrong = of_rank.find(' ', of_rank.find(' ') + 1) + 1;
-        if (wrong < of_rank.size()) throw transport_error{"orrery: " + of_rank.substr(wrong) + world_is_usable};
-        all.lanes = (std::max)(all.lanes, std::stoi(of_rank));
+        int its_lanes = 1;
+        std::string_view wrong;
+        if (!parse(of_rank, its_lanes, wrong)) {
+          world->fail("rank " + std::to_string(&of_rank - of_ranks.data()) +
+                      " says of its plan what is no list of lanes and collectives; build all ranks with one version of "
+                      "this library");
+        }
+        if (!wrong.empty()) throw transport_error{"orrery: " + std::string{wrong} + world_is_usable};
+        all.lanes = (std::max)(all.lanes, its_lanes);
       }
       for (candidate& one : mine) {
         bool all_want_it = true;

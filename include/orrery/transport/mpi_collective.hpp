@@ -174,7 +174,7 @@ class native_collective {
   }
 
   /// It will not be waited for: MPI has no way to cancel it.
-  void give_up() { given_up().push_back(arguments_); }
+  void give_up() noexcept { given_up::all().keep_forever(std::move(arguments_)); }
 
  private:
   struct side_of_call {
@@ -195,7 +195,7 @@ class native_collective {
   bool gathers_;
   MPI_Comm group_;
   std::byte* base_ = nullptr;
-  std::shared_ptr<arguments> arguments_ = std::make_shared<arguments>();
+  std::unique_ptr<arguments> arguments_ = std::make_unique<arguments>();
   MPI_Request request_ = MPI_REQUEST_NULL;
 };
 

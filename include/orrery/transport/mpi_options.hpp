@@ -18,7 +18,10 @@ struct options {
   /// Seconds between two calls of MPI while a tile is computed. Most MPI libraries move large messages only while the
   /// program is inside of MPI: without these calls nothing would fly.
   double progress_interval = 0.0002;
-  /// Native ones run on communicators of their groups, made with the first plan that has such a group. With OpenMPI
+  /// Native ones run on communicators of their groups, made with the first plan that has such a group. MPI makes that
+  /// of some of the ranks in a call that has no deadline, so it is made on a thread of its own. This takes
+  /// MPI_THREAD_MULTIPLE: with less, only the collectives of all ranks are native, and those of smaller groups are
+  /// expanded. With OpenMPI
   /// 4.1.4 they took 1.02 times as long as expanded ones on 8 ranks of 4 nodes (those of `bench/cluster.py`, 100
   /// Mbit/s), and in shared memory, on two cores, 1.1 times with blocks of 256 or 512 KiB, 1.2 times with 8 KiB and 4
   /// ranks, 0.8 times with 4 KiB and 8 ranks; with MPICH 4.0.2 and 4 ranks 0.96 times with 512 KiB and 1.2 times with 8

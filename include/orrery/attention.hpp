@@ -61,7 +61,8 @@ class attention {
   using accumulator = typename Kernel::accumulator;
 
   /// Collective: all ranks construct it, with the same arguments. Proves the schedule for this world, forward and
-  /// backward, once in a process (see `verify_once`), and compares what the ranks say.
+  /// backward, once in a process (see `prove_once`), and compares what the ranks say: the arguments, and a digest of
+  /// the programs of all ranks, so that topologies that have one name and write different programs are told apart.
   ///
   /// Throws `std::invalid_argument`, on every rank, if the shape or the world does not suit, if the topology cuts the
   /// heads into more slices than there are query heads, if the schedule is wrong, if a kernel that plans its tiles
@@ -196,7 +197,7 @@ class attention {
   template <class World, class Mask>
   void make(World& world, const attention_shape& shape, const Mask& mask, const any_layout& layout,
             const Topology& topology) {
-    const attention_request request{
+    attention_request request{
         shape.completed(), world.size(),         name_of(topology), slices_of(topology, world.size()),
         Kernel::name(),    Kernel::max_head_dim, mask.name(),       layout.name};
     using memory = typename World::memory;
@@ -242,8 +243,8 @@ class attention {
     return sentence.compare(0, prefix.size(), prefix) == 0 ? sentence.substr(prefix.size()) : sentence;
   }
 
-  /// Empty, or a sentence.
-  [[nodiscard]] static std::string what_is_wrong(const attention_request& request, const Topology& topology) {
+  /// Empty, or a sentence. Notes the digests of the schedules that it has proven.
+  [[nodiscard]] static std::string what_is_wrong(attention_request& request, const Topology& topology) {
     std::string error = request.what_is_wrong_with_sizes();
     if (!error.empty()) return error;
     const pass passes[] = {pass::forward, request.shape.circulate};
@@ -253,7 +254,9 @@ class attention {
     error = request.what_is_wrong_with_slices();
     if (!error.empty()) return error;
     for (const pass p : passes) {
-      if (const verdict v = verify_once(topology, request.world, p); !v.ok()) return request.unproven(p, v);
+      const proven_schedule proven = prove_once(topology, request.world, p);
+      if (!proven.found.ok()) return request.unproven(p, proven.found);
+      (p == pass::forward ? request.forward : request.backward) = proven.digest;
     }
     return "";
   }

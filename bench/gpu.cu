@@ -54,7 +54,11 @@ int run(const std::vector<std::string>& arguments) {
   std::printf("# %s\n", bench::device_name(0).c_str());
   orrery::check_cuda(cudaSetDevice(0), "cudaSetDevice");
   bench::measure_gpu<orrery::gpu>(all, sizes, sections);
-  if (json.is_open()) all.write(json);
+  if (json.is_open()) {
+    all.write(json);
+    json.close();
+    if (!json) throw std::runtime_error{"--json: the file could not be written"};
+  }
   return 0;
 }
 

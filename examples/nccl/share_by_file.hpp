@@ -21,7 +21,10 @@ inline ncclUniqueId share_by_file(const std::string& path, int rank, double seco
     if (const ncclResult_t result = ncclGetUniqueId(&id); result != ncclSuccess) {
       throw std::runtime_error{"ncclGetUniqueId: " + orrery::nccl::describe(result)};
     }
-    std::ofstream{path + ".new", std::ios::binary}.write(id.internal, sizeof(id.internal));
+    std::ofstream file{path + ".new", std::ios::binary};
+    file.write(id.internal, sizeof(id.internal));
+    file.close();
+    if (!file) throw std::runtime_error{path + ".new cannot be written"};
     std::filesystem::rename(path + ".new", path);  // so that nobody reads half of it
     return id;
   }

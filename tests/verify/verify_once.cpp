@@ -4,6 +4,7 @@
 #include <atomic>
 #include <chrono>
 #include <stdexcept>
+#include <string>
 #include <thread>
 #include <vector>
 
@@ -12,6 +13,7 @@
 #include "orrery/topology/any_topology.hpp"
 #include "orrery/topology/placed.hpp"
 #include "orrery/topology/ring.hpp"
+#include "orrery/topology/wallfacer.hpp"
 
 namespace {
 
@@ -148,6 +150,83 @@ TEST_CASE("a topology that throws is asked again") {
   };
   CHECK_THROWS_AS(static_cast<void>(orrery::verify_once(throwing{}, 4)), std::runtime_error);
   CHECK(orrery::verify_once(throwing{}, 4).ok());
+}
+
+TEST_CASE("the reason of a refusal is that of the topology that is asked, not of one that is gone") {
+  struct refusing : counting_ring<8> {
+    std::string reason;
+
+    explicit refusing(const std::string& why) : reason{why} {}
+    [[nodiscard]] const char* refuses(int) const { return reason.c_str(); }
+    bool operator==(const refusing&) const { return true; }
+  };
+  const std::string first = "refuses for the first reason, which is longer than any string that lies in itself";
+  const std::string second = "refuses for the second reason, which is longer than any string that lies in itself";
+  for (const std::string& reason : {first, second}) {
+    const orrery::any_topology chosen = refusing{reason};
+    for (const orrery::verdict& v : {orrery::verify_once(refusing{reason}, 4), orrery::verify_once(chosen, 4)}) {
+      CHECK(v.found == orrery::fault::world_refused);
+    }
+    CHECK(std::string{orrery::verify_once(chosen, 4).reason} == reason);
+  }
+}
+
+TEST_CASE("every number that a topology writes counts in the digest, and what follows from them does not") {
+  using orrery::program;
+  const auto digest_of = [](const program& p) {
+    orrery::schedule_digest digest;
+    digest.add(p);
+    digest.add_remarks(p);
+    return digest.text();
+  };
+  const auto numbers_of = [](program& p) {
+    std::vector<int*> all{&p.rank, &p.world, &p.slices};
+    const auto add_range = [&](orrery::range& r) { all.insert(all.end(), {&r.first, &r.count}); };
+    const auto add_block = [&](orrery::block& b) { all.insert(all.end(), {&b.shard, &b.slice}); };
+    for (orrery::step& one : p.steps) add_range(one.exchanges), add_range(one.tile.queries), add_range(one.tile.keys);
+    for (orrery::exchange& one : p.exchanges) {
+      all.insert(all.end(), {&one.to, &one.from, &one.lane, &one.posted, &one.complete_before});
+      add_range(one.sent), add_range(one.received);
+    }
+    for (orrery::block& one : p.sent) add_block(one);
+    for (auto* held : {&p.received, &p.queries, &p.keys}) {
+      for (orrery::held_block& one : *held) add_block(one.block);
+    }
+    for (orrery::collective& one : p.collectives) {
+      all.insert(all.end(), {&one.first_rank, &one.ranks, &one.rank_stride});
+      add_range(one.exchanges);
+    }
+    return all;
+  };
+  const auto differs_with = [&](const program& p, const auto& edit) {
+    program edited = p;
+    edit(edited);
+    return digest_of(edited) != digest_of(p);
+  };
+  for (const pass p : {pass::forward, pass::circulate_keys}) {
+    program one = orrery::draft_of(orrery::wallfacer<2>{}, 3, 16, p);
+    CHECK(!one.collectives.empty());
+    const std::string digest = digest_of(one);
+    std::vector<int*> numbers = numbers_of(one);
+    CHECK(numbers.size() > 100);
+    for (int* number : numbers) {
+      ++*number;
+      CHECK(digest_of(one) != digest);
+      --*number;
+    }
+    CHECK(digest_of(one) == digest);
+    const auto other_side = [](orrery::side& s) { s = orrery::other_side(s); };
+    CHECK(differs_with(one, [&](program& x) { x.pass = pass::circulate_queries; }));
+    CHECK(differs_with(one, [&](program& x) { x.exchanges[0].cargo = orrery::cargo::partial; }));
+    CHECK(differs_with(one, [&](program& x) { other_side(x.sent[0].side); }));
+    CHECK(differs_with(one, [&](program& x) { other_side(x.received[0].block.side); }));
+    CHECK(differs_with(one, [&](program& x) { other_side(x.queries[0].block.side); }));
+    CHECK(differs_with(one, [&](program& x) { other_side(x.keys.back().block.side); }));
+    CHECK(differs_with(one, [&](program& x) { x.collectives[0].kind = orrery::collective_kind::all_to_all; }));
+    CHECK(differs_with(one, [&](program& x) { x.collectives.pop_back(); }));
+    CHECK(differs_with(one, [&](program& x) { x.steps.push_back({{0, 0}, {0, 0}, {{0, 0}, {0, 0}}}); }));
+    CHECK_FALSE(differs_with(one, [&](program& x) { orrery::finish(x); }));
+  }
 }
 
 TEST_CASE("old answers are forgotten, and found again") {

@@ -14,6 +14,7 @@
 #include "orrery/schedule/block.hpp"
 #include "orrery/schedule/hand_over.hpp"
 #include "orrery/schedule/list.hpp"
+#include "orrery/schedule/schedule_digest.hpp"
 #include "orrery/transport/transport.hpp"
 #include "orrery/verify/verdict.hpp"
 
@@ -59,7 +60,9 @@ struct attention_request {
   std::int64_t max_head_dim = 0;
   std::string mask;
   std::string layout;
-  std::uint64_t shards = 0;  ///< a digest of all ranks' shards; 0: not known yet
+  std::uint64_t shards = 0;   ///< a digest of all ranks' shards; 0: not known yet
+  schedule_digest forward{};  ///< of all ranks' programs, as this rank has proven them
+  schedule_digest backward{};
 
   /// Empty, or a sentence.
   [[nodiscard]] std::string what_is_wrong_with_sizes() const {
@@ -155,6 +158,9 @@ struct attention_request {
     say("scale", scale);
     say("circulate", name_of(shape.circulate));
     say("hand_over", name_of(shape.hand_over));
+    // Topologies of one name may differ: nameless ones, and values of a type whose name leaves something out.
+    say("the forward's programs", topology + " with digest " + forward.text());
+    say("the backward's programs", topology + " with digest " + backward.text());
     return all;
   }
 

@@ -17,7 +17,8 @@ namespace orrery {
 /// what they write follows from their arguments and the topology's value.
 ///
 /// A topology may also have
-/// - `std::string name() const`, for messages, tables and the check that all ranks use the same one;
+/// - `std::string name() const`, for messages, tables and the check that all ranks use the same one (which compares the
+///   programs, too);
 /// - `constexpr const char* refuses(int world) const`, or `refuses(world, pass)`: null, or the end of a sentence that
 /// says why this world is
 ///   refused and what would work;

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "orrery/schedule/program.hpp"
+#include "orrery/schedule/schedule_digest.hpp"
 #include "orrery/schedule/translate.hpp"
 #include "orrery/topology/topology.hpp"
 #include "orrery/verify/message_proof.hpp"
@@ -101,8 +102,12 @@ template <class Visible = every_pair>
 ///
 /// Every rank's program is written and looked at. Where the programs repeat from rank to rank, which is checked block
 /// by block (`is_translate`), those of the first period are proven for all.
+///
+/// `digest`, unless it is null, becomes that of the proven schedule, whatever the type that wrote it: of the remarks of
+/// all ranks and the programs of the first period, from which those of the other ranks follow.
 template <topology Topology>
-[[nodiscard]] constexpr verdict verify(const Topology& t, int world, pass p = pass::forward) {
+[[nodiscard]] constexpr verdict verify(const Topology& t, int world, pass p = pass::forward,
+                                       schedule_digest* digest = nullptr) {
   verdict refusal;
   refusal.world = world;
   if (const char* reason = refuses(t, world, p)) {
@@ -114,6 +119,7 @@ template <topology Topology>
   if (!writes_each_rank_alone<Topology>(p)) all = drafts_of(t, world, p);
   list<program> first;  // of the first period, as far as it is known
   first.reserve(world);
+  if (digest != nullptr) *digest = {};
   int period = 0;
   for (int rank = 0; rank < world; ++rank) {
     program one;
@@ -127,8 +133,10 @@ template <topology Topology>
       refusal.rank = rank;
       return refusal;
     }
+    if (digest != nullptr) digest->add_remarks(one);
     if (period == 0 && rank > 0 && world % rank == 0 && is_translate(first[0], one, rank)) period = rank;
     if (period == 0) {
+      if (digest != nullptr) digest->add(one);
       first.items[first.count++] = static_cast<program&&>(one);
     } else if (rank % period != 0 && !is_translate(first[rank % period], one, rank - rank % period)) {
       period = -1;
@@ -147,7 +155,13 @@ template <topology Topology>
     if (!found.ok() || proof.in_step()) return found;
   }
   // The first ranks' programs do not speak for all.
-  return verify(programs_of(t, world, p));
+  const list<program> programs = programs_of(t, world, p);
+  if (digest != nullptr) *digest = {};
+  for (int rank = 0; digest != nullptr && rank < world; ++rank) {
+    digest->add_remarks(programs.items[rank]);
+    digest->add(programs.items[rank]);
+  }
+  return verify(programs);
 }
 
 }  // namespace orrery

@@ -32,6 +32,7 @@ namespace {
 namespace threads {
 
 using orrery::threads::channel;
+using orrery::threads::handover;
 using orrery::threads::options;
 using orrery::threads::shared_world;
 using orrery::threads::world;
@@ -475,6 +476,58 @@ TEST_CASE("a rank that sleeps is woken by whatever ends its wait") {
         "orrery: rank 0 stops: rank 1 failed in step 3; rank 0 was waiting for a message" + lost);
   CHECK(said_when([](auto& world, auto&) { world.leave(1); }) ==
         "orrery: rank 0 stops: rank 0 waits for a message, but rank 1 has ended" + lost);
+}
+
+TEST_CASE("ranks that wait for each other say so") {
+  // Both wait before either posts. A busy machine may miss a short deadline, before the second one waits.
+  const std::string step = " s in step 2 for ";
+  const std::string of_0 = "key shard 1 from rank 1, which itself waits for rank 0, which waits for rank 1";
+  const std::string of_1 = "rank 0 to take key shard 1, which itself waits for rank 1, which waits for rank 0";
+  bool found = false;
+  std::string said;
+  for (double deadline = 0.3; deadline < 30 && !found; deadline *= 3) {
+    said = failures(2, {.deadline = deadline}, [](auto& on) {
+      end_of_message end{on};
+      end.channel.begin();
+      end.channel.await(0);
+    })[0];
+    found = said.find(step + of_0 + lost) != std::string::npos || said.find(step + of_1 + ";") != std::string::npos;
+  }
+  INFO(said);
+  CHECK(found);
+}
+
+TEST_CASE("all ranks leave a collective call of a world that has failed") {
+  // Both calls show a rank's memory to the others, and so end only when nobody looks at it any more.
+  for (const bool sums : {false, true}) {
+    const std::vector<std::string> said = failures(4, {.deadline = 3600}, [&](auto& on) {
+      if (on.rank() == 3) throw std::runtime_error{"out of memory"};
+      std::vector<double> values(8);
+      if (sums) on.all_reduce_sum(std::span{values});
+      static_cast<void>(on.open(orrery::builder{on.rank(), 4}, {}));
+    });
+    for (int rank = 0; rank < 3; ++rank) {
+      CHECK(said[static_cast<std::size_t>(rank)].find("rank 3 failed: out of memory") != std::string::npos);
+    }
+  }
+}
+
+TEST_CASE("a message whose copy has thrown is given up by both ends") {
+  const time_limit limit;
+  threads::handover ends;
+  int copies = 0;
+  const auto copy = [&] { ++copies; };
+  CHECK_FALSE(ends.post(copy));
+  CHECK(ends.post(copy));
+  CHECK(ends.copied() == 1);
+  CHECK_FALSE(ends.post(copy));
+  CHECK_THROWS_AS(ends.post([] { throw std::runtime_error{"copy"}; }), std::runtime_error);
+  CHECK(ends.copied() == 1);
+  ends.withdraw();  // waits for a copy that is under way, and for none that has thrown
+  ends.withdraw();
+  CHECK_FALSE(ends.post(copy));
+  CHECK_FALSE(ends.post(copy));
+  CHECK(copies == 1);
 }
 
 TEST_CASE("a rank that gives up a call is named at once, though it stays") {

@@ -191,6 +191,36 @@ TEST_CASE("a rank whose kernel takes too long") {
   check_new_world();
 }
 
+TEST_CASE("a call that begins in the middle of the last one is refused") {
+  if (ranks() == 1) return;
+  static std::vector<std::byte> memory(32);  // a message that is not awaited may still arrive
+  const std::string cause = "rank 0 begins a call, but has left its last one in the middle";
+  for (const bool posts : {false, true}) {
+    CAPTURE(posts);
+    const std::string sentence = sentence_of<orrery::transport_error>([&] {
+      orrery::mpi::world world{MPI_COMM_WORLD, {.deadline = 30}};
+      orrery::builder schedule{rank(), ranks()};
+      schedule.shift(orrery::key(rank()), +1);
+      schedule.next_step();
+      std::vector<orrery::exchange_pieces> pieces(1);
+      pieces[0].sent = {{memory.data(), 16}};
+      pieces[0].received = {{memory.data() + 16, 16}};
+      auto channel = world.open(schedule, pieces);
+      channel.begin();
+      channel.post(0);
+      channel.await(0);
+      channel.begin();
+      if (posts) channel.post(0);
+      world.barrier();
+      if (rank() == 0) channel.begin();
+      world.barrier();
+    });
+    CHECK(contains(sentence, "orrery: rank " + std::to_string(rank()) + " stops: "));
+    CHECK(contains(sentence, cause));
+    check_new_world();
+  }
+}
+
 TEST_CASE("a rank that ends by an exception") {
   if (ranks() == 1) return;
   const std::string sentence = sentence_of<std::exception>([&] {

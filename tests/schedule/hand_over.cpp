@@ -98,3 +98,43 @@ TEST_CASE("the first step's exchanges come tensor by tensor, and collectives sta
   CHECK(lanes == std::set<int>{1, 2, 3});
   CHECK(split.program.exchanges[9].lane == 0);  // the partials go home whole
 }
+
+TEST_CASE("each end of an exchange is split by the blocks that it names") {
+  // Sends its own keys, and receives keys that are not its sender's own.
+  orrery::builder schedule{0, 3};
+  schedule.begin_exchange(1, 2);
+  schedule.send(orrery::key(0));
+  schedule.receive(orrery::key(1));
+  schedule.next_step();
+  schedule.interact(orrery::query(0), orrery::key(1));
+  orrery::program p = schedule;
+  orrery::finish(p);
+  const auto split = orrery::by_tensor(p, sides);
+  int sends = 0, receives = 0;
+  for (int e = 0; e < split.program.exchanges.size(); ++e) {
+    const orrery::exchange& x = split.program.exchanges[e];
+    sends += x.sent.count > 0 ? 1 : 0;
+    receives += x.received.count > 0 ? 1 : 0;
+    CHECK((x.received.count > 0) == (split.tensor_of(e) == orrery::every_tensor));
+    CHECK((x.to == orrery::nobody) == (x.sent.count == 0));
+    CHECK((x.from == orrery::nobody) == (x.received.count == 0));
+  }
+  CHECK(sends == 2);
+  CHECK(receives == 1);
+}
+
+TEST_CASE("a part of a collective's exchanges is no collective") {
+  // Of three exchanges one relays another rank's keys, which stay one message.
+  orrery::builder schedule{0, 4};
+  for (int peer = 1; peer < 4; ++peer) {
+    schedule.begin_exchange(peer, orrery::nobody);
+    schedule.send(orrery::key(peer == 2 ? 3 : 0));
+  }
+  schedule.remark(orrery::collective_kind::all_gather, {0, 4}, 0);
+  orrery::program p = schedule;
+  orrery::finish(p);
+  REQUIRE(p.collectives.size() == 1);
+  const auto split = orrery::by_tensor(p, sides);
+  CHECK(split.program.exchanges.size() == 2 * 2 + 1);
+  CHECK(split.program.collectives.empty());
+}

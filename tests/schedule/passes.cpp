@@ -294,6 +294,7 @@ TEST_CASE("programs that are renamed get the same slots") {
   for (const auto& [programs, alike] :
        {std::pair{drafts_of(ring{}, 6, pass::circulate_keys), 1},
         std::pair{drafts_of(wallfacer<2>{}, 8, pass::forward), 0}, std::pair{drafts_of(ulysses{}, 5, pass::forward), 1},
+        std::pair{drafts_of(usp<4>{}, 4, pass::circulate_keys), 1},
         std::pair{drafts_of(double_ring<3>{}, 12, pass::circulate_queries), 1}}) {
     const list<int> first = first_alike(programs);
     int different = 0;
@@ -353,4 +354,19 @@ TEST_CASE("programs that differ in more than names are not renamed") {
   ring_of_four.keys[1].block.shard = ring_of_four.keys[2].block.shard;
   CHECK_FALSE(is_renamed(draft_of(ring{}, 0, 4), ring_of_four));
   CHECK_FALSE(is_renamed(ring_of_four, draft_of(ring{}, 0, 4)));
+  // Two shards that get one name where no shard has that name itself.
+  const auto receives = [](int first, int second) {
+    builder schedule{0, 4};
+    schedule.begin_exchange(1, 1);
+    schedule.receive(key(first));
+    schedule.receive(key(second));
+    schedule.next_step();
+    schedule.interact(query(0), key(first));
+    schedule.add_to_tile(key(second));
+    return static_cast<program>(schedule);
+  };
+  CHECK(is_renamed(receives(1, 2), receives(3, 1)));
+  CHECK_FALSE(is_renamed(receives(1, 2), receives(1, 1)));
+  CHECK_FALSE(is_renamed(receives(1, 1), receives(1, 2)));
+  CHECK_FALSE(is_renamed(receives(1, 2), receives(1, 0)));  // rank 0's own shard keeps its name
 }

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cmath>
 #include <functional>
 #include <limits>
 #include <random>
@@ -71,8 +72,19 @@ struct everyone_on_rank_0 {
   }
 };
 
-/// What the busiest node sends to others if rank r is on node node_of[r].
-double egress_of(const traffic_report& costs, const std::vector<int>& node_of, int nodes) {
+/// What nodes send to other nodes, in the order in which `egress_search` compares distributions.
+struct node_costs {
+  double busiest = std::numeric_limits<double>::infinity();  ///< of the node that sends most
+  double squares = 0;                                        ///< of all nodes, added up
+
+  bool operator<(const node_costs& other) const {
+    if (std::abs(busiest - other.busiest) > 1e-9) return busiest < other.busiest;
+    return squares < other.squares - 1e-6;
+  }
+};
+
+/// The costs if rank r is on node node_of[r].
+node_costs costs_of(const traffic_report& costs, const std::vector<int>& node_of, int nodes) {
   std::vector<double> sent(static_cast<std::size_t>(nodes));
   for (int a = 0; a < costs.world; ++a) {
     for (int b = 0; b < costs.world; ++b) {
@@ -81,18 +93,27 @@ double egress_of(const traffic_report& costs, const std::vector<int>& node_of, i
       sent[from] += costs.units_between[a * costs.world + b];
     }
   }
-  return *std::max_element(sent.begin(), sent.end());
+  node_costs all{0, 0};
+  for (const double units : sent) all = {std::max(all.busiest, units), all.squares + units * units};
+  return all;
 }
 
-/// The least of all distributions of the ranks over nodes of equal size.
-double least_of_all(const traffic_report& costs, int ranks_per_node) {
+/// The costs of the distribution that the search finds.
+node_costs found_costs(const traffic_report& costs, int ranks_per_node) {
+  std::vector<int> node_of;
+  for (const int rank : egress_search{costs, ranks_per_node}.run()) node_of.push_back(rank / ranks_per_node);
+  return costs_of(costs, node_of, costs.world / ranks_per_node);
+}
+
+/// The least costs of all distributions of the ranks over nodes of equal size.
+node_costs least_of_all(const traffic_report& costs, int ranks_per_node) {
   const int nodes = costs.world / ranks_per_node;
   std::vector<int> node_of(static_cast<std::size_t>(costs.world));
   std::vector<int> taken(static_cast<std::size_t>(nodes));
-  double least = std::numeric_limits<double>::infinity();
+  node_costs least;
   const std::function<void(int)> distribute = [&](int rank) {
     if (rank == costs.world) {
-      least = std::min(least, egress_of(costs, node_of, nodes));
+      least = std::min(least, costs_of(costs, node_of, nodes));
       return;
     }
     for (int node = 0; node < nodes; ++node) {
@@ -233,15 +254,42 @@ TEST_CASE("no distribution sends less than least_egress") {
           CAPTURE(topology.name);
           CAPTURE(world);
           CAPTURE(ranks_per_node);
-          const list<int> to = egress_search{costs, ranks_per_node}.run();
-          std::vector<int> node_of;
-          for (const int rank : to) node_of.push_back(rank / ranks_per_node);
-          const double found = egress_of(costs, node_of, world / ranks_per_node);
-          CHECK(found <= least_of_all(costs, ranks_per_node) + 1e-9);
+          CHECK_FALSE(least_of_all(costs, ranks_per_node) < found_costs(costs, ranks_per_node));
         }
       }
     }
   }
+}
+
+TEST_CASE("no distribution of irregular traffic sends less than what the search finds") {
+  // For the traffic of topologies, one of the grids with which the search begins is often best already.
+  struct machine {
+    int world, ranks_per_node;
+  };
+  for (const machine& on : {machine{6, 2}, machine{6, 3}, machine{8, 2}, machine{8, 4}, machine{9, 3}}) {
+    for (unsigned seed = 1; seed <= 200; ++seed) {
+      std::mt19937 random{seed};
+      traffic_report costs;
+      costs.world = on.world;
+      costs.units_between = list<double>(on.world * on.world);
+      for (int a = 0; a < on.world; ++a) {
+        for (int b = 0; b < on.world; ++b)
+          if (a != b) costs.units_between[a * on.world + b] = random() % 3 == 0 ? 1 : 0;
+      }
+      CAPTURE(on.world);
+      CAPTURE(on.ranks_per_node);
+      CAPTURE(seed);
+      CHECK_FALSE(least_of_all(costs, on.ranks_per_node) < found_costs(costs, on.ranks_per_node));
+    }
+  }
+}
+
+TEST_CASE("larger worlds: as good as the best that is known") {
+  CHECK(traffic(placed{concentric<2, 2>{}, least_egress{8}}, 24).node_egress(8) == 56);  // no grid gives less than 72
+  // Of several distributions whose busiest node sends 20, the one with the least squares.
+  const node_costs found = found_costs(traffic(concentric<2>{}, 12), 4);
+  CHECK(found.busiest == 20);
+  CHECK(found.squares == 1048);
 }
 
 TEST_CASE("per-node egress of placed topologies, counted by hand") {

@@ -51,7 +51,11 @@ void check_wallfacer(int world, pass p) {
     const int a = mine.rank % C;
     CAPTURE(mine.rank);
 
-    // Step 0 is the teams' gather; step 1 the placement.
+    // Step 0 is the teams' gather; step 1 the placement. What stays is needed after both.
+    for (int e = mine.steps[0].exchanges.first; e < mine.steps[0].exchanges.end(); ++e) {
+      const exchange& x = mine.exchanges[e];
+      CHECK(x.complete_before == (mine.sent[x.sent.first].side == travelling ? 1 : 2));
+    }
     std::vector<block> teams;
     for (int m = 0; m < C; ++m) teams.push_back({travelling, t * C + m, 0});
     const int target = (a * G + t / C) * C + t % C;

@@ -1,6 +1,7 @@
 // Copyright The Orrery authors. SPDX-License-Identifier: Apache-2.0
 #include "orrery/traffic/traffic.hpp"
 
+#include <array>
 #include <cmath>
 #include <cstdint>
 #include <stdexcept>
@@ -407,6 +408,44 @@ TEST_CASE("slots: what has to be held beside one's own shard") {
   CHECK(slots(ulysses{}, 6)[0] == 5);
   CHECK(slots(ulysses{}, 6)[1] == 10);
   CHECK(slots(ulysses{}, 6)[2] == 5);
+}
+
+TEST_CASE("the figures of a report are those of its busiest rank, whichever it is") {
+  // One of three ranks sends its keys twice to the next one, which alone computes and needs slots.
+  for (int busiest = 0; busiest < 3; ++busiest) {
+    CAPTURE(busiest);
+    const int receiver = (busiest + 1) % 3;
+    list<program> all(3);
+    for (int rank = 0; rank < 3; ++rank) {
+      builder schedule{rank, 3};
+      for (int message = 0; message < 2; ++message) {
+        schedule.begin_exchange(rank == busiest ? receiver : nobody, rank == receiver ? busiest : nobody);
+        schedule.send(key(busiest));
+        schedule.receive(key(busiest));
+      }
+      schedule.next_step();
+      if (rank == receiver) schedule.interact(query(rank), key(busiest));
+      all[rank] = schedule;
+      finish(all[rank]);
+    }
+    const traffic_report report = traffic(all, weights_of(pass::forward));
+    CHECK(report.units_sent == 2 * 2);
+    CHECK(report.messages_sent == 2);
+    CHECK(report.steps == 2);
+    CHECK(report.peak_slots == 2);
+    CHECK(report.units_between[busiest * 3 + receiver] == 2 * 2);
+    for (int rank = 0; rank < 3; ++rank) {
+      const rank_traffic& mine = report.ranks[rank];
+      CHECK(mine.messages_sent == (rank == busiest ? 2 : 0));
+      CHECK(mine.blocks_sent == std::array<std::int64_t, 4>{0, 0, rank == busiest ? 2 : 0, 0});
+      CHECK(mine.slots == std::array<int, 4>{0, 0, rank == receiver ? 2 : 0, 0});
+      CHECK(mine.steps == (rank == receiver ? 2 : rank == busiest ? 1 : 0));
+      CHECK(mine.tiles == (rank == receiver ? 1 : 0));
+      CHECK(mine.pairs == (rank == receiver ? 1 : 0));
+    }
+    CHECK(report.node_egress(1) == 2 * 2);
+    CHECK(report.node_egress(3) == 0);
+  }
 }
 
 TEST_CASE("a report can be had at compile time") {

@@ -19,7 +19,7 @@
 
 namespace {
 
-/// Rank 0 sends its key shard (5 bytes) and its query shard (3 bytes) in one message and gets nothing.
+/// Rank 0 sends its key shard and its query shard in one message and gets nothing.
 orrery::program gift(int rank) {
   orrery::builder schedule{rank, 2};
   schedule.begin_exchange(rank == 0 ? 1 : orrery::nobody, rank == 1 ? 0 : orrery::nobody);
@@ -32,8 +32,9 @@ orrery::program gift(int rank) {
   return p;
 }
 
-std::vector<orrery::exchange_pieces> pieces(int rank, std::byte* memory) {
-  std::vector<orrery::piece> both{{memory, 5}, {memory + 5, 3}};
+/// The key shard has 5 bytes, the query shard 3; or both are empty.
+std::vector<orrery::exchange_pieces> pieces(int rank, std::byte* memory, bool empty = false) {
+  std::vector<orrery::piece> both{{memory, empty ? 0 : 5}, {memory + 5, empty ? 0 : 3}};
   if (rank == 0) return {{both, {}}};
   return {{{}, both}};
 }
@@ -66,6 +67,21 @@ TEST_CASE("bytes and messages are those that this rank sends, in all of its plan
     require(counting.bytes_sent() == 0 && counting.messages_sent() == 0, "reset");
     call(first);
     require(counting.bytes_sent() == 8 * sender && counting.messages_sent() == sender, "after the reset");
+  }));
+}
+
+TEST_CASE("a message of empty shards is a message of 0 bytes") {
+  CHECK_NOTHROW(orrery::threads::run(2, [](auto& on) {
+    orrery::counted counting{on};
+    std::array<std::byte, 8> memory{};
+    auto channel = counting.open(gift(on.rank()), pieces(on.rank(), memory.data(), true));
+    for (int call = 1; call <= 2; ++call) {
+      channel.begin();
+      channel.post(0);
+      channel.await(0);
+      require(counting.bytes_sent() == 0, "bytes");
+      require(counting.messages_sent() == (on.rank() == 0 ? call : 0), "messages");
+    }
   }));
 }
 

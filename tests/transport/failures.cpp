@@ -21,6 +21,7 @@
 
 #include "any.hpp"
 #include "conformance.hpp"
+#include "time_limit.hpp"
 
 namespace {
 
@@ -63,6 +64,7 @@ std::vector<ending> endings(
     int ranks, const orrery::any_topology& topology, const std::vector<orrery::scripted_fault>& script, double deadline,
     const std::function<void(int)>& at_rank = [](int) {}) {
   std::vector<ending> all(static_cast<std::size_t>(ranks));
+  const time_limit limit;
   orrery::threads::run(ranks, {.deadline = deadline}, [&](orrery::threads::world& on) {
     ending& mine = all[static_cast<std::size_t>(on.rank())];
     orrery::counted counting{on};

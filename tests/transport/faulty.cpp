@@ -15,6 +15,7 @@
 #include "orrery/transport/threads.hpp"
 
 #include "run/pairs.hpp"
+#include "time_limit.hpp"
 
 namespace {
 
@@ -28,6 +29,7 @@ static_assert(orrery::transport<orrery::faulty<orrery::counted<threads_world>>>)
 template <class T>
 std::string said(const std::vector<orrery::scripted_fault>& script, double deadline = 3600) {
   std::string text = "nothing";
+  const time_limit limit;
   try {
     orrery::threads::run(4, {.deadline = deadline}, [&](threads_world& on) {
       faulty unlucky{on, script};

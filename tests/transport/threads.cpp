@@ -25,9 +25,30 @@
 #include "orrery/topology/topology.hpp"
 #include "orrery/transport/counted.hpp"
 
+#include "time_limit.hpp"
+
 namespace {
 
-namespace threads = orrery::threads;
+namespace threads {
+
+using orrery::threads::channel;
+using orrery::threads::handover;
+using orrery::threads::options;
+using orrery::threads::shared_world;
+using orrery::threads::world;
+
+/// As the library's, but within a time limit, whatever the deadline.
+template <class Body>
+void run(int ranks, const options& how, const Body& body) {
+  const time_limit limit;
+  orrery::threads::run(ranks, how, body);
+}
+template <class Body>
+void run(int ranks, const Body& body) {
+  run(ranks, options{}, body);
+}
+
+}  // namespace threads
 
 static_assert(orrery::transport<threads::world>);
 static_assert(orrery::transport<orrery::counted<threads::world>>);
@@ -404,12 +425,149 @@ TEST_CASE("what a rank has posted before it gives up is never copied: its memory
   }
 }
 
-TEST_CASE("a rank may end when its messages are taken, before the others do") {
-  for (int attempt = 0; attempt < 100; ++attempt) {
-    CHECK_NOTHROW(threads::run(2, [](auto& on) {
+namespace {
+
+/// What a rank of a world of two throws that waits for the other one; `done(n)` answers the n-th question whether what
+/// it waits for is there.
+template <class Done>
+std::string said_in_wait(threads::shared_world& world, const Done& done) {
+  const time_limit limit;
+  int asked = 0;
+  return what<orrery::transport_error>([&] {
+    world.wait(
+        0, 1, [&] { return done(++asked); }, [] { return std::string{"for a message"}; });
+  });
+}
+
+}  // namespace
+
+TEST_CASE("a rank may end when its messages are taken, before the others notice") {
+  threads::shared_world world{2, {.deadline = 3600}};
+  world.leave(1);
+  // The message comes, and rank 1 ends, after rank 0 has looked for the message and before it looks for rank 1.
+  for (const int arrives : {1, 2, 3}) {
+    CHECK(said_in_wait(world, [&](int asked) { return asked >= arrives; }) == "nothing");
+  }
+  CHECK_FALSE(world.failed());
+  CHECK(said_in_wait(world, [](int) { return false; }) ==
+        "orrery: rank 0 stops: rank 0 waits for a message, but rank 1 has ended" + lost);
+}
+
+TEST_CASE("a rank that sleeps is woken by whatever ends its wait") {
+  // Rank 0 asks a second time when it holds the lock without which nobody can wake it: it is then about to sleep.
+  const auto said_when = [](const auto& event) {
+    threads::shared_world world{2, {.deadline = 3600}};
+    std::atomic<bool> asleep{false};
+    std::atomic<bool> arrived{false};
+    std::thread other{[&] {
+      while (!asleep) std::this_thread::yield();
+      event(world, arrived);
+    }};
+    const std::string said = said_in_wait(world, [&](int asked) {
+      asleep = asked >= 2;
+      return arrived.load();
+    });
+    other.join();
+    return said;
+  };
+  CHECK(said_when([](auto& world, auto& arrived) {
+          arrived = true;
+          world.wake(0);
+        }) == "nothing");
+  CHECK(said_when([](auto& world, auto&) { world.fail("rank 1 failed in step 3"); }) ==
+        "orrery: rank 0 stops: rank 1 failed in step 3; rank 0 was waiting for a message" + lost);
+  CHECK(said_when([](auto& world, auto&) { world.leave(1); }) ==
+        "orrery: rank 0 stops: rank 0 waits for a message, but rank 1 has ended" + lost);
+}
+
+TEST_CASE("ranks that wait for each other say so") {
+  // Both wait before either posts. A busy machine may miss a short deadline, before the second one waits.
+  const std::string step = " s in step 2 for ";
+  const std::string of_0 = "key shard 1 from rank 1, which itself waits for rank 0, which waits for rank 1";
+  const std::string of_1 = "rank 0 to take key shard 1, which itself waits for rank 1, which waits for rank 0";
+  bool found = false;
+  std::string said;
+  for (double deadline = 0.3; deadline < 30 && !found; deadline *= 3) {
+    said = failures(2, {.deadline = deadline}, [](auto& on) {
       end_of_message end{on};
+      end.channel.begin();
+      end.channel.await(0);
+    })[0];
+    found = said.find(step + of_0 + lost) != std::string::npos || said.find(step + of_1 + ";") != std::string::npos;
+  }
+  INFO(said);
+  CHECK(found);
+}
+
+TEST_CASE("all ranks leave a collective call of a world that has failed") {
+  // Both calls show a rank's memory to the others, and so end only when nobody looks at it any more.
+  for (const bool sums : {false, true}) {
+    const std::vector<std::string> said = failures(4, {.deadline = 3600}, [&](auto& on) {
+      if (on.rank() == 3) throw std::runtime_error{"out of memory"};
+      std::vector<double> values(8);
+      if (sums) on.all_reduce_sum(std::span{values});
+      static_cast<void>(on.open(orrery::builder{on.rank(), 4}, {}));
+    });
+    for (int rank = 0; rank < 3; ++rank) {
+      CHECK(said[static_cast<std::size_t>(rank)].find("rank 3 failed: out of memory") != std::string::npos);
+    }
+  }
+}
+
+TEST_CASE("a message whose copy has thrown is given up by both ends") {
+  const time_limit limit;
+  threads::handover ends;
+  int copies = 0;
+  const auto copy = [&] { ++copies; };
+  CHECK_FALSE(ends.post(copy));
+  CHECK(ends.post(copy));
+  CHECK(ends.copied() == 1);
+  CHECK_FALSE(ends.post(copy));
+  CHECK_THROWS_AS(ends.post([] { throw std::runtime_error{"copy"}; }), std::runtime_error);
+  CHECK(ends.copied() == 1);
+  ends.withdraw();  // waits for a copy that is under way, and for none that has thrown
+  ends.withdraw();
+  CHECK_FALSE(ends.post(copy));
+  CHECK_FALSE(ends.post(copy));
+  CHECK(copies == 1);
+}
+
+TEST_CASE("a rank that gives up a call is named at once, though it stays") {
+  std::promise<void> noticed;
+  const std::shared_future<void> until = noticed.get_future().share();
+  const std::vector<std::string> said = failures(2, {.deadline = 3600}, [&](auto& on) {
+    end_of_message end{on};
+    if (on.rank() == 1) {
+      end.channel.begin();
+      end.channel.abandon("in step 2: out of memory");
+      return until.wait();
+    }
+    try {
       end.call();
-    }));
+    } catch (...) {
+      noticed.set_value();
+      throw;
+    }
+    noticed.set_value();
+  });
+  CHECK(said[0].find("orrery: rank 0 stops: rank 1 failed in step 2: out of memory; rank 0 was ") == 0);
+  CHECK(said[1] == "nothing");
+}
+
+TEST_CASE("a call that begins in the middle of the last one is refused") {
+  for (const bool posts : {false, true}) {
+    const std::vector<std::string> said = failures(2, {}, [&](auto& on) {
+      end_of_message end{on};
+      end.call();  // one that is finished
+      end.channel.begin();
+      if (posts || on.rank() == 1) end.channel.post(0);
+      on.barrier();
+      if (on.rank() == 0) end.channel.begin();
+      on.barrier();
+    });
+    CHECK(said[0] == "orrery: rank 0 stops: rank 0 begins a call, but has left its last one in the middle" + lost);
+    CHECK(said[1].find("rank 0 begins a call, but has left its last one in the middle; rank 1 was ") !=
+          std::string::npos);
   }
 }
 

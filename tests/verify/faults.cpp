@@ -4,12 +4,15 @@
 
 #include <array>
 #include <sstream>
+#include <stdexcept>
 #include <string>
+#include <vector>
 
 #include <doctest/doctest.h>
 
 #include "orrery/draw/grid.hpp"
 #include "orrery/schedule/builder.hpp"
+#include "orrery/topology/concentric.hpp"
 #include "orrery/topology/ring.hpp"
 #include "orrery/topology/wallfacer.hpp"
 #include "orrery/verify/verify.hpp"
@@ -101,6 +104,49 @@ list<program> two_ranks(const std::array<int, 2>& sends, const std::array<int, 2
   return both;
 }
 
+/// Three ranks, to each of which the queries of both others come in steps 1 and 2. Each sends the partial of the rank
+/// before it home in step `sends[0]`, that of the other one in step `sends[1]`; they are in flight for `steps`.
+list<program> partials_go_home(const std::array<int, 2>& sends, const std::array<int, 2>& steps) {
+  list<program> all(3);
+  for (int rank = 0; rank < 3; ++rank) {
+    builder schedule{rank, 3};
+    for (int i = 0; i <= 5; ++i) {
+      if (i == 0) schedule.shift(query(rank), +1);
+      if (i == 0) schedule.shift(query(rank), +2, {1, 2});
+      if (i == 1) schedule.interact(query(rank - 1), key(rank));
+      for (const int distance : {1, 2}) {
+        const auto which = static_cast<unsigned>(distance - 1);
+        if (i != sends[which]) continue;
+        schedule.begin_exchange((rank + 3 - distance) % 3, (rank + distance) % 3, {2 + distance, steps[which]},
+                                cargo::partial);
+        schedule.send(query(rank - distance));
+        schedule.receive(query(rank));
+      }
+      if (i == sends[1] - 1) schedule.interact(query(rank - 2), key(rank));
+      if (i == sends[1]) schedule.interact(query(rank), key(rank));
+      schedule.next_step();
+    }
+    all[rank] = schedule;
+    finish(all[rank]);
+  }
+  return all;
+}
+
+/// The slots in which rank 0 begins partials, in order.
+std::vector<int*> slots_of_partials(program& p) {
+  std::vector<int*> slots;
+  for (held_block& q : p.queries)
+    if (q.slot != no_slot) slots.push_back(&q.slot);
+  return slots;
+}
+
+/// The slot in which a partial arrives whose exchange is posted in `step`.
+int& slot_of_arrival(program& p, int step) {
+  for (const exchange& x : p.exchanges)
+    if (x.cargo == cargo::partial && x.posted == step) return p.received[x.received.first].slot;
+  throw std::logic_error{"no partial is received in this step"};
+}
+
 bool contains(const std::string& text, const std::string& part) { return text.find(part) != std::string::npos; }
 
 }  // namespace
@@ -161,6 +207,40 @@ TEST_CASE("a rank that differs from all others is looked at") {
       CHECK((found.block == block{side::query, different, 0}));
       CHECK(found.peer == (different + 1) % world);
     }
+  }
+}
+
+TEST_CASE("a rank that differs is looked at wherever it is in the period of the others") {
+  struct my_topology {
+    int different;
+    [[nodiscard]] constexpr orrery::program program(int rank, int world) const {
+      orrery::program p = concentric<2>::program(rank, world);
+      if (rank == different) p.steps[p.steps.size() - 2].tile = {{0, 0}, {0, 0}};
+      return p;
+    }
+  };
+  for (const int world : {6, 8}) {
+    REQUIRE(verify(my_topology{world}, world).ok());
+    for (int different = 0; different < world; ++different) {
+      CAPTURE(different);
+      CHECK(verify(my_topology{different}, world).found == fault::pair_missing);
+    }
+  }
+}
+
+TEST_CASE("a missing pair is found among all keys of a large world") {
+  // Pairs are kept in words of 64 keys; 130 ranks need three of them, of which the last is not full.
+  const int world = 130;
+  for (const int forgotten : {0, 63, 64, 66, 127, 128, 129}) {
+    list<program> all = programs_of(ring{}, world);
+    for (step& now : all[0].steps) {
+      if (all[0].keys[now.tile.keys.first].block.shard == forgotten) now.tile = {{0, 0}, {0, 0}};
+    }
+    const verdict found = verify(all);
+    INFO(found.sentence());
+    CHECK(found.found == fault::pair_missing);
+    CHECK((found.block == block{side::query, 0, 0}));
+    CHECK(found.peer == forgotten);
   }
 }
 
@@ -331,4 +411,59 @@ TEST_CASE("an operand is used after its slot was given to another one") {
   CHECK(v.found == fault::slot_overwritten);
   CHECK(v.rank == 0);
   CHECK(v.step == 2);
+}
+
+TEST_CASE("a slot is not used again while its partial is being sent") {
+  // Rank 0 gives up its first partial in step 2, and it is in flight until step 5. Its second one begins in step 3; the
+  // second arrival is posted in step 4.
+  const list<program> right = partials_go_home({2, 4}, {3, 1});
+  INFO(draw_grid(right));
+  INFO(verify(right).sentence());
+  REQUIRE(verify(right).ok());
+
+  list<program> begins = right;
+  const std::vector<int*> slots = slots_of_partials(begins[0]);
+  REQUIRE(slots.size() == 2);
+  *slots[1] = *slots[0];
+  verdict v = verify(begins);
+  INFO(v.sentence());
+  CHECK(v.found == fault::slot_overwritten);
+  CHECK(v.rank == 0);
+  CHECK(v.step == 3);
+  CHECK((v.block == block{side::query, 2, 0}));
+
+  list<program> arrives = right;
+  slot_of_arrival(arrives[0], 4) = *slots_of_partials(arrives[0])[0];
+  v = verify(arrives);
+  INFO(v.sentence());
+  CHECK(v.found == fault::slot_overwritten);
+  CHECK(v.rank == 0);
+  CHECK(v.step == 4);
+  CHECK((v.block == block{side::query, 2, 0}));
+}
+
+TEST_CASE("a slot is used again as soon as its partial has been sent") {
+  // The same, but the first partial has been sent by step 3.
+  list<program> all = partials_go_home({2, 4}, {1, 1});
+  REQUIRE(verify(all).ok());
+  for (program& p : all) {
+    const std::vector<int*> slots = slots_of_partials(p);
+    REQUIRE(slots.size() == 2);
+    CHECK(*slots[1] == *slots[0]);  // `finish` does so
+  }
+}
+
+TEST_CASE("a partial does not arrive in a slot that holds another one") {
+  // Rank 0's first partial is held from step 1 until step 5; another one's arrival is posted in step 4.
+  const list<program> right = partials_go_home({5, 4}, {1, 1});
+  INFO(verify(right).sentence());
+  REQUIRE(verify(right).ok());
+  list<program> arrives = right;
+  slot_of_arrival(arrives[0], 4) = *slots_of_partials(arrives[0])[0];
+  const verdict v = verify(arrives);
+  INFO(v.sentence());
+  CHECK(v.found == fault::slot_overwritten);
+  CHECK(v.rank == 0);
+  CHECK(v.step == 4);
+  CHECK((v.block == block{side::query, 2, 0}));
 }

@@ -144,7 +144,6 @@ struct attention_request {
     say("kernel", kernel);
     say("mask", mask);
     say("layout", layout);
-    say("shards (their digest)", std::to_string(shards));
     say_size("batch", shape.batch);
     say_size("length", shape.length);
     say_size("query_heads", shape.query_heads);
@@ -155,6 +154,7 @@ struct attention_request {
     say("scale", scale);
     say("circulate", name_of(shape.circulate));
     say("hand_over", name_of(shape.hand_over));
+    say("shards (their digest)", std::to_string(shards));
     return all;
   }
 

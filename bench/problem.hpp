@@ -72,11 +72,10 @@ class shard : public calls_on<shard<T>> {
   using accumulator = accumulator_of<T>;
 
   shard(const orrery::attention_shape& shape, const orrery::segments& positions)
-      : shape_{shape}, positions_{positions}, tokens_{positions.tokens()} {
-    shape_.key_heads = shape.key_heads == 0 ? shape.query_heads : shape.key_heads;
+      : shape_{shape.completed()}, positions_{positions}, tokens_{positions.tokens()} {
     q_ = input(1, shape_.query_heads);
-    k_ = input(2, shape_.key_heads);
-    v_ = input(3, shape_.key_heads);
+    k_ = input(2, *shape_.key_heads);
+    v_ = input(3, *shape_.key_heads);
     grad_out_ = input(4, shape_.query_heads);
     // Results that nobody writes, or brings here, are found out.
     const auto nan = static_cast<T>(std::numeric_limits<float>::quiet_NaN());
@@ -116,8 +115,8 @@ class shard : public calls_on<shard<T>> {
       }
     } else {
       compare(grad_q_, whole.grad_q_, shape_.query_heads * dim, worst);
-      compare(grad_k_, whole.grad_k_, shape_.key_heads * dim, worst);
-      compare(grad_v_, whole.grad_v_, shape_.key_heads * dim, worst);
+      compare(grad_k_, whole.grad_k_, *shape_.key_heads * dim, worst);
+      compare(grad_v_, whole.grad_v_, *shape_.key_heads * dim, worst);
     }
     return worst;
   }
@@ -129,7 +128,7 @@ class shard : public calls_on<shard<T>> {
     return orrery::batch_sequence_head_dim(data.data(), 1, tokens_, shape_.query_heads, shape_.head_dim);
   }
   auto of_keys(std::vector<T>& data) {
-    return orrery::batch_sequence_head_dim(data.data(), 1, tokens_, shape_.key_heads, shape_.head_dim);
+    return orrery::batch_sequence_head_dim(data.data(), 1, tokens_, *shape_.key_heads, shape_.head_dim);
   }
 
   std::vector<T> input(std::uint64_t tensor, std::int64_t heads) const {

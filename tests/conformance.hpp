@@ -284,15 +284,14 @@ struct rank_tensors {
 
 /// The oracle's shape of an operator's.
 [[nodiscard]] inline oracle::shape oracle_shape(const orrery::attention_shape& shape) {
-  const auto or_else = [](auto value, auto otherwise) { return value == 0 ? otherwise : value; };
   return {shape.batch,
           shape.length,
-          or_else(shape.key_length, shape.length),
+          shape.key_length.value_or(shape.length),
           shape.query_heads,
-          or_else(shape.key_heads, shape.query_heads),
+          shape.key_heads.value_or(shape.query_heads),
           shape.head_dim,
-          or_else(shape.value_dim, shape.head_dim),
-          or_else(shape.scale, 1 / std::sqrt(static_cast<double>(shape.head_dim)))};
+          shape.value_dim.value_or(shape.head_dim),
+          shape.scale.value_or(1 / std::sqrt(static_cast<double>(shape.head_dim)))};
 }
 
 /// Any layout, chosen at run time, so that what follows is compiled once for all of them.

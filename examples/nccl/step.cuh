@@ -26,7 +26,7 @@ inline void run_step(ncclComm_t comm) {
 
   const std::int64_t tokens = attend.query_positions().tokens();
   const std::int64_t of_queries = tokens * shape.query_heads * shape.head_dim;
-  const std::int64_t of_keys = tokens * shape.key_heads * shape.head_dim;
+  const std::int64_t of_keys = tokens * *shape.key_heads * shape.head_dim;
   const orrery::device_memory memory{(4 * of_queries + 4 * of_keys + tokens * shape.query_heads) *
                                      std::int64_t{sizeof(float)}};
   auto* const numbers = reinterpret_cast<float*>(memory.data());
@@ -40,7 +40,7 @@ inline void run_step(ncclComm_t comm) {
     return orrery::batch_sequence_head_dim(numbers + at, 1, tokens, shape.query_heads, shape.head_dim);
   };
   const auto keys = [&](std::int64_t at) {
-    return orrery::batch_sequence_head_dim(numbers + at, 1, tokens, shape.key_heads, shape.head_dim);
+    return orrery::batch_sequence_head_dim(numbers + at, 1, tokens, *shape.key_heads, shape.head_dim);
   };
   const auto q = queries(0);
   const auto grad_out = queries(of_queries);

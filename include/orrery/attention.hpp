@@ -13,6 +13,7 @@
 #include "orrery/kernel/mask.hpp"
 #include "orrery/kernel/planned_kernel.hpp"
 #include "orrery/kernel/view.hpp"
+#include "orrery/layout/check_shards.hpp"
 #include "orrery/layout/layout.hpp"
 #include "orrery/run/attention_calls.hpp"
 #include "orrery/run/attention_plan.hpp"
@@ -60,8 +61,9 @@ class attention {
   /// backward, once in a process (see `verify_once`), and compares what the ranks say.
   ///
   /// Throws `std::invalid_argument`, on every rank, if the shape or the world does not suit, if the topology cuts the
-  /// heads into more slices than there are query heads, if the schedule is wrong, if a kernel that plans its tiles
-  /// refuses one, if a rank's device cannot run the kernel, or if ranks disagree.
+  /// heads into more slices than there are query heads, if the schedule is wrong, if the layout's shards are not a
+  /// partition of the sequence (see `check_shards`), if a kernel that plans its tiles refuses one, if a rank's device
+  /// cannot run the kernel, or if ranks disagree. Throws `memory_error` if there is not enough memory for the plan.
   template <transport World, mask Mask = full, layout Layout = contiguous>
   attention(World& world, const attention_shape& shape, const Mask& mask = {}, const Layout& layout = {},
             const Topology& topology = {}) {
@@ -80,17 +82,24 @@ class attention {
   /// q: [batch, tokens, query_heads, head_dim], k: [batch, key tokens, key_heads, head_dim], v and out alike with
   /// value_dim; lse: [batch, query_heads, tokens]. Cost: 2 (head_dim + value_dim) flop for each visible pair and query
   /// head, and the topology's forward traffic. `on_final` is called with each `output_part` as soon as it is final,
-  /// once for each slice into which the topology cuts the heads. Throws `std::invalid_argument`, before anything is
-  /// written or sent, for a view that does not fit, and `transport_error` if a peer fails.
+  /// once for each slice into which the topology cuts the heads.
+  ///
+  /// Views may be slices of one tensor, such as packed Q, K and V, in any order of dimensions. Inputs may share memory
+  /// with each other, and their strides may be 0 (keys of which several heads are one); outputs, out and lse, must not
+  /// share memory with inputs, with each other or with themselves. Negative strides are refused.
+  ///
+  /// Throws `std::invalid_argument`, before anything is written or sent, for a view that does not fit or whose memory
+  /// does not suit, and `transport_error` if a peer fails.
   void forward(const tensor_view<const storage>& q, const tensor_view<const storage>& k,
                const tensor_view<const storage>& v, const tensor_view<storage>& out, const row_view<accumulator>& lse,
                const output_listener& on_final = {}) {
     expect_nothing_under_way("forward");
-    query_view("forward", "q", shape_.query_heads, shape_.head_dim).check(q);
-    key_view("forward", "k", shape_.key_heads, shape_.head_dim).check(k);
-    key_view("forward", "v", shape_.key_heads, shape_.value_dim).check(v);
-    query_view("forward", "out", shape_.query_heads, shape_.value_dim).check(out);
-    query_view("forward", "lse", shape_.query_heads, 1).check(lse);
+    call_views views;
+    views.writes(query_view("forward", "out", shape_.query_heads, *shape_.value_dim), out);
+    views.writes(query_view("forward", "lse", shape_.query_heads, 1), lse);
+    views.reads(query_view("forward", "q", shape_.query_heads, shape_.head_dim), q);
+    views.reads(key_view("forward", "k", *shape_.key_heads, shape_.head_dim), k);
+    views.reads(key_view("forward", "v", *shape_.key_heads, *shape_.value_dim), v);
     calls_->begin_forward(out, lse);
     calls_->give_queries(q);
     calls_->give_keys(k);
@@ -115,12 +124,14 @@ class attention {
                                                       const row_view<accumulator>& lse) {
     constexpr const char* call = "begin_forward";
     expect_nothing_under_way(call);
-    query_view(call, "out", shape_.query_heads, shape_.value_dim).check(out);
-    query_view(call, "lse", shape_.query_heads, 1).check(lse);
+    call_views views;
+    views.writes(query_view(call, "out", shape_.query_heads, *shape_.value_dim), out);
+    views.writes(query_view(call, "lse", shape_.query_heads, 1), lse);
     return {*calls_,
+            views,
             query_view(call, "q", shape_.query_heads, shape_.head_dim),
-            key_view(call, "k", shape_.key_heads, shape_.head_dim),
-            key_view(call, "v", shape_.key_heads, shape_.value_dim),
+            key_view(call, "k", *shape_.key_heads, shape_.head_dim),
+            key_view(call, "v", *shape_.key_heads, *shape_.value_dim),
             out,
             lse};
   }
@@ -129,22 +140,25 @@ class attention {
   /// out. q, k, v are the forward's arguments, out and lse its results: nothing of the forward is computed again.
   ///
   /// Cost: 2 (3 head_dim + 2 value_dim) flop for each visible pair and query head, and the topology's backward traffic.
-  /// `on_final` is called with each part of the gradients as soon as it is final. Throws as `forward` does.
+  /// `on_final` is called with each part of the gradients as soon as it is final. The same holds for memory as in
+  /// `forward`: the outputs, grad_q, grad_k and grad_v, may be slices of one tensor, but must not share memory with any
+  /// of the inputs (q, k, v, out, lse, grad_out), with each other or with themselves. Throws as `forward` does.
   void backward(const tensor_view<const storage>& q, const tensor_view<const storage>& k,
                 const tensor_view<const storage>& v, const tensor_view<const storage>& out,
                 const row_view<const accumulator>& lse, const tensor_view<const storage>& grad_out,
                 const tensor_view<storage>& grad_q, const tensor_view<storage>& grad_k,
                 const tensor_view<storage>& grad_v, const output_listener& on_final = {}) {
     expect_nothing_under_way("backward");
-    query_view("backward", "q", shape_.query_heads, shape_.head_dim).check(q);
-    key_view("backward", "k", shape_.key_heads, shape_.head_dim).check(k);
-    key_view("backward", "v", shape_.key_heads, shape_.value_dim).check(v);
-    query_view("backward", "out", shape_.query_heads, shape_.value_dim).check(out);
-    query_view("backward", "lse", shape_.query_heads, 1).check(lse);
-    query_view("backward", "grad_out", shape_.query_heads, shape_.value_dim).check(grad_out);
-    query_view("backward", "grad_q", shape_.query_heads, shape_.head_dim).check(grad_q);
-    key_view("backward", "grad_k", shape_.key_heads, shape_.head_dim).check(grad_k);
-    key_view("backward", "grad_v", shape_.key_heads, shape_.value_dim).check(grad_v);
+    call_views views;
+    views.writes(query_view("backward", "grad_q", shape_.query_heads, shape_.head_dim), grad_q);
+    views.writes(key_view("backward", "grad_k", *shape_.key_heads, shape_.head_dim), grad_k);
+    views.writes(key_view("backward", "grad_v", *shape_.key_heads, *shape_.value_dim), grad_v);
+    views.reads(query_view("backward", "q", shape_.query_heads, shape_.head_dim), q);
+    views.reads(key_view("backward", "k", *shape_.key_heads, shape_.head_dim), k);
+    views.reads(key_view("backward", "v", *shape_.key_heads, *shape_.value_dim), v);
+    views.reads(query_view("backward", "out", shape_.query_heads, *shape_.value_dim), out);
+    views.reads(query_view("backward", "lse", shape_.query_heads, 1), lse);
+    views.reads(query_view("backward", "grad_out", shape_.query_heads, *shape_.value_dim), grad_out);
     calls_->backward(q, k, v, out, lse, grad_out, grad_q, grad_k, grad_v, on_final);
   }
 
@@ -168,10 +182,14 @@ class attention {
     const void* self;
     segments (*shard)(const void* self, int rank, int world, std::int64_t length);
 
-    [[nodiscard]] list<segments> shards(int world, std::int64_t length) const {
-      list<segments> all;
-      for (int rank = 0; rank < world; ++rank) all.push_back(shard(self, rank, world, length));
-      return all;
+    /// Writes the shards of all ranks. Empty, or a sentence that says why they are not right.
+    [[nodiscard]] std::string deal(const attention_request& request, const char* length_name, std::int64_t length,
+                                   list<segments>& shards) const try {
+      for (int rank = 0; rank < request.world; ++rank) shards.push_back(shard(self, rank, request.world, length));
+      const shard_fault wrong = check_shards(shards, length);
+      return wrong.found == shard_fault::kind::none ? "" : request.wrong_shards(length_name, length, wrong.message());
+    } catch (const std::exception& e) {
+      return request.wrong_shards(length_name, length, std::string{"threw: "} + e.what());
     }
   };
 
@@ -179,13 +197,19 @@ class attention {
   template <class World, class Mask>
   void make(World& world, const attention_shape& shape, const Mask& mask, const any_layout& layout,
             const Topology& topology) {
-    const attention_request request{
+    attention_request request{
         shape.completed(), world.size(),         name_of(topology), slices_of(topology, world.size()),
         Kernel::name(),    Kernel::max_head_dim, mask.name(),       layout.name};
     using memory = typename World::memory;
     std::string error = what_is_wrong(request, topology);
+    list<segments> query_shards, key_shards;
+    if (error.empty()) error = layout.deal(request, "length", request.shape.length, query_shards);
+    if (error.empty()) error = layout.deal(request, "key_length", *request.shape.key_length, key_shards);
     if (!error.empty()) require_agreement(world, request.fields(error));  // throws: here, and on the other ranks below
-    attention_plan<Mask> plan = plan_of(world, request, mask, layout);
+    request.shards = digest_of(query_shards, digest_of(key_shards));
+    attention_plan<Mask> plan{request.shape, world.rank(), mask, request.slices};
+    plan.query_shards = std::move(query_shards);
+    plan.key_shards = std::move(key_shards);
     program forward = program_of(topology, world.rank(), world.size());
     program backward = program_of(topology, world.rank(), world.size(), request.shape.circulate);
     kernel_plan<Kernel, memory> kernels_own;
@@ -198,15 +222,6 @@ class attention {
     key_positions_ = plan.key_shards[world.rank()];
     calls_ = std::make_unique<planned_attention<Kernel, World, Mask>>(
         world, std::move(plan), std::move(kernels_own), std::move(forward), std::move(backward), shape_.hand_over);
-  }
-
-  template <class World, class Mask>
-  [[nodiscard]] static attention_plan<Mask> plan_of(World& world, const attention_request& request, const Mask& mask,
-                                                    const any_layout& layout) {
-    attention_plan<Mask> plan{request.shape, world.rank(), mask, request.slices};
-    plan.query_shards = layout.shards(world.size(), request.shape.length);
-    plan.key_shards = layout.shards(world.size(), request.shape.key_length);
-    return plan;
   }
 
   /// Asks the kernel, and lets it plan. Empty, or its sentence.

@@ -42,10 +42,11 @@ struct band {
                                           const orrery::attention_shape& shape) {
   std::string text = topology + " over " + std::to_string(world) + ", " + kernel + ", " + mask + ", " + layout + ", " +
                      orrery::name_of(shape.circulate);
+  const orrery::attention_shape full = shape.completed();
   const std::pair<const char*, std::int64_t> sizes[] = {{"batch", shape.batch},           {"length", shape.length},
-                                                        {"key length", shape.key_length}, {"heads", shape.query_heads},
-                                                        {"key heads", shape.key_heads},   {"head dim", shape.head_dim},
-                                                        {"value dim", shape.value_dim}};
+                                                        {"key length", *full.key_length}, {"heads", shape.query_heads},
+                                                        {"key heads", *full.key_heads},   {"head dim", shape.head_dim},
+                                                        {"value dim", *full.value_dim}};
   for (const auto& [name, size] : sizes) text += std::string{", "} + name + " " + std::to_string(size);
   return text;
 }

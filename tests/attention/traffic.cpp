@@ -39,17 +39,17 @@ std::int64_t bytes_of(const orrery::block& b, orrery::cargo c, orrery::pass p, c
   std::set<std::int64_t> heads;
   for (std::int64_t h = 0; h < s.query_heads; ++h) {
     if (h < b.slice * s.query_heads / slices || h >= (b.slice + 1) * s.query_heads / slices) continue;
-    heads.insert(is_query ? h : h / (s.query_heads / s.key_heads));
+    heads.insert(is_query ? h : h / (s.query_heads / *s.key_heads));
   }
-  const std::int64_t tokens = Layout{}.shard(b.shard, world, is_query ? s.length : s.key_length).tokens();
+  const std::int64_t tokens = Layout{}.shard(b.shard, world, is_query ? s.length : *s.key_length).tokens();
   const std::int64_t numbers = s.batch * tokens * static_cast<std::int64_t>(heads.size());
   if (c == orrery::cargo::operand) {
-    if (!is_query) return numbers * (s.head_dim + s.value_dim) * stored;   // K, V
+    if (!is_query) return numbers * (s.head_dim + *s.value_dim) * stored;  // K, V
     if (p == orrery::pass::forward) return numbers * s.head_dim * stored;  // Q
-    return numbers * ((s.head_dim + s.value_dim) * stored + 2 * summed);   // Q, dO, lse, delta
+    return numbers * ((s.head_dim + *s.value_dim) * stored + 2 * summed);  // Q, dO, lse, delta
   }
-  if (!is_query) return numbers * (s.head_dim + s.value_dim) * summed;                    // dK, dV
-  return numbers * (p == orrery::pass::forward ? s.value_dim + 1 : s.head_dim) * summed;  // O, lse; dQ
+  if (!is_query) return numbers * (s.head_dim + *s.value_dim) * summed;                    // dK, dV
+  return numbers * (p == orrery::pass::forward ? *s.value_dim + 1 : s.head_dim) * summed;  // O, lse; dQ
 }
 
 /// What a rank's program sends.

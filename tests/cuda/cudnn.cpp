@@ -216,9 +216,9 @@ TEST_CASE("on one rank a call is cuDNN's, from and to the trainer's tensors, and
         CHECK((engine.tensors[1].grad_v == tensors.grad_v.view().data) == (how.memory == 6));
         // No memory for sums, which would be float: a copy of each tensor, of 16 bits, log-sum-exp, and cuDNN's own.
         const std::int64_t query = shape.batch * shape.query_heads * shape.length;
-        const std::int64_t key = shape.batch * shape.key_heads * shape.length;
+        const std::int64_t key = shape.batch * *shape.key_heads * shape.length;
         const std::int64_t elements =
-            query * 2 * (shape.head_dim + shape.value_dim) + key * 2 * (shape.head_dim + shape.value_dim);
+            query * 2 * (shape.head_dim + *shape.value_dim) + key * 2 * (shape.head_dim + *shape.value_dim);
         const std::int64_t workspace = query * shape.length * 2;
         CHECK(attend.workspace_bytes() >= 2 * elements + 4 * query + workspace);
         CHECK(attend.workspace_bytes() <= 2 * elements + 4 * query + workspace + 10 * 256);

@@ -1,6 +1,8 @@
 // Copyright The Orrery authors. SPDX-License-Identifier: Apache-2.0
 #include "orrery/layout/segment.hpp"
 
+#include <stdexcept>
+
 #include <doctest/doctest.h>
 
 using orrery::segment;
@@ -44,4 +46,12 @@ TEST_CASE("an empty shard") {
   CHECK(shard.size() == 0);
   CHECK(shard.tokens() == 0);
   CHECK(shard.begin() == shard.end());
+}
+
+TEST_CASE("a third segment is refused, and changes nothing") {
+  segments shard = two_pieces();
+  CHECK_THROWS_AS(shard.add({90, 1, 1, 1}), std::length_error);
+  CHECK(shard == two_pieces());
+  shard.add({90, 0, 1, 1});  // empty: ignored
+  CHECK(shard == two_pieces());
 }

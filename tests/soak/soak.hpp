@@ -76,9 +76,9 @@ struct lot {
     return "seed " + std::to_string(seed) + ": " + topology.name() + " over " + number(world) + ", " +
            orrery::name_of(shape.circulate) + ", handed over " + orrery::name_of(shape.hand_over) + ", " + mask.name() +
            ", " + make_layout().name() + ", " + (in_double ? "double" : "float") + ", batch " + number(shape.batch) +
-           ", length " + number(shape.length) + ", key length " + number(shape.key_length) + ", heads " +
-           number(shape.query_heads) + "/" + number(shape.key_heads) + ", dims " + number(shape.head_dim) + "/" +
-           number(shape.value_dim);
+           ", length " + number(shape.length) + ", key length " + number(*shape.key_length) + ", heads " +
+           number(shape.query_heads) + "/" + number(*shape.key_heads) + ", dims " + number(shape.head_dim) + "/" +
+           number(*shape.value_dim);
   }
 
   /// The same everywhere for the same seed.
@@ -101,7 +101,7 @@ struct lot {
     one.shape.key_heads = from(1, 4);
     const std::int64_t slices = one.topology.slices(one.world);
     do {
-      one.shape.query_heads = one.shape.key_heads * from(1, 12);
+      one.shape.query_heads = *one.shape.key_heads * from(1, 12);
     } while (one.shape.query_heads < slices || one.shape.query_heads > 2 * slices + 6);
     one.shape.batch = from(1, 2);
     one.shape.length = from(1, from(0, 3) == 0 ? 6 : 48);
@@ -117,7 +117,7 @@ struct lot {
         one.mask = {far, 0, 0};
         break;
       case 2:
-        one.mask = {far, one.shape.key_length - one.shape.length, 0};
+        one.mask = {far, *one.shape.key_length - one.shape.length, 0};
         break;
       case 3:
         one.mask = {from(0, 20), from(0, 20), 0};

@@ -71,7 +71,7 @@ template <mask Mask>
     std::int64_t seen = 0;
     const auto seen_by = [&](std::int64_t query) {
       const std::int64_t position = queries.position(query);
-      while (seen < key_count && keys.position(seen) <= position + mask.diagonal()) ++seen;
+      while (seen < key_count && keys.position(seen) - position <= mask.diagonal()) ++seen;
       const bool first = mask.visible(position, keys.position(0));
       const bool last = seen > 0 && mask.visible(position, keys.position(seen - 1));
       const bool next = seen < key_count && mask.visible(position, keys.position(seen));

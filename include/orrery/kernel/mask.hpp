@@ -10,7 +10,8 @@ namespace orrery {
 /// What a mask says of a rectangle of (query, key) pairs: no pair, some pairs or all pairs are visible.
 enum class visibility : std::uint8_t { none, some, all };
 
-/// A mask is a functor over *global* positions, so that it means the same under every topology and layout.
+/// A mask is a functor over *global* positions, so that it means the same under every topology and layout. Positions
+/// are never negative.
 ///
 /// - `visible(query, key)`: may this query see this key?
 /// - `classify(query_first, query_last, key_first, key_last)`: the same for all pairs of two closed intervals of
@@ -25,7 +26,7 @@ concept mask = std::copy_constructible<Mask> && requires(const Mask& m, std::int
 };
 
 /// A mask may also say that it is a diagonal and nothing else: a query at position i sees exactly the keys at positions
-/// <= i + m.diagonal(). Kernels that compute no masks pair by pair (`device_cudnn`) depend on it.
+/// j with j - i <= m.diagonal(). Kernels that compute no masks pair by pair (`device_cudnn`) depend on it.
 template <class Mask>
 concept diagonal_mask = mask<Mask> && requires(const Mask& m) {
   { m.diagonal() } -> std::convertible_to<std::int64_t>;
@@ -43,17 +44,18 @@ struct full {
 /// A query at position i sees the keys at positions <= i + offset.
 ///
 /// With the default offset the first query meets the first key (top-left alignment). Where queries are the last part
-/// of a longer key sequence (bottom-right alignment), offset = key length - query length.
+/// of a longer key sequence (bottom-right alignment), offset = key length - query length. Every offset is valid: with
+/// the largest a query sees every key, with the smallest none.
 struct causal {
   std::int64_t offset = 0;
 
   [[nodiscard]] constexpr bool visible(std::int64_t query, std::int64_t key) const noexcept {
-    return key <= query + offset;
+    return key - query <= offset;  // query + offset could overflow; two positions, which are not negative, cannot
   }
   [[nodiscard]] constexpr visibility classify(std::int64_t query_first, std::int64_t query_last, std::int64_t key_first,
                                               std::int64_t key_last) const noexcept {
-    if (key_last <= query_first + offset) return visibility::all;
-    if (key_first > query_last + offset) return visibility::none;
+    if (key_last - query_first <= offset) return visibility::all;
+    if (key_first - query_last > offset) return visibility::none;
     return visibility::some;
   }
   [[nodiscard]] constexpr std::int64_t diagonal() const noexcept { return offset; }

@@ -10,36 +10,50 @@
 namespace orrery {
 
 /// A layout says which tokens of a sequence are which rank's shard, as at most two increasing segments of global
-/// positions, and where: `shard(rank, world, length)`. All shards together are the sequence; lengths need not divide by
-/// anything, and shards may be empty. `name()` is what ranks compare at construction.
+/// positions, and where: `shard(rank, world, length)`. All shards together are the sequence: each position 0, ...,
+/// length - 1 is in one of them. Lengths need not divide by anything, and shards may be empty. Every rank asks for the
+/// shards of all ranks. An operator checks all this when it is made (see `check_shards`). `name()` is what ranks
+/// compare at construction.
 template <class Layout>
 concept layout = std::copy_constructible<Layout> && requires(const Layout& l, std::int64_t length) {
   { l.shard(0, 1, length) } -> std::same_as<segments>;
   { l.name() } -> std::convertible_to<std::string>;
 };
 
+/// Where the `index`-th of `pieces` pieces of a whole begins, which differ by one at most; 0 <= index <= pieces, which
+/// is at most 2^32. Right for every whole >= 0: no product overflows.
+[[nodiscard]] constexpr std::int64_t begin_of_piece(std::int64_t index, std::int64_t pieces,
+                                                    std::int64_t whole) noexcept {
+  const auto rest = static_cast<std::uint64_t>(index) * static_cast<std::uint64_t>(whole % pieces);
+  return index * (whole / pieces) + static_cast<std::int64_t>(rest / static_cast<std::uint64_t>(pieces));
+}
+
 /// Rank r has the r-th of `world` pieces, whose lengths differ by one token at most. Right for full masks; under a
 /// causal mask the last rank has nearly twice the average work.
 struct contiguous {
   [[nodiscard]] static constexpr segments shard(int rank, int world, std::int64_t length) noexcept {
-    const std::int64_t begin = rank * length / world;
-    const std::int64_t count = (rank + 1) * length / world - begin;
     segments shard;
-    shard.add({begin, count, count, count});
+    shard.add(piece(rank, world, length));
     return shard;
   }
   [[nodiscard]] static std::string name() { return "contiguous"; }
+
+  /// The `index`-th of `pieces` pieces of the sequence.
+  [[nodiscard]] static constexpr segment piece(std::int64_t index, std::int64_t pieces, std::int64_t length) noexcept {
+    const std::int64_t begin = begin_of_piece(index, pieces, length);
+    const std::int64_t count = begin_of_piece(index + 1, pieces, length) - begin;
+    return {begin, count, count, count};
+  }
 };
 
 /// Of 2·world pieces rank r has the r-th from the front and the r-th from the back: under a causal mask every rank has
 /// the same work, in every step of a ring (as in ring-flash-attention; see also arXiv 2407.00611).
 struct zigzag {
   [[nodiscard]] static constexpr segments shard(int rank, int world, std::int64_t length) noexcept {
-    const segments front = contiguous::shard(rank, 2 * world, length);
-    const segments back = contiguous::shard(2 * world - 1 - rank, 2 * world, length);
+    const std::int64_t pieces = std::int64_t{2} * world;
     segments shard;
-    for (const segment& piece : front) shard.add(piece);
-    for (const segment& piece : back) shard.add(piece);
+    shard.add(contiguous::piece(rank, pieces, length));
+    shard.add(contiguous::piece(pieces - 1 - rank, pieces, length));
     return shard;
   }
   [[nodiscard]] static std::string name() { return "zigzag"; }
@@ -51,13 +65,13 @@ struct striped {
   static_assert(Run >= 1, "orrery: striped<Run> needs stripes of Run >= 1 tokens");
 
   [[nodiscard]] static constexpr segments shard(int rank, int world, std::int64_t length) noexcept {
-    const std::int64_t begin = rank * Run;
-    const std::int64_t turn = world * Run;
-    const std::int64_t turns = length / turn;
-    const std::int64_t rest = length - turns * turn - begin;
-    const std::int64_t last = rest < 0 ? 0 : rest < Run ? rest : Run;
+    const std::int64_t stripes = length / Run;  // whole ones
+    const std::int64_t turns = stripes / world;
+    const std::int64_t more = stripes % world;  // ranks that have one more
+    const std::int64_t last = rank < more ? Run : rank == more ? length % Run : 0;
     segments shard;
-    shard.add({begin, turns * Run + last, Run, turn});
+    // Products that a rank without tokens, or with one stripe, does not need could overflow.
+    if (turns > 0 || last > 0) shard.add({rank * Run, turns * Run + last, Run, turns > 0 ? world * Run : Run});
     return shard;
   }
   [[nodiscard]] static std::string name() { return "striped<" + std::to_string(Run) + ">"; }

@@ -2,11 +2,13 @@
 #pragma once
 
 #include <cstdint>
+#include <stdexcept>
 
 namespace orrery {
 
 /// Global positions of consecutive local tokens, increasing: `count` tokens that begin at position `begin` and come in
-/// runs of `run` neighbours, `stride` positions apart. A contiguous piece is one run (`run >= count`).
+/// runs of `run` neighbours, `stride` positions apart (`stride >= run >= 1`). A contiguous piece is one run
+/// (`run >= count`), whose stride does not matter.
 struct segment {
   std::int64_t begin = 0;
   std::int64_t count = 0;
@@ -26,8 +28,16 @@ class segments {
  public:
   constexpr segments() = default;
 
-  constexpr void add(const segment& piece) noexcept {
-    if (piece.count > 0) pieces_[size_++] = piece;
+  static constexpr int most = 2;
+
+  /// Appends a segment; an empty one is ignored. Throws `std::length_error` for a third one, so a function that may add
+  /// one must not be `noexcept`; in a constant expression a third one does not compile.
+  constexpr void add(const segment& piece) {
+    if (piece.count <= 0) return;
+    if (size_ == most) {
+      throw std::length_error{"orrery: segments::add: a shard has at most two segments; merge segments that touch"};
+    }
+    pieces_[size_++] = piece;
   }
 
   [[nodiscard]] constexpr const segment* begin() const noexcept { return pieces_; }
@@ -47,8 +57,10 @@ class segments {
     return size_ > 1 && i >= pieces_[0].count ? pieces_[1].position(i - pieces_[0].count) : pieces_[0].position(i);
   }
 
+  constexpr bool operator==(const segments&) const = default;
+
  private:
-  segment pieces_[2];
+  segment pieces_[most];
   int size_ = 0;
 };
 

@@ -5,10 +5,12 @@
 #include <cstdint>
 
 #include "orrery/kernel/tile.hpp"
+#include "orrery/layout/layout.hpp"
 #include "orrery/run/attention_shape.hpp"
 #include "orrery/schedule/block.hpp"
 #include "orrery/schedule/list.hpp"
 #include "orrery/schedule/program.hpp"
+#include "orrery/transport/host_memory.hpp"
 
 namespace orrery {
 
@@ -22,8 +24,8 @@ struct head_slice {
 
   [[nodiscard]] static constexpr head_slice of(int slice, int slices, std::int64_t query_heads,
                                                std::int64_t key_heads) noexcept {
-    const std::int64_t first = slice * query_heads / slices;
-    const std::int64_t end = (slice + 1) * query_heads / slices;
+    const std::int64_t first = begin_of_piece(slice, slices, query_heads);
+    const std::int64_t end = begin_of_piece(slice + 1, slices, query_heads);
     const std::int64_t group = query_heads / key_heads;
     if (first == end) return {first, 0, first / group, 0};
     return {first, end - first, first / group, (end - 1) / group + 1 - first / group};
@@ -49,14 +51,14 @@ struct attention_plan {
   attention_plan(const attention_shape& shape, int of_rank, const Mask& of_mask, int slice_count)
       : batch{shape.batch},
         query_heads{shape.query_heads},
-        key_heads{shape.key_heads},
+        key_heads{*shape.key_heads},
         head_dim{shape.head_dim},
-        value_dim{shape.value_dim},
-        scale{shape.scale},
+        value_dim{*shape.value_dim},
+        scale{*shape.scale},
         rank{of_rank},
         mask{of_mask} {
     for (int s = 0; s < slice_count; ++s) {
-      slices.push_back(head_slice::of(s, slice_count, shape.query_heads, shape.key_heads));
+      slices.push_back(head_slice::of(s, slice_count, query_heads, key_heads));
     }
   }
 
@@ -118,7 +120,9 @@ template <class T, class Memory>
 class plan_array {
  public:
   plan_array() = default;
-  explicit plan_array(std::int64_t count) : bytes_{count * static_cast<std::int64_t>(sizeof(T))}, memory_{bytes_} {}
+  explicit plan_array(std::int64_t count)
+      : bytes_{count * static_cast<std::int64_t>(sizeof(T))},
+        memory_{memory_for<Memory>("delta and the results under way of a plan", bytes_)} {}
   [[nodiscard]] T* data() const noexcept { return reinterpret_cast<T*>(memory_.data()); }
   [[nodiscard]] std::int64_t bytes() const noexcept { return bytes_; }
 

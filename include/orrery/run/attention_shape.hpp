@@ -4,11 +4,13 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstdio>
+#include <optional>
 #include <stdexcept>
 #include <string>
 
 #include "orrery/kernel/elementary.hpp"
 #include "orrery/kernel/view.hpp"
+#include "orrery/run/view_overlap.hpp"
 #include "orrery/schedule/block.hpp"
 #include "orrery/schedule/hand_over.hpp"
 #include "orrery/schedule/list.hpp"
@@ -18,26 +20,30 @@
 namespace orrery {
 
 /// The sizes of an attention operator, for the whole sequence and all heads: what every rank must say alike.
+///
+///     orrery::attention_shape shape{.length = 65536, .query_heads = 32, .key_heads = 8, .head_dim = 128};
+///
+/// Optional members that are left out have the defaults below; a 0 that was computed is no default, but refused.
 struct attention_shape {
   std::int64_t batch = 1;
   std::int64_t length = 0;  ///< tokens of the query sequence, over all ranks
   std::int64_t query_heads = 1;
-  std::int64_t key_heads = 0;             ///< a divisor of query_heads; 0: as many as query heads
-  std::int64_t head_dim = 0;              ///< of queries and keys
-  std::int64_t value_dim = 0;             ///< of values and outputs; 0: head_dim
-  std::int64_t key_length = 0;            ///< tokens of the key sequence, over all ranks; 0: length
-  double scale = 0;                       ///< of the scores; 0: 1 / sqrt(head_dim)
-  pass circulate = pass::circulate_keys;  ///< the backward's policy
+  std::optional<std::int64_t> key_heads{};   ///< a divisor of query_heads; default: query_heads
+  std::int64_t head_dim = 0;                 ///< of queries and keys
+  std::optional<std::int64_t> value_dim{};   ///< of values and outputs; default: head_dim
+  std::optional<std::int64_t> key_length{};  ///< tokens of the key sequence, over all ranks; default: length
+  std::optional<double> scale{};             ///< of the scores; default: 1 / sqrt(head_dim)
+  pass circulate = pass::circulate_keys;     ///< the backward's policy
   /// Of the forward's operands, for those who compute them one after the other (see `attention::begin_forward`).
   orrery::hand_over hand_over = orrery::hand_over::together;
 
-  /// With all defaults filled in.
+  /// With all defaults filled in: every optional member has a value.
   [[nodiscard]] attention_shape completed() const {
     attention_shape full = *this;
-    if (key_heads == 0) full.key_heads = query_heads;
-    if (value_dim == 0) full.value_dim = head_dim;
-    if (key_length == 0) full.key_length = length;
-    if (scale == 0 && head_dim > 0) full.scale = 1 / elementary::sqrt(static_cast<double>(head_dim));
+    full.key_heads = key_heads.value_or(query_heads);
+    full.value_dim = value_dim.value_or(head_dim);
+    full.key_length = key_length.value_or(length);
+    full.scale = scale.value_or(head_dim > 0 ? 1 / elementary::sqrt(static_cast<double>(head_dim)) : 1);
     return full;
   }
 };
@@ -53,32 +59,52 @@ struct attention_request {
   std::int64_t max_head_dim = 0;
   std::string mask;
   std::string layout;
+  std::uint64_t shards = 0;  ///< a digest of all ranks' shards; 0: not known yet
 
   /// Empty, or a sentence.
   [[nodiscard]] std::string what_is_wrong_with_sizes() const {
-    const named_size sizes[] = {
-        {"batch", shape.batch},          {"length", shape.length},     {"query_heads", shape.query_heads},
-        {"key_heads", shape.key_heads},  {"head_dim", shape.head_dim}, {"value_dim", shape.value_dim},
-        {"key_length", shape.key_length}};
-    for (const auto& [name, size] : sizes) {
-      if (size < 1) return std::string{name} + " is " + std::to_string(size) + ", expected at least 1";
-    }
-    if (shape.query_heads % shape.key_heads != 0) {
-      return "key_heads is " + std::to_string(shape.key_heads) + ", expected a divisor of query_heads, " +
-             std::to_string(shape.query_heads);
-    }
-    for (const auto& [name, dim] : {named_size{"head_dim", shape.head_dim}, named_size{"value_dim", shape.value_dim}}) {
-      if (dim > max_head_dim) {
-        return std::string{name} + " is " + std::to_string(dim) + ", but kernel " + kernel + " goes up to " +
-               std::to_string(max_head_dim) + "; orrery::reference has no limit";
+    const named_size sizes[] = {{"batch", shape.batch, ""},
+                                {"length", shape.length, ""},
+                                {"query_heads", shape.query_heads, ""},
+                                {"key_heads", *shape.key_heads, "query_heads"},
+                                {"head_dim", shape.head_dim, ""},
+                                {"value_dim", *shape.value_dim, "head_dim"},
+                                {"key_length", *shape.key_length, "length"}};
+    for (const named_size& one : sizes) {
+      if (one.size < 1) {
+        return one.text() + ", expected at least 1" +
+               (*one.otherwise == 0 ? std::string{} : std::string{"; leave it out to use "} + one.otherwise);
       }
     }
-    if (!elementary::is_finite(shape.scale))
-      return "scale is " + std::to_string(shape.scale) + ", expected a finite number";
+    if (shape.query_heads % *shape.key_heads != 0) {
+      return "key_heads is " + std::to_string(*shape.key_heads) + ", expected a divisor of query_heads, " +
+             std::to_string(shape.query_heads);
+    }
+    for (const named_size& one : {named_size{"head_dim", shape.head_dim}, {"value_dim", *shape.value_dim}}) {
+      if (one.size > max_head_dim) {
+        return one.text() + ", but kernel " + kernel + " goes up to " + std::to_string(max_head_dim) +
+               "; orrery::reference has no limit";
+      }
+    }
+    for (const std::int64_t length : {shape.length, *shape.key_length}) {
+      const named_size factors[] = {sizes[0], length == shape.length ? sizes[1] : sizes[6], sizes[2], sizes[4],
+                                    sizes[5]};
+      const std::string error = what_is_wrong_with_product(factors);
+      if (!error.empty()) return error;
+    }
+    if (*shape.scale == 0) return "scale is 0, expected another number; leave it out for 1 / sqrt(head_dim)";
+    if (!elementary::is_finite(*shape.scale))
+      return "scale is " + std::to_string(*shape.scale) + ", expected a finite number";
     if (shape.circulate != pass::circulate_keys && shape.circulate != pass::circulate_queries) {
       return "circulate is pass::forward, expected pass::circulate_keys or pass::circulate_queries";
     }
     return "";
+  }
+
+  /// What to say of the layout's shards for a sequence whose length is `name`, `length`.
+  [[nodiscard]] std::string wrong_shards(const char* name, std::int64_t length, const std::string& why) const {
+    return "layout " + layout + " (" + name + " " + std::to_string(length) + " over " + std::to_string(world) +
+           (world == 1 ? " rank) " : " ranks) ") + why;
   }
 
   /// What to say of a topology that refuses this world, for `reason`.
@@ -112,7 +138,7 @@ struct attention_request {
     const auto say = [&](const char* name, const std::string& value) { all.push_back({name, value}); };
     const auto say_size = [&](const char* name, std::int64_t size) { say(name, std::to_string(size)); };
     char scale[32];
-    std::snprintf(scale, sizeof scale, "%.17g", shape.scale);
+    std::snprintf(scale, sizeof scale, "%.17g", *shape.scale);
     say("error", error);
     say("topology", topology);
     say("kernel", kernel);
@@ -121,13 +147,14 @@ struct attention_request {
     say_size("batch", shape.batch);
     say_size("length", shape.length);
     say_size("query_heads", shape.query_heads);
-    say_size("key_heads", shape.key_heads);
+    say_size("key_heads", *shape.key_heads);
     say_size("head_dim", shape.head_dim);
-    say_size("value_dim", shape.value_dim);
-    say_size("key_length", shape.key_length);
+    say_size("value_dim", *shape.value_dim);
+    say_size("key_length", *shape.key_length);
     say("scale", scale);
     say("circulate", name_of(shape.circulate));
     say("hand_over", name_of(shape.hand_over));
+    say("shards (their digest)", std::to_string(shards));
     return all;
   }
 
@@ -135,7 +162,31 @@ struct attention_request {
   struct named_size {
     const char* name;
     std::int64_t size;
+    const char* otherwise = "";  ///< what is used if it is left out
+
+    [[nodiscard]] std::string text() const { return std::string{name} + " is " + std::to_string(size); }
   };
+
+  /// Numbers of a tensor of the whole sequence, of queries and outputs together. With fewer, no size that an operator
+  /// computes from them overflows, and no machine has more.
+  static constexpr std::int64_t most_numbers = std::int64_t{1} << 52;
+
+  /// Empty, or a sentence that names the largest factor. The last two are the dimensions, which are added.
+  [[nodiscard]] static std::string what_is_wrong_with_product(const named_size (&factors)[5]) {
+    const named_size* largest = &factors[0];
+    for (const named_size& one : factors) largest = one.size > largest->size ? &one : largest;
+    std::int64_t left = most_numbers;  // of the limit divided by the factors
+    if (largest->size < most_numbers) {
+      for (int i = 0; i < 3; ++i) left /= factors[i].size;
+      if (left / (factors[3].size + factors[4].size) > 0) return "";
+    }
+    std::string others;
+    for (const named_size& one : factors) {
+      if (&one != largest)
+        others += (others.empty() ? "" : ", ") + std::string{one.name} + " " + std::to_string(one.size);
+    }
+    return largest->text() + ", too large: with " + others + " the tensors would have more than 2^52 numbers";
+  }
 };
 
 /// The sizes that a view must have, and whose view it is: `call` and `name` are for the sentence.
@@ -147,16 +198,20 @@ struct expected_view {
   std::int64_t heads;
   std::int64_t dim;  ///< 1 for rows
 
-  /// Each throws `std::invalid_argument` if the view does not fit.
+  /// Each throws `std::invalid_argument` if the view does not fit; else returns its bytes.
   template <class T>
-  void check(const tensor_view<T>& view) const {
+  footprint check(const tensor_view<T>& view) const {
     check_sizes(view.batch, view.sequence, view.heads, view.dim);
-    check_memory(view.data, view.size(), alignof(T));
+    return check_memory(view, view.dim);
   }
   template <class T>
-  void check(const row_view<T>& view) const {
+  footprint check(const row_view<T>& view) const {
     check_sizes(view.batch, view.sequence, view.heads, dim);
-    check_memory(view.data, view.size(), alignof(T));
+    return check_memory(view, 1);
+  }
+
+  [[noreturn]] void refuse(const std::string& why) const {
+    throw std::invalid_argument{std::string{"orrery: attention::"} + call + ": " + name + " " + why};
   }
 
  private:
@@ -171,16 +226,84 @@ struct expected_view {
       refuse("has " + std::string{what} + " " + std::to_string(is) + ", expected " + std::to_string(expected));
     }
   }
-  void check_memory(const void* data, std::int64_t elements, std::size_t alignment) const {
-    if (elements == 0) return;
-    if (data == nullptr) refuse("is null");
-    if (reinterpret_cast<std::uintptr_t>(data) % alignment != 0) {
-      refuse("is not aligned to its elements of " + std::to_string(alignment) + " bytes");
+  void check_stride(const char* what, std::int64_t size, std::int64_t stride) const {
+    if (stride < 0 && size > 1) {
+      refuse("has " + std::string{what} + " " + std::to_string(stride) + ", expected at least 0");
     }
   }
-  [[noreturn]] void refuse(const std::string& why) const {
-    throw std::invalid_argument{std::string{"orrery: attention::"} + call + ": " + name + " " + why};
+  template <class View>
+  [[nodiscard]] footprint check_memory(const View& view, std::int64_t elements) const {
+    constexpr std::int64_t bytes = sizeof(typename View::element);
+    constexpr std::int64_t most = footprint::most_extent / bytes;
+    if (view.size() == 0) return {};
+    if (view.data == nullptr) refuse("is null");
+    const auto address = reinterpret_cast<std::uintptr_t>(view.data);
+    if (address % alignof(typename View::element) != 0) {
+      refuse("is not aligned to its elements of " + std::to_string(bytes) + " bytes");
+    }
+    check_stride("batch_stride", view.batch, view.batch_stride);
+    check_stride("sequence_stride", view.sequence, view.sequence_stride);
+    check_stride("head_stride", view.heads, view.head_stride);
+    const auto in_bytes = [](std::int64_t stride) { return stride > most ? most * bytes : stride * bytes; };
+    const std::int64_t counts[] = {view.batch, view.sequence, view.heads};
+    std::int64_t strides[] = {view.batch_stride, view.sequence_stride, view.head_stride};
+    for (int i = 0; i < 3; ++i) strides[i] = counts[i] == 1 ? 0 : in_bytes(strides[i]);
+    const footprint where = footprint::of(address, elements * bytes, counts, strides);
+    if (where.extent < 0 || address + static_cast<std::uint64_t>(where.extent) < address) {
+      refuse("has strides that lead out of the address space: batch_stride " + std::to_string(view.batch_stride) +
+             ", sequence_stride " + std::to_string(view.sequence_stride) + ", head_stride " +
+             std::to_string(view.head_stride));
+    }
+    return where;
   }
+};
+
+/// The views of one call, of which outputs must not share memory with any other. Outputs come first.
+class call_views {
+ public:
+  /// Throws `std::invalid_argument` if the view does not fit, or if two of its elements, or an element and one of an
+  /// output before it, share memory.
+  template <class View>
+  void writes(const expected_view& expected, const View& view) {
+    const footprint bytes = expected.check(view);
+    if (const overlap found = overlap_within(bytes); found != overlap::no) {
+      expected.refuse(
+          (found == overlap::yes ? std::string{"has elements that share memory"} : undecided("its own elements")) +
+          ": batch_stride " + std::to_string(view.batch_stride) + ", sequence_stride " +
+          std::to_string(view.sequence_stride) + ", head_stride " + std::to_string(view.head_stride) +
+          "; each element of an output needs memory of its own");
+    }
+    expect_apart(expected, bytes);
+    outputs_[count_++] = {expected.name, bytes};
+  }
+
+  /// Throws `std::invalid_argument` if the view does not fit, or shares memory with an output.
+  template <class View>
+  void reads(const expected_view& expected, const View& view) const {
+    expect_apart(expected, expected.check(view));
+  }
+
+ private:
+  struct output {
+    const char* name = nullptr;
+    footprint bytes;
+  };
+
+  static std::string undecided(const std::string& what) {
+    return "has strides that do not nest and could lead to memory of " + what;
+  }
+  void expect_apart(const expected_view& expected, const footprint& bytes) const {
+    for (int i = 0; i < count_; ++i) {
+      const overlap found = overlap_of(outputs_[i].bytes, bytes);
+      if (found == overlap::no) continue;
+      const std::string other = outputs_[i].name;
+      expected.refuse((found == overlap::yes ? "shares memory with " + other : undecided(other)) +
+                      "; an output needs memory of its own, apart from the inputs and the other outputs");
+    }
+  }
+
+  output outputs_[3];
+  int count_ = 0;
 };
 
 }  // namespace orrery

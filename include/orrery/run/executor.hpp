@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "orrery/run/executor_plan.hpp"
+#include "orrery/transport/host_memory.hpp"
 #include "orrery/transport/transport.hpp"
 
 namespace orrery {
@@ -58,7 +59,8 @@ class executor {
   executor(World& world, const tensor_program& p, Interaction& work)
       : work_{&work},
         plan_{p, block_sizes{work}},
-        workspace_{plan_.workspace_bytes()},
+        workspace_{
+            memory_for<typename World::memory>("the slots and packed operands of a plan", plan_.workspace_bytes())},
         channel_{world.open(p.program, placed(p))} {
     static_assert(transport<World>, "orrery: the executor's first argument is not a transport; see orrery::transport");
   }

@@ -104,9 +104,9 @@ class executor_plan {
   executor_plan(const tensor_program& p, const block_sizes& sizes) : tensors(static_cast<int>(sizes.sides.size())) {
     measure(p.program, sizes);
     for (const auto& of_kind : slot_bytes_) {
-      for (const std::int64_t size : of_kind) workspace_bytes_ += aligned(size);
+      for (const std::int64_t size : of_kind) count(size);
     }
-    for (const own_operand& one : own_operands_) workspace_bytes_ += aligned(sizes.bytes(cargo::operand, one.block));
+    for (const own_operand& one : own_operands_) count(sizes.bytes(cargo::operand, one.block));
   }
 
   [[nodiscard]] std::int64_t workspace_bytes() const noexcept { return workspace_bytes_; }
@@ -160,6 +160,11 @@ class executor_plan {
   };
 
   static std::int64_t aligned(std::int64_t bytes) { return (bytes + 63) / 64 * 64; }
+
+  /// Counts the bytes of one block. A sum that overflows stays at the largest number, which nobody can allocate.
+  void count(std::int64_t bytes) {
+    if (__builtin_add_overflow(workspace_bytes_, aligned(bytes), &workspace_bytes_)) workspace_bytes_ = INT64_MAX;
+  }
 
   void measure(const program& p, const block_sizes& sizes) {
     for (std::size_t kind = 0; kind < 4; ++kind) slot_bytes_[kind] = list<std::int64_t>(p.slots[kind]);

@@ -19,9 +19,10 @@ class started_forward {
   using storage = typename Kernel::storage;
   using accumulator = typename Kernel::accumulator;
 
-  started_forward(attention_calls<Kernel>& calls, const expected_view& q, const expected_view& k,
-                  const expected_view& v, const tensor_view<storage>& out, const row_view<accumulator>& lse)
-      : calls_{&calls}, q_{q}, k_{k}, v_{v} {
+  started_forward(attention_calls<Kernel>& calls, const call_views& views, const expected_view& q,
+                  const expected_view& k, const expected_view& v, const tensor_view<storage>& out,
+                  const row_view<accumulator>& lse)
+      : calls_{&calls}, views_{views}, q_{q}, k_{k}, v_{v} {
     calls.begin_forward(out, lse);
     calls.forward_under_way = true;
   }
@@ -38,22 +39,23 @@ class started_forward {
 
   /// The three are called in this order, each as soon as its tensor is there; all keep their place until `finish` has
   /// returned. Each packs what must leave, and posts it. They throw `std::invalid_argument` for a view that does not
-  /// fit, `std::logic_error` in another order, and `transport_error` if a peer has failed.
+  /// fit or shares memory with an output, `std::logic_error` in another order, and `transport_error` if a peer has
+  /// failed.
   void queries(const tensor_view<const storage>& q) {
     expect(0);
-    q_.check(q);
+    views_.reads(q_, q);
     calls_->give_queries(q);
     next_ = 1;
   }
   void keys(const tensor_view<const storage>& k) {
     expect(1);
-    k_.check(k);
+    views_.reads(k_, k);
     calls_->give_keys(k);
     next_ = 2;
   }
   void values(const tensor_view<const storage>& v) {
     expect(2);
-    v_.check(v);
+    views_.reads(v_, v);
     calls_->give_values(v);
     next_ = 3;
   }
@@ -85,6 +87,7 @@ class started_forward {
   }
 
   attention_calls<Kernel>* calls_;
+  call_views views_;
   expected_view q_, k_, v_;
   int next_ = 0;
 };

@@ -3,21 +3,47 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <cstdio>
 #include <cstring>
 #include <new>
 #include <utility>
 
 namespace orrery {
 
+/// There is not enough memory for what a plan needs. The message says how many bytes were asked for, and for what.
+class memory_error : public std::bad_alloc {
+ public:
+  memory_error(const char* what_for, std::int64_t bytes) noexcept {
+    std::snprintf(text_, sizeof text_,
+                  "orrery: no memory for %s: %lld bytes were asked for; use more ranks, a smaller shape or a topology "
+                  "with fewer slots (see orrery::traffic)",
+                  what_for, static_cast<long long>(bytes));
+  }
+  [[nodiscard]] const char* what() const noexcept override { return text_; }
+
+ private:
+  char text_[256];  // a string would need memory
+};
+
+/// Memory of the kind `Memory`, which the message of an error says is for `what_for`.
+template <class Memory>
+[[nodiscard]] Memory memory_for(const char* what_for, std::int64_t bytes) try {
+  return Memory{bytes};
+} catch (const std::bad_alloc&) {
+  throw memory_error{what_for, bytes};
+}
+
 /// Host memory aligned to 64 bytes, zeroed: where plans live on every transport whose ranks compute on processors.
-/// Throws `std::bad_alloc`.
+/// Throws `memory_error`.
 class host_memory {
  public:
   host_memory() = default;
   explicit host_memory(std::int64_t bytes) {
     if (bytes < 1) return;
     const auto size = static_cast<std::size_t>(bytes);
-    data_ = static_cast<std::byte*>(std::memset(::operator new(size, alignment), 0, size));
+    void* const taken = bytes > most ? nullptr : ::operator new(size, alignment, std::nothrow);
+    if (taken == nullptr) throw memory_error{"a plan", bytes};
+    data_ = static_cast<std::byte*>(std::memset(taken, 0, size));
   }
   host_memory(host_memory&& other) noexcept : data_{std::exchange(other.data_, nullptr)} {}
   host_memory& operator=(host_memory&& other) noexcept {
@@ -29,6 +55,7 @@ class host_memory {
 
  private:
   static constexpr std::align_val_t alignment{64};
+  static constexpr std::int64_t most = std::int64_t{1} << 48;  // no system gives a process more
   std::byte* data_ = nullptr;
 };
 

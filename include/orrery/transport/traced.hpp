@@ -251,7 +251,12 @@ class traced {
       throw std::invalid_argument{"orrery: traced: events is " + std::to_string(how.events) + ", expected at least 1"};
     }
     recording_->rank = world.rank();
-    recording_->ring.resize(static_cast<std::size_t>(how.events));
+    try {
+      recording_->ring.resize(static_cast<std::size_t>(how.events));
+    } catch (const std::exception&) {
+      throw std::invalid_argument{"orrery: traced: events is " + std::to_string(how.events) +
+                                  ", for which there is not enough memory"};
+    }
     recording_->options = std::move(how);
 
     // A machine's clock is one. Where a machine does not say which it is, each rank has a clock of its own.

@@ -5,6 +5,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <exception>
+#include <limits>
 #include <memory>
 #include <stdexcept>
 #include <string>
@@ -266,6 +267,8 @@ class attention {
   /// Empty, or a sentence. Notes the digests of the schedules that it has proven.
   [[nodiscard]] static std::string what_is_wrong(attention_request& request, const Topology& topology) {
     std::string error = request.what_is_wrong_with_sizes();
+    if (!error.empty()) return error;
+    error = request.what_is_wrong_with_scale(static_cast<double>((std::numeric_limits<accumulator>::max)()));
     if (!error.empty()) return error;
     const pass passes[] = {pass::forward, request.shape.circulate};
     for (const pass p : passes) {

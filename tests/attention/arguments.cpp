@@ -127,6 +127,18 @@ TEST_CASE("scale and policy") {
   CHECK(said([](auto& s) { s.scale = std::numeric_limits<double>::infinity(); }) ==
         "orrery: rank 0: scale is inf, expected a finite number");
   CHECK(said([](auto& s) { s.scale = std::nan(""); }) == "orrery: rank 0: scale is nan, expected a finite number");
+  for (const double most : {0x1p127, -0x1p127}) {  // a little more than half of the largest float
+    CHECK(said([&](auto& s) { s.scale = most * (1 - 0x1p-20); }) == "not refused");
+    CHECK(said([&](auto& s) { s.scale = most; }).find(", expected a number from -1.701e+38 to 1.701e+38") !=
+          std::string::npos);
+  }
+  for (const double scale : {1e39, 1e300}) {  // finite in double only
+    CHECK(said([&](auto& s) { s.scale = scale; }) ==
+          std::string{"orrery: rank 0: scale is "} + (scale == 1e39 ? "1e+39" : "1e+300") +
+              ", expected a number from -1.701e+38 to 1.701e+38: beyond, scores are too large for the numbers in which "
+              "kernel flash<float> computes");
+    CHECK(refusal<orrery::ring, orrery::reference<float>>(2, but([&](auto& s) { s.scale = scale; })) == "not refused");
+  }
   CHECK(said([](auto& s) { s.circulate = pass::forward; }) ==
         "orrery: rank 0: circulate is pass::forward, expected pass::circulate_keys or pass::circulate_queries");
 }

@@ -74,15 +74,32 @@ template <class T>
   return (bits_of(x) & 0x7ff0000000000000U) != 0x7ff0000000000000U;
 }
 
-/// -infinity, of which a compiler that is told `-ffinite-math-only` does not learn that it is: it may take
-/// `c ? x : infinity` for x.
+/// -infinity and NaN as constants: a compiler that is told `-ffinite-math-only` does not learn which number it is. (It
+/// takes `c ? x : -infinity` for x, and warns.)
+///
+///     static constexpr elementary::minus_infinity<float> nothing{};
+///     const float lse = seen ? largest : nothing;
 template <class T>
-[[nodiscard]] constexpr T minus_infinity() noexcept {
-  if constexpr (sizeof(T) == sizeof(float)) {
-    return opaque(__builtin_bit_cast(float, 0xff800000U));
-  } else {
-    return opaque(__builtin_bit_cast(double, 0xfff0000000000000U));
+struct minus_infinity {
+  // NOLINTNEXTLINE(google-explicit-constructor): it is a number
+  [[nodiscard]] constexpr operator T() const noexcept {
+    if constexpr (sizeof(T) == sizeof(float)) {
+      return opaque(__builtin_bit_cast(float, 0xff800000U));
+    } else {
+      return opaque(__builtin_bit_cast(double, 0xfff0000000000000U));
+    }
   }
-}
+};
+template <class T>
+struct quiet_nan {
+  // NOLINTNEXTLINE(google-explicit-constructor): it is a number
+  [[nodiscard]] constexpr operator T() const noexcept {
+    if constexpr (sizeof(T) == sizeof(float)) {
+      return opaque(__builtin_bit_cast(float, 0x7fc00000U));
+    } else {
+      return opaque(__builtin_bit_cast(double, 0x7ff8000000000000U));
+    }
+  }
+};
 
 }  // namespace orrery::elementary

@@ -362,7 +362,7 @@ class flash_backward {
     }
   }
 
-  static constexpr A nothing = -std::numeric_limits<A>::infinity();
+  static constexpr elementary::minus_infinity<A> nothing{};
 
   std::span<const backward_queries<S, A>> queries_;
   std::span<const backward_keys<S, A>> keys_;

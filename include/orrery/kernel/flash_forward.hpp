@@ -64,7 +64,7 @@ class flash_forward {
   }
 
  private:
-  static constexpr A nothing = -std::numeric_limits<A>::infinity();
+  static constexpr elementary::minus_infinity<A> nothing{};
   static constexpr std::int64_t most_columns = 64;
   static constexpr std::int64_t most_keys = 96;
 

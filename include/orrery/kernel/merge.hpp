@@ -2,7 +2,6 @@
 #pragma once
 
 #include <cstdint>
-#include <limits>
 
 #include "orrery/kernel/elementary.hpp"
 
@@ -36,7 +35,7 @@ template <class Accumulator>
   if (elementary::is_minus_infinity(lse_from)) return {Accumulator{1}, Accumulator{0}, lse_into};
   if (elementary::is_minus_infinity(lse_into)) return {Accumulator{0}, Accumulator{1}, lse_from};
   if (!elementary::is_finite(lse_into) || !elementary::is_finite(lse_from)) {
-    constexpr Accumulator nan = std::numeric_limits<Accumulator>::quiet_NaN();
+    constexpr elementary::quiet_nan<Accumulator> nan{};
     return {nan, nan, nan};
   }
   const bool into_is_larger = lse_into >= lse_from;

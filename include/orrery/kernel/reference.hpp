@@ -82,7 +82,7 @@ struct reference : host_backend {
   }
 
  private:
-  static constexpr double nothing = -std::numeric_limits<double>::infinity();
+  static constexpr elementary::minus_infinity<double> nothing{};
 
   static double dot(const T* x, const T* y, std::int64_t dim) {
     double sum = 0;

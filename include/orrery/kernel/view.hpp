@@ -8,9 +8,10 @@ namespace orrery {
 
 /// A tensor of shape [batch, sequence, head, dim] in memory that somebody else owns: an address and three strides.
 ///
-/// Strides are in elements; the elements of one head (`dim`) are contiguous. Every layout that trainers use is one
-/// of these: see `batch_sequence_head_dim`, `sequence_batch_head_dim`, `batch_head_sequence_dim` and `packed_qkv`.
-/// Copying a view copies the address, never the data.
+/// Strides are in elements and not negative; the elements of one head (`dim`) are contiguous. A stride of 0 repeats the
+/// same elements: allowed for what is read only. Every layout that trainers use is one of these: see
+/// `batch_sequence_head_dim`, `sequence_batch_head_dim`, `batch_head_sequence_dim` and `packed_qkv`. Copying a view
+/// copies the address, never the data.
 template <class T>
 struct tensor_view {
   using element = T;
@@ -56,7 +57,7 @@ struct tensor_view {
 };
 
 /// One number for each (batch, head, token): the log-sum-exp of a query's scores, or the backward's delta.
-/// Strides are in elements. `batch_head_sequence` is the usual layout.
+/// Strides are in elements and not negative. `batch_head_sequence` is the usual layout.
 template <class T>
 struct row_view {
   using element = T;

@@ -104,6 +104,17 @@ struct attention_request {
     return "";
   }
 
+  /// Empty, or a sentence; `largest` is the largest number of the type that the kernel computes in. The kernels
+  /// multiply the scale by log2(e) = 1.44.
+  [[nodiscard]] std::string what_is_wrong_with_scale(double largest) const {
+    const double scale = *shape.scale;
+    const double most = largest / 2;
+    if (scale <= most && scale >= -most) return "";
+    char text[160];
+    std::snprintf(text, sizeof text, "scale is %g, expected a number from -%.4g to %.4g: beyond, ", scale, most, most);
+    return text + std::string{"scores are too large for the numbers in which kernel "} + kernel + " computes";
+  }
+
   /// What to say of the layout's shards for a sequence whose length is `name`, `length`.
   [[nodiscard]] std::string wrong_shards(const char* name, std::int64_t length, const std::string& why) const {
     return "layout " + layout + " (" + name + " " + std::to_string(length) + " over " + std::to_string(world) +
@@ -147,7 +158,6 @@ struct attention_request {
     say("kernel", kernel);
     say("mask", mask);
     say("layout", layout);
-    say("shards (their digest)", std::to_string(shards));
     say_size("batch", shape.batch);
     say_size("length", shape.length);
     say_size("query_heads", shape.query_heads);
@@ -161,6 +171,7 @@ struct attention_request {
     // Topologies of one name may differ: nameless ones, and values of a type whose name leaves something out.
     say("the forward's programs", topology + " with digest " + forward.text());
     say("the backward's programs", topology + " with digest " + backward.text());
+    say("shards (their digest)", std::to_string(shards));
     return all;
   }
 

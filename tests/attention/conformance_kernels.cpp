@@ -23,6 +23,8 @@ TEST_CASE_TEMPLATE("kernels", Kernel, flash<float>, reference<double>, reference
   check<orrery::ulysses, Kernel>(6, {.length = 3, .query_heads = 7, .key_heads = 1, .head_dim = 2}, orrery::causal{},
                                  orrery::contiguous{});
   check<orrery::ulysses, Kernel>(4, shape, orrery::causal{-61}, orrery::zigzag{});
+  check<orrery::ring, Kernel>(3, shape, orrery::causal{INT64_MAX}, orrery::zigzag{});
+  check<orrery::ring, Kernel>(3, shape, orrery::causal{INT64_MIN}, orrery::contiguous{});
 }
 
 TEST_CASE("usual head dimensions in single precision") {

@@ -200,6 +200,43 @@ TEST_CASE("one token too many, too few, or elsewhere") {
   }
 }
 
+TEST_CASE("a segment in the middle of many periods of others") {
+  for (std::int64_t begin = 97; begin < 104; ++begin) {
+    for (const std::int64_t count : {1, 2, 5}) {
+      list<segments> all = shards_of<orrery::striped<1>>(3, 300);
+      segments more;
+      more.add({begin, count, count, count});
+      all.push_back(more);
+      check_same(all, 300);
+      // Also where there is room for it.
+      list<segments> with_room = shards_of<orrery::striped<1>>(3, begin);
+      for (segments& shard : with_room) {
+        segment rest = shard[0];
+        rest.begin += begin + count - begin % 3;
+        shard.add(rest);
+      }
+      with_room.push_back(more);
+      check_same(with_room, 300);
+    }
+  }
+}
+
+TEST_CASE("long regions one after the other, each with a period of its own") {
+  list<segments> all;
+  std::int64_t length = 0;
+  for (const std::int64_t run : {1009, 1013, 1019, 1021, 1031, 1033, 1039, 1}) {
+    const std::int64_t count = run << 40;
+    for (const std::int64_t begin : {length, length + run}) {
+      segments shard;
+      shard.add({begin, count, run, 2 * run});
+      all.push_back(shard);
+    }
+    length += 2 * count;
+  }
+  CHECK(shard_check::run(all, length) == shard_fault{});
+  CHECK(shard_check::run(all, length + 1) == shard_fault{kind::no_rank, length});
+}
+
 TEST_CASE("messages") {
   const auto said = [](std::int64_t length, std::initializer_list<std::initializer_list<segment>> ranks) {
     return orrery::check_shards(shards(ranks), length).message();

@@ -50,17 +50,23 @@ struct causal {
   std::int64_t offset = 0;
 
   [[nodiscard]] constexpr bool visible(std::int64_t query, std::int64_t key) const noexcept {
-    return key - query <= offset;  // query + offset could overflow; two positions, which are not negative, cannot
+    return key <= last_visible(query);
   }
   [[nodiscard]] constexpr visibility classify(std::int64_t query_first, std::int64_t query_last, std::int64_t key_first,
                                               std::int64_t key_last) const noexcept {
-    if (key_last - query_first <= offset) return visibility::all;
-    if (key_first - query_last > offset) return visibility::none;
+    if (key_last <= last_visible(query_first)) return visibility::all;
+    if (key_first > last_visible(query_last)) return visibility::none;
     return visibility::some;
   }
   [[nodiscard]] constexpr std::int64_t diagonal() const noexcept { return offset; }
   [[nodiscard]] std::string name() const {
     return offset == 0 ? "causal" : "causal with offset " + std::to_string(offset);
+  }
+
+ private:
+  /// The last key that a query sees; not key - query <= offset, which would take a subtraction for each pair.
+  [[nodiscard]] constexpr std::int64_t last_visible(std::int64_t query) const noexcept {
+    return offset <= INT64_MAX - query ? query + offset : INT64_MAX;
   }
 };
 

@@ -127,9 +127,8 @@ class shard_check {
       if (piece.run < 1) return {kind::run, piece.run, rank};
       if (last >= 0 && piece.begin <= last) return {kind::order, piece.begin, rank, 0, last};
       if (piece.begin < 0 || piece.begin >= length_) return {kind::outside, piece.begin, rank};
-      // One run, or several that touch, are one run.
       runs one{piece.begin, piece.count, piece.run, piece.stride, rank};
-      if (one.run >= one.left || one.stride == one.run) one.run = one.stride = one.left;
+      if (one.run >= one.left) one.run = one.stride = one.left;  // one run, whose stride says nothing
       const std::int64_t room = length_ - one.next;
       if (one.stride < one.run && one.run <= room) {
         return {kind::order, one.next + one.stride, rank, 0, one.next + one.run - 1};

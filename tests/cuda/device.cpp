@@ -3,8 +3,10 @@
 // The transport `device` on the runtime double: the conformance suite, and every order in which its streams may run.
 #include "orrery/transport/device.hpp"
 
+#include <atomic>
 #include <cstdint>
 #include <future>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -181,6 +183,51 @@ TEST_CASE("ranks in different collective calls") {
     });
     CHECK(found_by_double() == "");
   });
+}
+
+TEST_CASE("a rank on which CUDA fails while it constructs, and which goes on: all ranks have its name") {
+  int failures = 0;
+  for (const char* function :
+       {"cudaSetDevice", "cudaStreamCreateWithFlags", "cudaEventCreateWithFlags", "cudaMalloc"}) {
+    for (int nth = 1; nth < 100; ++nth) {
+      cuda_double::reset();
+      std::vector<std::string> said(3, "nothing");
+      std::atomic<int> culprit{-1};
+      const std::string thrown = sentence_of([&] {
+        device::run(3, {.deadline = 3600}, [&](auto& on) {
+          on.barrier();
+          if (on.rank() == 0)
+            cuda_double::fail(function, cuda_double::calls(function) + nth, cudaErrorIllegalAddress, false);
+          on.barrier();
+          std::string& mine = said[static_cast<std::size_t>(on.rank())];
+          float failed = 0;
+          try {
+            const orrery::attention<orrery::ring, kernel> attend{on, small, orrery::causal{}};
+          } catch (const orrery::device_error&) {
+            culprit = on.rank();
+            failed = 1;
+          } catch (const orrery::transport_error& e) {
+            mine = e.what();
+          }
+          try {
+            on.all_reduce_sum(std::span{&failed, 1});
+          } catch (const orrery::transport_error& e) {
+            mine = e.what();
+          }
+        });
+      });
+      INFO(function, " ", nth, ", thrown: ", thrown);
+      CHECK(found_by_double() == "");
+      if (culprit < 0) break;
+      ++failures;
+      for (std::size_t rank = 0; rank < 3; ++rank) {
+        const std::string start = "orrery: rank " + std::to_string(rank) + " stops: rank " + std::to_string(culprit);
+        says(said[rank], start + " failed while it ");
+        says(said[rank], function);
+      }
+    }
+  }
+  CHECK(failures > 20);
 }
 
 TEST_CASE("memory that is short at plan time is a sentence") {

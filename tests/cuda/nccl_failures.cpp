@@ -283,9 +283,12 @@ TEST_CASE("arguments that cannot be, and ranks that do not fit") {
 TEST_CASE("ranks in different collective calls") {
   collectives::check_all(3, 2, [](const auto& body) {
     start(devices(3));
-    run(3, {.deadline = 3600}, [&](auto& on) {
-      body(on, [](auto& world) { const orrery::attention<orrery::ring, kernel> attend{world, small}; });
-    });
+    try {
+      run(3, {.deadline = 3600}, [&](auto& on) {
+        body(on, [](auto& world) { const orrery::attention<orrery::ring, kernel> attend{world, small}; });
+      });
+    } catch (const orrery::transport_error&) {  // `run` ends by a call of its own, which says so again
+    }
     CHECK(found_by_doubles() == "");
   });
 }

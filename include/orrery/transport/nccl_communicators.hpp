@@ -10,6 +10,7 @@
 #include <cstring>
 #include <exception>
 #include <memory>
+#include <new>
 #include <span>
 #include <stdexcept>
 #include <string>
@@ -231,15 +232,7 @@ class communicators {
     }
     require_same_call(calls, [this](const std::string& why) { fail(why); });
 
-    const std::uint64_t most = *std::max_element(sizes.begin(), sizes.end());
-    if (most > most_bytes) fail("the texts of a collective call have up to " + std::to_string(most) + " bytes");
-    std::vector<char> padded(most);
-    std::vector<char> all(most * ranks);
-    std::copy(text.begin(), text.end(), padded.begin());
-    if (most > 0) gather(padded.data(), all.data(), most);
-    std::vector<std::string> texts;
-    for (std::size_t r = 0; r < ranks; ++r) texts.emplace_back(all.data() + r * most, sizes[r]);
-    return texts;
+    return gather_texts(text, sizes);
   }
 
   /// The lane's line. Collective if there is none yet.
@@ -256,6 +249,23 @@ class communicators {
 
  private:
   static constexpr std::uint64_t most_bytes = std::uint64_t{1} << 40;  // of one rank's text: more is no size
+
+  /// The second half of `all_gather`: a rank that leaves it alone fails.
+  [[nodiscard]] std::vector<std::string> gather_texts(const std::string& text,
+                                                      const std::vector<std::uint64_t>& sizes) try {
+    const std::uint64_t most = *std::max_element(sizes.begin(), sizes.end());
+    if (most > most_bytes) fail("the texts of a collective call have up to " + std::to_string(most) + " bytes");
+    std::vector<char> padded(most);
+    std::vector<char> all(most * sizes.size());
+    std::copy(text.begin(), text.end(), padded.begin());
+    if (most > 0) gather(padded.data(), all.data(), most);
+    std::vector<std::string> texts;
+    for (std::size_t r = 0; r < sizes.size(); ++r) texts.emplace_back(all.data() + r * most, sizes[r]);
+    return texts;
+  } catch (const std::bad_alloc&) {
+    give_up("rank " + std::to_string(rank_) + " has no memory for the texts of a collective call");
+    throw;
+  }
 
   [[noreturn]] static void refuse(const std::string& why) { throw std::invalid_argument{"orrery: nccl::" + why}; }
 

@@ -153,16 +153,16 @@ inline void run_ranks(shared_world& shared, void (*call)(void* body, int rank), 
     shared.leave(rank);
   };
   std::vector<std::thread> threads;
-  threads.reserve(static_cast<std::size_t>(shared.size()));
   std::error_code refused;
-  for (int rank = 0; rank < shared.size() && !refused; ++rank) {
-    try {
+  try {
+    threads.reserve(static_cast<std::size_t>(shared.size()));
+    for (int rank = 0; rank < shared.size(); ++rank) {
       threads.emplace_back([&of_rank, rank] { of_rank(rank); });
-    } catch (const std::system_error& e) {
-      refused = e.code();
-    } catch (const std::bad_alloc&) {
-      refused = std::make_error_code(std::errc::not_enough_memory);
     }
+  } catch (const std::system_error& e) {
+    refused = e.code();
+  } catch (const std::bad_alloc&) {
+    refused = std::make_error_code(std::errc::not_enough_memory);
   }
   // Those that were started fail at their next communication.
   const int missing = static_cast<int>(threads.size());

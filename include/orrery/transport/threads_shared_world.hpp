@@ -7,9 +7,11 @@
 #include <cstdint>
 #include <memory>
 #include <mutex>
+#include <new>
 #include <span>
 #include <stdexcept>
 #include <string>
+#include <system_error>
 #include <thread>
 #include <vector>
 
@@ -32,12 +34,16 @@ struct options {
 /// What the ranks of a world share. Waiting threads sleep: there may be many more of them than cores.
 class shared_world {
  public:
-  shared_world(int size, const options& how)
+  shared_world(int size, const options& how) try
       : size_{checked(size, how)},
         options_{how},
         ranks_(static_cast<std::size_t>(size)),
         signatures_(2 * ranks_.size()),
-        shown_(ranks_.size()) {}
+        shown_(ranks_.size()) {
+  } catch (const std::bad_alloc&) {
+    throw std::system_error{std::make_error_code(std::errc::not_enough_memory),
+                            "orrery: threads::run: no memory for " + std::to_string(size) + " ranks; use fewer"};
+  }
 
   shared_world(const shared_world&) = delete;
   shared_world& operator=(const shared_world&) = delete;

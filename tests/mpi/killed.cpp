@@ -76,7 +76,7 @@ using kernel = orrery::flash<double>;
 
 constexpr int ranks = 4;
 constexpr double deadline = 2.5;
-constexpr double short_deadline = 1;
+constexpr double short_deadline = 2;
 constexpr int victim_of_construction = 2;
 
 /// Appears at once, and whole.

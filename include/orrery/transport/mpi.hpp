@@ -115,7 +115,7 @@ class world {
   }
 
   /// Costs four small collective calls, and one persistent request for each side of each exchange. With native
-  /// collectives the first plan with a group also makes its communicator (`communicator::of_group`). Throws
+  /// collectives the first plan with a group also makes its communicator (`communicator::make_groups`). Throws
   /// `transport_error` on all ranks if a rank sends what its peer does not expect.
   [[nodiscard]] channel open(const program& p, std::vector<exchange_pieces> pieces) {
     const communicator::presence here = own_->enter();

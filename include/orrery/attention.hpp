@@ -50,6 +50,10 @@ concept attention_kernel = requires {
 /// Tensors are this rank's shards, in the trainer's memory: its tokens are those of `query_positions()` (for k and v
 /// `key_positions()`), in that order. All memory is taken at construction; calls allocate nothing. The same call gives
 /// the same bits. One operator can serve all layers, one call at a time; several operators can share a world.
+///
+/// Operators move and are not copied. One that was moved from may be destroyed and assigned to; every other call on it
+/// throws `std::logic_error`. A forward that was begun moves with its operator. Destroying or assigning to an operator
+/// whose forward is begun and not finished makes that forward fail on all ranks, as destroying its handle does.
 template <topology Topology, attention_kernel Kernel>
 class attention {
  public:
@@ -115,7 +119,8 @@ class attention {
   ///     call.finish([&](const orrery::output_part& heads) { project(out, w_out, heads); });
   ///
   /// With `hand_over::by_tensor` in the shape; with `hand_over::together` it is right, too, but a block leaves when its
-  /// last tensor is there. One call at a time. Throws as `forward` does.
+  /// last tensor is there. One call at a time: the operator takes the next one when `finish` has returned. Throws as
+  /// `forward` does.
   [[nodiscard]] started_forward<Kernel> begin_forward(const tensor_view<storage>& out,
                                                       const row_view<accumulator>& lse) {
     constexpr const char* call = "begin_forward";
@@ -154,17 +159,29 @@ class attention {
   }
 
   /// The global positions of this rank's queries, and outputs, in their local order.
-  [[nodiscard]] const segments& query_positions() const noexcept { return query_positions_; }
+  [[nodiscard]] const segments& query_positions() const {
+    expect_not_moved_from("query_positions");
+    return query_positions_;
+  }
   /// The global positions of this rank's keys and values, in their local order.
-  [[nodiscard]] const segments& key_positions() const noexcept { return key_positions_; }
+  [[nodiscard]] const segments& key_positions() const {
+    expect_not_moved_from("key_positions");
+    return key_positions_;
+  }
   /// The shape, with all defaults filled in.
-  [[nodiscard]] const attention_shape& shape() const noexcept { return shape_; }
+  [[nodiscard]] const attention_shape& shape() const {
+    expect_not_moved_from("shape");
+    return shape_;
+  }
   /// Bytes of all the plan's buffers on this rank, forward and backward, taken when it was made: for each pass
   /// `traffic`'s slots times the size of a block (rounded up to 64 bytes), and one packed copy of each own block that
   /// the rank sends as an operand; delta (one number for each query and head) and, where the kernel sums in another
   /// type than it stores, the results under way, unless the kernel writes them itself; and what the kernel needs, where
   /// it is a `planned_kernel`.
-  [[nodiscard]] std::int64_t workspace_bytes() const noexcept { return calls_->workspace_bytes(); }
+  [[nodiscard]] std::int64_t workspace_bytes() const {
+    expect_not_moved_from("workspace_bytes");
+    return calls_->workspace_bytes();
+  }
 
  private:
   /// Some layout, which it refers to.
@@ -246,7 +263,15 @@ class attention {
     return "";
   }
 
+  void expect_not_moved_from(const char* call) const {
+    if (calls_ != nullptr) return;
+    throw std::logic_error{
+        std::string{"orrery: attention::"} + call +
+        ": this operator was moved from, and has nothing left to call; use the one that it was moved to"};
+  }
+
   void expect_nothing_under_way(const char* call) const {
+    expect_not_moved_from(call);
     if (!calls_->forward_under_way) return;
     throw std::logic_error{
         std::string{"orrery: attention::"} + call +
@@ -265,7 +290,7 @@ class attention {
   attention_shape shape_;
   segments query_positions_;
   segments key_positions_;
-  std::unique_ptr<attention_calls<Kernel>> calls_;
+  std::unique_ptr<attention_calls<Kernel>> calls_;  // none: moved from
 };
 
 }  // namespace orrery

@@ -42,7 +42,24 @@ struct attention_calls {
   virtual void progress() = 0;
   [[nodiscard]] virtual std::int64_t workspace_bytes() const = 0;
 
-  bool forward_under_way = false;  ///< begun, and not finished
+  /// Leaves the forward that was begun, if it is not over: the other ranks fail at once.
+  void leave_forward() noexcept {
+    if (forward_under_way == nullptr) return;
+    end_forward();
+    try {
+      abandon_forward();
+    } catch (...) {  // out of memory: the others have their deadline
+    }
+  }
+
+  /// The forward is over: its handle and this no longer know each other.
+  void end_forward() noexcept {
+    *forward_under_way = nullptr;
+    forward_under_way = nullptr;
+  }
+
+  /// The pointer to this in the handle of the forward that was begun and is not over. Null: there is none.
+  attention_calls** forward_under_way = nullptr;
 };
 
 /// The same for one transport and mask: compiled once for them, whatever the topology and the layout.
@@ -65,6 +82,7 @@ class planned_attention final : public attention_calls<Kernel> {
                                                  : tensor_program{forward_program, {}},
                      forward_},
         run_backward_{world, backward_program, backward_} {}
+  ~planned_attention() override { this->leave_forward(); }
 
   void begin_forward(const tensor_view<storage>& out, const row_view<accumulator>& lse) override {
     forward_.out = out;

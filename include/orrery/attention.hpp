@@ -49,7 +49,8 @@ concept attention_kernel = requires {
 ///
 /// Tensors are this rank's shards, in the trainer's memory: its tokens are those of `query_positions()` (for k and v
 /// `key_positions()`), in that order. All memory is taken at construction; calls allocate nothing. The same call gives
-/// the same bits. One operator can serve all layers, one call at a time; several operators can share a world.
+/// the same bits. One operator can serve all layers, one call at a time: one that comes while another is in progress
+/// throws `std::logic_error`. Several operators can share a world.
 ///
 /// Operators move and are not copied. One that was moved from may be destroyed and assigned to; every other call on it
 /// throws `std::logic_error`. A forward that was begun moves with its operator. Destroying or assigning to an operator
@@ -94,6 +95,7 @@ class attention {
   void forward(const tensor_view<const storage>& q, const tensor_view<const storage>& k,
                const tensor_view<const storage>& v, const tensor_view<storage>& out, const row_view<accumulator>& lse,
                const output_listener& on_final = {}) {
+    const exclusive_call here{calls_.get(), "forward"};
     expect_nothing_under_way("forward");
     query_view("forward", "q", shape_.query_heads, shape_.head_dim).check(q);
     key_view("forward", "k", shape_.key_heads, shape_.head_dim).check(k);
@@ -124,6 +126,7 @@ class attention {
   [[nodiscard]] started_forward<Kernel> begin_forward(const tensor_view<storage>& out,
                                                       const row_view<accumulator>& lse) {
     constexpr const char* call = "begin_forward";
+    const exclusive_call here{calls_.get(), call};
     expect_nothing_under_way(call);
     query_view(call, "out", shape_.query_heads, shape_.value_dim).check(out);
     query_view(call, "lse", shape_.query_heads, 1).check(lse);
@@ -145,6 +148,7 @@ class attention {
                 const row_view<const accumulator>& lse, const tensor_view<const storage>& grad_out,
                 const tensor_view<storage>& grad_q, const tensor_view<storage>& grad_k,
                 const tensor_view<storage>& grad_v, const output_listener& on_final = {}) {
+    const exclusive_call here{calls_.get(), "backward"};
     expect_nothing_under_way("backward");
     query_view("backward", "q", shape_.query_heads, shape_.head_dim).check(q);
     key_view("backward", "k", shape_.key_heads, shape_.head_dim).check(k);

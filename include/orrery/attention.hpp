@@ -51,7 +51,8 @@ concept attention_kernel = requires {
 ///
 /// Tensors are this rank's shards, in the trainer's memory: its tokens are those of `query_positions()` (for k and v
 /// `key_positions()`), in that order. All memory is taken at construction; calls allocate nothing. The same call gives
-/// the same bits. One operator can serve all layers, one call at a time; several operators can share a world.
+/// the same bits. One operator can serve all layers, one call at a time: one that comes while another is in progress
+/// throws `std::logic_error`. Several operators can share a world.
 ///
 /// Operators move and are not copied. One that was moved from may be destroyed and assigned to; every other call on it
 /// throws `std::logic_error`. A forward that was begun moves with its operator. Destroying or assigning to an operator
@@ -104,6 +105,7 @@ class attention {
   void forward(const tensor_view<const storage>& q, const tensor_view<const storage>& k,
                const tensor_view<const storage>& v, const tensor_view<storage>& out, const row_view<accumulator>& lse,
                const output_listener& on_final = {}) {
+    const exclusive_call here{calls_.get(), "forward"};
     expect_nothing_under_way("forward");
     call_views views;
     views.writes(query_view("forward", "out", shape_.query_heads, *shape_.value_dim), out);
@@ -135,6 +137,7 @@ class attention {
   [[nodiscard]] started_forward<Kernel> begin_forward(const tensor_view<storage>& out,
                                                       const row_view<accumulator>& lse) {
     constexpr const char* call = "begin_forward";
+    const exclusive_call here{calls_.get(), call};
     expect_nothing_under_way(call);
     call_views views;
     views.writes(query_view(call, "out", shape_.query_heads, *shape_.value_dim), out);
@@ -160,6 +163,7 @@ class attention {
                 const row_view<const accumulator>& lse, const tensor_view<const storage>& grad_out,
                 const tensor_view<storage>& grad_q, const tensor_view<storage>& grad_k,
                 const tensor_view<storage>& grad_v, const output_listener& on_final = {}) {
+    const exclusive_call here{calls_.get(), "backward"};
     expect_nothing_under_way("backward");
     call_views views;
     views.writes(query_view("backward", "grad_q", shape_.query_heads, shape_.head_dim), grad_q);

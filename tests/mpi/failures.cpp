@@ -18,6 +18,7 @@
 #include "orrery/kernel/flash.hpp"
 #include "orrery/schedule/builder.hpp"
 #include "orrery/topology/all_gather.hpp"
+#include "orrery/topology/concentric.hpp"
 #include "orrery/topology/ring.hpp"
 
 #include "conformance.hpp"
@@ -364,14 +365,18 @@ TEST_CASE("control messages that no rank sends fail the world, with the name of 
   world.barrier();
 }
 
-TEST_CASE("a rank that has no memory while it makes an operator, and goes on") {
+TEST_CASE_TEMPLATE("a rank that has no memory while it makes an operator, and goes on", Topology, orrery::ring,
+                   orrery::concentric<2>) {
+  using attention = orrery::attention<Topology, kernel>;
+  constexpr auto native = orrery::mpi::collectives::native;  // of groups, for those that have some
+  if (orrery::refuses(Topology{}, ranks()) != nullptr) return;
   const int culprit = ranks() - 1;
   long all = 0;
   {
-    orrery::mpi::world world{MPI_COMM_WORLD};
-    const ring first{world, shape};  // proves the schedule, once in a process
+    orrery::mpi::world world{MPI_COMM_WORLD, {.collectives = native}};
+    const attention first{world, shape};  // proves the schedule, once in a process
     allocations = 0;
-    const ring attend{world, shape};
+    const attention attend{world, shape};
     all = allocations;
   }
   MPI_Bcast(&all, 1, MPI_LONG, culprit, MPI_COMM_WORLD);
@@ -379,11 +384,11 @@ TEST_CASE("a rank that has no memory while it makes an operator, and goes on") {
   const long points = 40;
   for (long point = 0; point < points; ++point) {
     CAPTURE(point);
-    orrery::mpi::world world{MPI_COMM_WORLD, {.deadline = 100}};
+    orrery::mpi::world world{MPI_COMM_WORLD, {.deadline = 100, .collectives = native}};
     int failed = 0;
     successes = rank() == culprit ? all * point / points : -1;
     try {
-      const ring attend{world, shape};
+      const attention attend{world, shape};
     } catch (...) {
       failed = 1;
     }

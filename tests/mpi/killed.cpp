@@ -6,6 +6,7 @@
 // rank stops itself. It ends all of them by their process numbers, whatever happens.
 //
 //     test_mpi_killed MPIRUN -n                               what ctest runs
+//     mpirun ... test_mpi_killed --static                     worlds and operators that outlive MPI_Finalize
 //     test_mpi_killed MPIRUN -n MPI_Comm_create_group 1       a stop before the first such call, and nothing else
 #include <cerrno>
 #include <chrono>
@@ -17,6 +18,7 @@
 #include <functional>
 #include <iterator>
 #include <memory>
+#include <optional>
 #include <regex>
 #include <stdexcept>
 #include <string>
@@ -76,7 +78,7 @@ using kernel = orrery::flash<double>;
 
 constexpr int ranks = 4;
 constexpr double deadline = 2.5;
-constexpr double short_deadline = 1;
+constexpr double short_deadline = 2;
 constexpr int victim_of_construction = 2;
 
 /// Appears at once, and whole.
@@ -160,6 +162,72 @@ int be_a_rank(const fs::path& folder, int* argc, char*** argv) {
   const std::string again = world.usable() ? "it says that it can be used" : sentence(1);
   write(folder / ("sentence." + me), first + "\n" + again);
   _exit(0);  // a world that has lost a rank cannot be finalised
+}
+
+/// A world, and an operator on it.
+struct world_and_operator {
+  orrery::mpi::world world;
+  orrery::attention<orrery::ring, kernel> attend;
+
+  explicit world_and_operator(const orrery::attention_shape& shape)
+      : world{MPI_COMM_WORLD, {.deadline = 60, .threads_per_rank = 2}}, attend{world, shape} {}
+};
+
+// Made before anything that a world makes, so destroyed after it.
+std::optional<world_and_operator> healthy, failed;
+
+/// Worlds and operators in static variables, one of them after a failed call with messages under way. After
+/// MPI_Finalize they refuse calls, and do not call MPI when they are destroyed: MPI would end the job.
+int outlive_mpi(int* argc, char*** argv) {
+  int level = MPI_THREAD_SINGLE;
+  MPI_Init_thread(argc, argv, MPI_THREAD_FUNNELED, &level);
+  // Large enough that a message waits for its receiver.
+  const orrery::attention_shape shape{.length = 4096, .query_heads = 1, .head_dim = 32};
+  healthy.emplace(shape);
+  failed.emplace(shape);
+  const std::int64_t tokens = failed->attend.query_positions().tokens();
+  std::vector<double> memory(static_cast<std::size_t>(4 * tokens * 32 + tokens));
+  const auto tensor = [&](std::int64_t i) {
+    return orrery::batch_sequence_head_dim(memory.data() + i * tokens * 32, 1, tokens, 1, 32);
+  };
+  const auto lse = orrery::batch_head_sequence(memory.data() + 4 * tokens * 32, 1, 1, tokens);
+  const auto message = [&](world_and_operator& of) -> std::string {
+    try {
+      of.attend.forward(tensor(0), tensor(1), tensor(2), tensor(3), lse);
+    } catch (const std::exception& e) {
+      return e.what();
+    }
+    return "nothing";
+  };
+  int wrong = 0;
+  const auto expect = [&](const std::string& said, const std::string& part) {
+    if (said.find(part) != std::string::npos) return;
+    std::printf("WRONG: expected \"%s\", but the message is \"%s\"\n", part.c_str(), said.c_str());
+    ++wrong;
+  };
+  expect(message(*healthy), "nothing");
+  expect(message(*failed), "nothing");
+  if (failed->world.rank() == 0) {
+    auto call = failed->attend.begin_forward(tensor(3), lse);
+    call.queries(tensor(0));
+    call.keys(tensor(1));
+    call.values(tensor(2));  // its messages leave, and the call is given up
+  } else {
+    while (failed->world.usable()) {}
+  }
+  expect(message(*failed), "its forward was begun, but not finished");
+  if (wrong == 0) MPI_Barrier(MPI_COMM_WORLD);
+  MPI_Finalize();
+  expect(message(*failed), "its forward was begun, but not finished");
+  expect(message(*healthy), "called after MPI_Finalize");
+  try {
+    healthy->world.barrier();
+    ++wrong;
+  } catch (const std::logic_error& e) {
+    expect(e.what(), "called after MPI_Finalize");
+  }
+  if (!healthy->world.usable()) ++wrong;
+  return wrong == 0 ? 0 : 1;
 }
 
 /// What a test has started: ended with it.
@@ -293,6 +361,7 @@ int stop_before(const std::vector<std::string>& launch, const std::string& self,
 }  // namespace
 
 int main(int argc, char** argv) {
+  if (argc == 2 && std::string{argv[1]} == "--static") return outlive_mpi(&argc, &argv);
   if (argc > 1 && std::string{argv[1]} == "--rank") {
     if (argc == 5) return be_a_rank_that_stops(argv[2], argv[3], std::stoi(argv[4]), &argc, &argv);
     return be_a_rank(argv[2], &argc, &argv);

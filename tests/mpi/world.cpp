@@ -417,6 +417,26 @@ TEST_CASE("a world, an operator and its calls on one thread each") {
         }) == "nothing");
 }
 
+TEST_CASE("two threads do not call one operator at once") {
+  orrery::mpi::world world{MPI_COMM_WORLD};
+  double_ring_attention attend{world, layer, orrery::causal{}};
+  layer_call call{attend}, other{attend};
+  call.mine.poison();
+  other.mine.poison();
+  int refused = 0;
+  attend.forward(call.mine.q.view(), call.mine.k.view(), call.mine.v.view(), call.mine.out.view(), call.mine.lse.view(),
+                 [&](const orrery::output_part&) {
+                   for (const bool forward : {true, false}) {
+                     const std::string sentence =
+                         thrown_elsewhere([&] { forward ? other.mine.forward(attend) : other.mine.backward(attend); });
+                     refused += contains(sentence, "called while another call of this operator is in progress") ? 1 : 0;
+                   }
+                 });
+  CHECK(refused == 2);
+  call.mine.backward(attend);
+  CHECK(call.mismatch(attend) == "");
+}
+
 TEST_CASE("two threads do not call at once") {
   if (mpi_test::thread_level() < MPI_THREAD_SERIALIZED || ranks() < 2) return;
   constexpr const char* refusal = "called while another thread is in a call of this world";

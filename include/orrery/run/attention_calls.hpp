@@ -1,7 +1,10 @@
 // Copyright The Orrery authors. SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <atomic>
 #include <cstdint>
+#include <stdexcept>
+#include <string>
 #include <utility>
 
 #include "orrery/kernel/view.hpp"
@@ -60,6 +63,30 @@ struct attention_calls {
 
   /// The pointer to this in the handle of the forward that was begun and is not over. Null: there is none.
   attention_calls** forward_under_way = nullptr;
+  /// A thread is in a call (see `exclusive_call`).
+  std::atomic<bool> taken = false;
+};
+
+/// Takes an operator for one call of one thread.
+class exclusive_call {
+ public:
+  /// Throws `std::logic_error` if another call is in progress. `calls` may be null.
+  template <class Kernel>
+  exclusive_call(attention_calls<Kernel>* calls, const char* call)
+      : taken_{calls == nullptr ? nullptr : &calls->taken} {
+    if (taken_ == nullptr || !taken_->exchange(true, std::memory_order_acquire)) return;
+    throw std::logic_error{std::string{"orrery: attention::"} + call +
+                           ": called while another call of this operator is in progress, on another thread or in "
+                           "on_final; make one call at a time, or use an operator for each thread"};
+  }
+  exclusive_call(const exclusive_call&) = delete;
+  exclusive_call& operator=(const exclusive_call&) = delete;
+  ~exclusive_call() {
+    if (taken_ != nullptr) taken_->store(false, std::memory_order_release);
+  }
+
+ private:
+  std::atomic<bool>* taken_;
 };
 
 /// The same for one transport and mask: compiled once for them, whatever the topology and the layout.

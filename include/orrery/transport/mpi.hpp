@@ -47,19 +47,33 @@ namespace orrery::mpi {
 /// some of the ranks is made on a thread of its own, since MPI makes it in a call that has no deadline: this takes
 /// MPI_THREAD_MULTIPLE. With less, collectives of such groups are sent message by message.
 ///
-/// All members but `rank` and `size` are collective. They throw `transport_error`, naming the MPI call or what was
-/// waited for, if an MPI call fails, if a rank does not come before the deadline, or if another rank has failed, with
-/// its sentence. After a `transport_error` this world cannot be
-/// used any more, and messages may be left in it that nobody takes: end the job (MPI_Abort), or go on without this
-/// world. Communications that cannot be cancelled, as collectives of MPI cannot, go on in memory that is kept until the
+/// All members but `rank`, `size`, `usable` and `abandon` are collective. They throw `transport_error`
+///
+/// - if an MPI call fails, with its name;
+/// - if a rank does not come before the deadline, with what was waited for and who is late;
+/// - if another rank has failed, with its message;
+/// - if ranks are in different collective calls, with who calls what: each call first compares its kind, its number,
+/// and
+///   the type and count of its values. Values that differ in type or count only are a `std::invalid_argument` on all
+///   ranks, and the world can still be used.
+///
+/// A rank that throws during a collective call or a construction (`std::bad_alloc`, say) fails the world: the others
+/// throw at once, with its name and the reason, also if it goes on. After a failure this world cannot be used any more,
+/// and messages may be left in it that nobody takes: end the job (MPI_Abort), or go on without this world.
+/// Communications that cannot be cancelled, as collectives of MPI cannot, go on in memory that is kept until the
 /// process ends.
+///
+/// Worlds and operators may be destroyed after MPI_Finalize, in static variables for example: they then call MPI no
+/// more. Calls then throw `std::logic_error`.
 ///
 /// When a process has died or been stopped, the others throw after the deadline; MPI itself promises nothing from then
 /// on. Whatever may wait for the dead rank hangs: MPI_Finalize, and every collective call on the trainer's own
-/// communicators. Write down the sentence, and leave by MPI_Abort or _exit. Another world can be made of the survivors
-/// only where the MPI library has fault tolerance (MPIX_Comm_shrink) and was started with it. Most launchers end all
-/// ranks as soon as one has died, so that survivors have no time for a sentence; OpenMPI's leaves them alone with
-/// `mpirun --enable-recovery` (4.1.4; the launcher of MPICH 4.0.2 does not, even with `-disable-auto-cleanup`).
+/// communicators; the thread that makes a communicator may be inside of MPI for ever. Write down the sentence, and
+/// leave by MPI_Abort or _exit. A rank that is lost while the world itself is made has no name in the message. Another
+/// world can be made of the survivors only where the MPI library has fault tolerance (MPIX_Comm_shrink) and was started
+/// with it. Most launchers end all ranks as soon as one has died, so that survivors have no time for a sentence;
+/// OpenMPI's leaves them alone with `mpirun --enable-recovery` (4.1.4; the launcher of MPICH 4.0.2 does not, even with
+/// `-disable-auto-cleanup`).
 class world {
  public:
   using memory = mpi::memory;
@@ -115,7 +129,7 @@ class world {
   }
 
   /// Costs four small collective calls, and one persistent request for each side of each exchange. With native
-  /// collectives the first plan with a group also makes its communicator (`communicator::of_group`). Throws
+  /// collectives the first plan with a group also makes its communicator (`communicator::make_groups`). Throws
   /// `transport_error` on all ranks if a rank sends what its peer does not expect.
   [[nodiscard]] channel open(const program& p, std::vector<exchange_pieces> pieces) {
     const communicator::presence here = own_->enter();

@@ -98,6 +98,11 @@ class channel {
           awaited{flights.size()} {
       const agreed all = agree();
       first_tag = world->take_tags(all.lanes);
+      if (all.natives_anywhere) {
+        std::vector<communicator::group> groups;
+        for (const candidate& one : all.natives) groups.push_back({one.members, one.lane});
+        world->make_groups(groups);
+      }
       for (const candidate& one : all.natives) {
         native_collective& made =
             *natives.emplace_back(std::make_unique<native_collective>(*world, one, steps, pieces));
@@ -248,7 +253,8 @@ class channel {
     }
 
     struct agreed {
-      int lanes;  // of all ranks
+      int lanes;              // of all ranks
+      bool natives_anywhere;  // may a rank have some?
       std::vector<candidate> natives;
     };
 
@@ -330,7 +336,7 @@ class channel {
         break;
       }
 
-      agreed all{lanes, {}};
+      agreed all{lanes, false, {}};
       const std::vector<std::string> of_ranks = world->gather(said + "\n");
       for (const std::string& of_rank : of_ranks) {
         int its_lanes = 1;
@@ -342,6 +348,7 @@ class channel {
         }
         if (!wrong.empty()) throw transport_error{"orrery: " + std::string{wrong} + world_is_usable};
         all.lanes = (std::max)(all.lanes, its_lanes);
+        all.natives_anywhere = all.natives_anywhere || of_rank.find(';') != std::string::npos;
       }
       for (candidate& one : mine) {
         bool all_want_it = true;

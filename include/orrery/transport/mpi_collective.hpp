@@ -100,8 +100,8 @@ struct candidate {
 /// in memory until it has completed.
 class native_collective {
  public:
-  /// Collective over the group's members, which have found out that all of them want it, and alike. See
-  /// `communicator::of_group` for the order.
+  /// Of a group that has its communicator (see `communicator::make_groups`), and whose members have found out that all
+  /// of them want it, and alike.
   native_collective(communicator& world, const candidate& what, const program& p,
                     const std::vector<exchange_pieces>& pieces)
       : exchanges_{what.exchanges},

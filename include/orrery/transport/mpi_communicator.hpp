@@ -167,65 +167,85 @@ class communicator {
     throw;
   }
 
-  /// Can communicators of some of the ranks be made? See `of_group`.
+  /// Can communicators of some of the ranks be made? See `make_groups`.
   [[nodiscard]] bool makes_groups() const noexcept { return level_ == MPI_THREAD_MULTIPLE; }
 
-  /// A communicator of the members, in their order, for one lane. Made when it is first asked for, by all members;
-  /// ranks that are in several groups ask for them in the order of (first, stride, count, lane).
+  /// Members that have a communicator of their own for one lane.
+  struct group {
+    rank_group members;
+    int lane = 0;
+  };
+
+  /// Makes those communicators that are missing. All ranks call it, each with the groups that it is a member of, in the
+  /// order of (first, stride, count, lane).
   ///
-  /// MPI makes that of some of the ranks in a call that has no deadline and cannot be cancelled. So another thread
-  /// makes it, under MPI_THREAD_MULTIPLE, while this one waits; after the deadline that thread is left alone.
-  [[nodiscard]] MPI_Comm of_group(const rank_group& members, int lane) {
-    MPI_Comm& made =
-        groups_.try_emplace({members.first, members.stride, members.count, lane}, MPI_COMM_NULL).first->second;
-    if (made != MPI_COMM_NULL) return made;
-    if (members.count == size_) {  // also in their order, since strides are positive
-      const std::uint64_t number = ++collective_calls_;
-      made = duplicate(own_, [&] {
-        return waiting{"for all ranks to make a communicator for collectives", {0, size_}, number};
-      });
-      return made;
+  /// MPI makes a communicator of some of the ranks in a call that has no deadline and cannot be cancelled. So another
+  /// thread makes it, under MPI_THREAD_MULTIPLE, while this one waits; after the deadline that thread is left alone. It
+  /// begins when all ranks are known to have what they need for it, so that one that has no memory, say, leaves nobody
+  /// in such a call.
+  void make_groups(const std::vector<group>& wanted) {
+    std::vector<group> missing;
+    for (const group& one : wanted) {
+      if (groups_.count(key_of(one)) != 0) continue;
+      if (one.members.count < size_) {
+        missing.push_back(one);
+        continue;
+      }
+      const std::uint64_t number = ++collective_calls_;  // of all ranks, in their order, since strides are positive
+      groups_.emplace(key_of(one), duplicate(own_, [&] {
+                        return waiting{"for all ranks to make a communicator for collectives", {0, size_}, number};
+                      }));
     }
-    struct creation {
-      MPI_Comm from = MPI_COMM_NULL;
-      MPI_Group members = MPI_GROUP_NULL;
-      MPI_Comm made = MPI_COMM_NULL;
-      int code = MPI_SUCCESS;
-      std::atomic<bool> done = false;
-    };
     const auto kept = keep<creation>();
-    std::vector<int> ranks;
-    for (int i = 0; i < members.count; ++i) ranks.push_back(members.member(i));
-    MPI_Group all = MPI_GROUP_NULL;
     kept->from = own_;
+    MPI_Group all = MPI_GROUP_NULL;
     check(MPI_Comm_group(own_, &all), "MPI_Comm_group", nothing);
-    check(MPI_Group_incl(all, members.count, ranks.data(), &kept->members), "MPI_Group_incl", nothing);
-    MPI_Group_free(&all);
-    std::uint64_t number = static_cast<std::uint64_t>(lane) + 1;
-    for (const int part : {members.first, members.stride, members.count}) {
-      number = number * 0x9e3779b97f4a7c15 + static_cast<std::uint64_t>(part) + 1;
+    for (const group& one : missing) {
+      std::vector<int> ranks;
+      for (int i = 0; i < one.members.count; ++i) ranks.push_back(one.members.member(i));
+      MPI_Group& members = kept->members.emplace_back(MPI_GROUP_NULL);
+      check(MPI_Group_incl(all, one.members.count, ranks.data(), &members), "MPI_Group_incl", nothing);
+      groups_.emplace(key_of(one), MPI_COMM_NULL);
     }
-    number |= std::uint64_t{1} << 63;
-    std::thread maker{[one = kept.get()] {  // kept until it is done
-      one->code = MPI_Comm_create_group(one->from, one->members, group_tag, &one->made);
-      one->done.store(true, std::memory_order_release);
-    }};
+    MPI_Group_free(&all);
+    kept->made.assign(missing.size(), MPI_COMM_NULL);
+    std::thread maker;
+    if (!missing.empty()) maker = std::thread{[one = kept.get()] { one->run(); }};
     try {
-      wait_until([&] { return kept->done.load(std::memory_order_acquire); },
-                 [&] {
-                   return waiting{"for its group to make a communicator for collectives", members, number};
-                 });
+      MPI_Request request = MPI_REQUEST_NULL;
+      check(MPI_Ibarrier(own_, &request), "MPI_Ibarrier", nothing);
+      wait_for_all(request, "MPI_Ibarrier");
     } catch (...) {
-      maker.detach();
+      kept->begin(creation::state::cancelled);
+      if (maker.joinable()) maker.join();
       throw;
     }
-    maker.join();
-    check(kept->code, "MPI_Comm_create_group", nothing);
-    made = kept->made;
-    MPI_Group_free(&kept->members);
+    if (!missing.empty()) {
+      kept->begin(creation::state::begun);
+      try {
+        wait_until(
+            [&] { return kept->now.load(std::memory_order_acquire) == creation::state::done; },
+            [&] {
+              const group& now = missing[(std::min)(kept->finished.load(), missing.size() - 1)];
+              return waiting{"for its group to make a communicator for collectives", now.members, number_of(now)};
+            });
+      } catch (...) {
+        maker.detach();
+        throw;
+      }
+      maker.join();
+      check(kept->code, "MPI_Comm_create_group", nothing);
+    }
+    for (std::size_t i = 0; i < missing.size(); ++i) {
+      MPI_Group_free(&kept->members[i]);
+      groups_[key_of(missing[i])] = kept->made[i];
+      check(MPI_Comm_set_errhandler(kept->made[i], MPI_ERRORS_RETURN), "MPI_Comm_set_errhandler", nothing);
+    }
     forget(kept);
-    check(MPI_Comm_set_errhandler(made, MPI_ERRORS_RETURN), "MPI_Comm_set_errhandler", nothing);
-    return made;
+  }
+  /// Made before.
+  [[nodiscard]] MPI_Comm of_group(const rank_group& members, int lane) const {
+    return groups_.at(key_of({members, lane}));
   }
 
   /// The threads that kernels share; null if the rank's own is all.
@@ -474,6 +494,45 @@ class communicator {
 
   [[noreturn]] static void refuse(const std::string& why) { throw std::invalid_argument{"orrery: mpi::world: " + why}; }
 
+  /// The work of the thread that makes communicators of groups.
+  struct creation {
+    enum class state : std::uint8_t { prepared, cancelled, begun, done };
+
+    MPI_Comm from = MPI_COMM_NULL;
+    std::vector<MPI_Group> members;
+    std::vector<MPI_Comm> made;
+    int code = MPI_SUCCESS;
+    std::atomic<std::size_t> finished = 0;
+    std::atomic<state> now = state::prepared;
+
+    void begin(state next) noexcept {
+      now.store(next, std::memory_order_release);
+      now.notify_all();
+    }
+    void run() noexcept {
+      now.wait(state::prepared, std::memory_order_acquire);
+      if (now.load(std::memory_order_acquire) == state::cancelled) return;
+      for (std::size_t i = 0; i < members.size() && code == MPI_SUCCESS; ++i) {
+        code = MPI_Comm_create_group(from, members[i], group_tag, &made[i]);
+        finished.store(i + 1);
+      }
+      now.store(state::done, std::memory_order_release);
+    }
+  };
+
+  using group_key = std::tuple<int, int, int, int>;  // first rank, stride, count and lane
+  [[nodiscard]] static group_key key_of(const group& one) {
+    return {one.members.first, one.members.stride, one.members.count, one.lane};
+  }
+  /// A number that all members give the making of their communicator, and hardly ever another call.
+  [[nodiscard]] static std::uint64_t number_of(const group& one) noexcept {
+    std::uint64_t number = static_cast<std::uint64_t>(one.lane) + 1;
+    for (const int part : {one.members.first, one.members.stride, one.members.count}) {
+      number = number * 0x9e3779b97f4a7c15 + static_cast<std::uint64_t>(part) + 1;
+    }
+    return number | std::uint64_t{1} << 63;
+  }
+
   /// MPI's thread level, if all is well with the arguments.
   [[nodiscard]] static int checked(MPI_Comm parent, const options& how) {
     if (const std::string wrong = what_is_wrong_with(how.deadline, how.threads_per_rank); !wrong.empty()) refuse(wrong);
@@ -605,7 +664,7 @@ class communicator {
   int calls_under_way_ = 0;                // of plans, by the caller
   std::unique_ptr<thread_team> team_;
   MPI_Comm own_ = MPI_COMM_NULL;
-  std::map<std::tuple<int, int, int, int>, MPI_Comm> groups_;  // by first rank, stride, count and lane
+  std::map<group_key, MPI_Comm> groups_;
   int rank_ = 0;
   int size_ = 1;
   int last_tag_ = 32767;

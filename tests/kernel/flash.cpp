@@ -23,8 +23,12 @@ struct tensors {
   orrery::causal mask{};
   orrery::flash_steps<float> steps = orrery::flash_steps_for<float>(orrery::flash<float>::instructions());
   orrery::host_context context{};
+  int polls = 0, polls_of_forward = 0, polls_of_backward = 0;
+  std::int64_t forward_items = 0, backward_items = 0;
 
   tensors() {
+    context.progress = [](void* count) { ++*static_cast<int*>(count); };
+    context.progress_argument = &polls;
     const auto fill = [](std::vector<float>& to, std::int64_t count, std::uint64_t seed) {
       for (const double x : oracle::random_values(count * dim, seed)) to.push_back(static_cast<float>(x));
     };
@@ -56,12 +60,16 @@ struct tensors {
     return items;
   }
 
-  void run(std::int64_t forward_stride, std::int64_t backward_stride) {
+  /// `threads` choose the size of the forward's items.
+  void run(std::int64_t forward_stride, std::int64_t backward_stride, int threads = 1) {
     const orrery::forward_queries<float, float> fq{view(q, query_heads), view(out, query_heads), rows(lse), positions};
     const orrery::forward_keys<float> fk{view(k, key_heads), view(v, key_heads), positions};
     const orrery::flash_forward<float, float, orrery::causal> forward{
-        std::span(&fq, 1), std::span(&fk, 1), heads, 0.1f, mask, steps};
-    CHECK(run_items(forward, forward_stride) >= batch * query_heads * 2);
+        std::span(&fq, 1), std::span(&fk, 1), heads, 0.1f, mask, steps, threads};
+    polls = 0;
+    forward_items = run_items(forward, forward_stride);
+    polls_of_forward = polls;
+    CHECK(forward_items >= batch * query_heads * 2);
     orrery::host_backend::row_dot(context, view(out, query_heads), view(grad_out, query_heads), rows(delta));
     const orrery::backward_queries<float, float> bq{view(q, query_heads), view(grad_out, query_heads), rows(lse),
                                                     rows(delta),          view(grad_q, query_heads),   positions};
@@ -69,7 +77,27 @@ struct tensors {
                                                  view(grad_v, key_heads), positions};
     const orrery::flash_backward<float, float, orrery::causal> backward{
         std::span(&bq, 1), std::span(&bk, 1), heads, 0.1f, mask, steps};
-    CHECK(run_items(backward, backward_stride) == batch * key_heads);
+    polls = 0;
+    backward_items = run_items(backward, backward_stride);
+    polls_of_backward = polls;
+    CHECK(backward_items == batch * key_heads);
+  }
+
+  /// The backward's first item, its blocks of keys one after the other; `turn` is told of each stage.
+  template <class Turn>
+  void run_in_turn(int blocks, Turn& turn) {
+    const orrery::backward_queries<float, float> bq{view(q, query_heads),
+                                                    view(grad_out, query_heads),
+                                                    rows(lse),
+                                                    rows(delta),
+                                                    view(grad_q, query_heads),
+                                                    positions,
+                                                    true};
+    const orrery::backward_keys<float, float> bk{view(k, key_heads), view(v, key_heads), view(grad_k, key_heads),
+                                                 view(grad_v, key_heads), positions};
+    const orrery::flash_backward<float, float, orrery::causal> backward{
+        std::span(&bq, 1), std::span(&bk, 1), heads, 0.1f, mask, steps};
+    for (int block = 0; block < blocks; ++block) backward.run_block(0, block, turn, context);
   }
 };
 
@@ -117,11 +145,52 @@ TEST_CASE("a limit on the instruction set is kept") {
   CHECK(orrery::flash<double>::name() == "flash<double>");
 }
 
-TEST_CASE("a transport is polled between blocks") {
-  int polls = 0;
+TEST_CASE("a transport is polled between blocks, in both directions") {
   tensors t;
-  t.context.progress = [](void* count) { ++*static_cast<int*>(count); };
-  t.context.progress_argument = &polls;
   t.run(1, 1);
-  CHECK(polls > 16);
+  CHECK(t.polls_of_forward >= t.forward_items);
+  CHECK(t.polls_of_backward >= t.backward_items * (tensors::query_heads / tensors::key_heads));
+}
+
+TEST_CASE("the forward has smaller items where there would be too few for the threads, and the same bits") {
+  tensors one;
+  one.run(1, 1);
+  for (const int threads : {2, 8, 24}) {
+    tensors other;
+    other.run(1, 1, threads);
+    CHECK(other.forward_items >= 4 * threads);
+    CHECK(other.out == one.out);
+    CHECK(other.lse == one.lse);
+  }
+  CHECK(one.forward_items < 4 * 24);
+}
+
+TEST_CASE("the backward adds to gradients of queries in its turn only, stage after stage") {
+  tensors t;
+  t.run(1, 1);
+  t.grad_q.assign(t.grad_q.size(), 7.0f);
+  struct recorder {
+    const std::vector<float>& grad_q;
+    mutable std::vector<float> seen = grad_q;
+    mutable std::int64_t entered = 0, left = 0, all_left = 0;
+
+    void enter(std::int64_t stage) const {
+      if (stage == 0) entered = left = 0;
+      CHECK(stage == entered);
+      CHECK(stage == left);
+      CHECK((grad_q == seen));
+      ++entered;
+    }
+    void leave(std::int64_t stage) const {
+      CHECK(stage == left);
+      CHECK(entered == left + 1);
+      CHECK((grad_q != seen));
+      seen = grad_q;
+      ++left;
+      ++all_left;
+    }
+  } turn{t.grad_q};
+  t.run_in_turn(1, turn);
+  CHECK(turn.all_left > tensors::query_heads / tensors::key_heads);  // several blocks of queries for each head
+  CHECK((t.grad_q == turn.seen));
 }

@@ -8,6 +8,8 @@
 
 #include <doctest/doctest.h>
 
+#include "orrery/kernel/thread_team.hpp"
+
 namespace {
 
 constexpr std::int64_t batch = 2, tokens = 3, heads = 4, dim = 11;
@@ -33,6 +35,26 @@ TEST_CASE("copy changes layout and type, and back") {
   CHECK(to.at(0, 1, 2)[10] == static_cast<float>(from.at(0, 1, 2)[10]));
   orrery::host_backend::copy(context, to, orrery::batch_sequence_head_dim(back.data(), batch, tokens, heads, dim));
   CHECK(back == values);
+}
+
+// Long tensors are cut into parts of about 32768 elements, for threads to share: one token each, several, and a rest.
+TEST_CASE("copy of a long tensor copies every token") {
+  struct sizes {
+    std::int64_t batch, tokens, heads, dim;
+  };
+  orrery::thread_team team{3};
+  for (const auto& [of_batch, of_tokens, of_heads, of_dim] :
+       {sizes{2, 3, 2, 16384}, sizes{1, 2, 1, 40000}, sizes{2, 20, 4, 1000}, sizes{1, 16384, 1, 4}}) {
+    for (const orrery::host_context& how : {orrery::host_context{}, orrery::host_context{&team}}) {
+      std::vector<float> values(static_cast<std::size_t>(of_batch * of_tokens * of_heads * of_dim));
+      std::iota(values.begin(), values.end(), 1.0f);
+      std::vector<float> copied(values.size());
+      const auto from = orrery::batch_sequence_head_dim(values.data(), of_batch, of_tokens, of_heads, of_dim);
+      orrery::host_backend::copy(how, from,
+                                 orrery::batch_sequence_head_dim(copied.data(), of_batch, of_tokens, of_heads, of_dim));
+      CHECK((copied == values));
+    }
+  }
 }
 
 TEST_CASE("copy of rows changes layout") {

@@ -4,9 +4,13 @@
 #include "orrery/kernel/thread_team.hpp"
 
 #include <atomic>
+#include <chrono>
+#include <condition_variable>
 #include <cstdint>
+#include <mutex>
 #include <stdexcept>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include <doctest/doctest.h>
@@ -62,15 +66,41 @@ TEST_CASE("each item is done once, in every call") {
   }
 }
 
-TEST_CASE("all threads can work at the same time") {
-  thread_team team{3};
-  std::atomic<int> here{0};
-  team.run(3, [&](std::int64_t, int) {
-    here.fetch_add(1);
-    here.notify_all();
-    for (int now = here.load(); now < 3; now = here.load()) here.wait(now);
-  });
-  CHECK(here == 3);
+namespace {
+
+/// Where threads wait for each other. Bounded, so that one who does not come fails a test and does not hang it.
+class meeting {
+ public:
+  /// Returns when so many have come; false if they do not.
+  [[nodiscard]] bool come(int expected) {
+    std::unique_lock lock{mutex_};
+    ++here_;
+    all_here_.notify_all();
+    return all_here_.wait_for(lock, std::chrono::seconds{30}, [&] { return here_ >= expected; });
+  }
+
+ private:
+  std::mutex mutex_;
+  std::condition_variable all_here_;
+  int here_ = 0;
+};
+
+}  // namespace
+
+TEST_CASE("all threads can work at the same time, and as many as there are items") {
+  for (const int threads : {3, 5}) {
+    for (int items = 2; items <= threads; ++items) {
+      INFO(items, " items on ", threads, " threads");
+      thread_team team{threads};
+      for (int call = 0; call < 3; ++call) {
+        for (int i = 0; i < 20'000; ++i) std::this_thread::yield();  // helpers that sleep have to be woken
+        meeting place;
+        std::atomic<int> met{0};
+        team.run(items, [&](std::int64_t, int) { met += place.come(items); });
+        REQUIRE(met.load() == items);
+      }
+    }
+  }
 }
 
 TEST_CASE("items in turn leave each place in their order") {
@@ -122,25 +152,52 @@ TEST_CASE("the first exception is the caller's, and the team goes on") {
   }
 }
 
+// No thread begins an item after one that threw, and items begin in their order: only the first ones can have thrown.
+TEST_CASE("items that had not begun when one threw are left out") {
+  for (const int threads : {1, 2, 5}) {
+    thread_team team{threads};
+    for (int call = 0; call < 20; ++call) {
+      std::atomic<int> begun{0};
+      const std::string thrown = what([&] {
+        team.run(100, [&](std::int64_t item, int) {
+          ++begun;
+          throw std::runtime_error{std::to_string(item)};
+        });
+      });
+      CHECK(begun.load() >= 1);
+      CHECK(begun.load() <= threads);
+      bool of_one_that_began = false;
+      for (int item = 0; item < begun; ++item) of_one_that_began = of_one_that_began || thrown == std::to_string(item);
+      CHECK(of_one_that_began);
+    }
+  }
+}
+
 TEST_CASE("only the calling thread polls") {
   struct poller {
     std::atomic<int> polls{0};
+    std::atomic<int> polls_of_others{0};
     std::thread::id caller = std::this_thread::get_id();
   } mine;
   const auto poll = [](void* of) {
     poller& p = *static_cast<poller*>(of);
-    if (std::this_thread::get_id() == p.caller) ++p.polls;
-    else p.polls = -1'000'000;
+    ++(std::this_thread::get_id() == p.caller ? p.polls : p.polls_of_others);
   };
   thread_team team{3};
   const orrery::host_context context{&team, poll, &mine};
   CHECK(context.threads() == 3);
   std::atomic<int> nested{0};
-  context.for_each(100, [&](std::int64_t, const orrery::host_context& own) {
+  std::atomic<int> met{0};
+  meeting place;
+  context.for_each(3, [&](std::int64_t, const orrery::host_context& own) {
+    met += place.come(3);  // so that each thread has one item
+    own.poll();
     own.poll();
     nested += own.threads() - 1;
   });
-  CHECK(mine.polls >= 0);
+  REQUIRE(met.load() == 3);
+  CHECK(mine.polls.load() == 2);
+  CHECK(mine.polls_of_others.load() == 0);
   CHECK(nested == 0);
 }
 

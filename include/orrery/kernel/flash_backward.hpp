@@ -53,6 +53,13 @@ class flash_backward {
     for (std::int64_t i = 0; i < blocks; ++i) run_keys(item, i, alone{}, context);
   }
 
+  /// The block of keys `index` of an item. It adds to the gradients of a block of queries after `turn.enter(stage)` and
+  /// before `turn.leave(stage)`, in stages 0, 1, ..., the same blocks of queries for all blocks of keys.
+  template <class Turn>
+  void run_block(std::int64_t item, std::int64_t index, const Turn& turn, const host_context& context) const {
+    run_keys(item, index, turn, context);
+  }
+
   /// All items, on all threads of the context.
   void run_all(const host_context& context) const {
     const std::int64_t all = items();

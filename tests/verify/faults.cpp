@@ -413,6 +413,36 @@ TEST_CASE("an operand is used after its slot was given to another one") {
   CHECK(v.step == 2);
 }
 
+TEST_CASE("a slot is not used again while its operand is being sent, though its last tile is done") {
+  list<program> right(3);
+  for (int rank = 0; rank < 3; ++rank) {
+    builder schedule{rank, 3};
+    schedule.shift(key(rank), -1);
+    schedule.interact(query(rank), key(rank));
+    schedule.next_step();
+    schedule.shift(key(rank + 1), -1, {1, 3});  // in flight until step 4
+    schedule.interact(query(rank), key(rank + 1));
+    schedule.next_step();
+    schedule.shift(key(rank), +1, {2});
+    schedule.next_step();
+    schedule.next_step();
+    schedule.interact(query(rank), key(rank + 2));
+    right[rank] = schedule;
+    finish(right[rank]);
+  }
+  INFO(draw_grid(right));
+  INFO(verify(right).sentence());
+  REQUIRE(verify(right).ok());
+  list<program> all = right;
+  all[0].received[2].slot = all[0].received[0].slot;
+  const verdict v = verify(all);
+  INFO(v.sentence());
+  CHECK(v.found == fault::slot_overwritten);
+  CHECK(v.rank == 0);
+  CHECK(v.step == 2);
+  CHECK((v.block == block{side::key, 1, 0}));
+}
+
 TEST_CASE("a slot is not used again while its partial is being sent") {
   // Rank 0 gives up its first partial in step 2, and it is in flight until step 5. Its second one begins in step 3; the
   // second arrival is posted in step 4.

@@ -81,7 +81,7 @@ TEST_CASE_TEMPLATE("merging is symmetric to the last bit", A, float, double) {
   }
 }
 
-TEST_CASE_TEMPLATE("a row without weight is not read", A, float, double) {
+TEST_CASE_TEMPLATE("a row that has seen no key is not read", A, float, double) {
   const A nan = std::numeric_limits<A>::quiet_NaN();
   std::vector<A> good{1, 2, 3};
   std::vector<A> bad{nan, nan, nan};
@@ -93,6 +93,46 @@ TEST_CASE_TEMPLATE("a row without weight is not read", A, float, double) {
   orrery::merge_row(bad.data(), lse, good.data(), A{1}, 3);
   CHECK(bad == std::vector<A>{1, 2, 3});
   CHECK(lse == 1);
+}
+
+TEST_CASE_TEMPLATE("a row whose log-sum-exp is NaN makes every row NaN that it meets, but for empty ones", A, float,
+                   double) {
+  const A nan = std::numeric_limits<A>::quiet_NaN();
+  // Each pair of sides: NaN, empty, finite (small and large), +infinity, which counts as NaN.
+  const A sides[] = {nan, nothing<A>, A{-5}, A{1e30F}, -nothing<A>};
+  for (const A into : sides) {
+    for (const A from : sides) {
+      CAPTURE(into);
+      CAPTURE(from);
+      std::vector<A> out_into(3, std::isfinite(into) ? A{1} : nan);
+      const std::vector<A> out_from(3, std::isfinite(from) ? A{2} : nan);
+      A lse = into;
+      orrery::merge_row(out_into.data(), lse, out_from.data(), from, 3);
+      const auto is_poison = [](A side) { return std::isnan(side) || side == -nothing<A>; };
+      const bool poisoned = is_poison(into) || is_poison(from);
+      if (poisoned) {
+        for (const A value : out_into) CHECK(std::isnan(value));
+        CHECK(!std::isfinite(lse));
+        CHECK(lse != nothing<A>);
+      } else if (into != nothing<A> || from != nothing<A>) {
+        for (const A value : out_into) CHECK(std::isfinite(value));
+        CHECK(std::isfinite(lse));
+      } else {
+        CHECK(lse == nothing<A>);
+      }
+    }
+  }
+}
+
+TEST_CASE_TEMPLATE("a weight too small for the type does not hide NaN", A, float, double) {
+  const A nan = std::numeric_limits<A>::quiet_NaN();
+  std::vector<A> into{nan, 1};
+  const std::vector<A> from{2, nan};
+  A lse = 0;
+  orrery::merge_row(into.data(), lse, from.data(), A{-1e4F}, 2);
+  CHECK(std::isnan(into[0]));
+  CHECK(std::isnan(into[1]));
+  CHECK(lse == 0);
 }
 
 TEST_CASE("merging views reaches every row and nothing else") {

@@ -72,7 +72,8 @@ template <class T>
 }
 
 /// Attention and its gradients by definition; query token i has position i, key token j position j, and `visible_to(i,
-/// j)` says whether i sees j.
+/// j)` says whether i sees j. A score of -infinity hides its pair; a score that is NaN or +infinity makes `out` and
+/// `lse` of its row NaN.
 [[nodiscard]] inline answer solve(const problem& p, const std::function<bool(std::int64_t, std::int64_t)>& visible_to) {
   const shape& s = p.shape;
   const auto at = [](std::int64_t b, std::int64_t token, std::int64_t head, std::int64_t tokens, std::int64_t heads,
@@ -103,19 +104,27 @@ template <class T>
         const auto vj = [&](std::size_t j) {
           return at(b, static_cast<std::int64_t>(j), key_head, s.keys, s.key_heads, s.value_dim);
         };
+        // A pair whose score is -infinity is hidden, like one that the mask hides: nothing is computed of it.
+        const auto is_hidden = [&](std::size_t j) { return score[j] == -std::numeric_limits<double>::infinity(); };
         double largest = -std::numeric_limits<double>::infinity();
+        bool sees = false;
         for (std::size_t j = 0; j < keys; ++j) {
           const bool visible = visible_to(i, static_cast<std::int64_t>(j));
           score[j] = visible ? s.scale * dot(p.q, qi, p.k, kj(j), s.key_dim) : -std::numeric_limits<double>::infinity();
           largest = (std::max)(largest, score[j]);
+          sees = sees || !is_hidden(j);
         }
         a.lse[row] = -std::numeric_limits<double>::infinity();
         a.delta[row] = 0;
-        if (std::isinf(largest)) continue;
+        if (!sees) continue;
+        // One score that is NaN or +infinity makes the sum NaN, and so all of the row.
         double sum = 0;
-        for (std::size_t j = 0; j < keys; ++j) sum += probability[j] = std::exp(score[j] - largest);
+        for (std::size_t j = 0; j < keys; ++j) {
+          if (!is_hidden(j)) sum += probability[j] = std::exp(score[j] - largest);
+        }
         a.lse[row] = largest + std::log(sum);
         for (std::size_t j = 0; j < keys; ++j) {
+          if (is_hidden(j)) continue;
           probability[j] /= sum;
           for (std::size_t c = 0; c < static_cast<std::size_t>(s.value_dim); ++c) {
             a.out[oi + c] += probability[j] * p.v[vj(j) + c];
@@ -125,6 +134,7 @@ template <class T>
         }
         a.delta[row] = dot(a.out, oi, p.grad_out, oi, s.value_dim);
         for (std::size_t j = 0; j < keys; ++j) {
+          if (is_hidden(j)) continue;
           const double grad_score = probability[j] * (grad[j] - a.delta[row]) * s.scale;
           for (std::size_t c = 0; c < static_cast<std::size_t>(s.key_dim); ++c) {
             a.grad_q[qi + c] += grad_score * p.k[kj(j) + c];
@@ -156,7 +166,7 @@ inline constexpr double tolerance = sizeof(T) == 2
 
 /// Largest distance of two tensors, relative to the larger of 1 and the largest element expected. Relative to the whole
 /// tensor, because an element may be a small difference of large terms; never relative to less than 1, because inputs
-/// are of size 1 and so are the terms of every sum. Infinities must agree, and NaN agrees with nothing.
+/// are of size 1 and so are the terms of every sum. Infinities must agree, and NaN agrees with NaN alone.
 struct difference {
   double error = 0;
   std::size_t where = 0;
@@ -189,6 +199,7 @@ template <class T>
     const auto value = static_cast<double>(got[i]);
     double error = std::abs(value - expected[i]) / size;
     if (std::isinf(expected[i]) && value == expected[i]) error = 0;
+    if (std::isnan(expected[i]) && std::isnan(value)) error = 0;
     if (std::isnan(error)) error = std::numeric_limits<double>::infinity();
     if (error > worst.error) worst = {error, i, expected[i], value, false};
   }

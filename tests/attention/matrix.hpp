@@ -58,12 +58,13 @@ inline void expect_none(const std::string& found, const std::string& description
 /// One case in all policies that the topology admits, each with the next seed.
 template <class Kernel, class Mask>
 void check_policies(const orrery::any_topology& topology, int world, orrery::attention_shape shape, const Mask& mask,
-                    const conformance::any_layout& layout, std::uint64_t& seed) {
+                    const conformance::any_layout& layout, std::uint64_t& seed,
+                    const conformance::change_of_problem& change = {}) {
   for (const orrery::pass circulate : {orrery::pass::circulate_keys, orrery::pass::circulate_queries}) {
     if (topology.refuses(world, circulate) != nullptr) continue;
     shape.circulate = circulate;
     expect_none(conformance::failures<orrery::any_topology, Kernel, orrery::threads::world>(
-                    on_threads, world, shape, mask, layout, ++seed, topology),
+                    on_threads, world, shape, mask, layout, ++seed, topology, change),
                 describe(topology.name(), world, Kernel::name(), mask.name(), layout.name(), shape));
   }
 }
@@ -71,12 +72,13 @@ void check_policies(const orrery::any_topology& topology, int world, orrery::att
 // The kernel of most cases is compiled once, in matrix.cpp.
 extern template void check_policies<orrery::flash<double>>(const orrery::any_topology&, int, orrery::attention_shape,
                                                            const orrery::full&, const conformance::any_layout&,
-                                                           std::uint64_t&);
+                                                           std::uint64_t&, const conformance::change_of_problem&);
 extern template void check_policies<orrery::flash<double>>(const orrery::any_topology&, int, orrery::attention_shape,
                                                            const orrery::causal&, const conformance::any_layout&,
-                                                           std::uint64_t&);
+                                                           std::uint64_t&, const conformance::change_of_problem&);
 extern template void check_policies<orrery::flash<double>>(const orrery::any_topology&, int, orrery::attention_shape,
-                                                           const band&, const conformance::any_layout&, std::uint64_t&);
+                                                           const band&, const conformance::any_layout&, std::uint64_t&,
+                                                           const conformance::change_of_problem&);
 
 /// The same for a topology that is known at compile time.
 template <class Topology, class Kernel = orrery::flash<double>, class Mask>

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <limits>
 
 namespace orrery {
 
@@ -22,6 +23,7 @@ struct exponential<float> {
   static constexpr float floor = -100.0f;
   static constexpr float ceiling = 127.0f;
   static constexpr int mantissa = 23;
+  static constexpr std::int32_t bits_of_minus_infinity = -0x00800000;
   static constexpr float round = 12582912.0f;  ///< 1.5 * 2^23: adding it rounds to an integer n, in the lowest bits
   static constexpr float coefficients[] = {0.693147188f,   0.240226508f,   0.0555035711f,
                                            0.00961808256f, 0.00133908634f, 0.000154531629f};
@@ -32,6 +34,7 @@ struct exponential<double> {
   static constexpr double floor = -1000.0;
   static constexpr double ceiling = 1023.0;
   static constexpr int mantissa = 52;
+  static constexpr std::int64_t bits_of_minus_infinity = -0x0010000000000000;
   static constexpr double round = 6755399441055744.0;
   static constexpr double coefficients[] = {0.69314718055994529,    0.24022650695910097,    0.055504108664821597,
                                             0.0096181291076068882,  0.0013333558146416936,  0.0001540353044173605,
@@ -43,5 +46,13 @@ template <class T>
 inline constexpr T log2_e = static_cast<T>(1.44269504088896340735992468100189214L);
 template <class T>
 inline constexpr T ln_2 = static_cast<T>(0.693147180559945309417232121458176568L);
+
+/// A finite natural logarithm as a logarithm to base 2, which stays finite. NaN stays NaN.
+template <class T>
+[[nodiscard]] constexpr T log2_of_log(T log) noexcept {
+  constexpr T most = (std::numeric_limits<T>::max)();
+  const T y = log * log2_e<T>;
+  return y > most ? most : y < -most ? -most : y;
+}
 
 }  // namespace orrery

@@ -31,6 +31,11 @@ namespace orrery {
 /// or NaN in a token that is seen reaches all that see it, and may reach what shares a block with these (up to 512
 /// tokens of a segment) although it does not see it, since 0 times NaN is NaN. `reference` keeps to the pairs.
 ///
+/// A score of -infinity hides its pair, as a mask does; a row that has no other score has seen no key. A score that is
+/// NaN or +infinity, also one that overflows, makes `out` and lse of its row NaN, and all gradients that depend on
+/// them. However the keys are split into calls, and in whatever order. (Not under -ffinite-math-only, which -ffast-math
+/// and -Ofast imply: there only finite inputs with finite scores, and rows that see no key, are right.)
+///
 /// Nothing is allocated: scratch is on the stack, at most 1344 KiB, of every thread that computes. glibc gives threads
 /// 8 MiB (2 where `ulimit -s` is unlimited), but macOS 512 KiB and musl 128 KiB unless told otherwise, which is too
 /// little.

@@ -6,6 +6,7 @@
 #include <limits>
 #include <span>
 
+#include "orrery/kernel/elementary.hpp"
 #include "orrery/kernel/flash_seen_keys.hpp"
 #include "orrery/kernel/flash_steps.hpp"
 #include "orrery/kernel/mask.hpp"
@@ -79,7 +80,7 @@ class flash_backward {
   };
 
   struct workspace {
-    A* keys;               // [key_block][key_width], scaled
+    A* keys;               // [key_block][key_width], scaled; 0 where they are infinite or NaN
     A* keys_transposed;    // [key_dim][key_block], scaled to powers of two
     A* values_transposed;  // [value_dim][key_block]
     A* grad_keys;          // [key_block][key_width]
@@ -111,7 +112,7 @@ class flash_backward {
   /// much as 25 keys' arithmetic with them where memory is far, and a block of rows a load and a store of the gradients
   /// of the keys, about as much as 5 rows.
   void choose_block_sizes(std::int64_t most) noexcept {
-    double least = std::numeric_limits<double>::infinity();
+    double least = (std::numeric_limits<double>::max)();
     for (std::int64_t keys = granule(); keys <= most; keys += granule()) {
       std::int64_t rows = 0;
       while (rows < 128 && elements(rows + steps_.tile_rows, keys) <= scratch_elements) rows += steps_.tile_rows;
@@ -170,8 +171,16 @@ class flash_backward {
     work.delta = cursor.take(row_block_);
 
     copy_tokens(steps_, side->k, b, key_head, keys, work.keys, key_ld(), key_width());
+    // grad_q takes its keys from here. What is infinite or NaN is so in the scores too: a score of -infinity has no
+    // gradient, but 0 times infinity would be NaN; all others make the row's probabilities NaN.
+    bool finite = true;
     for (std::int64_t i = 0; i < keys.count; ++i) {
-      for (std::int64_t c = 0; c < key_width(); ++c) work.keys[i * key_ld() + c] *= scale_;
+      A* key = work.keys + i * key_ld();
+      for (std::int64_t c = 0; c < key_width(); ++c) {
+        const bool is_finite = elementary::is_finite(key[c]);
+        key[c] = is_finite ? key[c] * scale_ : A{0};
+        finite = finite && is_finite;
+      }
     }
     const std::int64_t width = round_up(keys.count, granule());
     transpose_tokens(steps_, side->k, b, key_head, keys.first, keys.count, scale_ * log2_e<A>, work.keys_transposed,
@@ -191,7 +200,7 @@ class flash_backward {
           turn.enter(stage);
           if (first && block.fresh) clear_rows(block.grad_q, b, head, rows);
           const token_block next = blocks[i + 1 < blocks.count() ? i + 1 : 0];
-          if (keys.count > 0) meet(block, b, head, rows, next, keys, work);
+          if (keys.count > 0) meet(block, b, head, rows, next, keys, finite, work);
           turn.leave(stage++);
         }
         context.poll();
@@ -201,19 +210,29 @@ class flash_backward {
     store(work.grad_values, value_ld(), A{1}, side->grad_v, side->fresh, b, key_head, keys);
   }
 
-  /// One block of queries meets one block of keys; `next` are the queries that probably come then.
+  /// One block of queries meets one block of keys; `next` are the queries that probably come then. `finite`: no key
+  /// holds an infinity or NaN.
   void meet(const backward_queries<S, A>& block, std::int64_t b, std::int64_t head, const token_block& rows,
-            const token_block& next, const token_block& keys, const workspace& work) const {
+            const token_block& next, const token_block& keys, bool finite, const workspace& work) const {
     const visibility seen = mask_.classify(rows.position(0), rows.position(rows.count - 1), keys.position(0),
                                            keys.position(keys.count - 1));
     if (seen == visibility::none) return;
     copy_tokens(steps_, block.q, b, head, rows, work.queries, key_ld(), key_width());
     copy_tokens(steps_, block.grad_out, b, head, rows, work.grad_out, value_ld(), value_width());
     const std::int64_t padded_rows = round_up(rows.count, steps_.tile_rows);
+    bool some_empty = false;
     for (std::int64_t i = 0; i < padded_rows; ++i) {
       const A lse = i < rows.count ? *block.lse.at(b, head, rows.first + i) : nothing;
-      work.lse[i] = lse == nothing ? -nothing : lse * log2_e<A>;
-      work.delta[i] = i < rows.count ? *block.delta.at(b, head, rows.first + i) : A{0};
+      const bool empty = elementary::is_minus_infinity(lse);
+      work.lse[i] = empty ? -nothing : log2_of_log(lse);
+      work.delta[i] = empty ? A{0} : *block.delta.at(b, head, rows.first + i);
+      if (i >= rows.count) continue;
+      if (!empty) finite = finite && elementary::is_finite(lse) && elementary::is_finite(work.delta[i]);
+      if (!empty) continue;
+      // Nothing depends on a row that has seen no key, whatever it holds.
+      some_empty = true;
+      fill_zero(work.queries + i * key_ld(), key_width());
+      fill_zero(work.grad_out + i * value_ld(), value_width());
     }
 
     token_range some{0, keys.count};
@@ -233,10 +252,17 @@ class flash_backward {
     const auto product = steps_.product;
     A* const probabilities = work.probabilities + first;
     A* const grad_scores = work.grad_scores + first;
+    if (!finite) {  // the scores themselves
+      product(true, work.queries, key_ld(), work.keys_transposed + first, ld, key_dim_, grad_scores, ld, padded_rows,
+              padded_keys, false);
+    }
     steps_.probabilities(work.queries, key_ld(), work.keys_transposed + first, key_dim_, work.lse, probabilities, ld,
                          padded_rows, padded_keys);
+    if (!finite) mark_hidden_scores(rows.count, count, grad_scores, probabilities);
     steps_.score_gradients(work.grad_out, value_ld(), work.values_transposed + first, value_dim_, work.delta,
                            probabilities, grad_scores, ld, padded_rows, padded_keys);
+    if (!finite) clear_hidden_scores(rows.count, count, grad_scores, probabilities, work);
+    if (some_empty) clear_empty_rows(rows.count, count, grad_scores, probabilities, work);
     seen_keys seen_by_some;
     if (seen == visibility::some) hide(rows, keys, first, last, work, seen_by_some);
     prefetch_tokens(block.q, b, head, next.first, next.first + next.count);
@@ -258,6 +284,38 @@ class flash_backward {
       A* grad = block.grad_q.at(b, rows.first + i, head);
       const A* from = work.queries + i * key_ld();
       for (std::int64_t c = 0; c < block.grad_q.dim; ++c) grad[c] += from[c];
+    }
+  }
+
+  /// Pairs with a score of -infinity get the probability -1, which no other pair has.
+  void mark_hidden_scores(std::int64_t rows, std::int64_t keys, const A* scores, A* probabilities) const {
+    for (std::int64_t i = 0; i < rows; ++i) {
+      for (std::int64_t j = i * score_ld(); j < i * score_ld() + keys; ++j) {
+        if (elementary::is_minus_infinity(scores[j])) probabilities[j] = A{-1};
+      }
+    }
+  }
+
+  /// Marked pairs contribute nothing, even where their row's log-sum-exp or delta is NaN. What is infinite or NaN in
+  /// queries becomes 0, since grad_k takes them from here: as for keys (see run_keys).
+  void clear_hidden_scores(std::int64_t rows, std::int64_t keys, A* grad_scores, A* probabilities,
+                           const workspace& work) const {
+    for (std::int64_t i = 0; i < rows; ++i) {
+      for (std::int64_t j = i * score_ld(); j < i * score_ld() + keys; ++j) {
+        if (probabilities[j] == A{-1}) probabilities[j] = grad_scores[j] = A{0};
+      }
+      A* query = work.queries + i * key_ld();
+      for (std::int64_t c = 0; c < key_width(); ++c) query[c] = elementary::is_finite(query[c]) ? query[c] : A{0};
+    }
+  }
+
+  /// Rows that have seen no key contribute nothing.
+  void clear_empty_rows(std::int64_t rows, std::int64_t keys, A* grad_scores, A* probabilities,
+                        const workspace& work) const {
+    for (std::int64_t i = 0; i < rows; ++i) {
+      if (!elementary::is_minus_infinity(-work.lse[i])) continue;
+      fill_zero(probabilities + i * score_ld(), keys);
+      fill_zero(grad_scores + i * score_ld(), keys);
     }
   }
 

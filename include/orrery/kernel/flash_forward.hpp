@@ -103,7 +103,7 @@ class flash_forward {
   /// 40 rows with them where memory is far (rows of a trainer's tensors share no page, and no prefetcher follows them);
   /// a block of keys costs a load and a store of the tile's output, about as much as 1.5 keys.
   void choose_block_sizes() noexcept {
-    double least = std::numeric_limits<double>::infinity();
+    double least = (std::numeric_limits<double>::max)();
     for (std::int64_t keys = 8; keys <= most_keys; keys += 8) {
       std::int64_t rows = 0;
       while (rows < 1024 && elements(rows + steps_.columns, keys) <= scratch_elements) rows += steps_.columns;
@@ -301,8 +301,8 @@ class flash_forward {
     for (std::int64_t i = 0; i < columns; ++i) {
       // A running result counts as one key with the score lse whose value is the mean so far.
       const A lse = i < count && !block.fresh ? *block.lse.at(b, head, rows.first + row + i) : nothing;
-      const bool seen = lse != nothing;
-      work.largest[row + i] = seen ? lse * log2_e<A> : nothing;
+      const bool seen = !elementary::is_minus_infinity(lse);
+      work.largest[row + i] = seen ? log2_of_log(lse) : nothing;
       work.sum[row + i] = seen ? A{1} : A{0};
       if (seen || block.fresh) continue;
       for (std::int64_t c = 0; c < value_dim_; ++c) out[c * columns + i] = A{0};
@@ -315,14 +315,15 @@ class flash_forward {
     for (std::int64_t i = 0; i < steps_.columns; ++i) {
       const A sum = work.sum[row + i];
       const A largest = work.largest[row + i];
-      const bool seen = sum > A{0};
-      work.factors[i] = seen ? A{1} / sum : A{0};
+      // A row that has seen a key holds a weight of at least 1, or NaN: a score was NaN or +infinity.
+      const bool empty = sum == A{0};
+      work.factors[i] = empty ? A{0} : A{1} / sum;
       if (i >= count) continue;
       A& lse = *block.lse.at(b, head, rows.first + row + i);
       // A row that saw nothing new keeps its bits: scaling its lse to powers of two and back could change the last
       // one. (Its output has been multiplied by 1 and nothing has been added.)
-      if (!block.fresh && sum == A{1} && largest == lse * log2_e<A>) continue;
-      lse = seen ? largest * ln_2<A> + elementary::log(sum) : nothing;
+      if (!block.fresh && sum == A{1} && largest == log2_of_log(lse)) continue;
+      lse = empty ? nothing : largest * ln_2<A> + elementary::log(sum);
     }
     steps_.transpose_back(work.out + row * value_rows(), steps_.columns, work.factors,
                           block.out.at(b, rows.first + row, head), block.out.sequence_stride, count, value_dim_);

@@ -7,17 +7,17 @@
 #include <string>
 #include <type_traits>
 
+#include "orrery/kernel/elementary.hpp"
+
 namespace orrery {
 
 /// A double as a float that rounds on as the double would: inexact results get an odd last bit, so that rounding them
 /// to a shorter type cannot meet a tie that is none. (Boldo and Melquiond, "When double rounding is odd", 2005.)
 [[nodiscard]] constexpr float round_to_odd(double value) noexcept {
-  const auto nearest = static_cast<float>(value);
+  const float nearest = elementary::opaque(static_cast<float>(value));
+  if (!elementary::is_finite(nearest)) return nearest;
   const auto back = static_cast<double>(nearest);
-  if (back == value || value != value || nearest > (std::numeric_limits<float>::max)() ||
-      nearest < std::numeric_limits<float>::lowest()) {
-    return nearest;
-  }
+  if (back == value) return nearest;
   auto bits = std::bit_cast<std::uint32_t>(nearest);
   const bool away = value < 0 ? back < value : back > value;
   if (away) --bits;  // towards zero
@@ -52,7 +52,8 @@ struct bfloat16 {
   static constexpr std::uint16_t from(float value) noexcept {
     const auto exact = std::bit_cast<std::uint32_t>(value);
     const std::uint32_t rounded = exact + 0x7fffu + ((exact >> 16) & 1u);
-    return static_cast<std::uint16_t>((value != value ? exact | 0x400000u : rounded) >> 16);
+    const bool is_nan = static_cast<std::int32_t>(exact & 0x7fffffffu) > 0x7f800000;
+    return static_cast<std::uint16_t>((is_nan ? exact | 0x400000u : rounded) >> 16);
   }
 };
 

@@ -22,6 +22,10 @@ namespace orrery {
 /// out_i = sum_j p_ij v_j. Cost: two dot products and one row update per visible pair forward; backward two dot
 /// products and three row updates. No scratch, any head dimension, one thread. Nothing is computed of a pair that is
 /// not visible: what a token holds reaches those that see it and no other.
+///
+/// A score of -infinity hides its pair, exactly as a mask does: weight 0, gradient 0; a row that has no other score has
+/// seen no key. A score that is NaN or +infinity makes `out` and lse of its row NaN, and every gradient that its
+/// row's other pairs and it contribute to.
 template <class T = double>
 struct reference : host_backend {
   using storage = T;
@@ -109,24 +113,36 @@ struct reference : host_backend {
     const std::int64_t position = block.positions.position(row);
     const double lse_before = block.fresh ? nothing : lse;
 
+    // NaN is never larger, but makes the sum NaN; so does +infinity, less itself.
     double largest = lse_before;
+    bool sees = !elementary::is_minus_infinity(lse_before);
     for_visible(keys, mask, position, [&](const forward_keys<T>& side, std::int64_t key) {
       const double score = scale * dot(q, side.k.at(b, key, key_head), block.q.dim);
-      if (score > largest) largest = score;
+      if (elementary::is_minus_infinity(score)) return;
+      if (!sees || score > largest) largest = score;
+      sees = true;
     });
+    if (!sees) {
+      for (std::int64_t i = 0; i < block.out.dim; ++i) out[i] = 0;
+      lse = nothing;
+      return;
+    }
 
     // What the row has seen before counts as one key whose value is the mean so far.
-    const double weight_before = lse_before == nothing ? 0.0 : elementary::exp(lse_before - largest);
-    for (std::int64_t i = 0; i < block.out.dim; ++i) out[i] = weight_before == 0.0 ? 0.0 : out[i] * weight_before;
+    const bool empty_before = elementary::is_minus_infinity(lse_before);
+    const double weight_before = empty_before ? 0.0 : elementary::exp(lse_before - largest);
+    for (std::int64_t i = 0; i < block.out.dim; ++i) out[i] = empty_before ? 0.0 : out[i] * weight_before;
     double sum = weight_before;
     for_visible(keys, mask, position, [&](const forward_keys<T>& side, std::int64_t key) {
-      const double weight = elementary::exp(scale * dot(q, side.k.at(b, key, key_head), block.q.dim) - largest);
+      const double score = scale * dot(q, side.k.at(b, key, key_head), block.q.dim);
+      if (elementary::is_minus_infinity(score)) return;
+      const double weight = elementary::exp(score - largest);
       sum += weight;
       add_scaled(out, weight, side.v.at(b, key, key_head), block.out.dim);
     });
 
-    lse = sum == 0.0 ? nothing : largest + elementary::log(sum);
-    for (std::int64_t i = 0; i < block.out.dim; ++i) out[i] = sum == 0.0 ? 0.0 : out[i] / sum;
+    lse = largest + elementary::log(sum);
+    for (std::int64_t i = 0; i < block.out.dim; ++i) out[i] /= sum;
   }
 
   template <class Mask>
@@ -138,12 +154,14 @@ struct reference : host_backend {
     double* grad_q = block.grad_q.at(b, row, head);
     const double lse = *block.lse.at(b, head, row);
     const double delta = *block.delta.at(b, head, row);
-    if (lse == nothing) return;  // the row saw no key, so nothing depends on it
+    if (elementary::is_minus_infinity(lse)) return;  // the row saw no key, so nothing depends on it
 
     for_visible(keys, mask, block.positions.position(row), [&](const backward_keys<T, double>& side, std::int64_t key) {
       const T* k = side.k.at(b, key, key_head);
       const T* v = side.v.at(b, key, key_head);
-      const double p = elementary::exp(scale * dot(q, k, block.q.dim) - lse);
+      const double score = scale * dot(q, k, block.q.dim);
+      if (elementary::is_minus_infinity(score)) return;
+      const double p = elementary::exp(score - lse);
       const double grad_score = p * (dot(grad_out, v, block.grad_out.dim) - delta) * scale;
       add_scaled(grad_q, grad_score, k, block.q.dim);
       add_scaled(side.grad_k.at(b, key, key_head), grad_score, q, block.q.dim);

@@ -36,8 +36,8 @@ using mask_of_doubles = signed char;
 #endif
 
 /// A vector of `bytes` bytes of T in the compilers' vector extension; the same one at any address; and integers of its
-/// elements' size, and of half of it. Written out one by one: nvcc's front end crashes on a vector size that is a
-/// template argument.
+/// elements' size, signed (as comparisons give them) and unsigned (which may overflow), and of half of it. Written out
+/// one by one: nvcc's front end crashes on a vector size that is a template argument.
 template <class T, int bytes>
 struct simd;
 
@@ -47,6 +47,7 @@ struct simd<float, 16> {
   using vector [[gnu::vector_size(16)]] = float;
   using in_memory [[gnu::vector_size(16), gnu::aligned(alignof(float)), gnu::may_alias]] = float;
   using bits [[gnu::vector_size(16)]] = std::int32_t;
+  using unsigned_bits [[gnu::vector_size(16)]] = std::uint32_t;
   using halves_in_memory [[gnu::vector_size(8), gnu::aligned(alignof(std::uint16_t)), gnu::may_alias]] = std::uint16_t;
 };
 
@@ -56,6 +57,7 @@ struct simd<double, 16> {
   using vector [[gnu::vector_size(16)]] = double;
   using in_memory [[gnu::vector_size(16), gnu::aligned(alignof(double)), gnu::may_alias]] = double;
   using bits [[gnu::vector_size(16)]] = std::int64_t;
+  using unsigned_bits [[gnu::vector_size(16)]] = std::uint64_t;
 };
 
 template <>
@@ -64,6 +66,7 @@ struct simd<float, 32> {
   using vector [[gnu::vector_size(32)]] = float;
   using in_memory [[gnu::vector_size(32), gnu::aligned(alignof(float)), gnu::may_alias]] = float;
   using bits [[gnu::vector_size(32)]] = std::int32_t;
+  using unsigned_bits [[gnu::vector_size(32)]] = std::uint32_t;
   using halves_in_memory [[gnu::vector_size(16), gnu::aligned(alignof(std::uint16_t)), gnu::may_alias]] = std::uint16_t;
 };
 
@@ -73,6 +76,7 @@ struct simd<double, 32> {
   using vector [[gnu::vector_size(32)]] = double;
   using in_memory [[gnu::vector_size(32), gnu::aligned(alignof(double)), gnu::may_alias]] = double;
   using bits [[gnu::vector_size(32)]] = std::int64_t;
+  using unsigned_bits [[gnu::vector_size(32)]] = std::uint64_t;
 };
 
 template <>
@@ -81,6 +85,7 @@ struct simd<float, 64> {
   using vector [[gnu::vector_size(64)]] = float;
   using in_memory [[gnu::vector_size(64), gnu::aligned(alignof(float)), gnu::may_alias]] = float;
   using bits [[gnu::vector_size(64)]] = std::int32_t;
+  using unsigned_bits [[gnu::vector_size(64)]] = std::uint32_t;
   using halves_in_memory [[gnu::vector_size(32), gnu::aligned(alignof(std::uint16_t)), gnu::may_alias]] = std::uint16_t;
 };
 
@@ -90,6 +95,7 @@ struct simd<double, 64> {
   using vector [[gnu::vector_size(64)]] = double;
   using in_memory [[gnu::vector_size(64), gnu::aligned(alignof(double)), gnu::may_alias]] = double;
   using bits [[gnu::vector_size(64)]] = std::int64_t;
+  using unsigned_bits [[gnu::vector_size(64)]] = std::uint64_t;
 };
 
 }  // namespace orrery

@@ -7,6 +7,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
+#include <span>
 #include <stdexcept>
 #include <string>
 #include <vector>
@@ -138,4 +139,15 @@ TEST_CASE("what the kernel or the device cannot do is refused before anything is
   emulator::device::limits = limits;
   CHECK(emulator::counted.blocks == before);
   CHECK(kernel<bfloat16>::max_head_dim == 64);
+}
+
+TEST_CASE("shards whose tokens an int does not count are refused") {
+  orrery::forward_queries<bfloat16, float> queries{};
+  orrery::forward_keys<bfloat16> keys{};
+  keys.positions.add({0, std::int64_t{1} << 31, std::int64_t{1} << 31, 1});
+  CHECK_THROWS_WITH_AS(kernel<bfloat16>::forward({}, std::span<const decltype(queries)>{&queries, 1},
+                                                 std::span<const decltype(keys)>{&keys, 1}, {}, 1.0f, any_mask{}),
+                       "orrery: a shard has 2147483648 tokens, but kernel device_flash<bfloat16> takes fewer than "
+                       "2147483392; distribute the sequence over more ranks",
+                       std::invalid_argument);
 }

@@ -1,6 +1,7 @@
 // Copyright The Orrery authors. SPDX-License-Identifier: Apache-2.0
 //
 // Data movement and sums on a device against the host's, to the last bit where they do the same arithmetic.
+#include <cmath>
 #include <cstdint>
 #include <limits>
 #include <vector>
@@ -10,6 +11,7 @@
 #include "orrery/kernel/device_backend.cuh"
 #include "orrery/kernel/float16.hpp"
 #include "orrery/kernel/host.hpp"
+#include "orrery/kernel/merge.hpp"
 
 #include "cuda/emulator.hpp"
 #include "kernel/problem.hpp"
@@ -183,6 +185,34 @@ TEST_CASE_TEMPLATE("merge: rows that have seen no key on either side or both, an
     check_same(expected, got);
     check_same(expected_lse, got_lse);
   });
+}
+
+TEST_CASE_TEMPLATE("merge: NaN, in a log-sum-exp or in a row whose weight is too small for the type", A, float,
+                   double) {
+  const A nan = std::numeric_limits<A>::quiet_NaN(), infinity = std::numeric_limits<A>::infinity();
+  const A sides[] = {nan, -infinity, A{1}, A{-10000}, infinity};
+  const auto value_of = [&](A lse, std::int64_t i) { return lse == A{1} && i != 1 ? A{2} : nan; };
+  for (const A into : sides) {
+    for (const A from : sides) {
+      CAPTURE(into);
+      CAPTURE(from);
+      constexpr std::int64_t dim = 4;
+      A out_into[dim], out_from[dim], expected[dim], lse = into, expected_lse = into;
+      for (std::int64_t i = 0; i < dim; ++i) {
+        out_into[i] = expected[i] = value_of(into, i);
+        out_from[i] = value_of(from, i + 1);
+      }
+      const auto view = [](A* data) { return orrery::batch_sequence_head_dim(data, 1, 1, 1, dim); };
+      const auto row = [](A& of) { return orrery::batch_head_sequence(&of, 1, 1, 1); };
+      A lse_from = from;
+      orrery::merge_row(expected, expected_lse, out_from, from, dim);
+      backend::merge(context, view(out_into), row(lse), view(out_from), row(lse_from));
+      for (std::int64_t i = 0; i < dim; ++i) {
+        CHECK((std::isnan(expected[i]) ? std::isnan(out_into[i]) : out_into[i] == expected[i]));
+      }
+      CHECK((std::isnan(expected_lse) ? std::isnan(lse) : lse == expected_lse));
+    }
+  }
 }
 
 TEST_CASE_TEMPLATE("row_dot: exact sums in any order", Types, CONVERSIONS) {

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
+#include <limits>
 #include <stdexcept>
 #include <string>
 #include <vector>
@@ -334,6 +335,23 @@ TEST_CASE("what cuDNN or the kernel does not have is refused on every rank, befo
         "key heads of dimensions 8 and 8: no such engine");
   CHECK(refusal({.length = 8, .query_heads = 2, .head_dim = 8}, orrery::full{}, orrery::contiguous{}) == "");
   CHECK(cuda_double::leaks() == "");
+}
+
+TEST_CASE("delta that is NaN, where grad_out is 0, too; and rows that have seen nothing") {
+  constexpr std::size_t tokens = 2, dim = 8;
+  alignas(16) bfloat16 grad_out[tokens * dim] = {}, out[tokens * dim] = {};
+  float delta[tokens] = {std::numeric_limits<float>::quiet_NaN(), 0};
+  float lse[tokens] = {1, -std::numeric_limits<float>::infinity()}, packed[tokens] = {};
+  const auto view = [&](bfloat16* data) { return orrery::batch_head_sequence_dim(data, 1, 1, tokens, dim); };
+  const auto rows = [&](float* data) { return orrery::batch_head_sequence(data, 1, 1, tokens); };
+  orrery::launch_cudnn_rows<emulator::device>(
+      {}, orrery::device_cudnn_rows<bfloat16>{view(grad_out), rows(lse), rows(delta), view(out), rows(packed)});
+  for (std::size_t i = 0; i < dim; ++i) {
+    CHECK(std::isnan(static_cast<float>(out[i])));
+    CHECK(static_cast<float>(out[dim + i]) == 0);
+  }
+  CHECK(packed[0] == 1);
+  CHECK(packed[1] == std::numeric_limits<float>::infinity());
 }
 
 TEST_CASE("delta, as cuDNN's backward sees it, whatever the size of the gradients") {

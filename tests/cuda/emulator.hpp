@@ -101,6 +101,16 @@ class threads {
     return own.result;
   }
 
+  [[nodiscard]] bool any(bool own, const place& here = place::current()) const {
+    bool all = own;
+    block_->collective(index_, "any", &all, here, [](void* const* brought) {
+      bool found = false;
+      for (int lane = 0; lane < 32; ++lane) found = found || *static_cast<const bool*>(brought[lane]);
+      for (int lane = 0; lane < 32; ++lane) *static_cast<bool*>(brought[lane]) = found;
+    });
+    return all;
+  }
+
   void load_matrices(std::uint32_t (&words)[4], int offset, const place& here = place::current()) const {
     load_matrices(words, offset, false, here);
   }

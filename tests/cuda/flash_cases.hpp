@@ -171,3 +171,9 @@ TEST_CASE("the same call twice gives the same bits; keys that a running result d
   check_alone(any_mask{kind::packed, false, {}, {}, {halves.data(), 2}});
   check_alone(any_mask{kind::causal, true});
 }
+
+TEST_CASE("scores that are NaN or overflow, in one of several tiles") {
+  cuda_test::check_scores_not_finite<kernel<bfloat16>>(tolerance<bfloat16>, false);
+}
+
+TEST_CASE("sums over many tokens are as exact as those over few") { cuda_test::check_long_sums<kernel<float16>>(); }

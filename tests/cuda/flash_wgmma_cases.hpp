@@ -248,3 +248,11 @@ TEST_CASE("wgmma: the same call twice gives the same bits; keys that a running r
     CHECK(one.grad_q == other.grad_q);
   }
 }
+
+TEST_CASE("wgmma: scores that are NaN or overflow, in one of several tiles") {
+  cuda_test::check_scores_not_finite<kernel<bfloat16>>(tolerance<bfloat16>, false);
+}
+
+TEST_CASE("wgmma: sums over many tokens are as exact as those over few") {
+  cuda_test::check_long_sums<kernel<float16>>();
+}

@@ -8,6 +8,7 @@
 
 #include "cuda/check.hpp"
 #include "cuda/emulator.hpp"
+#include "cuda/flash_plans.hpp"
 #include "cuda/masks.hpp"
 #include "kernel/problem.hpp"
 #include "oracle.hpp"
@@ -90,4 +91,10 @@ TEST_CASE("masks that a launch cannot copy are refused") {
   };
   CHECK(kernel<float>::supports<orrery::causal>);
   CHECK(!kernel<float>::supports<by_reference>);
+}
+
+TEST_CASE_TEMPLATE("scores that are NaN, infinite or overflow, in one of several blocks", T, float, double, bfloat16) {
+  for (const bool of_infinite_keys : {false, true}) {
+    cuda_test::check_scores_not_finite<kernel<T>, orrery::full>(1e-6, of_infinite_keys);
+  }
 }

@@ -138,7 +138,7 @@ struct head_group {
 /// Goes through the tiles, of at most `most` tokens, of one side that a block of threads meets: block by block, head by
 /// head of a range, tile by tile, without those of which a mask's interval test says that nothing is visible. Of a tile
 /// it remembers where it is, and computes the rest where it is asked for: in a kernel's loop registers are few. Shards
-/// have fewer than 2^31 tokens.
+/// have fewer than 2^31 - 256 tokens, so that an int counts them, and a tile more.
 template <class Block, int most>
 class device_cursor {
  public:

@@ -39,7 +39,8 @@ namespace orrery {
 /// older cuDNN then needs workspace for all pairs of a call, 2 bytes a pair and query head. Calls are cut by key heads
 /// until that is at most a GiB, or one key head is left.
 ///
-/// Tokens that the mask hides must hold numbers: what cuDNN makes of an infinity or NaN in them is not known.
+/// Tokens that the mask hides must hold numbers: what cuDNN makes of an infinity or NaN in them is not known, nor of
+/// scores that are not finite. Partial results that are NaN stay so where they are merged with others.
 ///
 /// Tensors of the rank's own shard that are not contiguous as `batch_sequence_head_dim`, or not at multiples of 16
 /// bytes, are copied once a call. Calls enqueue and return, and can be captured into a graph.

@@ -2,10 +2,12 @@
 #pragma once
 
 #include <cstdint>
+#include <limits>
 
 #include "orrery/kernel/device_code.hpp"
 #include "orrery/kernel/device_context.hpp"
 #include "orrery/kernel/device_rows.cuh"
+#include "orrery/kernel/elementary.hpp"
 #include "orrery/kernel/view.hpp"
 
 namespace orrery {
@@ -71,13 +73,19 @@ struct device_cudnn_rows {
         for (int distance = lanes.of_row / 2; distance > 0; distance /= 2) {
           squares += threads.shuffle_xor(squares, distance);
         }
-        const float factor = largest == 0 ? 0 : delta_of[i] / largest / squares;
+        // Where grad_out is 0, so is delta, unless an infinity or NaN in the output has made it NaN.
+        const float factor = largest == 0 ? delta_of[i] * 0 : delta_of[i] / largest / squares;
         const int at = row + i * step;
         if (at >= rows.count) continue;
         device_elements<T, count> scaled;
         for (int j = 0; j < count; ++j) scaled.of[j] = T{parts[j] * factor};
         if (first < dim) scaled.write(threads, to + at * out.sequence_stride + first);
-        if (first == 0) *packed_lse.at(rows.batch, rows.head, rows.first + at) = lse_of[i];
+        if (first == 0) {
+          // Probabilities of a row that has seen nothing are 0: as if its log-sum-exp were infinite.
+          constexpr float infinity = std::numeric_limits<float>::infinity();
+          *packed_lse.at(rows.batch, rows.head, rows.first + at) =
+              elementary::is_minus_infinity(lse_of[i]) ? infinity : lse_of[i];
+        }
       }
     }
   }

@@ -52,6 +52,14 @@ inline constexpr device_instructions default_device_instructions = device_instru
 /// segment) with these although it does not see it: in a tile that is partly visible a hidden pair has the weight 0,
 /// and 0 times NaN is NaN. `device_reference` keeps to the pairs.
 ///
+/// A score that is NaN or +infinity, or overflows to it, makes out, log-sum-exp and gradient of its query NaN, and the
+/// gradients of the keys and values that the query sees, in whatever tile and call. A score of -infinity, or that
+/// overflows to it, has the weight 0 and the gradient 0; a query that sees only such scores is one that sees nothing.
+/// Of infinite numbers themselves the gradient products may make NaN, as above: 0 times infinity is.
+///
+/// Errors of sums over tokens do not grow with their number: sums of weights are compensated, and those of products go
+/// to memory every 8192 tokens. A shard has fewer than 2^31 - 256 tokens.
+///
 /// `limit` is the best instructions that are used. With `wgmma` they are, forward and backward, where the device has
 /// compute capability 9.0, the program is compiled for sm_90a, a mask's object is small (a launch's arguments, tensor
 /// maps among them, have 4096 bytes: about 400 are left for it), and addresses and strides of q, k, v and grad_out are
@@ -94,6 +102,8 @@ struct device_flash : device_backend<Device> {
   static void forward(const device_context& context, std::span<const forward_queries<T, float>> queries,
                       std::span<const forward_keys<T>> keys, const head_map& heads, float scale, const Mask& mask) {
     if (queries.empty()) return;
+    require_tokens(queries);
+    require_tokens(keys);
     by_dims(queries[0].q.dim, queries[0].out.dim, [&]<int key_dim, int value_dim>(dims<key_dim, value_dim>) {
       using body = device_flash_forward<T, Mask, key_dim, value_dim>;
       require_bytes(body::shared_bytes);
@@ -116,6 +126,8 @@ struct device_flash : device_backend<Device> {
                        std::span<const backward_keys<T, float>> keys, const head_map& heads, float scale,
                        const Mask& mask) {
     if (queries.empty() && keys.empty()) return;
+    require_tokens(queries);
+    require_tokens(keys);
     const std::int64_t is_key_dim = keys.empty() ? queries[0].q.dim : keys[0].k.dim;
     const std::int64_t is_value_dim = keys.empty() ? queries[0].grad_out.dim : keys[0].v.dim;
     by_dims(is_key_dim, is_value_dim, [&]<int key_dim, int value_dim>(dims<key_dim, value_dim>) {
@@ -149,6 +161,19 @@ struct device_flash : device_backend<Device> {
   static void require_bytes(int shared_bytes) {
     static const std::string own_name = name();  // calls allocate nothing
     Device::require(own_name, {compute_capability, shared_bytes});
+  }
+
+  /// Tokens of a tile are counted by int: see `device_cursor`.
+  template <class Block>
+  static void require_tokens(std::span<const Block> blocks) {
+    constexpr std::int64_t most = (std::int64_t{1} << 31) - 256;
+    for (const Block& one : blocks) {
+      const std::int64_t tokens = one.positions.tokens();
+      if (tokens < most) continue;
+      throw std::invalid_argument{"orrery: a shard has " + std::to_string(tokens) + " tokens, but kernel " + name() +
+                                  " takes fewer than " + std::to_string(most) +
+                                  "; distribute the sequence over more ranks"};
+    }
   }
 
   template <int key_dim, int value_dim>

@@ -11,6 +11,7 @@
 #include "orrery/kernel/device_code.hpp"
 #include "orrery/kernel/device_flash_hidden.cuh"
 #include "orrery/kernel/device_flash_steps.cuh"
+#include "orrery/kernel/elementary.hpp"
 #include "orrery/kernel/mask.hpp"
 #include "orrery/kernel/tile.hpp"
 
@@ -49,6 +50,10 @@ struct device_flash_backward {
   static constexpr int warps = key_dim + value_dim <= 256 ? 8 : 4;
   static constexpr int threads_of_block = 32 * warps;
   static constexpr int rows = 16 * warps;
+  /// Of a multiprocessor, where a thread's sums and scores leave it registers for two: left alone, compilers take more.
+  static constexpr int blocks_at_once = rows_are_queries && key_dim + value_dim <= 128 ? 2 : 0;
+  static constexpr int tiles_of_sum = columns_of_sum / columns;
+  static_assert(tiles_of_sum % 2 == 0, "each sum's first tile is in the first stage");
 
   using column_cursor = device_cursor<std::conditional_t<rows_are_queries, key_block, query_block>, columns>;
 
@@ -96,54 +101,49 @@ struct device_flash_backward {
     row_numbers numbers;
     if constexpr (rows_are_queries) numbers = read_row_numbers(threads, item);
 
-    fragments<1, key_dim / 8> first_sum;
-    fragments<1, value_dim / 8> second_sum;
-    if constexpr (sums_first) first_sum = fragments<1, key_dim / 8>::zeros();
-    if constexpr (sums_second) second_sum = fragments<1, value_dim / 8>::zeros();
+    auto first_sum = fragments<1, key_dim / 8>::zeros();
+    auto second_sum = fragments<1, value_dim / 8>::zeros();
+    for (bool is_first = true;; is_first = false) {
+      for (int tile = 0; more && tile < tiles_of_sum; ++tile) {
+        const int stage = stages_at + tile % 2 * stage_bytes;
+        const int count = static_cast<int>(next.tokens().count);
+        const visibility seen = next.seen();
+        more = next.next(classify);
+        threads.template wait_for_copies<0>();
+        threads.barrier();  // this stage is there, and nobody needs the other one any more
+        if (more) copy_columns(threads, next, item, 2 * stages_at + stage_bytes - stage);
+        threads.commit_copies();
 
-    for (int stage = stages_at; more; stage = 2 * stages_at + stage_bytes - stage) {
-      const int count = static_cast<int>(next.tokens().count);
-      const visibility seen = next.seen();
-      more = next.next(classify);
-      threads.template wait_for_copies<0>();
-      threads.barrier();  // this stage is there, and nobody needs the other one any more
-      if (more) copy_columns(threads, next, item, 2 * stages_at + stage_bytes - stage);
-      threads.commit_copies();
-
-      const first_columns first{stage};
-      const second_columns second{stage + second_columns_at};
-      const bool hides = seen == visibility::some || count < columns;
-      visible_pairs visible{};
-      if (hides) visible = pairs_that_are_visible(threads, count, seen, stage);
-      if (seen == visibility::some) clear_hidden(threads, visible, count, first, second);
-      auto p = fragments<1, columns / 8>::zeros();
-      multiply_rows(threads, p, first_rows{0}, 16 * threads.warp(), first, factor.keep, factor.flip);
-      to_probabilities(threads, p, numbers, stage, factor.factor);
-      if constexpr (sums_second) {
-        if (hides) hide(p, visible);
-        multiply_columns(threads, second_sum, p, second);
+        const first_columns first{stage};
+        const second_columns second{stage + second_columns_at};
+        const bool hides = seen == visibility::some || count < columns;
+        visible_pairs visible{};
+        if (hides) visible = pairs_that_are_visible(threads, count, seen, stage);
+        if (seen == visibility::some) clear_hidden(threads, visible, count, first, second);
+        auto p = fragments<1, columns / 8>::zeros();
+        multiply_rows(threads, p, first_rows{0}, 16 * threads.warp(), first, factor.keep, factor.flip);
+        bool has_nan = false;
+        if constexpr (!rows_are_queries) has_nan = has_nan_query(threads, stage);
+        to_probabilities(threads, p, numbers, stage, factor.factor, has_nan);
+        if constexpr (sums_second) {
+          if (hides) hide(p, visible);
+          multiply_columns(threads, second_sum, p, second);
+        }
+        if constexpr (sums_first) {
+          auto grad = fragments<1, columns / 8>::zeros();
+          multiply_rows(threads, grad, second_rows{second_rows_at}, 16 * threads.warp(), second, 0xffffffffu, 0);
+          to_score_gradients(threads, p, grad, numbers, stage, has_nan);
+          // Again, where it was before: what a hidden pair's gradient is made of may be no number.
+          if (hides) hide(p, visible);
+          multiply_columns(threads, first_sum, p, first);
+        }
       }
-      if constexpr (sums_first) {
-        auto grad = fragments<1, columns / 8>::zeros();
-        multiply_rows(threads, grad, second_rows{second_rows_at}, 16 * threads.warp(), second, 0xffffffffu, 0);
-        to_score_gradients(threads, p, grad, numbers, stage);
-        // Again, where it was before: what a hidden pair's gradient is made of may be no number.
-        if (hides) hide(p, visible);
-        multiply_columns(threads, first_sum, p, first);
-      }
+      write(threads, first_sum, second_sum, is_first);
+      if (!more) break;
+      first_sum = fragments<1, key_dim / 8>::zeros();
+      second_sum = fragments<1, value_dim / 8>::zeros();
     }
     threads.template wait_for_copies<0>();
-
-    // Found anew, and positions read anew above: the loop has no registers to remember them.
-    const device_item again = device_item::of(row_side(), threads.block(), rows);
-    const auto& block = row_side().of[again.block];
-    if constexpr (gradient == device_gradient::of_queries) {
-      write(threads, first_sum, scale, block.grad_q, block.fresh, again);
-    }
-    if constexpr (gradient == device_gradient::of_keys || gradient == device_gradient::of_keys_and_values) {
-      write(threads, first_sum, scale, block.grad_k, block.fresh, again);
-    }
-    if constexpr (sums_second) write(threads, second_sum, 1.0f, block.grad_v, block.fresh, again);
   }
 
  private:
@@ -157,7 +157,9 @@ struct device_flash_backward {
   };
 
   /// Probabilities of a query that saw no key are 0: as if its log-sum-exp were infinite.
-  static ORRERY_DEVICE float exponent_of(float lse) { return lse == -infinity ? infinity : lse * log2_e; }
+  static ORRERY_DEVICE float exponent_of(float lse) {
+    return elementary::is_minus_infinity(lse) ? infinity : lse * log2_e;
+  }
 
   constexpr const auto& row_side() const noexcept {
     if constexpr (rows_are_queries) {
@@ -249,19 +251,31 @@ struct device_flash_backward {
 
   template <class Threads>
   static ORRERY_DEVICE void to_probabilities(const Threads& threads, fragments<1, columns / 8>& scores,
-                                             const row_numbers& numbers, int stage, float factor) {
+                                             const row_numbers& numbers, int stage, float factor, bool has_nan) {
+    const auto probability = [&](float score, int n, int i) {
+      float lse;
+      if constexpr (rows_are_queries) {
+        lse = numbers.lse[i / 2];
+      } else {
+        lse = exponent_of(threads.template load<float>(stage + lse_at + 4 * column_of(threads, n, i)));
+      }
+      return threads.exp2(fmaf(score, factor, -lse));
+    };
+    if (has_nan) {
+      ORRERY_UNROLL
+      for (int n = 0; n < columns / 8; ++n) {
+        ORRERY_UNROLL
+        for (int i = 0; i < 4; ++i) {
+          const float score = scores.of[0][n][i];
+          scores.of[0][n][i] = elementary::is_minus_infinity(score) ? 0.0f : probability(score, n, i);
+        }
+      }
+      return;
+    }
     ORRERY_UNROLL
     for (int n = 0; n < columns / 8; ++n) {
       ORRERY_UNROLL
-      for (int i = 0; i < 4; ++i) {
-        float lse;
-        if constexpr (rows_are_queries) {
-          lse = numbers.lse[i / 2];
-        } else {
-          lse = exponent_of(threads.template load<float>(stage + lse_at + 4 * column_of(threads, n, i)));
-        }
-        scores.of[0][n][i] = threads.exp2(fmaf(scores.of[0][n][i], factor, -lse));
-      }
+      for (int i = 0; i < 4; ++i) scores.of[0][n][i] = probability(scores.of[0][n][i], n, i);
     }
   }
 
@@ -285,6 +299,19 @@ struct device_flash_backward {
       });
     }
     return visible;
+  }
+
+  /// Of a tile of queries, does one have a log-sum-exp that is NaN? All of its probabilities are NaN then, but for
+  /// those of scores of -infinity, which hide their pairs: they are 0, and so are the gradients of these scores.
+  template <class Threads>
+  static ORRERY_DEVICE bool has_nan_query(const Threads& threads, int stage) {
+    bool is_nan = false;
+    ORRERY_UNROLL
+    for (int i = 0; i < columns / 32; ++i) {
+      is_nan =
+          is_nan || elementary::is_nan(threads.template load<float>(stage + lse_at + 4 * (32 * i + threads.lane())));
+    }
+    return threads.any(is_nan);
   }
 
   /// What is weighed by pairs of this tile and is hidden from all rows becomes 0: see `hidden_columns`.
@@ -315,25 +342,54 @@ struct device_flash_backward {
   template <class Threads>
   static ORRERY_DEVICE void to_score_gradients(const Threads& threads, fragments<1, columns / 8>& p,
                                                const fragments<1, columns / 8>& grad, const row_numbers& numbers,
-                                               int stage) {
+                                               int stage, bool has_nan) {
+    const auto gradient_of = [&](float probability, int n, int i) {
+      float delta;
+      if constexpr (rows_are_queries) {
+        delta = numbers.delta[i / 2];
+      } else {
+        delta = threads.template load<float>(stage + delta_at + 4 * column_of(threads, n, i));
+      }
+      return probability * (grad.of[0][n][i] - delta);
+    };
+    if (has_nan) {
+      ORRERY_UNROLL
+      for (int n = 0; n < columns / 8; ++n) {
+        ORRERY_UNROLL
+        for (int i = 0; i < 4; ++i) {
+          const float probability = p.of[0][n][i];
+          p.of[0][n][i] = probability == 0 ? 0.0f : gradient_of(probability, n, i);
+        }
+      }
+      return;
+    }
     ORRERY_UNROLL
     for (int n = 0; n < columns / 8; ++n) {
       ORRERY_UNROLL
-      for (int i = 0; i < 4; ++i) {
-        float delta;
-        if constexpr (rows_are_queries) {
-          delta = numbers.delta[i / 2];
-        } else {
-          delta = threads.template load<float>(stage + delta_at + 4 * column_of(threads, n, i));
-        }
-        p.of[0][n][i] *= grad.of[0][n][i] - delta;
-      }
+      for (int i = 0; i < 4; ++i) p.of[0][n][i] = gradient_of(p.of[0][n][i], n, i);
     }
   }
 
+  /// Writes or adds the sums to the gradients. The block of threads' rows are found anew, and positions read anew
+  /// above: the loop has no registers to remember them.
+  template <class Threads>
+  ORRERY_DEVICE void write(const Threads& threads, const fragments<1, key_dim / 8>& first_sum,
+                           const fragments<1, value_dim / 8>& second_sum, bool is_first) const {
+    const device_item item = device_item::of(row_side(), threads.block(), rows);
+    const auto& block = row_side().of[item.block];
+    const bool fresh = is_first && block.fresh;
+    if constexpr (gradient == device_gradient::of_queries) {
+      write_sum(threads, first_sum, scale, block.grad_q, fresh, item);
+    }
+    if constexpr (gradient == device_gradient::of_keys || gradient == device_gradient::of_keys_and_values) {
+      write_sum(threads, first_sum, scale, block.grad_k, fresh, item);
+    }
+    if constexpr (sums_second) write_sum(threads, second_sum, 1.0f, block.grad_v, fresh, item);
+  }
+
   template <int tiles, class Threads>
-  static ORRERY_DEVICE void write(const Threads& threads, const fragments<1, tiles>& sums, float factor,
-                                  const tensor_view<float>& to, bool fresh, const device_item& item) {
+  static ORRERY_DEVICE void write_sum(const Threads& threads, const fragments<1, tiles>& sums, float factor,
+                                      const tensor_view<float>& to, bool fresh, const device_item& item) {
     ORRERY_UNROLL
     for (int half = 0; half < 2; ++half) {
       const int row = row_of(threads, half);

@@ -31,6 +31,9 @@ struct device_flash_forward {
   static constexpr int row_tiles = key_dim + value_dim <= 256 ? 2 : 1;
   static constexpr int rows = 16 * row_tiles * warps;
   static constexpr int columns = 64;
+  /// Of a multiprocessor, where a thread's sums and scores leave it registers for three: left alone, compilers take
+  /// more.
+  static constexpr int blocks_at_once = row_tiles == 1 && value_dim <= 128 ? 3 : 0;
 
   using rows_of_warp = device_flash_rows<row_tiles, columns, value_dim>;
   using visible_pairs = typename rows_of_warp::template by_row<std::uint32_t>;
@@ -44,7 +47,9 @@ struct device_flash_forward {
   static constexpr int row_positions_at = values_at + value_tile::bytes;
   static constexpr int column_positions_at = row_positions_at + 8 * rows;
   static constexpr int hidden_at = column_positions_at + 8 * columns;
-  static constexpr int shared_bytes = hidden_at + hidden_columns<warps>::bytes;
+  static constexpr int sums_at = hidden_at + hidden_columns<warps>::bytes;
+  static constexpr int shared_bytes = sums_at + rows_of_warp::shared_bytes(rows);
+  static constexpr int tiles_of_sum = columns_of_sum / columns;
 
   [[nodiscard]] std::int64_t blocks() const noexcept { return device_item::count(queries, rows); }
 
@@ -71,32 +76,39 @@ struct device_flash_forward {
       copy_keys(threads, next, item, key_head);
     }
 
-    rows_of_warp running;
-    running.first = 16 * row_tiles * threads.warp();
+    auto running = rows_of_warp::of(16 * row_tiles * threads.warp(), sums_at, rows);
     running.begin(threads, block, item);
-    while (more) {
-      const int count = static_cast<int>(next.tokens().count);
-      const visibility seen = next.seen();
-      threads.template wait_for_copies<0>();
-      threads.barrier();  // the keys are there, and nobody needs the values before
-      v.template copy<threads_of_block>(threads, next.block().v, item.batch, key_head, next.tokens());
-      threads.commit_copies();
+    bool is_in_memory = !block.fresh;
+    for (;;) {
+      for (int tile = 0; more && tile < tiles_of_sum; ++tile) {
+        const int count = static_cast<int>(next.tokens().count);
+        const visibility seen = next.seen();
+        threads.template wait_for_copies<0>();
+        threads.barrier();  // the keys are there, and nobody needs the values before
+        v.template copy<threads_of_block>(threads, next.block().v, item.batch, key_head, next.tokens());
+        threads.commit_copies();
 
-      const bool hides = seen == visibility::some || count < columns;
-      visible_pairs visible{};
-      if (hides) visible = pairs_that_are_visible(threads, running, count, seen);
-      if (seen == visibility::some) clear_hidden(threads, v, visible, count);
-      auto scores = rows_of_warp::scores::zeros();
-      multiply_rows(threads, scores, q, running.first, k, factor.keep, factor.flip);
-      if (hides) running.hide(threads, scores, visible);
-      more = next.next(classify);
-      threads.template wait_for_copies<0>();
-      threads.barrier();  // the values are there, and nobody needs the keys any more
-      if (more) copy_keys(threads, next, item, key_head);
-      running.change(threads, running.weigh(threads, scores, factor.factor));
-      multiply_columns(threads, running.out, scores, v);
+        const bool hides = seen == visibility::some || count < columns;
+        visible_pairs visible{};
+        if (hides) visible = pairs_that_are_visible(threads, running, count, seen);
+        if (seen == visibility::some) clear_hidden(threads, v, visible, count);
+        auto scores = rows_of_warp::scores::zeros();
+        multiply_rows(threads, scores, q, running.first, k, factor.keep, factor.flip);
+        if (hides) running.hide(threads, scores, visible);
+        more = next.next(classify);
+        threads.template wait_for_copies<0>();
+        threads.barrier();  // the values are there, and nobody needs the keys any more
+        if (more) copy_keys(threads, next, item, key_head);
+        running.change(threads, running.weigh(threads, scores, factor.factor));
+        multiply_columns(threads, running.out, scores, v);
+      }
+      // Found anew, and positions read anew above: the loop has no registers to remember them.
+      const device_item again = device_item::of(queries, threads.block(), rows);
+      if (is_in_memory) running.fetch(threads, queries.of[again.block], again);
+      if (!more) break;
+      running.flush(threads, queries.of[again.block], again);
+      is_in_memory = true;
     }
-    // Found anew, and positions read anew above: the loop has no registers to remember them.
     const device_item again = device_item::of(queries, threads.block(), rows);
     running.finish(threads, queries.of[again.block], again);
   }

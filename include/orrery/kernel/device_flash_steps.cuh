@@ -15,6 +15,13 @@ namespace orrery {
 /// mma.m16n8k16. A warp's results are fragments: of each 8 columns a thread has, of rows g and g + 8 (g = lane / 4),
 /// columns t and t + 1 (t = 2 (lane mod 4)), as words 0, 1 and 2, 3.
 
+/// Of how many columns one sum in registers is at most: then it is added to memory, and begins anew at 0.
+///
+/// Every 16 columns a product rounds the whole sum (tensor cores towards zero), so that the error of one long sum would
+/// grow with its length: to all of the eleven bits of float16 after 2^17 columns. So it is one rounding for 16 columns
+/// of 8192, and one for each 8192 columns.
+inline constexpr int columns_of_sum = 8192;
+
 /// A tile in shared memory: `rows` of `dim` elements, a multiple of 16. Rows are 16 bytes further apart than they are
 /// long, so that eight rows' parts of 16 bytes, which matrices are loaded by, lie in different banks.
 template <class T, int rows, int dim>

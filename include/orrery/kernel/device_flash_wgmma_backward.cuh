@@ -85,6 +85,7 @@ struct device_flash_wgmma_backward {
   static constexpr int mbarriers_at = announcements_at + first_stages * 8;
   static constexpr int shared_bytes = mbarriers_at + (2 + 2 * first_stages + 2 * second_stages) * 8;
   static_assert(shared_bytes <= 227 * 1024);
+  static constexpr unsigned tiles_of_sum = columns_of_sum / columns;
 
   /// With the maps that `Device` makes of the tensors.
   template <class Device>
@@ -242,7 +243,9 @@ struct device_flash_wgmma_backward {
         });
         clears = unseen.any(threads);
       }
-      if (leads) tile_announcement::of(count, at.seen(), false).write(threads, announcement_of(of_first.stage));
+      const bool has_nan = numbers.has_nan(threads);
+      if (leads)
+        tile_announcement::of(count, at.seen(), false, has_nan).write(threads, announcement_of(of_first.stage));
       threads.converge();  // what all lanes wrote is announced by the first one's arrival
       const int first_arrives = clears ? columns_to_clear : first_is_there(of_first.stage);
       if (leads) {
@@ -311,71 +314,93 @@ struct device_flash_wgmma_backward {
     };
     threads.mbarrier_wait(rows_are_there, 0);
     unsigned n = 0;
-    for (;; ++n) {
-      const stage_of<first_stages> of_first{n};
-      const stage_of<second_stages> of_second{n};
-      threads.mbarrier_wait(first_is_there(of_first.stage), of_first.parity);
-      const auto tile = tile_announcement::read(threads, announcement_of(of_first.stage));
-      if (tile.count() == 0) break;
-      const bool hides = tile.seen() == visibility::some || (rows_are_queries && tile.count() < columns);
-      typename pairs::visible_pairs visible{};
-      if (hides) visible = pairs_that_are_visible(threads, warp, of_first.stage, tile);
+    bool more = true;
+    for (bool is_first = true; more; is_first = false) {
+      first_sum = first_sums::zeros();
+      second_sum = second_sums::zeros();
+      do {
+        const stage_of<first_stages> of_first{n};
+        const stage_of<second_stages> of_second{n};
+        threads.mbarrier_wait(first_is_there(of_first.stage), of_first.parity);
+        const auto tile = tile_announcement::read(threads, announcement_of(of_first.stage));
+        more = tile.count() != 0;
+        if (!more) break;
+        bool hides = tile.seen() == visibility::some || (rows_are_queries && tile.count() < columns);
+        typename pairs::visible_pairs visible{};
+        if (hides) visible = pairs_that_are_visible(threads, warp, of_first.stage, tile);
 
-      begin_rows<T>(threads, p, first_rows{0}, first_row, first_of(of_first.stage));
-      threads.template wait_for_products<1>();
-      hold_sums();
-      if (n > 0) {  // the last product of the tile before is done
-        if constexpr (sums_first) {
-          let_go(threads, first_is_read(stage_of<first_stages>{n - 1}.stage));
-        } else {
-          let_go(threads, second_is_read(stage_of<second_stages>{n - 1}.stage));
-        }
-      }
-      threads.mbarrier_wait(second_is_there(of_second.stage), of_second.parity);
-      if constexpr (sums_first) {
-        pairs::to_minus_delta(threads, grad, own, delta_of(of_second.stage));
-        begin_rows<T, true>(threads, grad, second_rows{first_rows::bytes}, first_row, second_of(of_second.stage));
+        begin_rows<T>(threads, p, first_rows{0}, first_row, first_of(of_first.stage));
         threads.template wait_for_products<1>();
-        threads.hold(p.of[0]);
-      } else {
-        threads.template wait_for_products<0>();
-        threads.hold(p.of[0]);
-      }
-      pairs::to_probabilities(threads, p, own, lse_of(of_first.stage), factor);
-      if constexpr (!sums_first) let_go(threads, first_is_read(of_first.stage));  // its log-sum-exp is read, too
-      if (hides) pairs::hide(p, visible);
-      if constexpr (sums_second) {
-        of_p.template round<T>(threads, p);
-        begin_columns<T>(threads, second_sum, of_p, second_of(of_second.stage));
-      }
-      if constexpr (sums_first) {
-        threads.template wait_for_products<sums_second ? 1 : 0>();
-        threads.hold(grad.of[0]);
-        pairs::to_score_gradients(p, grad);
-        if constexpr (!sums_second) let_go(threads, second_is_read(of_second.stage));
-        if (hides) pairs::hide(grad, visible);
-        of_grad.template round<T>(threads, grad);
-        begin_columns<T>(threads, first_sum, of_grad, first_of(of_first.stage));
-        if constexpr (sums_second) {  // of products by registers, only one group may be on its way to the next tile
-          threads.template wait_for_products<1>();
-          threads.hold(second_sum.of[0]);
-          threads.hold(of_p.of);
-          let_go(threads, second_is_read(of_second.stage));
+        hold_sums();
+        if (n % tiles_of_sum != 0) {  // the last product of the tile before is done
+          let_go_of_last(threads, n - 1);
         }
+        threads.mbarrier_wait(second_is_there(of_second.stage), of_second.parity);
+        if constexpr (sums_first) {
+          pairs::to_minus_delta(threads, grad, own, delta_of(of_second.stage));
+          begin_rows<T, true>(threads, grad, second_rows{first_rows::bytes}, first_row, second_of(of_second.stage));
+          threads.template wait_for_products<1>();
+          threads.hold(p.of[0]);
+        } else {
+          threads.template wait_for_products<0>();
+          threads.hold(p.of[0]);
+        }
+        if constexpr (!rows_are_queries) {
+          // Read anew, since registers are few.
+          if (tile_announcement::read(threads, announcement_of(of_first.stage)).has_nan()) {
+            if (!hides) visible = {{0xffffffffu, 0xffffffffu}};
+            hides = true;
+            pairs::leave_out(p, factor, visible);
+          }
+        }
+        pairs::to_probabilities(threads, p, own, lse_of(of_first.stage), factor);
+        if constexpr (!sums_first) let_go(threads, first_is_read(of_first.stage));  // its log-sum-exp is read, too
+        if (hides) pairs::hide(p, visible);
+        if constexpr (sums_second) {
+          of_p.template round<T>(threads, p);
+          begin_columns<T>(threads, second_sum, of_p, second_of(of_second.stage));
+        }
+        if constexpr (sums_first) {
+          threads.template wait_for_products<sums_second ? 1 : 0>();
+          threads.hold(grad.of[0]);
+          pairs::to_score_gradients(p, grad);
+          if constexpr (!sums_second) let_go(threads, second_is_read(of_second.stage));
+          if (hides) pairs::hide(grad, visible);
+          of_grad.template round<T>(threads, grad);
+          begin_columns<T>(threads, first_sum, of_grad, first_of(of_first.stage));
+          if constexpr (sums_second) {  // of products by registers, only one group may be on its way to the next tile
+            threads.template wait_for_products<1>();
+            threads.hold(second_sum.of[0]);
+            threads.hold(of_p.of);
+            let_go(threads, second_is_read(of_second.stage));
+          }
+        }
+      } while (++n % tiles_of_sum != 0);
+      threads.template wait_for_products<0>();
+      hold_sums();
+      if (more) let_go_of_last(threads, n - 1);
+
+      const device_item item = item_of(threads);
+      const row_block& block = row_side.of[item.block];
+      const bool fresh = is_first && block.fresh;
+      if (!more && n % tiles_of_sum == 0 && !fresh) return;  // there was no tile
+      if constexpr (sums_first) pairs::add(threads, first_sum, scale, block.grad, fresh, item, warp);
+      if constexpr (gradient == device_gradient::of_values) {
+        pairs::add(threads, second_sum, 1.0f, block.grad, fresh, item, warp);
+      }
+      if constexpr (gradient == device_gradient::of_keys_and_values) {
+        pairs::add(threads, second_sum, 1.0f, block.grad_v, fresh, item, warp);
       }
     }
-    threads.template wait_for_products<0>();
-    hold_sums();
+  }
 
-    const device_item item = item_of(threads);
-    const row_block& block = row_side.of[item.block];
-    if (n == 0 && !block.fresh) return;
-    if constexpr (sums_first) pairs::add(threads, first_sum, scale, block.grad, block.fresh, item, warp);
-    if constexpr (gradient == device_gradient::of_values) {
-      pairs::add(threads, second_sum, 1.0f, block.grad, block.fresh, item, warp);
-    }
-    if constexpr (gradient == device_gradient::of_keys_and_values) {
-      pairs::add(threads, second_sum, 1.0f, block.grad_v, block.fresh, item, warp);
+  /// The last product of tile n is done.
+  template <class Threads>
+  static ORRERY_DEVICE void let_go_of_last(const Threads& threads, unsigned n) {
+    if constexpr (sums_first) {
+      let_go(threads, first_is_read(stage_of<first_stages>{n}.stage));
+    } else {
+      let_go(threads, second_is_read(stage_of<second_stages>{n}.stage));
     }
   }
 

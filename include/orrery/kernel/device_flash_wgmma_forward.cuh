@@ -59,7 +59,9 @@ struct device_flash_wgmma_forward {
   static constexpr int positions_at = row_positions_at + rows * 8;
   static constexpr int announcements_at = positions_at + stages * columns * 8;
   static constexpr int mbarriers_at = announcements_at + stages * 8;
-  static constexpr int shared_bytes = mbarriers_at + (2 + 4 * stages) * 8;
+  static constexpr int sums_at = mbarriers_at + (2 + 4 * stages) * 8;
+  static constexpr int shared_bytes = sums_at + rows_of_warp::shared_bytes(rows);
+  static constexpr unsigned tiles_of_sum = columns_of_sum / columns;
 
   /// With the maps that `Device` makes of the tensors.
   template <class Device>
@@ -193,32 +195,36 @@ struct device_flash_wgmma_forward {
     const int group = warp / 4;
     const score_factor factor{scale};
     const float sign = scale < 0 ? -1.0f : scale == 0 ? 0.0f : 1.0f;
-    rows_of_warp running;
-    running.first = 16 * warp;
+    auto running = rows_of_warp::of(16 * warp, sums_at, rows);
     running.begin(threads, block, item);
     std::int64_t query_positions[2];
     running.for_rows(threads, [&](int, int half, int row) {
       query_positions[half] = item.tokens.position(row < item.tokens.count ? row : item.tokens.count - 1);
     });
 
-    threads.mbarrier_wait(keys_are_there(0), 0);
-    tile_announcement tile = tile_announcement::read(threads, announcement_of(0));
-    if (tile.count() > 0) {
-      threads.mbarrier_wait(queries_are_there, 0);
+    unsigned n = 0;  // of the tile whose scores are computed; the values to be added are its own or those before
+    for (bool more = true; more;) {
+      const stage_of<stages> of_first{n};
+      threads.mbarrier_wait(keys_are_there(of_first.stage), of_first.parity);
+      tile_announcement tile = tile_announcement::read(threads, announcement_of(of_first.stage));
+      if (tile.count() == 0) {
+        if (!block.fresh) return;
+        break;
+      }
+      if (n == 0) threads.mbarrier_wait(queries_are_there, 0);
       auto scores = rows_of_warp::scores::zeros();
-      visible_pairs visible = pairs_that_are_visible(threads, running, query_positions, 0, tile);
-      begin_rows<T>(threads, scores, query_tile{0}, 64 * group, keys_of(0));
+      visible_pairs visible = pairs_that_are_visible(threads, running, query_positions, of_first.stage, tile);
+      begin_rows<T>(threads, scores, query_tile{0}, 64 * group, keys_of(of_first.stage));
       threads.template wait_for_products<0>();
       threads.hold(scores.of[0]);
-      let_go(threads, keys_are_read(0));
+      let_go(threads, keys_are_read(of_first.stage));
       prepare(threads, running, scores, sign, tile, visible);
       running.change(threads, running.weigh(threads, scores, factor.factor));
       rounded_rows<columns> weights;
       weights.template round<T>(threads, scores);
 
-      unsigned n = 0;  // of the tile whose values are to be added
-      if (take_turns && !tile.last() && group == groups - 1) pass_turn(threads, group);
-      while (!tile.last()) {
+      if (take_turns && !ends_sum(n, tile) && group == groups - 1) pass_turn(threads, group);
+      while (!ends_sum(n, tile)) {
         const stage_of<stages> of_values{n};
         const stage_of<stages> of_keys{++n};
         threads.mbarrier_wait(keys_are_there(of_keys.stage), of_keys.parity);
@@ -228,7 +234,7 @@ struct device_flash_wgmma_forward {
         begin_rows<T>(threads, scores, query_tile{0}, 64 * group, keys_of(of_keys.stage));
         threads.mbarrier_wait(values_are_there(of_values.stage), of_values.parity);
         begin_columns<T>(threads, running.out, weights, values_of(of_values.stage));
-        if (take_turns && !(tile.last() && group == groups - 1)) pass_turn(threads, group);
+        if (take_turns && !(ends_sum(n, tile) && group == groups - 1)) pass_turn(threads, group);
         threads.template wait_for_products<1>();
         threads.hold(scores.of[0]);
         let_go(threads, keys_are_read(of_keys.stage));
@@ -246,8 +252,25 @@ struct device_flash_wgmma_forward {
       begin_columns<T>(threads, running.out, weights, values_of(of_values.stage));
       threads.template wait_for_products<0>();
       threads.hold(running.out.of[0]);
+      more = !tile.last();
+      // Found anew: the loop has no registers to remember them.
+      const device_item again = device_item::of(queries, threads.block(), rows);
+      if (n >= tiles_of_sum || !queries.of[again.block].fresh) {
+        running.fetch(threads, queries.of[again.block], again);
+      }
+      if (more) {
+        let_go(threads, values_are_read(of_values.stage));
+        running.flush(threads, queries.of[again.block], again);
+        ++n;
+      }
     }
-    running.finish(threads, block, item);
+    const device_item again = device_item::of(queries, threads.block(), rows);
+    running.finish(threads, queries.of[again.block], again);
+  }
+
+  /// Is tile n the last one of all, or of those whose weighted values become one sum in registers?
+  static constexpr bool ends_sum(unsigned n, const tile_announcement& tile) noexcept {
+    return tile.last() || n % tiles_of_sum == tiles_of_sum - 1;
   }
 
   /// The next group may begin its products.

@@ -9,6 +9,7 @@
 #include "orrery/kernel/device_blocks.hpp"
 #include "orrery/kernel/device_code.hpp"
 #include "orrery/kernel/device_flash_steps.cuh"
+#include "orrery/kernel/elementary.hpp"
 #include "orrery/kernel/token_blocks.hpp"
 #include "orrery/kernel/view.hpp"
 #include "orrery/layout/segment.hpp"
@@ -55,7 +56,9 @@ struct device_flash_wgmma_pairs {
   }
 
   /// Probabilities of a query that saw no key are 0: as if its log-sum-exp were infinite.
-  static ORRERY_DEVICE float exponent_of(float lse) { return lse == -infinity ? infinity : lse * log2_e; }
+  static ORRERY_DEVICE float exponent_of(float lse) {
+    return elementary::is_minus_infinity(lse) ? infinity : lse * log2_e;
+  }
 
   /// The numbers of a thread's rows.
   struct row_numbers {
@@ -99,6 +102,15 @@ struct device_flash_wgmma_pairs {
       }
       return all;
     }
+    /// Is a query's log-sum-exp NaN? The same for all lanes.
+    template <class Threads>
+    [[nodiscard]] ORRERY_DEVICE bool has_nan(const Threads& threads) const {
+      if constexpr (rows_are_queries) return false;
+      bool is_nan = false;
+      ORRERY_UNROLL
+      for (int i = 0; i < columns / 32; ++i) is_nan = is_nan || elementary::is_nan(lse[i]);
+      return threads.any(is_nan);
+    }
     template <class Threads>
     ORRERY_DEVICE void write_lse(const Threads& threads, int at) const {
       if constexpr (!rows_are_queries) write(threads, lse, at);
@@ -128,6 +140,18 @@ struct device_flash_wgmma_pairs {
       ORRERY_UNROLL
       for (int i = 0; i < 4; ++i) {
         if ((visible.of[i / 2] >> (2 * n + i % 2) & 1) == 0) of.of[0][n][i] = 0;
+      }
+    }
+  }
+
+  /// A score of -infinity hides its pair, also where the query's log-sum-exp is NaN, and all of its probabilities would
+  /// be: of those that are `visible` only the others are left.
+  static ORRERY_DEVICE void leave_out(const scores& all, float factor, visible_pairs& visible) {
+    ORRERY_UNROLL
+    for (int n = 0; n < columns / 8; ++n) {
+      ORRERY_UNROLL
+      for (int i = 0; i < 4; ++i) {
+        if (elementary::is_minus_infinity(all.of[0][n][i] * factor)) visible.of[i / 2] &= ~(1u << (2 * n + i % 2));
       }
     }
   }

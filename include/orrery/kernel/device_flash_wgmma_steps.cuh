@@ -32,14 +32,16 @@ struct stage_of {
 struct tile_announcement {
   int word;
 
-  static constexpr tile_announcement of(int count, visibility seen, bool last) noexcept {
-    return {count | static_cast<int>(seen) << 8 | (last ? 1 : 0) << 16};
+  static constexpr tile_announcement of(int count, visibility seen, bool last, bool has_nan = false) noexcept {
+    return {count | static_cast<int>(seen) << 8 | (last ? 1 : 0) << 16 | (has_nan ? 1 : 0) << 17};
   }
   /// How many tokens it has; 0: there is no tile.
   [[nodiscard]] constexpr int count() const noexcept { return word & 0xff; }
   /// `some`: the tokens' positions are in shared memory, too.
   [[nodiscard]] constexpr visibility seen() const noexcept { return static_cast<visibility>(word >> 8 & 0xff); }
-  [[nodiscard]] constexpr bool last() const noexcept { return word >> 16 != 0; }
+  [[nodiscard]] constexpr bool last() const noexcept { return (word >> 16 & 1) != 0; }
+  /// Of a tile of queries: does one have a log-sum-exp that is NaN?
+  [[nodiscard]] constexpr bool has_nan() const noexcept { return (word >> 17 & 1) != 0; }
 
   template <class Threads>
   ORRERY_DEVICE void write(const Threads& threads, int at) const {

@@ -6,6 +6,7 @@
 
 #include "orrery/kernel/device_code.hpp"
 #include "orrery/kernel/device_rows.cuh"
+#include "orrery/kernel/elementary.hpp"
 #include "orrery/kernel/merge.hpp"
 #include "orrery/kernel/view.hpp"
 
@@ -121,6 +122,8 @@ struct device_merge {
   row_view<const G> lse_from;
 
   static constexpr int shared_bytes = 2 * device_backend_sizes::tokens * static_cast<int>(sizeof(A));
+  /// In the place of the weight of a row that has seen no key. Others may be 0, where they are too small for A.
+  static constexpr A empty{-1};
 
   template <class Threads>
   ORRERY_DEVICE void operator()(const Threads& threads) const {
@@ -129,11 +132,12 @@ struct device_merge {
         device_rows::of(threads.block(), out_into.heads, out_into.sequence, device_backend_sizes::tokens);
     for (int i = threads.thread(); i < rows.count; i += device_backend_sizes::threads) {
       A* const lse = lse_into.at(rows.batch, rows.head, rows.first + i);
-      const merge_weighting<A> weight =
-          merge_weights(*lse, static_cast<A>(*lse_from.at(rows.batch, rows.head, rows.first + i)));
+      const A into = *lse;
+      const A from = static_cast<A>(*lse_from.at(rows.batch, rows.head, rows.first + i));
+      const merge_weighting<A> weight = merge_weights(into, from);
       *lse = weight.lse;
-      threads.store(2 * i * size, weight.into);
-      threads.store((2 * i + 1) * size, weight.from);
+      threads.store(2 * i * size, elementary::is_minus_infinity(into) ? empty : weight.into);
+      threads.store((2 * i + 1) * size, elementary::is_minus_infinity(from) ? empty : weight.from);
     }
     threads.barrier();
     const F* const source = out_from.at(rows.batch, rows.first, rows.head);
@@ -147,23 +151,23 @@ struct device_merge {
       A from[at_once];
       ORRERY_UNROLL
       for (int i = 0; i < at_once; ++i, next.next()) {
-        from[i] = A{0};
+        from[i] = empty;
         if (next.row >= rows.count) continue;
         into[i] = threads.template load<A>(2 * next.row * size);
         from[i] = threads.template load<A>((2 * next.row + 1) * size);
-        // A row without weight may hold anything, and is not read.
-        if (from[i] == A{0}) continue;
+        // A row that has seen no key may hold anything, and is not read.
+        if (from[i] == empty) continue;
         place[i] = target + next.row * out_into.sequence_stride + next.part * count;
         arrived[i] =
             device_elements<F, count>::read(threads, source + next.row * out_from.sequence_stride + next.part * count);
-        if (into[i] != A{0}) sum[i] = device_elements<A, count>::read(threads, place[i]);
+        if (into[i] != empty) sum[i] = device_elements<A, count>::read(threads, place[i]);
       }
       ORRERY_UNROLL
       for (int i = 0; i < at_once; ++i) {
-        if (from[i] == A{0}) continue;
+        if (from[i] == empty) continue;
         for (int j = 0; j < count; ++j) {
           const A added = from[i] * static_cast<A>(arrived[i].of[j]);
-          sum[i].of[j] = into[i] == A{0} ? added : into[i] * sum[i].of[j] + added;
+          sum[i].of[j] = into[i] == empty ? added : into[i] * sum[i].of[j] + added;
         }
         sum[i].write(threads, place[i]);
       }

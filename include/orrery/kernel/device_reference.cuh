@@ -12,6 +12,7 @@
 #include "orrery/kernel/device_blocks.hpp"
 #include "orrery/kernel/device_code.hpp"
 #include "orrery/kernel/device_context.hpp"
+#include "orrery/kernel/elementary.hpp"
 #include "orrery/kernel/float16.hpp"
 #include "orrery/kernel/gpu.cuh"
 #include "orrery/kernel/mask.hpp"
@@ -29,10 +30,38 @@ ORRERY_DEVICE A device_dot(const T* x, const T* y, std::int64_t dim) {
   return sum;
 }
 
-template <class A, class T>
-ORRERY_DEVICE void device_add_scaled(A* into, A factor, const T* x, std::int64_t dim) {
-  for (std::int64_t i = 0; i < dim; ++i) into[i] += factor * static_cast<A>(x[i]);
-}
+/// A thread's sums of one row, which would be long: in double, `columns` at a time in registers, and only rounded at
+/// the end, so that their error does not grow with their length.
+struct device_reference_sums {
+  static constexpr int columns = 32;
+
+  double of[columns] = {};
+
+  /// Adds factor * x, of which `count` elements are there.
+  template <class A, class T>
+  ORRERY_DEVICE void add(A factor, const T* x, int count) {
+    ORRERY_UNROLL
+    for (int i = 0; i < columns; ++i) {
+      if (i < count) of[i] += static_cast<double>(factor) * static_cast<double>(static_cast<A>(x[i]));
+    }
+  }
+  /// to = the sums, or to += the sums.
+  template <class A>
+  ORRERY_DEVICE void write(A* to, int count, bool fresh) const {
+    ORRERY_UNROLL
+    for (int i = 0; i < columns; ++i) {
+      if (i < count) to[i] = static_cast<A>(fresh ? of[i] : static_cast<double>(to[i]) + of[i]);
+    }
+  }
+
+  /// Calls visit(first, count) for the parts of a row of `dim` elements that are summed together.
+  template <class Visit>
+  static ORRERY_DEVICE void for_parts(std::int64_t dim, const Visit& visit) {
+    for (std::int64_t first = 0; first < dim; first += columns) {
+      visit(first, static_cast<int>(dim - first < columns ? dim - first : columns));
+    }
+  }
+};
 
 /// The forward of `device_reference`: a thread for each query.
 template <class T, class A, class Mask>
@@ -50,36 +79,58 @@ struct device_reference_forward {
     if (threads.thread() >= item.tokens.count) return;
     const forward_queries<T, A>& block = queries.of[item.block];
     const std::int64_t row = item.tokens.first + threads.thread();
-    const std::int64_t position = item.tokens.position(threads.thread());
     const std::int64_t b = item.batch;
-    const std::int64_t key_head = heads.key_head(item.head);
-    const T* const q = block.q.at(b, row, item.head);
     A* const out = block.out.at(b, row, item.head);
     A* const lse = block.lse.at(b, item.head, row);
     const A lse_before = block.fresh ? nothing : *lse;
+    const bool is_empty_before = elementary::is_minus_infinity(lse_before);
 
+    // A NaN stays, and what is weighed relative to it is NaN: once there is one, all of the row is.
     A largest = lse_before;
-    for (const forward_keys<T>& side : keys) {
-      for (std::int64_t key = 0; key < side.k.sequence; ++key) {
-        if (!mask.visible(position, side.positions.position(key))) continue;
-        const A score = scale * device_dot<A>(q, side.k.at(b, key, key_head), block.q.dim);
-        if (score > largest) largest = score;
-      }
+    bool is_empty = is_empty_before;
+    for_scores(item, threads.thread(), [&](A score, const forward_keys<T>&, std::int64_t) {
+      if (is_empty || score > largest || elementary::is_nan(score)) largest = score;
+      is_empty = false;
+    });
+    if (is_empty) {
+      *lse = nothing;
+      for (std::int64_t i = 0; i < block.out.dim; ++i) out[i] = A{0};
+      return;
     }
     // What the row has seen before counts as one key whose value is the mean so far.
-    const A weight_before = lse_before == nothing ? A{0} : std::exp(lse_before - largest);
-    for (std::int64_t i = 0; i < block.out.dim; ++i) out[i] = weight_before == A{0} ? A{0} : out[i] * weight_before;
-    A sum = weight_before;
+    const A weight_before = is_empty_before ? A{0} : std::exp(lse_before - largest);
+    auto sum = static_cast<double>(weight_before);
+    for_scores(item, threads.thread(), [&](A score, const forward_keys<T>&, std::int64_t) {
+      sum += static_cast<double>(std::exp(score - largest));
+    });
+    *lse = largest + std::log(static_cast<A>(sum));
+    device_reference_sums::for_parts(block.out.dim, [&](std::int64_t first, int count) {
+      device_reference_sums sums;
+      if (!is_empty_before) sums.add(weight_before, out + first, count);
+      for_scores(item, threads.thread(), [&](A score, const forward_keys<T>& side, std::int64_t key) {
+        sums.add(std::exp(score - largest), side.v.at(b, key, heads.key_head(item.head)) + first, count);
+      });
+      for (double& one : sums.of) one /= sum;
+      sums.write(out + first, count, true);
+    });
+  }
+
+ private:
+  /// Calls visit(score, side, key) for the keys that the thread's query sees, but for those whose score is -infinity,
+  /// which hides a pair.
+  template <class Visit>
+  ORRERY_DEVICE void for_scores(const device_item& item, int thread, const Visit& visit) const {
+    const std::int64_t position = item.tokens.position(thread);
+    const std::int64_t key_head = heads.key_head(item.head);
+    const tensor_view<const T>& of = queries.of[item.block].q;
+    const T* const q = of.at(item.batch, item.tokens.first + thread, item.head);
     for (const forward_keys<T>& side : keys) {
       for (std::int64_t key = 0; key < side.k.sequence; ++key) {
         if (!mask.visible(position, side.positions.position(key))) continue;
-        const A weight = std::exp(scale * device_dot<A>(q, side.k.at(b, key, key_head), block.q.dim) - largest);
-        sum += weight;
-        device_add_scaled(out, weight, side.v.at(b, key, key_head), block.out.dim);
+        const A score = scale * device_dot<A>(q, side.k.at(item.batch, key, key_head), of.dim);
+        if (!elementary::is_minus_infinity(score)) visit(score, side, key);
       }
     }
-    *lse = sum == A{0} ? nothing : largest + std::log(sum);
-    for (std::int64_t i = 0; i < block.out.dim; ++i) out[i] = sum == A{0} ? A{0} : out[i] / sum;
   }
 };
 
@@ -94,20 +145,24 @@ struct device_reference_backward {
 
   template <class Threads>
   ORRERY_DEVICE void operator()(const Threads& threads) const {
+    using sums_of_part = device_reference_sums;
     if constexpr (of_queries) {
       const device_item item = device_item::of(queries, threads.block(), device_reference_threads);
       if (threads.thread() >= item.tokens.count) return;
       const backward_queries<T, A>& block = queries.of[item.block];
       const std::int64_t row = item.tokens.first + threads.thread();
       A* const grad_q = block.grad_q.at(item.batch, row, item.head);
-      for (std::int64_t i = 0; block.fresh && i < block.grad_q.dim; ++i) grad_q[i] = A{0};
       const std::int64_t key_head = heads.key_head(item.head);
-      for (const backward_keys<T, A>& side : keys) {
-        for (std::int64_t key = 0; key < side.k.sequence; ++key) {
-          const pair p = pair_of(block, item.batch, item.head, row, side, key_head, key);
-          if (p.visible) device_add_scaled(grad_q, p.grad_score, side.k.at(item.batch, key, key_head), block.q.dim);
+      sums_of_part::for_parts(block.grad_q.dim, [&](std::int64_t first, int count) {
+        sums_of_part sums;
+        for (const backward_keys<T, A>& side : keys) {
+          for (std::int64_t key = 0; key < side.k.sequence; ++key) {
+            const pair p = pair_of(block, item.batch, item.head, row, side, key_head, key);
+            if (p.visible) sums.add(p.grad_score, side.k.at(item.batch, key, key_head) + first, count);
+          }
         }
-      }
+        sums.write(grad_q + first, count, block.fresh);
+      });
     } else {
       const device_item item = device_item::of(keys, threads.block(), device_reference_threads);
       if (threads.thread() >= item.tokens.count) return;
@@ -115,19 +170,32 @@ struct device_reference_backward {
       const std::int64_t key = item.tokens.first + threads.thread();
       A* const grad_k = side.grad_k.at(item.batch, key, item.head);
       A* const grad_v = side.grad_v.at(item.batch, key, item.head);
-      for (std::int64_t i = 0; side.fresh && i < side.grad_k.dim; ++i) grad_k[i] = A{0};
-      for (std::int64_t i = 0; side.fresh && i < side.grad_v.dim; ++i) grad_v[i] = A{0};
-      for (const backward_queries<T, A>& block : queries) {
-        const head_group group = head_group::of(heads, item.head, block.q.heads);
-        for (std::int64_t head = group.first; head < group.end; ++head) {
-          for (std::int64_t row = 0; row < block.q.sequence; ++row) {
-            const pair p = pair_of(block, item.batch, head, row, side, item.head, key);
-            if (!p.visible) continue;
-            device_add_scaled(grad_k, p.grad_score, block.q.at(item.batch, row, head), block.q.dim);
-            device_add_scaled(grad_v, p.probability, block.grad_out.at(item.batch, row, head), block.grad_out.dim);
+      // visit(pair, block, head, row) for all queries that see the key.
+      const auto for_pairs = [&](const auto& visit) {
+        for (const backward_queries<T, A>& block : queries) {
+          const head_group group = head_group::of(heads, item.head, block.q.heads);
+          for (std::int64_t head = group.first; head < group.end; ++head) {
+            for (std::int64_t row = 0; row < block.q.sequence; ++row) {
+              const pair p = pair_of(block, item.batch, head, row, side, item.head, key);
+              if (p.visible) visit(p, block, head, row);
+            }
           }
         }
-      }
+      };
+      sums_of_part::for_parts(side.grad_k.dim, [&](std::int64_t first, int count) {
+        sums_of_part sums;
+        for_pairs([&](const pair& p, const backward_queries<T, A>& block, std::int64_t head, std::int64_t row) {
+          sums.add(p.grad_score, block.q.at(item.batch, row, head) + first, count);
+        });
+        sums.write(grad_k + first, count, side.fresh);
+      });
+      sums_of_part::for_parts(side.grad_v.dim, [&](std::int64_t first, int count) {
+        sums_of_part sums;
+        for_pairs([&](const pair& p, const backward_queries<T, A>& block, std::int64_t head, std::int64_t row) {
+          sums.add(p.probability, block.grad_out.at(item.batch, row, head) + first, count);
+        });
+        sums.write(grad_v + first, count, side.fresh);
+      });
     }
   }
 
@@ -140,11 +208,13 @@ struct device_reference_backward {
 
   ORRERY_DEVICE pair pair_of(const backward_queries<T, A>& block, std::int64_t b, std::int64_t head, std::int64_t row,
                              const backward_keys<T, A>& side, std::int64_t key_head, std::int64_t key) const {
+    constexpr pair hidden{false, A{0}, A{0}};
     const A lse = *block.lse.at(b, head, row);
     // A row that saw no key: nothing depends on it.
-    if (lse == -std::numeric_limits<A>::infinity()) return {false, A{0}, A{0}};
-    if (!mask.visible(block.positions.position(row), side.positions.position(key))) return {false, A{0}, A{0}};
+    if (elementary::is_minus_infinity(lse)) return hidden;
+    if (!mask.visible(block.positions.position(row), side.positions.position(key))) return hidden;
     const A score = scale * device_dot<A>(block.q.at(b, row, head), side.k.at(b, key, key_head), block.q.dim);
+    if (elementary::is_minus_infinity(score)) return hidden;
     const A probability = std::exp(score - lse);
     const A grad_probability =
         device_dot<A>(block.grad_out.at(b, row, head), side.v.at(b, key, key_head), block.grad_out.dim);
@@ -158,7 +228,9 @@ struct device_reference_backward {
 ///
 /// Masks are called on the device: they are trivially copyable, and memory that they refer to is the device's; their
 /// functions are constexpr (with nvcc's --expt-relaxed-constexpr) or `__device__`. Nothing is computed of a pair that
-/// is not visible: what a token holds reaches those that see it and no other.
+/// is not visible: what a token holds reaches those that see it and no other. A score of -infinity hides its pair, too;
+/// one that is NaN or +infinity makes its query's out, lse and gradient NaN, and the gradients of what the query sees.
+/// Sums over tokens are in double, whatever T is.
 template <class T, class Device = gpu>
 struct device_reference : device_backend<Device> {
   using storage = T;

@@ -25,8 +25,15 @@
 
 namespace orrery {
 
+/// How many blocks of a body a multiprocessor should have at once, by its registers; 0: as the compiler likes.
+template <class Body>
+inline constexpr int blocks_at_once = 0;
+template <class Body>
+  requires requires { Body::blocks_at_once; }
+inline constexpr int blocks_at_once<Body> = Body::blocks_at_once;
+
 template <int threads, class Body>
-__global__ void __launch_bounds__(threads) run_on_gpu(const __grid_constant__ Body body) {
+__global__ void __launch_bounds__(threads, blocks_at_once<Body>) run_on_gpu(const __grid_constant__ Body body) {
   body(gpu_threads{});
 }
 

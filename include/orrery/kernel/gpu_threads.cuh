@@ -75,6 +75,9 @@ struct gpu_threads {
     return __shfl_xor_sync(0xffffffffu, value, mask);
   }
 
+  /// Is it true of any lane of the warp?
+  [[nodiscard]] __device__ bool any(bool own) const { return __any_sync(0xffffffffu, own) != 0; }
+
   /// Four matrices of 8 × 8 elements of 16 bits: lane 8i + r gives the address of row r of matrix i, and gets in word i
   /// elements 2(lane mod 4) and the next of row lane / 4.
   __device__ void load_matrices(std::uint32_t (&words)[4], int offset) const {

@@ -136,7 +136,7 @@ std::vector<std::string> said_without_memory(int ranks, int odd, std::int64_t nt
                                              const Construct& construct) {
   std::vector<std::string> said(static_cast<std::size_t>(ranks));
   bool enough = false;
-  orrery::threads::run(ranks, {.deadline = 3600}, [&](auto& on) {
+  orrery::threads::run(ranks, {.deadline = 3600, .threads_per_rank = 1 + ranks % 2 * 2}, [&](auto& on) {
     std::string& mine = said[static_cast<std::size_t>(on.rank())];
     bool failed = false;
     if (on.rank() == odd) fails_at = allocations + nth, fails_for_good = for_good;
@@ -147,7 +147,7 @@ std::vector<std::string> said_without_memory(int ranks, int odd, std::int64_t nt
       mine = e.what();
     } catch (const std::bad_alloc&) {
       failed = true;
-    } catch (const std::exception& e) {  // which names what was refused
+    } catch (const std::exception&) {  // a helper's thread
       failed = true;
     }
     if (on.rank() == odd) enough = fails_at >= allocations, fails_at = -1;

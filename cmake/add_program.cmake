@@ -23,12 +23,12 @@ function(orrery_add_program target source)
 endfunction()
 
 # A test that the program, with these arguments, ends with an error and says so where its output cannot be written.
-# Linux has a device for that.
+# Linux has a device for that. (The input is for bench_on_request.)
 function(orrery_test_output target)
   if(NOT TARGET ${target} OR NOT EXISTS /dev/full)
     return()
   endif()
-  set(run "said=$(\"$0\" \"$@\" 2>&1 >/dev/full) && exit 1; echo \"$said\"")
+  set(run "said=$(echo forward 8 causal | \"$0\" \"$@\" 2>&1 >/dev/full) && exit 1; echo \"$said\"")
   add_test(NAME output.${target} COMMAND sh -c "${run}" $<TARGET_FILE:${target}> ${ARGN})
   set_tests_properties(output.${target} PROPERTIES PASS_REGULAR_EXPRESSION "the output could not be written")
 endfunction()

@@ -212,6 +212,30 @@ TEST_CASE("a derived backward sends a gradient home after the last tile that add
   }
 }
 
+TEST_CASE("gradients of a derived backward have a lane of their own") {
+  // The queries' receive is posted after the gradients', though they are sent before them.
+  struct my_late_receive {
+    [[nodiscard]] constexpr orrery::program program(int rank, int world) const {
+      builder schedule{rank, world};
+      schedule.shift(key(rank), +1);
+      schedule.interact(query(rank), key(rank));
+      schedule.next_step();
+      schedule.begin_exchange((rank + 1) % world, nobody, {0, 3});
+      schedule.send(query(rank));
+      schedule.interact(query(rank), key(rank - 1));
+      schedule.next_step();
+      schedule.next_step();
+      schedule.begin_exchange(nobody, (rank + 1) % world);
+      schedule.receive(query(rank + 1));
+      return schedule;
+    }
+  };
+  CHECK(verify(my_late_receive{}, 2).ok());
+  const verdict found = verify(my_late_receive{}, 2, pass::circulate_keys);
+  INFO(found.sentence());
+  CHECK(found.ok());
+}
+
 TEST_CASE("a derived backward is right for the forward of every topology") {
   for (const topologies::entry& topology : topologies::all()) {
     for (const int world : {2, 4, 6, 9, 12, 16}) {

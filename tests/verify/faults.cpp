@@ -192,6 +192,25 @@ TEST_CASE("mistakes that all ranks make alike are found by symmetry and without 
   }
 }
 
+TEST_CASE("a program for another rank, world, pass or number of slices than its topology's is refused") {
+  struct my_topology {
+    int rank = 0, world = 0, slice_count = 0;
+    bool forgets_pass = false;
+    [[nodiscard]] constexpr int slices(int) const { return 1 + slice_count; }
+    [[nodiscard]] constexpr orrery::program program(int of_rank, int of_world, pass p) const {
+      return ring::program((of_rank + rank) % of_world, of_world + world, forgets_pass ? pass::forward : p);
+    }
+  };
+  const pass p = pass::circulate_keys;
+  CHECK(verify(my_topology{}, 4, p).ok());
+  for (const my_topology& wrong : {my_topology{.rank = 1}, my_topology{.world = 4}, my_topology{.slice_count = 1},
+                                   my_topology{.forgets_pass = true}}) {
+    const verdict found = verify(wrong, 4, p);
+    CHECK(found.found == fault::program_of_another);
+    CHECK(found.rank == 0);
+  }
+}
+
 TEST_CASE("a rank that differs from all others is looked at") {
   struct my_topology {
     int different;

@@ -11,7 +11,7 @@
 
 #include "orrery/transport/device.hpp"
 
-#include "device_name.hpp"
+#include "common/device_name.hpp"
 #include "gpu/measure.cuh"
 
 namespace {

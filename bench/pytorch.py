@@ -3,7 +3,7 @@
 """The flash kernel beside PyTorch's scaled_dot_product_attention on the CPU: same shapes and thread count, in turn.
 
     pip install torch numpy
-    bench/pytorch.py build/bench/bench/bench_on_request [sequence] [heads] [threads] [repetitions] [layout ...]
+    bench/pytorch.py build/bench/bench/bench_kernel_on_request [sequence] [heads] [threads] [repetitions] [layout ...]
 
 Prints GF/s per core (of processor time, which other tenants disturb least), the ratio of the times and that of the
 processor times (PyTorch / ours), all medians over pairs of neighbours in time. Both get tensors of the same layout:

@@ -4,7 +4,7 @@
 // links are then its own memory; `--devices N` lets them take N devices in turn.
 #include "orrery/transport/device.hpp"
 
-#include "device_name.hpp"
+#include "common/device_name.hpp"
 #include "topology/device_ranks.cuh"
 #include "topology/run.hpp"
 

@@ -4,12 +4,12 @@
 #include <cstddef>
 #include <cstdint>
 
-#include "orrery/kernel/device_code.hpp"
-#include "orrery/kernel/device_context.hpp"
-#include "orrery/kernel/float16.hpp"
-#include "orrery/transport/device_objects.hpp"
+#include "orrery/device/code.hpp"
+#include "orrery/device/context.hpp"
+#include "orrery/device/handles.hpp"
+#include "orrery/tensor/float16.hpp"
 
-#include "../device_memory.hpp"
+#include "common/device_memory.hpp"
 #include "report.hpp"
 #include "sizes.hpp"
 #include "timing.hpp"

@@ -6,14 +6,14 @@
 #include <span>
 #include <string>
 
+#include "orrery/attention/tile.hpp"
 #include "orrery/kernel/device_reference.cuh"
-#include "orrery/kernel/mask.hpp"
-#include "orrery/kernel/tile.hpp"
 #include "orrery/layout/layout.hpp"
+#include "orrery/mask/mask.hpp"
 
-#include "../device_shard.hpp"
-#include "../problem.hpp"
 #include "ceilings.cuh"
+#include "common/device_shard.hpp"
+#include "common/problem.hpp"
 #include "report.hpp"
 #include "sizes.hpp"
 #include "timing.hpp"

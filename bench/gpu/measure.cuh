@@ -7,9 +7,9 @@
 #include <type_traits>
 #include <vector>
 
+#include "orrery/device/handles.hpp"
 #include "orrery/kernel/device_flash.cuh"
 #include "orrery/layout/layout.hpp"
-#include "orrery/transport/device_objects.hpp"
 
 #include "ceilings.cuh"
 #include "kernels.cuh"

@@ -4,12 +4,12 @@
 #include <cstdint>
 #include <string>
 
-#include "orrery/kernel/device_backend.cuh"
-#include "orrery/kernel/float16.hpp"
-#include "orrery/kernel/view.hpp"
+#include "orrery/kernel/cuda/backend.cuh"
+#include "orrery/tensor/float16.hpp"
+#include "orrery/tensor/view.hpp"
 
-#include "../device_memory.hpp"
 #include "ceilings.cuh"
+#include "common/device_memory.hpp"
 #include "report.hpp"
 #include "sizes.hpp"
 #include "timing.hpp"

@@ -8,17 +8,17 @@
 
 #include "orrery/attention.hpp"
 #include "orrery/layout/layout.hpp"
+#include "orrery/predict/traffic.hpp"
 #include "orrery/topology/any_topology.hpp"
-#include "orrery/traffic/traffic.hpp"
 #include "orrery/transport/device.hpp"
 #include "orrery/transport/device_graph.hpp"
 
-#include "../device_shard.hpp"
-#include "../figures.hpp"
-#include "../topology/intervals.hpp"
+#include "common/device_shard.hpp"
+#include "common/figures.hpp"
 #include "kernels.cuh"
 #include "report.hpp"
 #include "sizes.hpp"
+#include "topology/intervals.hpp"
 
 namespace bench {
 

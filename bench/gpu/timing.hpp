@@ -5,10 +5,10 @@
 
 #include <cuda_runtime_api.h>
 
-#include "orrery/kernel/device_context.hpp"
-#include "orrery/transport/device_objects.hpp"
+#include "orrery/device/context.hpp"
+#include "orrery/device/handles.hpp"
 
-#include "../figures.hpp"
+#include "common/figures.hpp"
 #include "sizes.hpp"
 
 namespace bench {

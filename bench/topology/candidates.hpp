@@ -12,6 +12,7 @@
 #include "orrery/topology/placed.hpp"
 #include "orrery/topology/ring.hpp"
 #include "orrery/topology/wallfacer.hpp"
+#include "orrery/tune/least_egress.hpp"
 
 namespace bench {
 

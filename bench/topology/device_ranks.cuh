@@ -12,10 +12,10 @@
 #include "orrery/topology/ring.hpp"
 #include "orrery/transport/device.hpp"
 
-#include "../alone.hpp"
-#include "../device_memory.hpp"
-#include "../device_shard.hpp"
-#include "../problem.hpp"
+#include "common/alone.hpp"
+#include "common/device_memory.hpp"
+#include "common/device_shard.hpp"
+#include "common/problem.hpp"
 #include "flags.hpp"
 
 namespace bench {

@@ -5,10 +5,11 @@
 #include <string>
 #include <type_traits>
 
+#include "orrery/host/context.hpp"
 #include "orrery/orrery.hpp"
 
-#include "../alone.hpp"
-#include "../problem.hpp"
+#include "common/alone.hpp"
+#include "common/problem.hpp"
 #include "flags.hpp"
 
 namespace bench {

@@ -25,13 +25,13 @@
 
 #include "orrery/attention.hpp"
 #include "orrery/layout/layout.hpp"
-#include "orrery/traffic/traffic.hpp"
+#include "orrery/predict/traffic.hpp"
 #include "orrery/transport/counted.hpp"
 
-#include "../alone.hpp"
-#include "../figures.hpp"
-#include "../problem.hpp"
 #include "candidates.hpp"
+#include "common/alone.hpp"
+#include "common/figures.hpp"
+#include "common/problem.hpp"
 #include "flags.hpp"
 #include "intervals.hpp"
 

@@ -10,7 +10,7 @@
 
 #include <nccl.h>
 
-#include <orrery/transport/deadline.hpp>
+#include <orrery/transport/detail/deadline.hpp>
 #include <orrery/transport/nccl.hpp>
 
 /// NCCL's id for all ranks, by a file that all of them see and that is not there yet: rank 0 makes it, the others wait

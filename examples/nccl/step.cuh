@@ -9,10 +9,10 @@
 #include <nccl.h>
 
 #include <orrery/attention.hpp>
+#include <orrery/device/handles.hpp>
 #include <orrery/kernel/device_reference.cuh>
 #include <orrery/layout/layout.hpp>
 #include <orrery/topology/wallfacer.hpp>
-#include <orrery/transport/device_objects.hpp>
 #include <orrery/transport/nccl.hpp>
 
 /// What a trainer does once it has a communicator and a stream: one forward and backward over all ranks. `run` prints

@@ -6,7 +6,7 @@
 #include <span>
 #include <type_traits>
 
-#include <orrery/kernel/device_backend.cuh>
+#include <orrery/kernel/cuda/backend.cuh>
 #include <orrery/kernel/device_flash.cuh>
 #include <orrery/kernel/device_reference.cuh>
 #include <orrery/transport/device.hpp>

@@ -4,7 +4,7 @@
 #include <cmath>
 #include <cstdint>
 
-#include <orrery/kernel/device_code.hpp>
+#include <orrery/device/code.hpp>
 
 #include "matrix.hpp"
 

@@ -7,8 +7,8 @@
 #include <span>
 #include <vector>
 
-#include <orrery/kernel/host.hpp>
-#include <orrery/kernel/view.hpp>
+#include <orrery/kernel/cpu/backend.hpp>
+#include <orrery/tensor/view.hpp>
 
 #include "matrix.hpp"
 

@@ -23,8 +23,8 @@
 #include <vector>
 
 #include <orrery/layout/layout.hpp>
+#include <orrery/predict/traffic.hpp>
 #include <orrery/topology/any_topology.hpp>
-#include <orrery/traffic/traffic.hpp>
 #include <orrery/transport/counted.hpp>
 
 #include "adamw.hpp"

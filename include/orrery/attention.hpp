@@ -11,20 +11,20 @@
 #include <string>
 #include <utility>
 
-#include "orrery/kernel/mask.hpp"
-#include "orrery/kernel/planned_kernel.hpp"
-#include "orrery/kernel/view.hpp"
-#include "orrery/layout/check_shards.hpp"
+#include "orrery/attention/calls.hpp"
+#include "orrery/attention/kernel_plan.hpp"
+#include "orrery/attention/output_part.hpp"
+#include "orrery/attention/plan.hpp"
+#include "orrery/attention/planned_kernel.hpp"
+#include "orrery/attention/shape.hpp"
+#include "orrery/attention/started_forward.hpp"
+#include "orrery/layout/detail/check_shards.hpp"
 #include "orrery/layout/layout.hpp"
-#include "orrery/run/attention_calls.hpp"
-#include "orrery/run/attention_plan.hpp"
-#include "orrery/run/attention_shape.hpp"
-#include "orrery/run/kernel_plan.hpp"
-#include "orrery/run/output_part.hpp"
-#include "orrery/run/started_forward.hpp"
+#include "orrery/mask/mask.hpp"
+#include "orrery/tensor/view.hpp"
 #include "orrery/topology/topology.hpp"
 #include "orrery/transport/transport.hpp"
-#include "orrery/verify/verify_once.hpp"
+#include "orrery/verify/detail/verify_once.hpp"
 
 namespace orrery {
 

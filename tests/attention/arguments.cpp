@@ -17,8 +17,8 @@
 #include "orrery/kernel/reference.hpp"
 #include "orrery/transport/threads.hpp"
 
-#include "conformance.hpp"
-#include "topologies.hpp"
+#include "support/conformance.hpp"
+#include "support/topologies.hpp"
 
 namespace {
 

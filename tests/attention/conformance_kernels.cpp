@@ -3,8 +3,8 @@
 // Every kernel and element type through the operator, and that the suite itself can fail.
 #include "orrery/kernel/reference.hpp"
 
-#include "any.hpp"
 #include "attention/matrix.hpp"
+#include "support/any.hpp"
 
 using attention_test::check;
 using orrery::flash;

@@ -2,6 +2,7 @@
 //
 // Placed topologies against the oracle.
 #include "orrery/topology/placed.hpp"
+#include "orrery/tune/least_egress.hpp"
 
 #include "attention/matrix.hpp"
 

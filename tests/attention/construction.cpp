@@ -17,9 +17,9 @@
 #include "orrery/topology/placed.hpp"
 #include "orrery/topology/ring.hpp"
 #include "orrery/transport/threads.hpp"
-#include "orrery/verify/verify_once.hpp"
+#include "orrery/verify/detail/verify_once.hpp"
 
-#include "any.hpp"
+#include "support/any.hpp"
 
 namespace {
 

@@ -12,8 +12,8 @@
 #include "orrery/kernel/flash.hpp"
 #include "orrery/transport/threads.hpp"
 
-#include "any.hpp"
-#include "conformance.hpp"
+#include "support/any.hpp"
+#include "support/conformance.hpp"
 
 namespace {
 

@@ -13,13 +13,13 @@
 
 #include <doctest/doctest.h>
 
+#include "orrery/attention/started_forward.hpp"
 #include "orrery/kernel/flash.hpp"
-#include "orrery/run/started_forward.hpp"
 #include "orrery/transport/counted.hpp"
 #include "orrery/transport/threads.hpp"
 
-#include "any.hpp"
-#include "conformance.hpp"
+#include "support/any.hpp"
+#include "support/conformance.hpp"
 
 namespace {
 

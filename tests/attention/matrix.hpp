@@ -11,8 +11,8 @@
 #include "orrery/layout/layout.hpp"
 #include "orrery/transport/threads.hpp"
 
-#include "conformance.hpp"
-#include "topologies.hpp"
+#include "support/conformance.hpp"
+#include "support/topologies.hpp"
 
 /// What the conformance tests of this folder share: the transport, the axes of the matrix and a user's own policies.
 namespace attention_test {

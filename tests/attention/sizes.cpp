@@ -13,12 +13,12 @@
 #include <doctest/doctest.h>
 
 #include "orrery/attention.hpp"
+#include "orrery/attention/shape.hpp"
 #include "orrery/kernel/reference.hpp"
-#include "orrery/run/attention_shape.hpp"
 #include "orrery/transport/threads.hpp"
 
-#include "any.hpp"
-#include "conformance.hpp"
+#include "support/any.hpp"
+#include "support/conformance.hpp"
 
 namespace {
 

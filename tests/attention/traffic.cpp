@@ -2,7 +2,7 @@
 //
 // The bytes and messages that an operator sends are those of its schedule, to the byte, and those that `traffic`
 // predicts.
-#include "orrery/traffic/traffic.hpp"
+#include "orrery/predict/traffic.hpp"
 
 #include <array>
 #include <cmath>
@@ -18,8 +18,8 @@
 #include "orrery/transport/counted.hpp"
 #include "orrery/transport/threads.hpp"
 
-#include "conformance.hpp"
-#include "topologies.hpp"
+#include "support/conformance.hpp"
+#include "support/topologies.hpp"
 
 namespace {
 

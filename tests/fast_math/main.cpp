@@ -18,10 +18,10 @@
 #include <xmmintrin.h>
 #endif
 
-#include "orrery/kernel/mask.hpp"
+#include "orrery/mask/mask.hpp"
 
 #include "fast_math/results.hpp"
-#include "oracle.hpp"
+#include "support/oracle.hpp"
 
 namespace {
 

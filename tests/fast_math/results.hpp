@@ -5,9 +5,9 @@
 #include <string>
 #include <vector>
 
-#include "orrery/kernel/simd.hpp"
+#include "orrery/kernel/cpu/simd.hpp"
 
-#include "oracle.hpp"
+#include "support/oracle.hpp"
 
 /// What results.cpp computes with the library. It is compiled twice: with -Ofast, which declares `relaxed`, and
 /// without, which declares `strict`. Both are in one program, where the linker keeps one copy of each inline function.

@@ -13,11 +13,11 @@
 #include <doctest/doctest.h>
 
 #include "orrery/kernel/flash.hpp"
-#include "orrery/kernel/mask.hpp"
 #include "orrery/kernel/reference.hpp"
+#include "orrery/mask/mask.hpp"
 
 #include "kernel/problem.hpp"
-#include "oracle.hpp"
+#include "support/oracle.hpp"
 
 namespace {
 

@@ -10,7 +10,7 @@
 #include <doctest/doctest.h>
 
 #include "kernel/problem.hpp"
-#include "oracle.hpp"
+#include "support/oracle.hpp"
 
 namespace {
 

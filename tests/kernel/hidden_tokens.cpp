@@ -8,11 +8,11 @@
 #include <doctest/doctest.h>
 
 #include "orrery/kernel/flash.hpp"
-#include "orrery/kernel/float16.hpp"
 #include "orrery/kernel/reference.hpp"
+#include "orrery/tensor/float16.hpp"
 
 #include "kernel/problem.hpp"
-#include "oracle.hpp"
+#include "support/oracle.hpp"
 
 namespace {
 

@@ -14,10 +14,10 @@
 
 #include <doctest/doctest.h>
 
-#include "orrery/kernel/mask.hpp"
+#include "orrery/mask/mask.hpp"
 
 #include "kernel/problem.hpp"
-#include "oracle.hpp"
+#include "support/oracle.hpp"
 
 /// What tokens that a mask hides may hold: a query that sees no key and a key that no query sees, as padding, are
 /// whatever memory held before.

@@ -12,9 +12,9 @@
 #include <type_traits>
 #include <vector>
 
-#include "orrery/kernel/tile.hpp"
+#include "orrery/attention/tile.hpp"
 
-#include "oracle.hpp"
+#include "support/oracle.hpp"
 
 /// Runs a kernel on a whole problem cut into shards, as a schedule would, and gathers what it wrote.
 namespace kernel_test {

@@ -1,7 +1,7 @@
 // Copyright The Orrery authors. SPDX-License-Identifier: Apache-2.0
 //
 // Shards that are not a partition of the sequence, each in ascending order, are found, whatever the length.
-#include "orrery/layout/check_shards.hpp"
+#include "orrery/layout/detail/check_shards.hpp"
 
 #include <algorithm>
 #include <cstdint>

@@ -22,9 +22,9 @@
 #include "orrery/transport/threads.hpp"
 #include "orrery/transport/traced.hpp"
 
-#include "conformance.hpp"
 #include "run/pairs.hpp"
-#include "topologies.hpp"
+#include "support/conformance.hpp"
+#include "support/topologies.hpp"
 
 namespace {
 

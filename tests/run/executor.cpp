@@ -17,7 +17,7 @@
 #include "orrery/verify/verify.hpp"
 
 #include "run/pairs.hpp"
-#include "topologies.hpp"
+#include "support/topologies.hpp"
 
 TEST_CASE_TEMPLATE("every pair meets once, in every slice, in every pass", Topology, ORRERY_TEST_TOPOLOGIES) {
   for (const int world : {1, 2, 3, 4, 5, 6, 7, 8, 9, 12, 16}) {

@@ -10,6 +10,7 @@
 #include <string>
 #include <vector>
 
+#include "orrery/host/context.hpp"
 #include "orrery/layout/layout.hpp"
 #include "orrery/run/executor.hpp"
 #include "orrery/topology/topology.hpp"

@@ -5,7 +5,7 @@
 
 #include <doctest/doctest.h>
 
-#include "orrery/schedule/finish.hpp"
+#include "orrery/schedule/detail/slot_allocation.hpp"
 
 using namespace orrery;
 

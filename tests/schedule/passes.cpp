@@ -9,10 +9,10 @@
 #include <doctest/doctest.h>
 
 #include "orrery/draw/grid.hpp"
+#include "orrery/predict/traffic.hpp"
 #include "orrery/schedule/derive_backward.hpp"
-#include "orrery/schedule/finish.hpp"
-#include "orrery/schedule/translate.hpp"
-#include "orrery/traffic/traffic.hpp"
+#include "orrery/schedule/detail/slot_allocation.hpp"
+#include "orrery/schedule/detail/symmetry.hpp"
 #include "orrery/verify/verify.hpp"
 
 #include "verify/every_topology.hpp"

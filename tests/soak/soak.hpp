@@ -18,9 +18,9 @@
 #include "orrery/attention.hpp"
 #include "orrery/kernel/flash.hpp"
 
-#include "any.hpp"
-#include "conformance.hpp"
-#include "flash_steps.hpp"
+#include "support/any.hpp"
+#include "support/conformance.hpp"
+#include "support/flash_steps.hpp"
 
 /// Random calls: topologies, worlds, masks, layouts, lengths, heads, dimensions, types and memory orders, one after the
 /// other in one process. Each result is compared with the oracle's, each call is made again, and cases from long ago

@@ -7,9 +7,10 @@
 
 #include <doctest/doctest.h>
 
+#include "orrery/tune/least_egress.hpp"
 #include "orrery/verify/verify.hpp"
 
-#include "topologies.hpp"
+#include "support/topologies.hpp"
 
 namespace {
 

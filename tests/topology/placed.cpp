@@ -13,6 +13,8 @@
 
 #include <doctest/doctest.h>
 
+#include "orrery/tune/least_egress.hpp"
+
 #include "verify/every_topology.hpp"
 
 using namespace orrery;

@@ -1,5 +1,5 @@
 // Copyright The Orrery authors. SPDX-License-Identifier: Apache-2.0
-#include "orrery/transport/collective_signature.hpp"
+#include "orrery/transport/detail/collective_signature.hpp"
 
 #include <array>
 #include <cstddef>
@@ -10,7 +10,7 @@
 
 #include <doctest/doctest.h>
 
-#include "orrery/kernel/float16.hpp"
+#include "orrery/tensor/float16.hpp"
 #include "orrery/transport/transport.hpp"
 
 namespace {

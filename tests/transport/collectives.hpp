@@ -13,7 +13,7 @@
 #include <doctest/doctest.h>
 
 #include "orrery/schedule/builder.hpp"
-#include "orrery/schedule/finish.hpp"
+#include "orrery/schedule/detail/slot_allocation.hpp"
 #include "orrery/transport/traced.hpp"
 #include "orrery/transport/transport.hpp"
 

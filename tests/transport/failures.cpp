@@ -19,9 +19,9 @@
 #include "orrery/transport/faulty.hpp"
 #include "orrery/transport/threads.hpp"
 
-#include "any.hpp"
-#include "conformance.hpp"
-#include "time_limit.hpp"
+#include "support/any.hpp"
+#include "support/conformance.hpp"
+#include "support/time_limit.hpp"
 
 namespace {
 

@@ -15,7 +15,7 @@
 #include "orrery/transport/threads.hpp"
 
 #include "run/pairs.hpp"
-#include "time_limit.hpp"
+#include "support/time_limit.hpp"
 
 namespace {
 

@@ -1,5 +1,5 @@
 // Copyright The Orrery authors. SPDX-License-Identifier: Apache-2.0
-#include "orrery/transport/peer_text.hpp"
+#include "orrery/transport/detail/peer_text.hpp"
 
 #include <cstdint>
 #include <limits>

@@ -25,7 +25,7 @@
 #include "orrery/topology/topology.hpp"
 #include "orrery/transport/counted.hpp"
 
-#include "time_limit.hpp"
+#include "support/time_limit.hpp"
 
 namespace {
 

@@ -22,14 +22,14 @@
 
 #include <doctest/doctest.h>
 
+#include "orrery/host/memory.hpp"
 #include "orrery/topology/ring.hpp"
 #include "orrery/transport/counted.hpp"
 #include "orrery/transport/faulty.hpp"
-#include "orrery/transport/host_memory.hpp"
 #include "orrery/transport/threads.hpp"
 
 #include "run/pairs.hpp"
-#include "time_limit.hpp"
+#include "support/time_limit.hpp"
 
 namespace {
 

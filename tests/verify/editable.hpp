@@ -5,7 +5,7 @@
 
 #include <vector>
 
-#include "orrery/schedule/finish.hpp"
+#include "orrery/schedule/detail/slot_allocation.hpp"
 #include "orrery/schedule/program.hpp"
 
 namespace editable {

@@ -15,7 +15,7 @@
 #include "orrery/topology/wallfacer.hpp"
 #include "orrery/verify/verify.hpp"
 
-#include "topologies.hpp"
+#include "support/topologies.hpp"
 
 namespace topologies {
 

@@ -1,5 +1,5 @@
 // Copyright The Orrery authors. SPDX-License-Identifier: Apache-2.0
-#include "orrery/verify/verify_once.hpp"
+#include "orrery/verify/detail/verify_once.hpp"
 
 #include <atomic>
 #include <chrono>
@@ -14,6 +14,7 @@
 #include "orrery/topology/placed.hpp"
 #include "orrery/topology/ring.hpp"
 #include "orrery/topology/wallfacer.hpp"
+#include "orrery/tune/least_egress.hpp"
 
 namespace {
 

@@ -5,14 +5,14 @@
 #include <cstdint>
 #include <string>
 
-#include "orrery/kernel/device_backend.cuh"
-#include "orrery/kernel/device_context.hpp"
-#include "orrery/kernel/device_cudnn_call.hpp"
-#include "orrery/kernel/device_cudnn_plan.cuh"
-#include "orrery/kernel/device_cudnn_rows.cuh"
-#include "orrery/kernel/float16.hpp"
-#include "orrery/kernel/gpu.cuh"
-#include "orrery/kernel/mask.hpp"
+#include "orrery/device/context.hpp"
+#include "orrery/device/gpu.cuh"
+#include "orrery/kernel/cuda/backend.cuh"
+#include "orrery/kernel/cudnn/call.hpp"
+#include "orrery/kernel/cudnn/delta_rows.cuh"
+#include "orrery/kernel/cudnn/plan.cuh"
+#include "orrery/mask/mask.hpp"
+#include "orrery/tensor/float16.hpp"
 
 namespace orrery {
 

@@ -13,8 +13,8 @@
 
 #include <cudnn_frontend.h>
 
-#include "orrery/kernel/device_context.hpp"
-#include "orrery/kernel/device_cudnn_call.hpp"
+#include "orrery/device/context.hpp"
+#include "orrery/kernel/cudnn/call.hpp"
 
 namespace orrery {
 

@@ -9,18 +9,18 @@
 #include <string>
 #include <type_traits>
 
-#include "orrery/kernel/device_backend.cuh"
-#include "orrery/kernel/device_blocks.hpp"
-#include "orrery/kernel/device_context.hpp"
-#include "orrery/kernel/device_flash_backward.cuh"
-#include "orrery/kernel/device_flash_forward.cuh"
-#include "orrery/kernel/device_flash_wgmma_backward.cuh"
-#include "orrery/kernel/device_flash_wgmma_forward.cuh"
-#include "orrery/kernel/device_tensor_map.hpp"
-#include "orrery/kernel/float16.hpp"
-#include "orrery/kernel/gpu.cuh"
-#include "orrery/kernel/mask.hpp"
-#include "orrery/kernel/tile.hpp"
+#include "orrery/attention/tile.hpp"
+#include "orrery/device/context.hpp"
+#include "orrery/device/gpu.cuh"
+#include "orrery/device/tensor_map.hpp"
+#include "orrery/kernel/cuda/backend.cuh"
+#include "orrery/kernel/cuda/blocks.hpp"
+#include "orrery/kernel/cuda/flash_backward.cuh"
+#include "orrery/kernel/cuda/flash_forward.cuh"
+#include "orrery/kernel/cuda/wgmma/backward.cuh"
+#include "orrery/kernel/cuda/wgmma/forward.cuh"
+#include "orrery/mask/mask.hpp"
+#include "orrery/tensor/float16.hpp"
 
 namespace orrery {
 

@@ -8,15 +8,15 @@
 #include <string>
 #include <type_traits>
 
-#include "orrery/kernel/device_backend.cuh"
-#include "orrery/kernel/device_blocks.hpp"
-#include "orrery/kernel/device_code.hpp"
-#include "orrery/kernel/device_context.hpp"
-#include "orrery/kernel/elementary.hpp"
-#include "orrery/kernel/float16.hpp"
-#include "orrery/kernel/gpu.cuh"
-#include "orrery/kernel/mask.hpp"
-#include "orrery/kernel/tile.hpp"
+#include "orrery/attention/tile.hpp"
+#include "orrery/device/code.hpp"
+#include "orrery/device/context.hpp"
+#include "orrery/device/gpu.cuh"
+#include "orrery/kernel/cuda/backend.cuh"
+#include "orrery/kernel/cuda/blocks.hpp"
+#include "orrery/mask/mask.hpp"
+#include "orrery/tensor/float16.hpp"
+#include "orrery/tensor/math.hpp"
 
 namespace orrery {
 

@@ -7,14 +7,15 @@
 #include <string>
 #include <type_traits>
 
-#include "orrery/kernel/flash_backward.hpp"
-#include "orrery/kernel/flash_forward.hpp"
-#include "orrery/kernel/flash_steps.hpp"
-#include "orrery/kernel/float16.hpp"
-#include "orrery/kernel/host.hpp"
-#include "orrery/kernel/mask.hpp"
-#include "orrery/kernel/simd.hpp"
-#include "orrery/kernel/tile.hpp"
+#include "orrery/attention/tile.hpp"
+#include "orrery/host/context.hpp"
+#include "orrery/kernel/cpu/backend.hpp"
+#include "orrery/kernel/cpu/flash_backward.hpp"
+#include "orrery/kernel/cpu/flash_forward.hpp"
+#include "orrery/kernel/cpu/microkernels.hpp"
+#include "orrery/kernel/cpu/simd.hpp"
+#include "orrery/mask/mask.hpp"
+#include "orrery/tensor/float16.hpp"
 
 namespace orrery {
 

@@ -7,11 +7,12 @@
 #include <string>
 #include <type_traits>
 
-#include "orrery/kernel/elementary.hpp"
-#include "orrery/kernel/float16.hpp"
-#include "orrery/kernel/host.hpp"
-#include "orrery/kernel/mask.hpp"
-#include "orrery/kernel/tile.hpp"
+#include "orrery/attention/tile.hpp"
+#include "orrery/host/context.hpp"
+#include "orrery/kernel/cpu/backend.hpp"
+#include "orrery/mask/mask.hpp"
+#include "orrery/tensor/float16.hpp"
+#include "orrery/tensor/math.hpp"
 
 namespace orrery {
 

@@ -9,8 +9,8 @@
 #include <utility>
 #include <vector>
 
+#include "orrery/host/memory.hpp"
 #include "orrery/run/executor_plan.hpp"
-#include "orrery/transport/host_memory.hpp"
 #include "orrery/transport/transport.hpp"
 
 namespace orrery {

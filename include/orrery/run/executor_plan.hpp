@@ -6,9 +6,9 @@
 #include <span>
 #include <vector>
 
-#include "orrery/schedule/hand_over.hpp"
+#include "orrery/schedule/detail/slot_state.hpp"
+#include "orrery/schedule/detail/split_by_tensor.hpp"
 #include "orrery/schedule/list.hpp"
-#include "orrery/schedule/residency.hpp"
 #include "orrery/transport/transport.hpp"
 
 namespace orrery {

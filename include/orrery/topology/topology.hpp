@@ -7,7 +7,7 @@
 #include <type_traits>
 
 #include "orrery/schedule/derive_backward.hpp"
-#include "orrery/schedule/finish.hpp"
+#include "orrery/schedule/detail/slot_allocation.hpp"
 #include "orrery/schedule/program.hpp"
 
 namespace orrery {

@@ -8,7 +8,7 @@
 #include <utility>
 #include <vector>
 
-#include "orrery/transport/collective_signature.hpp"
+#include "orrery/transport/detail/collective_signature.hpp"
 #include "orrery/transport/transport.hpp"
 
 namespace orrery {

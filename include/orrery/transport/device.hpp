@@ -16,9 +16,9 @@
 
 #include <cuda_runtime_api.h>
 
-#include "orrery/kernel/device_context.hpp"
-#include "orrery/transport/deadline.hpp"
-#include "orrery/transport/device_objects.hpp"
+#include "orrery/device/context.hpp"
+#include "orrery/device/handles.hpp"
+#include "orrery/transport/detail/deadline.hpp"
 #include "orrery/transport/threads.hpp"
 #include "orrery/transport/transport.hpp"
 

@@ -12,7 +12,7 @@
 #include <vector>
 
 #include "orrery/transport/adaptor.hpp"
-#include "orrery/transport/deadline.hpp"
+#include "orrery/transport/detail/deadline.hpp"
 #include "orrery/transport/transport.hpp"
 
 namespace orrery {

@@ -14,10 +14,10 @@
 
 #include <mpi.h>
 
-#include "orrery/transport/collective_signature.hpp"
-#include "orrery/transport/mpi_channel.hpp"
-#include "orrery/transport/mpi_communicator.hpp"
-#include "orrery/transport/mpi_memory.hpp"
+#include "orrery/transport/detail/collective_signature.hpp"
+#include "orrery/transport/mpi/channel.hpp"
+#include "orrery/transport/mpi/communicator.hpp"
+#include "orrery/transport/mpi/memory.hpp"
 #include "orrery/transport/transport.hpp"
 
 /// Ranks that are processes of an MPI job.

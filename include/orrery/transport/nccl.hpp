@@ -14,12 +14,12 @@
 #include <cuda_runtime_api.h>
 #include <nccl.h>
 
+#include "orrery/device/handles.hpp"
 #include "orrery/schedule/program.hpp"
-#include "orrery/transport/deadline.hpp"
-#include "orrery/transport/device_objects.hpp"
-#include "orrery/transport/nccl_channel.hpp"
-#include "orrery/transport/nccl_communicator.hpp"
-#include "orrery/transport/nccl_communicators.hpp"
+#include "orrery/transport/detail/deadline.hpp"
+#include "orrery/transport/nccl/channel.hpp"
+#include "orrery/transport/nccl/communicator.hpp"
+#include "orrery/transport/nccl/communicators.hpp"
 #include "orrery/transport/nccl_options.hpp"
 #include "orrery/transport/transport.hpp"
 

@@ -15,12 +15,12 @@
 #include <utility>
 #include <vector>
 
-#include "orrery/kernel/thread_team.hpp"
-#include "orrery/kernel/tile.hpp"
-#include "orrery/transport/host_memory.hpp"
-#include "orrery/transport/threads_channel.hpp"
-#include "orrery/transport/threads_shared_world.hpp"
-#include "orrery/transport/time_slice.hpp"
+#include "orrery/host/context.hpp"
+#include "orrery/host/memory.hpp"
+#include "orrery/host/thread_team.hpp"
+#include "orrery/host/time_slice.hpp"
+#include "orrery/transport/threads/channel.hpp"
+#include "orrery/transport/threads/shared_world.hpp"
 #include "orrery/transport/transport.hpp"
 
 /// Ranks that are threads of one process.

@@ -19,8 +19,8 @@
 
 #include "orrery/draw/timeline.hpp"
 #include "orrery/transport/adaptor.hpp"
-#include "orrery/transport/describe.hpp"
-#include "orrery/transport/peer_text.hpp"
+#include "orrery/transport/detail/describe.hpp"
+#include "orrery/transport/detail/peer_text.hpp"
 #include "orrery/transport/transport.hpp"
 
 namespace orrery {

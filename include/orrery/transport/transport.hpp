@@ -13,8 +13,8 @@
 
 #include "orrery/schedule/list.hpp"
 #include "orrery/schedule/program.hpp"
-#include "orrery/transport/collective_signature.hpp"
-#include "orrery/transport/describe.hpp"
+#include "orrery/transport/detail/collective_signature.hpp"
+#include "orrery/transport/detail/describe.hpp"
 
 namespace orrery {
 

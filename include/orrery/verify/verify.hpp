@@ -1,14 +1,14 @@
 // Copyright The Orrery authors. SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include "orrery/schedule/detail/schedule_digest.hpp"
+#include "orrery/schedule/detail/symmetry.hpp"
 #include "orrery/schedule/program.hpp"
-#include "orrery/schedule/schedule_digest.hpp"
-#include "orrery/schedule/translate.hpp"
 #include "orrery/topology/topology.hpp"
-#include "orrery/verify/message_proof.hpp"
-#include "orrery/verify/pair_coverage.hpp"
-#include "orrery/verify/proof_subject.hpp"
-#include "orrery/verify/rank_walk.hpp"
+#include "orrery/verify/detail/message_proof.hpp"
+#include "orrery/verify/detail/pair_coverage.hpp"
+#include "orrery/verify/detail/proof_subject.hpp"
+#include "orrery/verify/detail/rank_walk.hpp"
 #include "orrery/verify/verdict.hpp"
 
 namespace orrery {

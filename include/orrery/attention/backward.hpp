@@ -1,0 +1,307 @@
+// Copyright The Orrery authors. SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <type_traits>
+#include <vector>
+
+#include "orrery/attention/kernel_plan.hpp"
+#include "orrery/attention/output_part.hpp"
+#include "orrery/attention/plan.hpp"
+#include "orrery/run/executor.hpp"
+
+namespace orrery {
+
+/// The backward as an interaction. Query operand: Q, dO, log-sum-exp, delta. Key operand: K, V. Partials: dQ; dK, dV.
+/// A key head that several slices share has a part of its gradient in each; they are added up when all are there.
+template <class Kernel, class Mask, class Memory>
+class attention_backward {
+ public:
+  using storage = typename Kernel::storage;
+  using accumulator = typename Kernel::accumulator;
+  using context = typename Kernel::context;
+
+  /// All of a query block, and all of a key block.
+  static constexpr std::array operands{side::query, side::key};
+
+  attention_backward(const attention_plan<Mask>& plan, const program& p, kernel_plan<Kernel, Memory>& own)
+      : plan_{&plan}, kernel_{&own} {
+    queries_.reserve(most_blocks_in_tile(p, side::query));
+    keys_.reserve(most_blocks_in_tile(p, side::key));
+    pass_ = p.pass;
+    std::int64_t key_heads = 0;
+    for (const head_slice& s : plan.slices) {
+      own_key_heads_before_.push_back(key_heads);
+      key_heads += s.key_heads;
+    }
+    own_key_heads_ = key_heads;
+    keys_direct_ = std::is_same_v<storage, accumulator> && key_heads == plan.key_heads;
+    const std::int64_t queries_rows = plan.batch * plan.query_heads * own_tokens(side::query);
+    const std::int64_t keys_rows = plan.batch * key_heads * own_tokens(side::key);
+    if (is_whole()) return;
+    own_delta_ = array{queries_rows};
+    if constexpr (!queries_direct) own_grad_q_ = array{queries_rows * plan.head_dim};
+    if (!keys_direct_) {
+      own_grad_k_ = array{keys_rows * plan.head_dim};
+      own_grad_v_ = array{keys_rows * plan.value_dim};
+    }
+  }
+
+  /// The trainer's tensors of this call.
+  tensor_view<const storage> q, k, v, out, grad_out;
+  row_view<const accumulator> lse;
+  tensor_view<storage> grad_q, grad_k, grad_v;
+  output_listener on_final;
+
+  /// Of delta, and of gradients that the plan keeps until they are complete: none where the kernel sums in the type
+  /// that it stores and no two slices share a key head.
+  [[nodiscard]] std::int64_t own_bytes() const noexcept {
+    return own_delta_.bytes() + own_grad_q_.bytes() + own_grad_k_.bytes() + own_grad_v_.bytes();
+  }
+
+  /// Delta: the row sums of grad_out * out.
+  void prepare(const context& how) {
+    kernel_->begin();
+    if (!is_whole()) Kernel::row_dot(how, out, grad_out, own_delta());
+    key_slices_under_way_ = plan_->slices.size();
+  }
+
+  [[nodiscard]] std::int64_t operand_bytes(int, const block& b) const {
+    constexpr auto stored = static_cast<std::int64_t>(sizeof(storage));
+    constexpr auto summed = static_cast<std::int64_t>(sizeof(accumulator));
+    return rows_of(b) * ((plan_->head_dim + plan_->value_dim) * stored + (b.side == side::query ? 2 * summed : 0));
+  }
+  [[nodiscard]] std::int64_t partial_bytes(const block& b) const {
+    return rows_of(b) * (plan_->head_dim + (b.side == side::key ? plan_->value_dim : 0)) *
+           static_cast<std::int64_t>(sizeof(accumulator));
+  }
+
+  void pack(const context& how, int, const block& b, std::byte* to) const {
+    if (b.side == side::query) {
+      const query_operands from = own_queries(b);
+      const query_operands packed = queries_at(b, to);
+      Kernel::copy(how, from.lse, mutable_rows(packed.lse));
+      Kernel::copy(how, from.delta, mutable_rows(packed.delta));
+      Kernel::copy(how, from.q, mutable_tensor(packed.q));
+      Kernel::copy(how, from.grad_out, mutable_tensor(packed.grad_out));
+    } else {
+      const head_slice& s = plan_->slice(b);
+      block_reader packed = reader(b, to);
+      Kernel::copy(how, k.slice_heads(s.first_key_head, s.key_heads), packed.template tensor<storage>(plan_->head_dim));
+      Kernel::copy(how, v.slice_heads(s.first_key_head, s.key_heads),
+                   packed.template tensor<storage>(plan_->value_dim));
+    }
+  }
+
+  void interact(const context& how, std::span<const tile_block> queries, std::span<const tile_block> keys) {
+    if constexpr (kernel_plan<Kernel, Memory>::knows_whole) {
+      if (is_whole()) {
+        kernel_->run_whole(
+            how,
+            whole_backward<storage, accumulator>{q, k, v, out, lse, grad_out, grad_q, grad_k, grad_v,
+                                                 plan_->positions(queries[0].block), plan_->positions(keys[0].block)},
+            plan_->map_of(queries[0].block), static_cast<accumulator>(plan_->scale), plan_->mask);
+        return;
+      }
+    }
+    queries_.clear();
+    keys_.clear();
+    for (const tile_block& one : queries) {
+      const query_operands from =
+          one.operand == nullptr ? own_queries(one.block) : queries_at(one.block, writable(one.operand));
+      queries_.push_back({from.q, from.grad_out, from.lse, from.delta, grad_q_at(one.block, one.partial),
+                          plan_->positions(one.block), one.fresh, one.operand == nullptr});
+    }
+    for (const tile_block& one : keys) {
+      const head_slice& s = plan_->slice(one.block);
+      tensor_view<const storage> key = k.slice_heads(s.first_key_head, s.key_heads);
+      tensor_view<const storage> value = v.slice_heads(s.first_key_head, s.key_heads);
+      if (one.operand != nullptr) {
+        block_reader packed = reader(one.block, writable(one.operand));
+        key = packed.template tensor<storage>(plan_->head_dim);
+        value = packed.template tensor<storage>(plan_->value_dim);
+      }
+      const key_gradients sums = grad_kv_at(one.block, one.partial);
+      keys_.push_back({key, value, sums.k, sums.v, plan_->positions(one.block), one.fresh, one.operand == nullptr});
+    }
+    kernel_->backward(how, std::span<const backward_queries<storage, accumulator>>{queries_},
+                      std::span<const backward_keys<storage, accumulator>>{keys_}, plan_->map_of(queries[0].block),
+                      static_cast<accumulator>(plan_->scale), plan_->mask);
+  }
+
+  void merge(const context& how, const block& b, std::byte* into, const std::byte* from, bool fresh) {
+    const auto add = [&](const tensor_view<accumulator>& running, const tensor_view<accumulator>& arrived) {
+      if (fresh) {
+        Kernel::copy(how, arrived, running);
+      } else {
+        Kernel::add(how, running, arrived);
+      }
+    };
+    if (b.side == side::query) {
+      add(grad_q_at(b, into), grad_q_at(b, writable(from)));
+    } else {
+      const key_gradients running = grad_kv_at(b, into);
+      const key_gradients arrived = grad_kv_at(b, writable(from));
+      add(running.k, arrived.k);
+      add(running.v, arrived.v);
+    }
+  }
+
+  void finish(const context& how, const block& own) {
+    const head_slice& heads = plan_->slice(own);
+    if (own.side == side::query) {
+      if (!queries_direct && !is_whole()) {
+        Kernel::copy(how, grad_q_at(own, nullptr), grad_q.slice_heads(heads.first_query_head, heads.query_heads));
+      }
+      on_final({side::query, heads.first_query_head, heads.query_heads});
+    } else if (own_key_heads_ == plan_->key_heads) {
+      if (!keys_direct_ && !is_whole()) hand_out(how, own, heads.key_heads);
+      on_final({side::key, heads.first_key_head, heads.key_heads});
+    } else if (--key_slices_under_way_ == 0) {
+      add_up_shared_key_heads(how);
+      on_final({side::key, 0, plan_->key_heads});
+    }
+  }
+
+ private:
+  /// Does the kernel write the gradients itself?
+  [[nodiscard]] bool is_whole() const noexcept { return kernel_->is_whole(pass_); }
+
+  using array = plan_array<accumulator, Memory>;
+
+  static constexpr bool queries_direct = std::is_same_v<storage, accumulator>;
+
+  struct query_operands {
+    row_view<const accumulator> lse;
+    row_view<const accumulator> delta;
+    tensor_view<const storage> q;
+    tensor_view<const storage> grad_out;
+  };
+  struct key_gradients {
+    tensor_view<accumulator> k;
+    tensor_view<accumulator> v;
+  };
+
+  template <class T>
+  static tensor_view<T> mutable_tensor(const tensor_view<const T>& t) {
+    return {const_cast<T*>(t.data), t.batch,           t.sequence,   t.heads, t.dim,
+            t.batch_stride,         t.sequence_stride, t.head_stride};
+  }
+  template <class T>
+  static row_view<T> mutable_rows(const row_view<const T>& r) {
+    return {const_cast<T*>(r.data), r.batch, r.heads, r.sequence, r.batch_stride, r.head_stride, r.sequence_stride};
+  }
+
+  /// The first `ready` key heads of a slice are complete.
+  void hand_out(const context& how, const block& own, std::int64_t ready) {
+    const key_gradients sums = grad_kv_at(own, nullptr);
+    const std::int64_t first = plan_->slice(own).first_key_head;
+    Kernel::copy(how, sums.k.slice_heads(0, ready), grad_k.slice_heads(first, ready));
+    Kernel::copy(how, sums.v.slice_heads(0, ready), grad_v.slice_heads(first, ready));
+  }
+
+  /// Slices share at most their outermost key heads with their neighbours: sums are handed on from slice to slice.
+  void add_up_shared_key_heads(const context& how) {
+    const int slices = plan_->slices.size();
+    for (int s = 0; s < slices; ++s) {
+      const block own{side::key, plan_->rank, s};
+      const head_slice& heads = plan_->slice(own);
+      std::int64_t ready = heads.key_heads;
+      if (s + 1 < slices) {
+        const block next{side::key, plan_->rank, s + 1};
+        if (plan_->slice(next).first_key_head < heads.first_key_head + heads.key_heads) {
+          --ready;
+          const key_gradients sums = grad_kv_at(own, nullptr);
+          const key_gradients sums_of_next = grad_kv_at(next, nullptr);
+          Kernel::add(how, sums_of_next.k.slice_heads(0, 1), sums.k.slice_heads(ready, 1));
+          Kernel::add(how, sums_of_next.v.slice_heads(0, 1), sums.v.slice_heads(ready, 1));
+        }
+      }
+      hand_out(how, own, ready);
+    }
+  }
+
+  [[nodiscard]] std::int64_t rows_of(const block& b) const { return plan_->batch * plan_->heads(b) * plan_->tokens(b); }
+  [[nodiscard]] std::int64_t own_tokens(side s) const { return plan_->tokens({s, plan_->rank, 0}); }
+  [[nodiscard]] block_reader reader(const block& b, std::byte* memory) const {
+    return {memory, plan_->batch, plan_->heads(b), plan_->tokens(b)};
+  }
+  [[nodiscard]] row_view<accumulator> own_delta() {
+    return batch_head_sequence(own_delta_.data(), plan_->batch, plan_->query_heads, own_tokens(side::query));
+  }
+  [[nodiscard]] query_operands own_queries(const block& b) const {
+    const head_slice& s = plan_->slice(b);
+    const auto delta =
+        batch_head_sequence(own_delta_.data(), plan_->batch, plan_->query_heads, own_tokens(side::query));
+    return {lse.slice_heads(s.first_query_head, s.query_heads), delta.slice_heads(s.first_query_head, s.query_heads),
+            q.slice_heads(s.first_query_head, s.query_heads), grad_out.slice_heads(s.first_query_head, s.query_heads)};
+  }
+  [[nodiscard]] query_operands queries_at(const block& b, std::byte* memory) const {
+    block_reader packed = reader(b, memory);
+    query_operands all;
+    // Tensors first, so that they begin at multiples of 16 bytes whatever the number of rows; unless these would then
+    // not be aligned.
+    const bool tensors_first = (plan_->head_dim + plan_->value_dim) * static_cast<std::int64_t>(sizeof(storage)) %
+                                   static_cast<std::int64_t>(sizeof(accumulator)) ==
+                               0;
+    for (const bool tensors : {tensors_first, !tensors_first}) {
+      if (tensors) {
+        all.q = packed.template tensor<storage>(plan_->head_dim);
+        all.grad_out = packed.template tensor<storage>(plan_->value_dim);
+      } else {
+        all.lse = packed.template rows<accumulator>();
+        all.delta = packed.template rows<accumulator>();
+      }
+    }
+    return all;
+  }
+  [[nodiscard]] tensor_view<accumulator> grad_q_at(const block& b, std::byte* memory) {
+    const head_slice& s = plan_->slice(b);
+    if (memory != nullptr) return reader(b, memory).template tensor<accumulator>(plan_->head_dim);
+    if constexpr (queries_direct) {
+      return grad_q.slice_heads(s.first_query_head, s.query_heads);
+    } else {
+      return batch_head_sequence_dim(own_grad_q_.data(), plan_->batch, plan_->query_heads, own_tokens(side::query),
+                                     plan_->head_dim)
+          .slice_heads(s.first_query_head, s.query_heads);
+    }
+  }
+  [[nodiscard]] key_gradients grad_kv_at(const block& b, std::byte* memory) {
+    const head_slice& s = plan_->slice(b);
+    if (memory != nullptr) {
+      block_reader packed = reader(b, memory);
+      const auto packed_k = packed.template tensor<accumulator>(plan_->head_dim);
+      return {packed_k, packed.template tensor<accumulator>(plan_->value_dim)};
+    }
+    if constexpr (queries_direct) {
+      if (keys_direct_) {
+        return {grad_k.slice_heads(s.first_key_head, s.key_heads), grad_v.slice_heads(s.first_key_head, s.key_heads)};
+      }
+    }
+    const std::int64_t first = own_key_heads_before_[b.slice];
+    const auto all = [&](const array& sums, std::int64_t dim) {
+      return batch_head_sequence_dim(sums.data(), plan_->batch, own_key_heads_, own_tokens(side::key), dim)
+          .slice_heads(first, s.key_heads);
+    };
+    return {all(own_grad_k_, plan_->head_dim), all(own_grad_v_, plan_->value_dim)};
+  }
+
+  const attention_plan<Mask>* plan_;
+  kernel_plan<Kernel, Memory>* kernel_;
+  std::vector<backward_queries<storage, accumulator>> queries_;
+  std::vector<backward_keys<storage, accumulator>> keys_;
+  array own_delta_;
+  array own_grad_q_;
+  array own_grad_k_;
+  array own_grad_v_;
+  list<std::int64_t> own_key_heads_before_;  // of each slice, in own_grad_k_ and own_grad_v_
+  std::int64_t own_key_heads_ = 0;
+  int key_slices_under_way_ = 0;  // in this call
+  bool keys_direct_ = false;
+  pass pass_ = pass::circulate_keys;
+};
+
+}  // namespace orrery

@@ -1,0 +1,169 @@
+// Copyright The Orrery authors. SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <type_traits>
+#include <vector>
+
+#include "orrery/attention/kernel_plan.hpp"
+#include "orrery/attention/output_part.hpp"
+#include "orrery/attention/plan.hpp"
+#include "orrery/run/executor.hpp"
+
+namespace orrery {
+
+/// The forward as an interaction (see `interaction`). Query operand: Q. Key operand: K, V. Query partial: the output
+/// and its log-sum-exp. What belongs to the rank's own shard is read and written where the trainer has it.
+template <class Kernel, class Mask, class Memory>
+class attention_forward {
+ public:
+  using storage = typename Kernel::storage;
+  using accumulator = typename Kernel::accumulator;
+  using context = typename Kernel::context;
+
+  /// Q, K and V.
+  static constexpr std::array operands{side::query, side::key, side::key};
+
+  attention_forward(const attention_plan<Mask>& plan, const program& p, kernel_plan<Kernel, Memory>& own)
+      : plan_{&plan}, kernel_{&own} {
+    queries_.reserve(most_blocks_in_tile(p, side::query));
+    keys_.reserve(most_blocks_in_tile(p, side::key));
+    if (own.is_whole(pass::forward)) return;
+    if constexpr (!direct) {
+      own_out_ = array{plan.batch * plan.query_heads * own_tokens() * plan.value_dim};
+      own_lse_ = array{plan.batch * plan.query_heads * own_tokens()};
+    }
+  }
+
+  /// The trainer's tensors of this call.
+  tensor_view<const storage> q, k, v;
+  tensor_view<storage> out;
+  row_view<accumulator> lse;
+  output_listener on_final;
+
+  /// Of results that the plan keeps until they are complete: none where the kernel sums in the type that it stores.
+  [[nodiscard]] std::int64_t own_bytes() const noexcept { return own_out_.bytes() + own_lse_.bytes(); }
+
+  void prepare(const context&) { kernel_->begin(); }
+
+  [[nodiscard]] std::int64_t operand_bytes(int tensor, const block& b) const {
+    return rows_of(b) * dim_of(tensor) * static_cast<std::int64_t>(sizeof(storage));
+  }
+  [[nodiscard]] std::int64_t partial_bytes(const block& b) const {
+    return rows_of(b) * (plan_->value_dim + 1) * static_cast<std::int64_t>(sizeof(accumulator));
+  }
+
+  void pack(const context& how, int tensor, const block& b, std::byte* to) const {
+    const head_slice& s = plan_->slice(b);
+    const tensor_view<const storage> own = tensor == 0
+                                               ? q.slice_heads(s.first_query_head, s.query_heads)
+                                               : (tensor == 1 ? k : v).slice_heads(s.first_key_head, s.key_heads);
+    Kernel::copy(how, own, reader(b, to).template tensor<storage>(dim_of(tensor)));
+  }
+
+  void interact(const context& how, std::span<const tile_block> queries, std::span<const tile_block> keys) {
+    if constexpr (kernel_plan<Kernel, Memory>::knows_whole) {
+      if (kernel_->is_whole(pass::forward)) {
+        kernel_->run_whole(how,
+                           whole_forward<storage, accumulator>{q, k, v, out, lse, plan_->positions(queries[0].block),
+                                                               plan_->positions(keys[0].block)},
+                           plan_->map_of(queries[0].block), static_cast<accumulator>(plan_->scale), plan_->mask);
+        return;
+      }
+    }
+    queries_.clear();
+    keys_.clear();
+    for (const tile_block& one : queries) {
+      const head_slice& s = plan_->slice(one.block);
+      tensor_view<const storage> operand = q.slice_heads(s.first_query_head, s.query_heads);
+      if (one.operand != nullptr) {
+        operand = reader(one.block, writable(one.operand)).template tensor<storage>(plan_->head_dim);
+      }
+      const partial result = partial_at(one.block, one.partial);
+      queries_.push_back(
+          {operand, result.out, result.lse, plan_->positions(one.block), one.fresh, one.operand == nullptr});
+    }
+    for (const tile_block& one : keys) {
+      const head_slice& s = plan_->slice(one.block);
+      forward_keys<storage> from{k.slice_heads(s.first_key_head, s.key_heads),
+                                 v.slice_heads(s.first_key_head, s.key_heads), plan_->positions(one.block),
+                                 one.operand == nullptr};
+      if (one.operand != nullptr) {
+        block_reader packed = reader(one.block, writable(one.operand));
+        from.k = packed.template tensor<storage>(plan_->head_dim);
+        from.v = packed.template tensor<storage>(plan_->value_dim);
+      }
+      keys_.push_back(from);
+    }
+    kernel_->forward(how, std::span<const forward_queries<storage, accumulator>>{queries_},
+                     std::span<const forward_keys<storage>>{keys_}, plan_->map_of(queries[0].block),
+                     static_cast<accumulator>(plan_->scale), plan_->mask);
+  }
+
+  void merge(const context& how, const block& b, std::byte* into, const std::byte* from, bool fresh) {
+    const partial running = partial_at(b, into);
+    const partial arrived = partial_at(b, writable(from));
+    if (fresh) {
+      Kernel::copy(how, arrived.out, running.out);
+      Kernel::copy(how, arrived.lse, running.lse);
+    } else {
+      Kernel::merge(how, running.out, running.lse, arrived.out, arrived.lse);
+    }
+  }
+
+  void finish(const context& how, const block& own) {
+    const head_slice& heads = plan_->slice(own);
+    if (!direct && !kernel_->is_whole(pass::forward)) {
+      const partial result = partial_at(own, nullptr);
+      Kernel::copy(how, result.out, out.slice_heads(heads.first_query_head, heads.query_heads));
+      Kernel::copy(how, result.lse, lse.slice_heads(heads.first_query_head, heads.query_heads));
+    }
+    on_final({side::query, heads.first_query_head, heads.query_heads});
+  }
+
+ private:
+  using array = plan_array<accumulator, Memory>;
+
+  /// Does the kernel accumulate in the trainer's own type? Then it does so in the trainer's memory.
+  static constexpr bool direct = std::is_same_v<storage, accumulator>;
+
+  struct partial {
+    tensor_view<accumulator> out;
+    row_view<accumulator> lse;
+  };
+
+  [[nodiscard]] std::int64_t rows_of(const block& b) const { return plan_->batch * plan_->heads(b) * plan_->tokens(b); }
+  [[nodiscard]] std::int64_t dim_of(int tensor) const { return tensor == 2 ? plan_->value_dim : plan_->head_dim; }
+  [[nodiscard]] std::int64_t own_tokens() const { return plan_->query_shards[plan_->rank].tokens(); }
+  [[nodiscard]] block_reader reader(const block& b, std::byte* memory) const {
+    return {memory, plan_->batch, plan_->heads(b), plan_->tokens(b)};
+  }
+  [[nodiscard]] partial partial_at(const block& b, std::byte* memory) {
+    const head_slice& s = plan_->slice(b);
+    if (memory != nullptr) {
+      block_reader packed = reader(b, memory);
+      const auto packed_out = packed.template tensor<accumulator>(plan_->value_dim);
+      return {packed_out, packed.template rows<accumulator>()};
+    }
+    if constexpr (direct) {
+      return {out.slice_heads(s.first_query_head, s.query_heads), lse.slice_heads(s.first_query_head, s.query_heads)};
+    } else {
+      return {batch_head_sequence_dim(own_out_.data(), plan_->batch, plan_->query_heads, own_tokens(), plan_->value_dim)
+                  .slice_heads(s.first_query_head, s.query_heads),
+              batch_head_sequence(own_lse_.data(), plan_->batch, plan_->query_heads, own_tokens())
+                  .slice_heads(s.first_query_head, s.query_heads)};
+    }
+  }
+
+  const attention_plan<Mask>* plan_;
+  kernel_plan<Kernel, Memory>* kernel_;
+  std::vector<forward_queries<storage, accumulator>> queries_;
+  std::vector<forward_keys<storage>> keys_;
+  array own_out_;
+  array own_lse_;
+};
+
+}  // namespace orrery

@@ -1,0 +1,137 @@
+// Copyright The Orrery authors. SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "orrery/attention/shape.hpp"
+#include "orrery/attention/tile.hpp"
+#include "orrery/host/memory.hpp"
+#include "orrery/layout/layout.hpp"
+#include "orrery/schedule/block.hpp"
+#include "orrery/schedule/list.hpp"
+#include "orrery/schedule/program.hpp"
+
+namespace orrery {
+
+/// The heads of one slice: which query heads, and which key heads these read. Slices differ by one query head at most;
+/// a key head belongs to every slice that has one of its query heads.
+struct head_slice {
+  std::int64_t first_query_head = 0;
+  std::int64_t query_heads = 0;
+  std::int64_t first_key_head = 0;
+  std::int64_t key_heads = 0;
+
+  [[nodiscard]] static constexpr head_slice of(int slice, int slices, std::int64_t query_heads,
+                                               std::int64_t key_heads) noexcept {
+    const std::int64_t first = begin_of_piece(slice, slices, query_heads);
+    const std::int64_t end = begin_of_piece(slice + 1, slices, query_heads);
+    const std::int64_t group = query_heads / key_heads;
+    if (first == end) return {first, 0, first / group, 0};
+    return {first, end - first, first / group, (end - 1) / group + 1 - first / group};
+  }
+};
+
+/// What both calls of an attention operator share on one rank.
+template <class Mask>
+struct attention_plan {
+  std::int64_t batch;
+  std::int64_t query_heads;
+  std::int64_t key_heads;
+  std::int64_t head_dim;
+  std::int64_t value_dim;
+  double scale;
+  int rank;
+  Mask mask;
+  list<segments> query_shards;  ///< of all ranks
+  list<segments> key_shards;
+  list<head_slice> slices;
+
+  /// Without shards. `shape` is completed.
+  attention_plan(const attention_shape& shape, int of_rank, const Mask& of_mask, int slice_count)
+      : batch{shape.batch},
+        query_heads{shape.query_heads},
+        key_heads{*shape.key_heads},
+        head_dim{shape.head_dim},
+        value_dim{*shape.value_dim},
+        scale{*shape.scale},
+        rank{of_rank},
+        mask{of_mask} {
+    for (int s = 0; s < slice_count; ++s) {
+      slices.push_back(head_slice::of(s, slice_count, query_heads, key_heads));
+    }
+  }
+
+  [[nodiscard]] const head_slice& slice(const block& b) const { return slices[b.slice]; }
+  [[nodiscard]] const segments& positions(const block& b) const {
+    return (b.side == side::query ? query_shards : key_shards)[b.shard];
+  }
+  [[nodiscard]] std::int64_t tokens(const block& b) const { return positions(b).tokens(); }
+  [[nodiscard]] std::int64_t heads(const block& b) const {
+    return b.side == side::query ? slice(b).query_heads : slice(b).key_heads;
+  }
+  [[nodiscard]] head_map map_of(const block& b) const {
+    return {slice(b).first_query_head, slice(b).first_key_head, query_heads / key_heads};
+  }
+};
+
+/// The most blocks that one tile of the program has on a side.
+[[nodiscard]] inline std::size_t most_blocks_in_tile(const program& p, side s) {
+  int most = 0;
+  for (const step& now : p.steps) {
+    const int blocks = (s == side::query ? now.tile.queries : now.tile.keys).count;
+    if (blocks > most) most = blocks;
+  }
+  return static_cast<std::size_t>(most);
+}
+
+/// Tensors that follow each other in a block's contiguous memory, in the order [batch, head, sequence, dim], which is
+/// what kernels read fastest.
+class block_reader {
+ public:
+  block_reader(std::byte* memory, std::int64_t batch, std::int64_t heads, std::int64_t tokens) noexcept
+      : memory_{memory}, batch_{batch}, heads_{heads}, tokens_{tokens} {}
+
+  template <class T>
+  [[nodiscard]] tensor_view<T> tensor(std::int64_t dim) noexcept {
+    return batch_head_sequence_dim(take<T>(dim), batch_, heads_, tokens_, dim);
+  }
+  template <class T>
+  [[nodiscard]] row_view<T> rows() noexcept {
+    return batch_head_sequence(take<T>(1), batch_, heads_, tokens_);
+  }
+
+ private:
+  template <class T>
+  T* take(std::int64_t dim) noexcept {
+    T* const taken = reinterpret_cast<T*>(memory_);
+    memory_ += batch_ * heads_ * tokens_ * dim * static_cast<std::int64_t>(sizeof(T));
+    return taken;
+  }
+
+  std::byte* memory_;
+  std::int64_t batch_;
+  std::int64_t heads_;
+  std::int64_t tokens_;
+};
+
+/// A plan's own array, in memory of the transport's kind.
+template <class T, class Memory>
+class plan_array {
+ public:
+  plan_array() = default;
+  explicit plan_array(std::int64_t count)
+      : bytes_{count * static_cast<std::int64_t>(sizeof(T))},
+        memory_{memory_for<Memory>("delta and the results under way of a plan", bytes_)} {}
+  [[nodiscard]] T* data() const noexcept { return reinterpret_cast<T*>(memory_.data()); }
+  [[nodiscard]] std::int64_t bytes() const noexcept { return bytes_; }
+
+ private:
+  std::int64_t bytes_ = 0;
+  Memory memory_;
+};
+
+// An operand is only read; its address comes without const because a received block is written by the transport.
+[[nodiscard]] inline std::byte* writable(const std::byte* memory) noexcept { return const_cast<std::byte*>(memory); }
+
+}  // namespace orrery

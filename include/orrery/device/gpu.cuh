@@ -1,0 +1,167 @@
+// Copyright The Orrery authors. SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include "orrery/device/code.hpp"
+
+// Other compilers than nvcc know the type `gpu` by its name only: kernels are then compiled for another `Device`.
+#ifdef __CUDACC__
+
+#include <array>
+#include <atomic>
+#include <cstddef>
+#include <cstdint>
+#include <string>
+#include <type_traits>
+
+#include <cuda.h>
+#include <cuda_runtime.h>
+
+#include "orrery/device/context.hpp"
+#include "orrery/device/gpu_threads.cuh"
+#include "orrery/device/gpu_warpgroup_threads.cuh"
+#include "orrery/device/limits.hpp"
+#include "orrery/device/query.hpp"
+#include "orrery/device/tensor_map.hpp"
+
+namespace orrery {
+
+/// How many blocks of a body a multiprocessor should have at once, by its registers; 0: as the compiler likes.
+template <class Body>
+inline constexpr int blocks_at_once = 0;
+template <class Body>
+  requires requires { Body::blocks_at_once; }
+inline constexpr int blocks_at_once<Body> = Body::blocks_at_once;
+
+template <int threads, class Body>
+__global__ void __launch_bounds__(threads, blocks_at_once<Body>) run_on_gpu(const __grid_constant__ Body body) {
+  body(gpu_threads{});
+}
+
+/// The same by warpgroups. One block a multiprocessor, so that its warpgroups can trade registers.
+template <int threads, class Body>
+__global__ void __launch_bounds__(threads, 1) run_on_gpu_by_warpgroups(const __grid_constant__ Body body) {
+#ifdef __CUDA_ARCH_FEAT_SM90_ALL
+  if (gpu_warpgroup_threads::address(0) % 1024 != 0) __trap();  // a swizzled tile would be another
+  body(gpu_warpgroup_threads{});
+#else
+  __trap();  // never launched: see `gpu::has_warpgroups`
+#endif
+}
+
+/// Has 2048 bytes of static shared memory where it is compiled for the target sm_90a, and none elsewhere (1024, if what
+/// a device keeps for itself is counted), so that the host can ask which of a program's images a device has loaded.
+template <class = void>
+__global__ void is_compiled_for_warpgroups([[maybe_unused]] int* never) {
+#ifdef __CUDA_ARCH_FEAT_SM90_ALL
+  __shared__ volatile int mark[512];
+  mark[threadIdx.x] = 1;
+  if (never != nullptr) *never = mark[511 - threadIdx.x];
+#endif
+}
+
+/// The current CUDA device.
+struct gpu {
+  /// What it has. Throws `device_error` if there is no device.
+  [[nodiscard]] static device_limits limits() { return limits_of_current_device(); }
+
+  /// Throws `device_error` if there is no device, and `std::invalid_argument` if it lacks what `kernel` needs, or the
+  /// program holds no code for it.
+  static void require(const std::string& kernel, const device_needs& needs) {
+    const device_limits has = limits();
+    has.require(kernel, needs);
+    static std::atomic<std::uint64_t> known{0};  // devices whose code is there, by their ordinals
+    const std::uint64_t own = std::uint64_t{1} << (has.device % 64);
+    if ((known.load(std::memory_order_relaxed) & own) != 0) return;
+    static_cast<void>(require_code(kernel, has, reinterpret_cast<const void*>(is_compiled_for_warpgroups<void>)));
+    known.fetch_or(own, std::memory_order_relaxed);
+  }
+
+  /// Can kernels of `gpu_warpgroup_threads` run, with so much shared memory? They need compute capability 9.0, a
+  /// program that is compiled for the target sm_90a (90a in CMAKE_CUDA_ARCHITECTURES), and a driver that knows tensor
+  /// maps.
+  [[nodiscard]] static bool has_warpgroups(int shared_bytes) {
+    const device_limits has = limits();
+    if (has.compute_capability != 90 || has.shared_bytes < shared_bytes) return false;
+    // All devices of this capability load the same image.
+    static const bool compiled = [] {
+      cudaFuncAttributes attributes{};
+      check_cuda(cudaFuncGetAttributes(&attributes, is_compiled_for_warpgroups<void>), "cudaFuncGetAttributes");
+      return attributes.sharedSizeBytes >= 2048;
+    }();
+    return compiled && encoder() != nullptr;
+  }
+
+  /// How the device is to read a box of a tensor. A box without elements has an empty map. Throws `device_error` if the
+  /// driver does not take a box that `has_map`. Costs no time of the device; may be called while a graph is captured.
+  [[nodiscard]] static tensor_map map(const tensor_box& box) {
+    tensor_map result;
+    if (box.is_empty()) return result;
+    static_assert(sizeof(CUtensorMap) == sizeof(tensor_map) && alignof(CUtensorMap) <= alignof(tensor_map));
+    std::array<cuuint64_t, 4> extent{};
+    std::array<cuuint64_t, 3> stride{};
+    for (std::size_t i = 0; i < 4; ++i) extent[i] = static_cast<cuuint64_t>(box.extent[i]);
+    for (std::size_t i = 0; i < 3; ++i) stride[i] = static_cast<cuuint64_t>(box.stride_bytes[i]);
+    const std::array<cuuint32_t, 4> shape{tensor_box::columns, static_cast<cuuint32_t>(box.rows), 1, 1};
+    const std::array<cuuint32_t, 4> step{1, 1, 1, 1};
+    // Both types of 16 bits are moved as bits; of what is out of bounds zeros are the fill of both.
+    const CUresult code = encoder()(reinterpret_cast<CUtensorMap*>(&result), CU_TENSOR_MAP_DATA_TYPE_UINT16, 4,
+                                    const_cast<void*>(box.data), extent.data(), stride.data(), shape.data(),
+                                    step.data(), CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
+                                    CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
+    check_cuda(code == CUDA_SUCCESS ? cudaSuccess : cudaErrorInvalidValue, "cuTensorMapEncodeTiled");
+    return result;
+  }
+
+  /// Enqueues body(threads) for each thread of each block. Throws `device_error` if the launch fails.
+  template <int threads, class Body>
+  static void launch(const device_context& context, std::int64_t blocks, int shared_bytes, const Body& body) {
+    static_assert(threads % 32 == 0 && threads <= 1024);
+    enqueue(run_on_gpu<threads, Body>, context, blocks, threads, shared_bytes, body);
+  }
+  /// The same of a body that is called with `gpu_warpgroup_threads`, on a device that `has_warpgroups`.
+  template <int threads, class Body>
+  static void launch_warpgroups(const device_context& context, std::int64_t blocks, int shared_bytes,
+                                const Body& body) {
+    static_assert(threads % 128 == 0 && threads <= 1024);
+    enqueue(run_on_gpu_by_warpgroups<threads, Body>, context, blocks, threads, shared_bytes, body);
+  }
+
+ private:
+  template <class Body>
+  static void enqueue(void (*kernel)(Body), const device_context& context, std::int64_t blocks, int threads,
+                      int shared_bytes, const Body& body) {
+    static_assert(std::is_trivially_copyable_v<Body> && sizeof(Body) <= 4096, "a launch's arguments are copied");
+    if (blocks == 0) return;
+    device_limits::require_grid(blocks);
+    if (shared_bytes > 48 * 1024) {
+      check_cuda(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared_bytes),
+                 "cudaFuncSetAttribute");
+    }
+    // Not by <<<>>>, whose failure is only the thread's last error, which may be that of a call of somebody else's.
+    void* arguments[] = {const_cast<Body*>(&body)};
+    check_cuda(cudaLaunchKernel(reinterpret_cast<const void*>(kernel), dim3(static_cast<unsigned>(blocks)),
+                                dim3(static_cast<unsigned>(threads)), arguments, static_cast<std::size_t>(shared_bytes),
+                                context.stream),
+               "cudaLaunchKernel");
+  }
+
+  /// The driver's function, which programs then need not be linked with; null if the driver has none.
+  static decltype(&cuTensorMapEncodeTiled) encoder() {
+    static const auto found = [] {
+      void* function = nullptr;
+      cudaDriverEntryPointQueryResult result{};
+      const cudaError_t code =
+          cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &function, 12000, cudaEnableDefault, &result);
+      if (code != cudaSuccess || result != cudaDriverEntryPointSuccess) {
+        static_cast<void>(cudaGetLastError());
+        function = nullptr;
+      }
+      return reinterpret_cast<decltype(&cuTensorMapEncodeTiled)>(function);
+    }();
+    return found;
+  }
+};
+
+}  // namespace orrery
+
+#endif

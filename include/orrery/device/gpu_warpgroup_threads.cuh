@@ -1,0 +1,348 @@
+// Copyright The Orrery authors. SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include "orrery/device/gpu_threads.cuh"
+
+#ifdef __CUDACC__
+
+#include <cstdint>
+#include <type_traits>
+
+#include "orrery/device/code.hpp"
+#include "orrery/device/tensor_map.hpp"
+#include "orrery/tensor/float16.hpp"
+
+namespace orrery {
+
+/// What a thread of a block can do on a GPU of compute capability 9.0 besides: PTX for the target sm_90a. A warpgroup
+/// is four warps of which the first has a number divisible by 4; what "a warpgroup" does, all of its threads call
+/// alike. What stands in quotation marks are sections of the PTX ISA.
+///
+/// Two proxies access shared memory ("Proxies"): the generic one, by which threads load and store, and the
+/// asynchronous one of tensor copies and products of warpgroups. What the first wrote the second sees only after
+/// `fence_async_proxy` by the threads that wrote it, and a barrier.
+struct gpu_warpgroup_threads : gpu_threads {
+  /// Byte `offset` of the block's shared memory in the window of shared memory.
+  [[nodiscard]] static __device__ unsigned address(int offset) { return gpu_threads::address(offset); }
+
+  /// The value of the warp's first lane, which the compiler then knows to be the same in all.
+  [[nodiscard]] __device__ int uniform(int value) const { return __shfl_sync(0xffffffffu, value, 0); }
+
+  // ---- mbarriers ("mbarrier"): eight bytes of shared memory. A phase is over when as many arrivals as were
+  // said at the beginning have come, and as many bytes as they expected; what was done before is then seen by who
+  // waited.
+
+  /// By one thread; others use it after `fence_async_proxy` and a barrier.
+  __device__ void mbarrier_init(int mbarrier, int arrivals) const {
+    asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(address(mbarrier)), "r"(arrivals) : "memory");
+  }
+  __device__ void mbarrier_arrive(int mbarrier) const {
+    asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(address(mbarrier)) : "memory");
+  }
+  /// The phase waits for `bytes` more of copies, too.
+  __device__ void mbarrier_arrive_expecting(int mbarrier, int bytes) const {
+    asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(address(mbarrier)), "r"(bytes)
+                 : "memory");
+  }
+  /// Waits until the phase of this parity is over: that of the current phase, or of the one before, which is over. The
+  /// first phase has parity 0.
+  __device__ void mbarrier_wait(int mbarrier, int parity) const {
+    unsigned over = 0;
+    do {
+      asm volatile(
+          "{\n.reg .pred over;\n"
+          "mbarrier.try_wait.parity.shared::cta.b64 over, [%1], %2;\n"
+          "selp.u32 %0, 1, 0, over;\n}"
+          : "=r"(over)
+          : "r"(address(mbarrier)), "r"(parity)
+          : "memory");
+    } while (over == 0);
+  }
+
+  // ---- named barriers ("bar", "barrier"; numbers 1 to 15; 0 is `barrier`) of `threads`, a multiple of 32
+
+  __device__ void named_barrier_sync(int number, int threads) const {
+    asm volatile("bar.sync %0, %1;" ::"r"(number), "r"(threads) : "memory");
+  }
+  __device__ void named_barrier_arrive(int number, int threads) const {
+    asm volatile("bar.arrive %0, %1;" ::"r"(number), "r"(threads) : "memory");
+  }
+
+  // ---- memory
+
+  /// What this thread wrote to shared memory is there for the asynchronous proxy ("membar", "fence.proxy").
+  __device__ void fence_async_proxy() const { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
+
+  /// Begins to copy the box of a tensor (see `tensor_box`) whose first element has these coordinates, to `to`, a
+  /// multiple of 1024, swizzled ("cp.async.bulk.tensor"). When it has arrived, its bytes, those beyond the tensor among
+  /// them, count in the mbarrier's phase.
+  __device__ void copy_tensor(int to, const tensor_map& map, const int (&coordinates)[4], int mbarrier) const {
+    asm volatile(
+        "cp.async.bulk.tensor.4d.shared::cluster.global.tile.mbarrier::complete_tx::bytes "
+        "[%0], [%1, {%2, %3, %4, %5}], [%6];" ::"r"(address(to)),
+        "l"(&map), "r"(coordinates[0]), "r"(coordinates[1]), "r"(coordinates[2]), "r"(coordinates[3]),
+        "r"(address(mbarrier))
+        : "memory");
+  }
+
+  // ---- products of a warpgroup ("Asynchronous Warpgroup Level Matrix Multiply-Accumulate Instructions"): sums of 64
+  // rows, of which warp w of the four has rows 16w to 16w + 15 as fragments of mma.m16n8k16, for each 8 columns four
+  // words ("Matrix Fragments for wgmma.mma_async.m64nNk16"). They run asynchronously.
+
+  /// Registers that the warpgroup wrote are there for the products that follow: once before them, and again whenever
+  /// others than products have touched their sums or operands.
+  __device__ void fence_products() const { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
+  /// The products begun since the last time are a group.
+  __device__ void commit_products() const { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }
+  /// The warpgroup's groups are done, but for the last `pending`.
+  template <int pending>
+  __device__ void wait_for_products() const {
+    asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(pending) : "memory");
+  }
+  /// The compiler moves no use of these registers across here. To be called for a product's sums and its operands in
+  /// registers before `fence_products`, and after the wait.
+  template <int column_tiles>
+  __device__ void hold(float (&sums)[column_tiles][4]) const {
+    ORRERY_UNROLL
+    for (int n = 0; n < column_tiles; ++n) {
+      ORRERY_UNROLL
+      for (int i = 0; i < 4; ++i) asm volatile("" : "+f"(sums[n][i])::"memory");
+    }
+  }
+  template <int steps>
+  __device__ void hold(std::uint32_t (&operands)[steps][4]) const {
+    ORRERY_UNROLL
+    for (int k = 0; k < steps; ++k) {
+      ORRERY_UNROLL
+      for (int i = 0; i < 4; ++i) asm volatile("" : "+r"(operands[k][i])::"memory");
+    }
+  }
+  /// Instead of that, for sums that a product begins: what they hold is not needed, nor kept in registers until then.
+  template <int column_tiles>
+  __device__ void discard(float (&sums)[column_tiles][4]) const {
+    ORRERY_UNROLL
+    for (int n = 0; n < column_tiles; ++n) {
+      ORRERY_UNROLL
+      for (int i = 0; i < 4; ++i) asm volatile("" : "=f"(sums[n][i])::"memory");
+    }
+  }
+
+  /// Begins sums = a bᵀ, or sums += a bᵀ, of 8 `column_tiles` columns. Of each row of a and b 16 elements are
+  /// multiplied along; their matrix descriptors say that these are contiguous ("K-major").
+  template <class T, int column_tiles>
+  __device__ void multiply(float (&sums)[column_tiles][4], std::uint64_t a, std::uint64_t b, bool accumulates) const {
+    product_of_shared<T, 8 * column_tiles>(sums, a, b, accumulates ? 1 : 0);
+  }
+  /// Begins sums += a b, for the 8 `count` columns from column tile `first` on: a's 16 columns in registers, as the
+  /// fragments of mma.m16n8k16, and 16 rows of b, whose matrix descriptor says that a row's elements are contiguous
+  /// ("MN-major").
+  template <class T, int first, int count, int column_tiles>
+  __device__ void multiply_add(float (&sums)[column_tiles][4], const std::uint32_t (&a)[4], std::uint64_t b) const {
+    static_assert(first + count <= column_tiles);
+    product_of_registers<T, 8 * count>(sums + first, a, b);
+  }
+
+  // ---- registers ("setmaxnreg"): how many each thread of the warpgroup has from now on, a multiple of 8
+
+  template <int count>
+  __device__ void give_registers_back() const {
+    asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(count));
+  }
+  template <int count>
+  __device__ void take_registers() const {
+    asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(count));
+  }
+
+ private:
+  template <class T, int n>
+  static __device__ void product_of_shared(float (*to)[4], std::uint64_t a, std::uint64_t b, int accumulates) {
+    if constexpr (std::is_same_v<T, bfloat16> && n == 64) {
+      asm volatile(
+          "{\n.reg .pred accumulates;\nsetp.ne.b32 accumulates, %34, 0;\n"
+          "wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 "
+          "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
+          "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31}, "
+          "%32, %33, accumulates, 1, 1, 0, 0;\n}\n"
+          : "+f"(to[0][0]), "+f"(to[0][1]), "+f"(to[0][2]), "+f"(to[0][3]), "+f"(to[1][0]), "+f"(to[1][1]),
+            "+f"(to[1][2]), "+f"(to[1][3]), "+f"(to[2][0]), "+f"(to[2][1]), "+f"(to[2][2]), "+f"(to[2][3]),
+            "+f"(to[3][0]), "+f"(to[3][1]), "+f"(to[3][2]), "+f"(to[3][3]), "+f"(to[4][0]), "+f"(to[4][1]),
+            "+f"(to[4][2]), "+f"(to[4][3]), "+f"(to[5][0]), "+f"(to[5][1]), "+f"(to[5][2]), "+f"(to[5][3]),
+            "+f"(to[6][0]), "+f"(to[6][1]), "+f"(to[6][2]), "+f"(to[6][3]), "+f"(to[7][0]), "+f"(to[7][1]),
+            "+f"(to[7][2]), "+f"(to[7][3])
+          : "l"(a), "l"(b), "r"(accumulates));
+    } else if constexpr (std::is_same_v<T, bfloat16> && n == 128) {
+      asm volatile(
+          "{\n.reg .pred accumulates;\nsetp.ne.b32 accumulates, %66, 0;\n"
+          "wgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16 "
+          "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
+          "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, "
+          "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, "
+          "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63}, "
+          "%64, %65, accumulates, 1, 1, 0, 0;\n}\n"
+          : "+f"(to[0][0]), "+f"(to[0][1]), "+f"(to[0][2]), "+f"(to[0][3]), "+f"(to[1][0]), "+f"(to[1][1]),
+            "+f"(to[1][2]), "+f"(to[1][3]), "+f"(to[2][0]), "+f"(to[2][1]), "+f"(to[2][2]), "+f"(to[2][3]),
+            "+f"(to[3][0]), "+f"(to[3][1]), "+f"(to[3][2]), "+f"(to[3][3]), "+f"(to[4][0]), "+f"(to[4][1]),
+            "+f"(to[4][2]), "+f"(to[4][3]), "+f"(to[5][0]), "+f"(to[5][1]), "+f"(to[5][2]), "+f"(to[5][3]),
+            "+f"(to[6][0]), "+f"(to[6][1]), "+f"(to[6][2]), "+f"(to[6][3]), "+f"(to[7][0]), "+f"(to[7][1]),
+            "+f"(to[7][2]), "+f"(to[7][3]), "+f"(to[8][0]), "+f"(to[8][1]), "+f"(to[8][2]), "+f"(to[8][3]),
+            "+f"(to[9][0]), "+f"(to[9][1]), "+f"(to[9][2]), "+f"(to[9][3]), "+f"(to[10][0]), "+f"(to[10][1]),
+            "+f"(to[10][2]), "+f"(to[10][3]), "+f"(to[11][0]), "+f"(to[11][1]), "+f"(to[11][2]), "+f"(to[11][3]),
+            "+f"(to[12][0]), "+f"(to[12][1]), "+f"(to[12][2]), "+f"(to[12][3]), "+f"(to[13][0]), "+f"(to[13][1]),
+            "+f"(to[13][2]), "+f"(to[13][3]), "+f"(to[14][0]), "+f"(to[14][1]), "+f"(to[14][2]), "+f"(to[14][3]),
+            "+f"(to[15][0]), "+f"(to[15][1]), "+f"(to[15][2]), "+f"(to[15][3])
+          : "l"(a), "l"(b), "r"(accumulates));
+    } else if constexpr (std::is_same_v<T, float16> && n == 64) {
+      asm volatile(
+          "{\n.reg .pred accumulates;\nsetp.ne.b32 accumulates, %34, 0;\n"
+          "wgmma.mma_async.sync.aligned.m64n64k16.f32.f16.f16 "
+          "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
+          "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31}, "
+          "%32, %33, accumulates, 1, 1, 0, 0;\n}\n"
+          : "+f"(to[0][0]), "+f"(to[0][1]), "+f"(to[0][2]), "+f"(to[0][3]), "+f"(to[1][0]), "+f"(to[1][1]),
+            "+f"(to[1][2]), "+f"(to[1][3]), "+f"(to[2][0]), "+f"(to[2][1]), "+f"(to[2][2]), "+f"(to[2][3]),
+            "+f"(to[3][0]), "+f"(to[3][1]), "+f"(to[3][2]), "+f"(to[3][3]), "+f"(to[4][0]), "+f"(to[4][1]),
+            "+f"(to[4][2]), "+f"(to[4][3]), "+f"(to[5][0]), "+f"(to[5][1]), "+f"(to[5][2]), "+f"(to[5][3]),
+            "+f"(to[6][0]), "+f"(to[6][1]), "+f"(to[6][2]), "+f"(to[6][3]), "+f"(to[7][0]), "+f"(to[7][1]),
+            "+f"(to[7][2]), "+f"(to[7][3])
+          : "l"(a), "l"(b), "r"(accumulates));
+    } else if constexpr (std::is_same_v<T, float16> && n == 128) {
+      asm volatile(
+          "{\n.reg .pred accumulates;\nsetp.ne.b32 accumulates, %66, 0;\n"
+          "wgmma.mma_async.sync.aligned.m64n128k16.f32.f16.f16 "
+          "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
+          "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, "
+          "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, "
+          "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63}, "
+          "%64, %65, accumulates, 1, 1, 0, 0;\n}\n"
+          : "+f"(to[0][0]), "+f"(to[0][1]), "+f"(to[0][2]), "+f"(to[0][3]), "+f"(to[1][0]), "+f"(to[1][1]),
+            "+f"(to[1][2]), "+f"(to[1][3]), "+f"(to[2][0]), "+f"(to[2][1]), "+f"(to[2][2]), "+f"(to[2][3]),
+            "+f"(to[3][0]), "+f"(to[3][1]), "+f"(to[3][2]), "+f"(to[3][3]), "+f"(to[4][0]), "+f"(to[4][1]),
+            "+f"(to[4][2]), "+f"(to[4][3]), "+f"(to[5][0]), "+f"(to[5][1]), "+f"(to[5][2]), "+f"(to[5][3]),
+            "+f"(to[6][0]), "+f"(to[6][1]), "+f"(to[6][2]), "+f"(to[6][3]), "+f"(to[7][0]), "+f"(to[7][1]),
+            "+f"(to[7][2]), "+f"(to[7][3]), "+f"(to[8][0]), "+f"(to[8][1]), "+f"(to[8][2]), "+f"(to[8][3]),
+            "+f"(to[9][0]), "+f"(to[9][1]), "+f"(to[9][2]), "+f"(to[9][3]), "+f"(to[10][0]), "+f"(to[10][1]),
+            "+f"(to[10][2]), "+f"(to[10][3]), "+f"(to[11][0]), "+f"(to[11][1]), "+f"(to[11][2]), "+f"(to[11][3]),
+            "+f"(to[12][0]), "+f"(to[12][1]), "+f"(to[12][2]), "+f"(to[12][3]), "+f"(to[13][0]), "+f"(to[13][1]),
+            "+f"(to[13][2]), "+f"(to[13][3]), "+f"(to[14][0]), "+f"(to[14][1]), "+f"(to[14][2]), "+f"(to[14][3]),
+            "+f"(to[15][0]), "+f"(to[15][1]), "+f"(to[15][2]), "+f"(to[15][3])
+          : "l"(a), "l"(b), "r"(accumulates));
+    } else {
+      static_assert(n == 0, "this product is not written yet");
+    }
+  }
+
+  template <class T, int n>
+  static __device__ void product_of_registers(float (*to)[4], const std::uint32_t (&a)[4], std::uint64_t b) {
+    if constexpr (std::is_same_v<T, bfloat16> && n == 64) {
+      asm volatile(
+          "{\n.reg .pred accumulates;\nsetp.ne.b32 accumulates, %37, 0;\n"
+          "wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 "
+          "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
+          "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31}, "
+          "{%32, %33, %34, %35}, %36, accumulates, 1, 1, 1;\n}\n"
+          : "+f"(to[0][0]), "+f"(to[0][1]), "+f"(to[0][2]), "+f"(to[0][3]), "+f"(to[1][0]), "+f"(to[1][1]),
+            "+f"(to[1][2]), "+f"(to[1][3]), "+f"(to[2][0]), "+f"(to[2][1]), "+f"(to[2][2]), "+f"(to[2][3]),
+            "+f"(to[3][0]), "+f"(to[3][1]), "+f"(to[3][2]), "+f"(to[3][3]), "+f"(to[4][0]), "+f"(to[4][1]),
+            "+f"(to[4][2]), "+f"(to[4][3]), "+f"(to[5][0]), "+f"(to[5][1]), "+f"(to[5][2]), "+f"(to[5][3]),
+            "+f"(to[6][0]), "+f"(to[6][1]), "+f"(to[6][2]), "+f"(to[6][3]), "+f"(to[7][0]), "+f"(to[7][1]),
+            "+f"(to[7][2]), "+f"(to[7][3])
+          : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(1));
+    } else if constexpr (std::is_same_v<T, bfloat16> && n == 96) {
+      asm volatile(
+          "{\n.reg .pred accumulates;\nsetp.ne.b32 accumulates, %53, 0;\n"
+          "wgmma.mma_async.sync.aligned.m64n96k16.f32.bf16.bf16 "
+          "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
+          "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, "
+          "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47}, "
+          "{%48, %49, %50, %51}, %52, accumulates, 1, 1, 1;\n}\n"
+          : "+f"(to[0][0]), "+f"(to[0][1]), "+f"(to[0][2]), "+f"(to[0][3]), "+f"(to[1][0]), "+f"(to[1][1]),
+            "+f"(to[1][2]), "+f"(to[1][3]), "+f"(to[2][0]), "+f"(to[2][1]), "+f"(to[2][2]), "+f"(to[2][3]),
+            "+f"(to[3][0]), "+f"(to[3][1]), "+f"(to[3][2]), "+f"(to[3][3]), "+f"(to[4][0]), "+f"(to[4][1]),
+            "+f"(to[4][2]), "+f"(to[4][3]), "+f"(to[5][0]), "+f"(to[5][1]), "+f"(to[5][2]), "+f"(to[5][3]),
+            "+f"(to[6][0]), "+f"(to[6][1]), "+f"(to[6][2]), "+f"(to[6][3]), "+f"(to[7][0]), "+f"(to[7][1]),
+            "+f"(to[7][2]), "+f"(to[7][3]), "+f"(to[8][0]), "+f"(to[8][1]), "+f"(to[8][2]), "+f"(to[8][3]),
+            "+f"(to[9][0]), "+f"(to[9][1]), "+f"(to[9][2]), "+f"(to[9][3]), "+f"(to[10][0]), "+f"(to[10][1]),
+            "+f"(to[10][2]), "+f"(to[10][3]), "+f"(to[11][0]), "+f"(to[11][1]), "+f"(to[11][2]), "+f"(to[11][3])
+          : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(1));
+    } else if constexpr (std::is_same_v<T, bfloat16> && n == 128) {
+      asm volatile(
+          "{\n.reg .pred accumulates;\nsetp.ne.b32 accumulates, %69, 0;\n"
+          "wgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16 "
+          "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
+          "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, "
+          "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, "
+          "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63}, "
+          "{%64, %65, %66, %67}, %68, accumulates, 1, 1, 1;\n}\n"
+          : "+f"(to[0][0]), "+f"(to[0][1]), "+f"(to[0][2]), "+f"(to[0][3]), "+f"(to[1][0]), "+f"(to[1][1]),
+            "+f"(to[1][2]), "+f"(to[1][3]), "+f"(to[2][0]), "+f"(to[2][1]), "+f"(to[2][2]), "+f"(to[2][3]),
+            "+f"(to[3][0]), "+f"(to[3][1]), "+f"(to[3][2]), "+f"(to[3][3]), "+f"(to[4][0]), "+f"(to[4][1]),
+            "+f"(to[4][2]), "+f"(to[4][3]), "+f"(to[5][0]), "+f"(to[5][1]), "+f"(to[5][2]), "+f"(to[5][3]),
+            "+f"(to[6][0]), "+f"(to[6][1]), "+f"(to[6][2]), "+f"(to[6][3]), "+f"(to[7][0]), "+f"(to[7][1]),
+            "+f"(to[7][2]), "+f"(to[7][3]), "+f"(to[8][0]), "+f"(to[8][1]), "+f"(to[8][2]), "+f"(to[8][3]),
+            "+f"(to[9][0]), "+f"(to[9][1]), "+f"(to[9][2]), "+f"(to[9][3]), "+f"(to[10][0]), "+f"(to[10][1]),
+            "+f"(to[10][2]), "+f"(to[10][3]), "+f"(to[11][0]), "+f"(to[11][1]), "+f"(to[11][2]), "+f"(to[11][3]),
+            "+f"(to[12][0]), "+f"(to[12][1]), "+f"(to[12][2]), "+f"(to[12][3]), "+f"(to[13][0]), "+f"(to[13][1]),
+            "+f"(to[13][2]), "+f"(to[13][3]), "+f"(to[14][0]), "+f"(to[14][1]), "+f"(to[14][2]), "+f"(to[14][3]),
+            "+f"(to[15][0]), "+f"(to[15][1]), "+f"(to[15][2]), "+f"(to[15][3])
+          : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(1));
+    } else if constexpr (std::is_same_v<T, float16> && n == 64) {
+      asm volatile(
+          "{\n.reg .pred accumulates;\nsetp.ne.b32 accumulates, %37, 0;\n"
+          "wgmma.mma_async.sync.aligned.m64n64k16.f32.f16.f16 "
+          "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
+          "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31}, "
+          "{%32, %33, %34, %35}, %36, accumulates, 1, 1, 1;\n}\n"
+          : "+f"(to[0][0]), "+f"(to[0][1]), "+f"(to[0][2]), "+f"(to[0][3]), "+f"(to[1][0]), "+f"(to[1][1]),
+            "+f"(to[1][2]), "+f"(to[1][3]), "+f"(to[2][0]), "+f"(to[2][1]), "+f"(to[2][2]), "+f"(to[2][3]),
+            "+f"(to[3][0]), "+f"(to[3][1]), "+f"(to[3][2]), "+f"(to[3][3]), "+f"(to[4][0]), "+f"(to[4][1]),
+            "+f"(to[4][2]), "+f"(to[4][3]), "+f"(to[5][0]), "+f"(to[5][1]), "+f"(to[5][2]), "+f"(to[5][3]),
+            "+f"(to[6][0]), "+f"(to[6][1]), "+f"(to[6][2]), "+f"(to[6][3]), "+f"(to[7][0]), "+f"(to[7][1]),
+            "+f"(to[7][2]), "+f"(to[7][3])
+          : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(1));
+    } else if constexpr (std::is_same_v<T, float16> && n == 96) {
+      asm volatile(
+          "{\n.reg .pred accumulates;\nsetp.ne.b32 accumulates, %53, 0;\n"
+          "wgmma.mma_async.sync.aligned.m64n96k16.f32.f16.f16 "
+          "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
+          "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, "
+          "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47}, "
+          "{%48, %49, %50, %51}, %52, accumulates, 1, 1, 1;\n}\n"
+          : "+f"(to[0][0]), "+f"(to[0][1]), "+f"(to[0][2]), "+f"(to[0][3]), "+f"(to[1][0]), "+f"(to[1][1]),
+            "+f"(to[1][2]), "+f"(to[1][3]), "+f"(to[2][0]), "+f"(to[2][1]), "+f"(to[2][2]), "+f"(to[2][3]),
+            "+f"(to[3][0]), "+f"(to[3][1]), "+f"(to[3][2]), "+f"(to[3][3]), "+f"(to[4][0]), "+f"(to[4][1]),
+            "+f"(to[4][2]), "+f"(to[4][3]), "+f"(to[5][0]), "+f"(to[5][1]), "+f"(to[5][2]), "+f"(to[5][3]),
+            "+f"(to[6][0]), "+f"(to[6][1]), "+f"(to[6][2]), "+f"(to[6][3]), "+f"(to[7][0]), "+f"(to[7][1]),
+            "+f"(to[7][2]), "+f"(to[7][3]), "+f"(to[8][0]), "+f"(to[8][1]), "+f"(to[8][2]), "+f"(to[8][3]),
+            "+f"(to[9][0]), "+f"(to[9][1]), "+f"(to[9][2]), "+f"(to[9][3]), "+f"(to[10][0]), "+f"(to[10][1]),
+            "+f"(to[10][2]), "+f"(to[10][3]), "+f"(to[11][0]), "+f"(to[11][1]), "+f"(to[11][2]), "+f"(to[11][3])
+          : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(1));
+    } else if constexpr (std::is_same_v<T, float16> && n == 128) {
+      asm volatile(
+          "{\n.reg .pred accumulates;\nsetp.ne.b32 accumulates, %69, 0;\n"
+          "wgmma.mma_async.sync.aligned.m64n128k16.f32.f16.f16 "
+          "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
+          "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, "
+          "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, "
+          "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63}, "
+          "{%64, %65, %66, %67}, %68, accumulates, 1, 1, 1;\n}\n"
+          : "+f"(to[0][0]), "+f"(to[0][1]), "+f"(to[0][2]), "+f"(to[0][3]), "+f"(to[1][0]), "+f"(to[1][1]),
+            "+f"(to[1][2]), "+f"(to[1][3]), "+f"(to[2][0]), "+f"(to[2][1]), "+f"(to[2][2]), "+f"(to[2][3]),
+            "+f"(to[3][0]), "+f"(to[3][1]), "+f"(to[3][2]), "+f"(to[3][3]), "+f"(to[4][0]), "+f"(to[4][1]),
+            "+f"(to[4][2]), "+f"(to[4][3]), "+f"(to[5][0]), "+f"(to[5][1]), "+f"(to[5][2]), "+f"(to[5][3]),
+            "+f"(to[6][0]), "+f"(to[6][1]), "+f"(to[6][2]), "+f"(to[6][3]), "+f"(to[7][0]), "+f"(to[7][1]),
+            "+f"(to[7][2]), "+f"(to[7][3]), "+f"(to[8][0]), "+f"(to[8][1]), "+f"(to[8][2]), "+f"(to[8][3]),
+            "+f"(to[9][0]), "+f"(to[9][1]), "+f"(to[9][2]), "+f"(to[9][3]), "+f"(to[10][0]), "+f"(to[10][1]),
+            "+f"(to[10][2]), "+f"(to[10][3]), "+f"(to[11][0]), "+f"(to[11][1]), "+f"(to[11][2]), "+f"(to[11][3]),
+            "+f"(to[12][0]), "+f"(to[12][1]), "+f"(to[12][2]), "+f"(to[12][3]), "+f"(to[13][0]), "+f"(to[13][1]),
+            "+f"(to[13][2]), "+f"(to[13][3]), "+f"(to[14][0]), "+f"(to[14][1]), "+f"(to[14][2]), "+f"(to[14][3]),
+            "+f"(to[15][0]), "+f"(to[15][1]), "+f"(to[15][2]), "+f"(to[15][3])
+          : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(1));
+    } else {
+      static_assert(n == 0, "this product is not written yet");
+    }
+  }
+};
+
+}  // namespace orrery
+
+#endif

@@ -1,0 +1,123 @@
+// Copyright The Orrery authors. SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <cstdint>
+
+#include "orrery/device/code.hpp"
+#include "orrery/tensor/view.hpp"
+
+namespace orrery {
+
+/// What a tensor copy (PTX ISA, "cp.async.bulk.tensor") brings to shared memory at a time: of a tensor of 16-bit
+/// elements with dimensions [dim, sequence, head, batch] a box of 64 elements of `rows` tokens of one head. What is
+/// beyond the tensor's extents arrives as 0.
+struct tensor_box {
+  static constexpr int columns = 64;  ///< 128 bytes: the rows of a swizzled tile
+
+  const void* data = nullptr;
+  std::int64_t extent[4] = {};        ///< in elements, dim first
+  std::int64_t stride_bytes[3] = {};  ///< of all dimensions but dim
+  int rows = 0;
+
+  /// The tokens [0, tokens) of a view.
+  template <class T>
+  [[nodiscard]] static constexpr tensor_box of(const tensor_view<const T>& view, std::int64_t tokens,
+                                               int rows) noexcept {
+    static_assert(sizeof(T) == 2);
+    // A dimension of one element has no stride; whatever stands there must still be a valid one.
+    const auto stride = [](std::int64_t extent, std::int64_t elements) { return extent == 1 ? 16 : 2 * elements; };
+    return {view.data,
+            {view.dim, tokens, view.heads, view.batch},
+            {stride(tokens, view.sequence_stride), stride(view.heads, view.head_stride),
+             stride(view.batch, view.batch_stride)},
+            rows};
+  }
+
+  /// A tensor without elements is never read, and its map is empty.
+  [[nodiscard]] constexpr bool is_empty() const noexcept {
+    return extent[0] == 0 || extent[1] == 0 || extent[2] == 0 || extent[3] == 0;
+  }
+
+  /// Can a tensor map say this? Addresses and strides are multiples of 16 bytes, strides positive and below 2^40,
+  /// coordinates below 2^31 (CUDA driver API, cuTensorMapEncodeTiled).
+  [[nodiscard]] constexpr bool has_map() const noexcept {
+    if (reinterpret_cast<std::uintptr_t>(data) % 16 != 0 || extent[0] % 8 != 0) return false;
+    for (const std::int64_t one : extent) {
+      if (one <= 0 || one >= std::int64_t{1} << 31) return false;
+    }
+    for (const std::int64_t one : stride_bytes) {
+      if (one <= 0 || one % 16 != 0 || one >= std::int64_t{1} << 40) return false;
+    }
+    return true;
+  }
+};
+
+/// A tensor box as a device reads it: the bits of a CUtensorMap, whose meaning is the device's own.
+struct alignas(128) tensor_map {
+  std::uint64_t words[16] = {};
+};
+
+/// A matrix in shared memory as wgmma is told of it (PTX ISA, "Matrix Descriptor Format"):
+/// bits 0 to 13 are its address, 16 to 29 the leading and 32 to 45 the stride dimension's byte offset, each without its
+/// four low bits; 49 to 51 the base offset, 0 where the pattern of the swizzle begins at multiples of 1024 bytes; 62
+/// and 63 the swizzle, here always that of 128 bytes, 1.
+[[nodiscard]] constexpr std::uint64_t matrix_descriptor(std::uint32_t address, int leading_bytes,
+                                                        int stride_bytes) noexcept {
+  const auto encode = [](std::uint32_t value) { return static_cast<std::uint64_t>((value & 0x3ffffu) >> 4); };
+  return encode(address) | encode(static_cast<std::uint32_t>(leading_bytes)) << 16 |
+         encode(static_cast<std::uint32_t>(stride_bytes)) << 32 | std::uint64_t{1} << 62;
+}
+
+/// The same matrix so many bytes, a multiple of 16, further on in shared memory: one addition to the low word.
+[[nodiscard]] constexpr std::uint64_t moved_descriptor(std::uint64_t matrix, int bytes) noexcept {
+  const auto low = static_cast<std::uint32_t>(matrix) + static_cast<std::uint32_t>(bytes / 16);
+  return (matrix & 0xffffffff00000000u) | low;
+}
+
+/// A tile of 16-bit elements in shared memory, as tensor copies write it and wgmma reads it: panels of 64 columns, each
+/// with its rows of 128 bytes one after the other, in which the part of 16 bytes number i of row r is at place i xor
+/// (r mod 8) (PTX ISA, "Shared Memory Matrix Layout", 128-byte swizzle). `at` must be a multiple of 1024.
+template <int rows, int dim>
+struct swizzled_tile {
+  static_assert(rows % 8 == 0 && rows <= 256 && dim % 16 == 0);
+  static constexpr int panels = (dim + tensor_box::columns - 1) / tensor_box::columns;
+  static constexpr int row_bytes = 2 * tensor_box::columns;
+  static constexpr int panel_bytes = rows * row_bytes;
+  static constexpr int bytes = panels * panel_bytes;
+  static constexpr int pattern_bytes = 8 * row_bytes;  ///< after which the swizzle repeats
+
+  int at;
+
+  /// Begins to copy the rows of a box of `rows` tokens from `token` on; the mbarrier must expect `bytes`. By one
+  /// thread.
+  template <class Threads>
+  ORRERY_DEVICE void copy(const Threads& threads, const tensor_map& map, int mbarrier, std::int64_t token,
+                          std::int64_t head, std::int64_t batch) const {
+    ORRERY_UNROLL
+    for (int panel = 0; panel < panels; ++panel) {
+      threads.copy_tensor(
+          at + panel * panel_bytes, map,
+          {panel * tensor_box::columns, static_cast<int>(token), static_cast<int>(head), static_cast<int>(batch)},
+          mbarrier);
+    }
+  }
+
+  /// Rows from `first_row` on, a multiple of 8, and columns 16k to 16k + 15, which are multiplied along ("K-major").
+  /// The leading dimension's offset is not used.
+  template <class Threads>
+  [[nodiscard]] ORRERY_DEVICE std::uint64_t along_columns(const Threads& threads, int first_row, int k) const {
+    constexpr int steps = tensor_box::columns / 16;
+    return moved_descriptor(matrix_descriptor(threads.address(at + first_row * row_bytes), 16, pattern_bytes),
+                            k / steps * panel_bytes + k % steps * 32);
+  }
+
+  /// Rows 16k to 16k + 15, which are multiplied along, and columns from panel `panel` on ("MN-major": the leading
+  /// dimension's offset leads to the next 64 columns, the stride dimension's to the next 8 rows).
+  template <class Threads>
+  [[nodiscard]] ORRERY_DEVICE std::uint64_t along_rows(const Threads& threads, int k, int panel) const {
+    return moved_descriptor(matrix_descriptor(threads.address(at), panel_bytes, pattern_bytes),
+                            panel * panel_bytes + 16 * k * row_bytes);
+  }
+};
+
+}  // namespace orrery

@@ -1,0 +1,414 @@
+// Copyright The Orrery authors. SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <limits>
+#include <span>
+
+#include "orrery/attention/tile.hpp"
+#include "orrery/attention/token_blocks.hpp"
+#include "orrery/host/context.hpp"
+#include "orrery/kernel/cpu/microkernels.hpp"
+#include "orrery/kernel/cpu/scratch.hpp"
+#include "orrery/kernel/cpu/visible_keys.hpp"
+#include "orrery/mask/mask.hpp"
+#include "orrery/tensor/math.hpp"
+
+namespace orrery {
+
+/// The backward tile of `flash` as a list of independent work items: one for each (batch, key head), so that no two
+/// items write the same gradient and threads may share them in any way without changing a bit of the result.
+///
+/// An item takes the keys block by block, holds their gradients in scratch, and meets all query blocks of all query
+/// heads that read its key head; grad_q is summed in the caller's memory. Several threads take whole items as long as
+/// there are enough for all; the blocks of the remaining ones then follow each other through the query blocks, one
+/// thread behind the other, so that each sum in grad_q is added up in the same order. Five products per pair of blocks;
+/// K and V are transposed once per block of keys. Scratch: `flash_backward_scratch_bytes` of stack.
+///
+/// Source: Dao, arXiv 2307.08691, algorithm 2.
+template <class S, class A, mask Mask>
+class flash_backward {
+ public:
+  flash_backward(std::span<const backward_queries<S, A>> queries, std::span<const backward_keys<S, A>> keys,
+                 const head_map& heads, A scale, const Mask& mask, const flash_steps<A>& steps) noexcept
+      : queries_(queries), keys_(keys), heads_(heads), scale_(scale), mask_(mask), steps_(steps) {
+    for (const auto& block : keys_) {
+      if (block.k.dim > key_dim_) key_dim_ = block.k.dim;
+      if (block.v.dim > value_dim_) value_dim_ = block.v.dim;
+    }
+    choose_block_sizes(most_keys);
+    // Smaller blocks of keys where there would be too few for threads to share. (Not as many as there are threads at
+    // hand: how sums are added up must not depend on that.)
+    constexpr std::int64_t enough = 32;
+    constexpr std::int64_t most_of_few = 256;
+    if (items() * blocks_of_keys() < enough && key_block_ > most_of_few) choose_block_sizes(most_of_few);
+  }
+
+  [[nodiscard]] std::int64_t items() const noexcept {
+    return keys_.empty() ? 0 : keys_.front().k.batch * keys_.front().k.heads;
+  }
+
+  void run(std::int64_t item, const host_context& context) const {
+    const std::int64_t blocks = blocks_of_keys();
+    for (std::int64_t i = 0; i < blocks; ++i) run_keys(item, i, alone{}, context);
+  }
+
+  /// The block of keys `index` of an item. It adds to the gradients of a block of queries after `turn.enter(stage)` and
+  /// before `turn.leave(stage)`, in stages 0, 1, ..., the same blocks of queries for all blocks of keys.
+  template <class Turn>
+  void run_block(std::int64_t item, std::int64_t index, const Turn& turn, const host_context& context) const {
+    run_keys(item, index, turn, context);
+  }
+
+  /// All items, on all threads of the context.
+  void run_all(const host_context& context) const {
+    const std::int64_t all = items();
+    const std::int64_t threads = context.threads();
+    const std::int64_t whole = all / threads * threads;
+    context.for_each(whole, [&](std::int64_t item, const host_context& own) { run(item, own); });
+    if (whole == all) return;
+    const std::int64_t blocks = blocks_of_keys();
+    context.team->run_in_turn((all - whole) * blocks, [&](std::int64_t one, int thread, const thread_team::turn& turn) {
+      const host_context helper{};
+      run_keys(whole + one / blocks, one % blocks, turn, thread == 0 ? context : helper);
+    });
+  }
+
+ private:
+  static constexpr std::int64_t most_keys = 512;
+  static constexpr std::int64_t blocks_in_part = 32;  // of queries, summed before they are carried
+  static constexpr std::int64_t scratch_elements = flash_backward_scratch_bytes / static_cast<std::int64_t>(sizeof(A));
+
+  using seen_keys = flash_seen_keys<most_keys>;
+
+  /// The turn of one that nobody precedes or follows.
+  struct alone {
+    static void enter(std::int64_t) noexcept {}
+    static void leave(std::int64_t) noexcept {}
+  };
+
+  struct workspace {
+    A* keys;               // [key_block][key_width], scaled; 0 where they are infinite or NaN
+    A* keys_transposed;    // [key_dim][key_block], scaled to powers of two
+    A* values_transposed;  // [value_dim][key_block]
+    A* grad_keys;          // [key_block][key_width]
+    A* grad_values;        // [key_block][value_width]
+    A* queries;            // [row_block][key_width]; last their gradients, where these do not fit the caller's memory
+    A* grad_out;           // [row_block][value_width]
+    A* probabilities;      // [row_block][key_block]
+    A* grad_scores;        // [row_block][key_block], to be scaled
+    A* base;               // [row_block]; +infinity for rows that contribute nothing
+    A* factors;            // [row_block]: probabilities are factors * 2^(score - base)
+    A* delta;              // [row_block]
+  };
+
+  /// Blocks are whole vectors and whole rows of products, so that no padding needs memory of its own.
+  std::int64_t granule() const noexcept { return steps_.lanes > steps_.tile_rows ? steps_.lanes : steps_.tile_rows; }
+  std::int64_t key_width() const noexcept { return round_up(key_dim_, steps_.lanes); }
+  std::int64_t value_width() const noexcept { return round_up(value_dim_, steps_.lanes); }
+  std::int64_t key_ld() const noexcept { return scratch_cursor<A>::row_distance(key_dim_); }
+  std::int64_t value_ld() const noexcept { return scratch_cursor<A>::row_distance(value_dim_); }
+  std::int64_t score_ld() const noexcept { return scratch_cursor<A>::padded(key_block_); }
+
+  std::int64_t elements(std::int64_t rows, std::int64_t keys) const noexcept {
+    constexpr std::int64_t slack = 12 * 16;  // what `padded` may add to each array
+    const std::int64_t keys_ld = scratch_cursor<A>::padded(keys);
+    return keys * (2 * key_ld() + value_ld()) + keys_ld * (key_dim_ + value_dim_) +
+           rows * (key_ld() + value_ld() + 2 * keys_ld + 3) + slack;
+  }
+
+  /// The blocks with the least overhead that fit: copying a query, its gradient and adding to grad_q costs about as
+  /// much as 25 keys' arithmetic with them where memory is far, and a block of rows a load and a store of the gradients
+  /// of the keys, about as much as 5 rows.
+  void choose_block_sizes(std::int64_t most) noexcept {
+    double least = (std::numeric_limits<double>::max)();
+    for (std::int64_t keys = granule(); keys <= most; keys += granule()) {
+      std::int64_t rows = 0;
+      while (rows < 128 && elements(rows + steps_.tile_rows, keys) <= scratch_elements) rows += steps_.tile_rows;
+      const double overhead = 25.0 / static_cast<double>(keys) + 5.0 / static_cast<double>(rows);
+      if (rows == 0 || overhead >= least) continue;
+      least = overhead;
+      key_block_ = keys;
+      row_block_ = rows;
+    }
+  }
+
+  static void clear_rows(const tensor_view<A>& tensor, std::int64_t b, std::int64_t head, const token_block& rows) {
+    for (std::int64_t i = 0; i < rows.count; ++i) {
+      A* row = tensor.at(b, rows.first + i, head);
+      for (std::int64_t c = 0; c < tensor.dim; ++c) row[c] = A{0};
+    }
+  }
+
+  /// Of one item.
+  std::int64_t blocks_of_keys() const noexcept {
+    std::int64_t sum = 0;
+    for (const auto& side : keys_) sum += token_blocks{side.positions, key_block_, granule()}.count();
+    return sum == 0 ? 1 : sum;  // an item without keys has gradients to clear
+  }
+
+  /// The block of keys `index` of an item meets all blocks of queries in their order, each in its turn.
+  template <class Turn>
+  void run_keys(std::int64_t item, std::int64_t index, const Turn& turn, const host_context& context) const {
+    const std::int64_t b = item / keys_.front().k.heads;
+    const std::int64_t key_head = item % keys_.front().k.heads;
+    const bool first = index == 0;
+    const backward_keys<S, A>* side = &keys_.front();
+    token_block keys;
+    for (const auto& one : keys_) {
+      const token_blocks blocks{one.positions, key_block_, granule()};
+      if (index < blocks.count()) {
+        side = &one;
+        keys = blocks[index];
+        break;
+      }
+      index -= blocks.count();
+    }
+    alignas(64) A memory[static_cast<std::size_t>(scratch_elements)];
+    scratch_cursor<A> cursor{memory};
+    workspace work;
+    work.keys = cursor.take(key_block_ * key_ld());
+    work.keys_transposed = cursor.take(key_dim_ * score_ld());
+    work.values_transposed = cursor.take(value_dim_ * score_ld());
+    work.grad_keys = cursor.take(key_block_ * key_ld());
+    work.grad_values = cursor.take(key_block_ * value_ld());
+    work.queries = cursor.take(row_block_ * key_ld());
+    work.grad_out = cursor.take(row_block_ * value_ld());
+    work.probabilities = cursor.take(row_block_ * score_ld());
+    work.grad_scores = cursor.take(row_block_ * score_ld());
+    work.base = cursor.take(row_block_);
+    work.factors = cursor.take(row_block_);
+    work.delta = cursor.take(row_block_);
+
+    copy_tokens(steps_, side->k, b, key_head, keys, work.keys, key_ld(), key_width());
+    // grad_q takes its keys from here. What is infinite or NaN is so in the scores too: a score of -infinity has no
+    // gradient, but 0 times infinity would be NaN; all others make the row's probabilities NaN.
+    bool finite = true;
+    for (std::int64_t i = 0; i < keys.count; ++i) {
+      A* key = work.keys + i * key_ld();
+      for (std::int64_t c = 0; c < key_width(); ++c) {
+        const bool is_finite = elementary::is_finite(key[c]);
+        key[c] = is_finite ? key[c] * scale_ : A{0};
+        finite = finite && is_finite;
+      }
+    }
+    const std::int64_t width = round_up(keys.count, granule());
+    transpose_tokens(steps_, side->k, b, key_head, keys.first, keys.count, scale_ * log2_e<A>, work.keys_transposed,
+                     score_ld(), width);
+    transpose_tokens(steps_, side->v, b, key_head, keys.first, keys.count, A{1}, work.values_transposed, score_ld(),
+                     width);
+    for (std::int64_t i = 0; i < key_block_ * key_ld(); ++i) work.grad_keys[i] = A{0};
+    for (std::int64_t i = 0; i < key_block_ * value_ld(); ++i) work.grad_values[i] = A{0};
+
+    std::int64_t stage = 0;
+    std::int64_t met = 0;  // blocks of queries since the gradients of keys were carried to the caller's memory
+    bool fresh = side->fresh;
+    for (const auto& block : queries_) {
+      const token_blocks blocks{block.positions, row_block_, steps_.tile_rows};
+      for (std::int64_t head = 0; head < block.q.heads; ++head) {
+        if (heads_.key_head(head) != key_head) continue;
+        for (std::int64_t i = 0; i < blocks.count(); ++i) {
+          const token_block rows = blocks[i];
+          turn.enter(stage);
+          if (first && block.fresh) clear_rows(block.grad_q, b, head, rows);
+          const token_block next = blocks[i + 1 < blocks.count() ? i + 1 : 0];
+          if (keys.count > 0) meet(block, b, head, rows, next, keys, finite, work);
+          turn.leave(stage++);
+          if (++met == blocks_in_part) {
+            carry(work.grad_keys, key_ld(), scale_, side->grad_k, fresh, b, key_head, keys);
+            carry(work.grad_values, value_ld(), A{1}, side->grad_v, fresh, b, key_head, keys);
+            fresh = false;
+            met = 0;
+          }
+        }
+        context.poll();
+      }
+    }
+    store(work.grad_keys, key_ld(), scale_, side->grad_k, fresh, b, key_head, keys);
+    store(work.grad_values, value_ld(), A{1}, side->grad_v, fresh, b, key_head, keys);
+  }
+
+  /// One block of queries meets one block of keys; `next` are the queries that probably come then. `finite`: no key
+  /// holds an infinity or NaN.
+  void meet(const backward_queries<S, A>& block, std::int64_t b, std::int64_t head, const token_block& rows,
+            const token_block& next, const token_block& keys, bool finite, const workspace& work) const {
+    const visibility seen = mask_.classify(rows.position(0), rows.position(rows.count - 1), keys.position(0),
+                                           keys.position(keys.count - 1));
+    if (seen == visibility::none) return;
+    copy_tokens(steps_, block.q, b, head, rows, work.queries, key_ld(), key_width());
+    copy_tokens(steps_, block.grad_out, b, head, rows, work.grad_out, value_ld(), value_width());
+    const std::int64_t padded_rows = round_up(rows.count, steps_.tile_rows);
+    bool some_empty = false;
+    for (std::int64_t i = 0; i < padded_rows; ++i) {
+      const A lse = i < rows.count ? *block.lse.at(b, head, rows.first + i) : nothing;
+      const bool empty = elementary::is_minus_infinity(lse);
+      // A probability is as exact as its exponent: where scores are small, let these be as small.
+      const A exponent = log2_of_log(lse);
+      const bool small = exponent < A{32} && exponent > A{-32};
+      work.base[i] = empty ? -nothing : small ? A{0} : exponent;
+      work.factors[i] = small ? static_cast<A>(elementary::exp(-static_cast<double>(lse))) : A{1};
+      work.delta[i] = empty ? A{0} : *block.delta.at(b, head, rows.first + i);
+      if (i >= rows.count) continue;
+      if (!empty) finite = finite && elementary::is_finite(lse) && elementary::is_finite(work.delta[i]);
+      if (!empty) continue;
+      // Nothing depends on a row that has seen no key, whatever it holds.
+      some_empty = true;
+      fill_zero(work.queries + i * key_ld(), key_width());
+      fill_zero(work.grad_out + i * value_ld(), value_width());
+    }
+
+    token_range some{0, keys.count};
+    if (seen == visibility::some) {
+      some = without_invisible_ends(keys.count, granule(), [&](std::int64_t key, std::int64_t key_count) {
+        return mask_.classify(rows.position(0), rows.position(rows.count - 1), keys.position(key),
+                              keys.position(key + key_count - 1));
+      });
+      if (some.first == some.last) return;
+    }
+    const std::int64_t first = some.first;
+    const std::int64_t last = some.last;
+
+    const std::int64_t ld = score_ld();
+    const std::int64_t count = last - first;
+    const std::int64_t padded_keys = round_up(count, granule());
+    const auto product = steps_.product;
+    A* const probabilities = work.probabilities + first;
+    A* const grad_scores = work.grad_scores + first;
+    if (!finite) {  // the scores themselves
+      product(true, work.queries, key_ld(), work.keys_transposed + first, ld, key_dim_, grad_scores, ld, padded_rows,
+              padded_keys, false);
+    }
+    steps_.probabilities(work.queries, key_ld(), work.keys_transposed + first, key_dim_, work.base, work.factors,
+                         probabilities, ld, padded_rows, padded_keys);
+    if (!finite) mark_hidden_scores(rows.count, count, grad_scores, probabilities);
+    steps_.score_gradients(work.grad_out, value_ld(), work.values_transposed + first, value_dim_, work.delta,
+                           probabilities, grad_scores, ld, padded_rows, padded_keys);
+    if (!finite) clear_hidden_scores(rows.count, count, grad_scores, probabilities, work);
+    if (some_empty) clear_empty_rows(rows.count, count, grad_scores, probabilities, work);
+    seen_keys seen_by_some;
+    if (seen == visibility::some) hide(rows, keys, first, last, work, seen_by_some);
+    prefetch_tokens(block.q, b, head, next.first, next.first + next.count);
+    product(false, probabilities, ld, work.grad_out, value_ld(), rows.count, work.grad_values + first * value_ld(),
+            value_ld(), padded_keys, value_width(), true);
+    prefetch_tokens(block.grad_out, b, head, next.first, next.first + next.count);
+    product(false, grad_scores, ld, work.queries, key_ld(), rows.count, work.grad_keys + first * key_ld(), key_ld(),
+            padded_keys, key_width(), true);
+    const bool whole = block.grad_q.dim == key_width() && rows.count == padded_rows;
+    A* const grads = whole ? block.grad_q.at(b, rows.first, head) : work.queries;
+    bool adds = whole;
+    seen_by_some.for_runs(first, last, [&](std::int64_t begin, std::int64_t end) {
+      product(true, grad_scores + (begin - first), ld, work.keys + begin * key_ld(), key_ld(), end - begin, grads,
+              whole ? block.grad_q.sequence_stride : key_ld(), padded_rows, key_width(), adds);
+      adds = true;
+    });
+    if (whole || !adds) return;
+    for (std::int64_t i = 0; i < rows.count; ++i) {
+      A* grad = block.grad_q.at(b, rows.first + i, head);
+      const A* from = work.queries + i * key_ld();
+      for (std::int64_t c = 0; c < block.grad_q.dim; ++c) grad[c] += from[c];
+    }
+  }
+
+  /// Pairs with a score of -infinity get the probability -1, which no other pair has.
+  void mark_hidden_scores(std::int64_t rows, std::int64_t keys, const A* scores, A* probabilities) const {
+    for (std::int64_t i = 0; i < rows; ++i) {
+      for (std::int64_t j = i * score_ld(); j < i * score_ld() + keys; ++j) {
+        if (elementary::is_minus_infinity(scores[j])) probabilities[j] = A{-1};
+      }
+    }
+  }
+
+  /// Marked pairs contribute nothing, even where their row's log-sum-exp or delta is NaN. What is infinite or NaN in
+  /// queries becomes 0, since grad_k takes them from here: as for keys (see run_keys).
+  void clear_hidden_scores(std::int64_t rows, std::int64_t keys, A* grad_scores, A* probabilities,
+                           const workspace& work) const {
+    for (std::int64_t i = 0; i < rows; ++i) {
+      for (std::int64_t j = i * score_ld(); j < i * score_ld() + keys; ++j) {
+        if (probabilities[j] == A{-1}) probabilities[j] = grad_scores[j] = A{0};
+      }
+      A* query = work.queries + i * key_ld();
+      for (std::int64_t c = 0; c < key_width(); ++c) query[c] = elementary::is_finite(query[c]) ? query[c] : A{0};
+    }
+  }
+
+  /// Rows that have seen no key contribute nothing.
+  void clear_empty_rows(std::int64_t rows, std::int64_t keys, A* grad_scores, A* probabilities,
+                        const workspace& work) const {
+    for (std::int64_t i = 0; i < rows; ++i) {
+      if (!elementary::is_minus_infinity(-work.base[i])) continue;
+      fill_zero(probabilities + i * score_ld(), keys);
+      fill_zero(grad_scores + i * score_ld(), keys);
+    }
+  }
+
+  /// Invisible pairs of the keys [first, last) contribute nothing. (Their probabilities may have overflowed: they are
+  /// overwritten, not used.) Rows that see none of these keys become 0 in the workspace, and
+  /// `seen_by_some` becomes the keys that some row sees.
+  void hide(const token_block& rows, const token_block& keys, std::int64_t first, std::int64_t last,
+            const workspace& work, seen_keys& seen_by_some) const {
+    seen_by_some.begin(first, last, false);
+    for (std::int64_t i = 0; i < rows.count; ++i) {
+      bool sees = false;
+      const std::int64_t position = rows.position(i);
+      A* probability = work.probabilities + i * score_ld();
+      A* grad = work.grad_scores + i * score_ld();
+      for (std::int64_t group = first; group < last; group += granule()) {
+        const std::int64_t end = group + granule() < last ? group + granule() : last;
+        const visibility seen = mask_.classify(position, position, keys.position(group), keys.position(end - 1));
+        if (seen == visibility::all) {
+          sees = true;
+          seen_by_some.set(group, end, true);
+          continue;
+        }
+        for (std::int64_t key = group; key < end; ++key) {
+          if (seen == visibility::some && mask_.visible(position, keys.position(key))) {
+            sees = true;
+            seen_by_some.set(key, key + 1, true);
+            continue;
+          }
+          probability[key] = A{0};
+          grad[key] = A{0};
+        }
+      }
+      if (sees) continue;
+      fill_zero(work.queries + i * key_ld(), key_width());
+      fill_zero(work.grad_out + i * value_ld(), value_width());
+    }
+  }
+
+  /// `to` becomes or grows by factor * from, and `from` what that has lost.
+  void carry(A* from, std::int64_t ld, A factor, const tensor_view<A>& to, bool fresh, std::int64_t b,
+             std::int64_t head, const token_block& tokens) const {
+    const A inverse = A{1} / factor;
+    const A back = elementary::is_finite(inverse) ? inverse : A{0};
+    for (std::int64_t i = 0; i < tokens.count; ++i) {
+      A* line = to.at(b, tokens.first + i, head);
+      if (fresh) fill_zero(line, to.dim);
+      steps_.carry(from + i * ld, factor, back, line, to.dim);
+    }
+  }
+
+  void store(const A* from, std::int64_t ld, A factor, const tensor_view<A>& to, bool fresh, std::int64_t b,
+             std::int64_t head, const token_block& tokens) const {
+    for (std::int64_t i = 0; i < tokens.count; ++i) {
+      A* line = to.at(b, tokens.first + i, head);
+      for (std::int64_t c = 0; c < to.dim; ++c) line[c] = factor * from[i * ld + c] + (fresh ? A{0} : line[c]);
+    }
+  }
+
+  static constexpr elementary::minus_infinity<A> nothing{};
+
+  std::span<const backward_queries<S, A>> queries_;
+  std::span<const backward_keys<S, A>> keys_;
+  const head_map& heads_;
+  A scale_;
+  const Mask& mask_;
+  flash_steps<A> steps_;
+  std::int64_t key_dim_ = 0;
+  std::int64_t value_dim_ = 0;
+  std::int64_t key_block_ = 0;
+  std::int64_t row_block_ = 0;
+};
+
+}  // namespace orrery

@@ -1,0 +1,181 @@
+// Copyright The Orrery authors. SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include "orrery/schedule/detail/slot_state.hpp"
+#include "orrery/schedule/program.hpp"
+
+namespace orrery {
+
+/// Gives every block that a program receives, and every partial that it begins, a slot, and reuses the slot when its
+/// last reader is done: a register allocation over the program's steps.
+///
+/// A received operand lives from the step in which its exchange is posted until its last tile, or until the last
+/// exchange that sends it on completes. A partial lives from its first tile or arrival until it has been sent. Costs
+/// time and memory linear in the number of blocks. The result is not trusted: `verify` proves it.
+class slot_assignment {
+ public:
+  constexpr explicit slot_assignment(program& p)
+      : program_{p}, lives_(1 + p.received.count + p.queries.count + p.keys.count), newest_(4 * p.world) {
+    for (int kind = 0; kind < 4; ++kind) heads_[kind] = newest_.items + kind * p.world;
+  }
+
+  constexpr void run() {
+    find_lives();
+    place_lives();
+  }
+
+ private:
+  static constexpr int none = 0;  // the life of index 0 is nobody's: zeroed memory needs no loop
+
+  /// One block in one slot, from step `born` to step `last`.
+  struct life {
+    held_block* holder;
+    unsigned kind;  ///< index into program::slots
+    int born;
+    int usable;  ///< first step in which it may be read
+    int last;
+    int older;  ///< the next older life of the same shard
+    int next_to_die;
+  };
+
+  /// The newest life of `what` that can be read in `step` becomes at least so long.
+  constexpr void use_operand(const block& what, int step, int last) {
+    if (what.shard == program_.rank) return;
+    life* used = lives_.items + heads_[2 * static_cast<unsigned>(what.side)][what.shard];
+    while (used != lives_.items && (used->usable > step || used->holder->block.slice != what.slice))
+      used = lives_.items + used->older;
+    if (used->last < last) used->last = last;  // nobody's, too
+  }
+
+  /// The link to the partial that is under way for `what`, or to none.
+  constexpr int& open_partial(const block& what) {
+    int* link = heads_[2 * static_cast<unsigned>(what.side) + 1] + what.shard;
+    while (*link != none && lives_.items[*link].holder->block.slice != what.slice) link = &lives_.items[*link].older;
+    return *link;
+  }
+
+  constexpr void find_lives() {
+    const int steps = program_.steps.count;
+    for (int i = 0; i <= steps; ++i) {
+      merge_arrivals(i < steps ? program_.steps.items[i].completions : program_.final_completions);
+      if (i == steps) return;
+      const step& now = program_.steps.items[i];
+      for (int e = now.exchanges.first; e < now.exchanges.first + now.exchanges.count; ++e)
+        post(program_.exchanges.items[e]);
+      if (now.tile.queries.count == 0 || now.tile.keys.count == 0) continue;
+      compute(i, program_.queries.items, now.tile.queries, side::query);
+      compute(i, program_.keys.items, now.tile.keys, side::key);
+    }
+  }
+
+  constexpr void merge_arrivals(const range& completions) {
+    for (int c = completions.first; c < completions.first + completions.count; ++c) {
+      const exchange& done = program_.exchanges.items[program_.completions.items[c]];
+      if (done.cargo == cargo::operand) continue;
+      const held_block* const end = program_.received.items + done.received.first + done.received.count;
+      for (const held_block* arrived = program_.received.items + done.received.first; arrived != end; ++arrived) {
+        if (arrived->block.shard == program_.rank) continue;
+        int& open = open_partial(arrived->block);
+        if (open != none) continue;
+        // With nothing to merge with, where it landed becomes the running partial.
+        open = arrived->slot;
+        lives_.items[open].last = program_.steps.count;
+      }
+    }
+  }
+
+  constexpr void post(const exchange& posted) {
+    const int busy_until = posted.complete_before - 1;
+    const block* const sent_end = program_.sent.items + posted.sent.first + posted.sent.count;
+    for (const block* what = program_.sent.items + posted.sent.first; what != sent_end; ++what)
+      posted.cargo == cargo::operand ? use_operand(*what, posted.posted, busy_until) : give_up(*what, busy_until);
+    held_block* const received_end = program_.received.items + posted.received.first + posted.received.count;
+    for (held_block* what = program_.received.items + posted.received.first; what != received_end; ++what) {
+      const unsigned kind = 2 * static_cast<unsigned>(what->block.side) + static_cast<unsigned>(posted.cargo);
+      int& newest = heads_[kind][what->block.shard];
+      const int older = posted.cargo == cargo::operand ? newest : none;  // a partial is chained when it has arrived
+      lives_.items[count_] = {what, kind, posted.posted, posted.complete_before, busy_until, older, none};
+      what->slot = count_++;
+      if (posted.cargo == cargo::operand) newest = what->slot;
+    }
+  }
+
+  /// The partial that is under way for `what` is sent.
+  constexpr void give_up(const block& what, int busy_until) {
+    int& open = open_partial(what);
+    if (open == none) return;
+    lives_.items[open].last = busy_until;
+    open = lives_.items[open].older;
+  }
+
+  constexpr void compute(int step, held_block* holders, const range& which, side s) {
+    const bool begins_partials = has_partials(program_.pass, s);
+    const unsigned kind = residency::kind_of(s, cargo::partial);
+    for (int b = which.first; b < which.first + which.count; ++b) {
+      use_operand(holders[b].block, step, step);
+      if (!begins_partials || holders[b].block.shard == program_.rank) continue;
+      int& open = open_partial(holders[b].block);
+      if (open != none) continue;
+      // Until it is sent: one that never is keeps its slot, and `verify` finds it there.
+      lives_.items[count_] = {&holders[b], kind, step, step, program_.steps.count, none, none};
+      open = count_++;
+    }
+  }
+
+  /// Lives are in the order of their birth; hands out slots in that order, the most recently freed first.
+  constexpr void place_lives() {
+    const int steps = program_.steps.count;
+    list<int> dying_in(steps + 1);
+    int* const dying = dying_in.items;
+    life* const lives = lives_.items;
+    list<int> free_slots[4];
+    int freed_up_to = 0;
+    for (life* placed = lives + 1; placed != lives + count_; ++placed) {
+      for (; freed_up_to < placed->born; ++freed_up_to) {
+        for (int dead = dying[freed_up_to]; dead != none; dead = lives[dead].next_to_die)
+          *free_slots[lives[dead].kind].extend(1) = lives[dead].holder->slot;
+      }
+      list<int>& available = free_slots[placed->kind];
+      placed->holder->slot = available.count > 0 ? available.items[--available.count] : program_.slots[placed->kind]++;
+      int& death = dying[placed->last < placed->born ? placed->born : placed->last];
+      placed->next_to_die = death;
+      death = static_cast<int>(placed - lives);
+    }
+  }
+
+  program& program_;
+  list<life> lives_;
+  int count_ = 1;
+  list<int> newest_;
+  int* heads_[4]{};  // for each (side, cargo), at [2 * side + cargo], the newest life of each shard
+};
+
+/// Lists for each step the exchanges that complete before it: a stable counting sort.
+constexpr void order_completions(program& p) {
+  const int steps = p.steps.count;
+  const int exchanges = p.exchanges.count;
+  const exchange* const posted = p.exchanges.items;
+  list<int> counts(steps + 2);
+  int* const count = counts.items;
+  for (int e = 0; e < exchanges; ++e) ++count[posted[e].complete_before];
+  int first = 0;
+  for (int i = 0; i <= steps; ++i) {
+    (i < steps ? p.steps.items[i].completions : p.final_completions) = {first, count[i]};
+    const int next = first + count[i];
+    count[i] = first;
+    first = next;
+  }
+  p.completions = list<int>(exchanges);
+  int* const completions = p.completions.items;
+  for (int e = 0; e < exchanges; ++e) completions[count[posted[e].complete_before]++] = e;
+}
+
+/// Makes what a topology has written ready to be verified and run: orders the completions and assigns the slots.
+/// To be called again after a program's exchanges, steps or tiles were changed.
+constexpr void finish(program& p) {
+  p.slots = {};
+  order_completions(p);
+  slot_assignment{p}.run();
+}
+
+}  // namespace orrery

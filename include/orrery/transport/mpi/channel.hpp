@@ -1,0 +1,375 @@
+// Copyright The Orrery authors. SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <algorithm>
+#include <chrono>
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <thread>
+#include <tuple>
+#include <utility>
+#include <vector>
+
+#include <mpi.h>
+
+#include "orrery/host/context.hpp"
+#include "orrery/schedule/program.hpp"
+#include "orrery/transport/detail/peer_text.hpp"
+#include "orrery/transport/mpi/collective.hpp"
+#include "orrery/transport/mpi/communicator.hpp"
+#include "orrery/transport/mpi/memory.hpp"
+#include "orrery/transport/mpi/message.hpp"
+#include "orrery/transport/transport.hpp"
+
+namespace orrery::mpi {
+
+/// One rank's end of a plan. See `transport_channel`.
+///
+/// Each side of each exchange is one message and one persistent request, made with the plan and started in each call.
+/// With `collectives::native`, exchanges that are remarked as a collective are one call instead, if that means the same
+/// on all members of its group: each remarks it, for the same step and lane, with the same messages. If a member has
+/// nothing to exchange and so no remark, say, all members send their messages.
+class channel {
+ public:
+  channel(std::shared_ptr<communicator> world, const program& p, std::vector<exchange_pieces> pieces)
+      : plan_{std::make_unique<plan>(std::move(world), p, std::move(pieces))} {}
+
+  void begin() {
+    plan& mine = *plan_;
+    mine.refused = true;
+    const communicator::presence here = mine.world->enter("beginning a call");
+    mine.refused = false;
+    if (mine.in_call()) {
+      mine.world->fail("rank " + std::to_string(mine.world->rank()) +
+                       " begins a call, but has left its last one in the middle");
+    }
+    ++mine.calls;
+    mine.awaited = 0;
+    if (mine.in_call()) mine.world->begin_call();
+  }
+  void post(int e) {
+    const communicator::presence here = plan_->world->resume();
+    plan_->post(e);
+  }
+  void await(int e) {
+    const communicator::presence here = plan_->world->resume();
+    plan_->await(e);
+    if (!plan_->in_call()) plan_->world->end_call();
+  }
+  /// Does nothing for a call that was refused, since it has not begun.
+  void abandon(const std::string& why) noexcept {
+    if (!plan_->refused) plan_->world->give_notice("failed ", why);
+  }
+
+  [[nodiscard]] host_context context() const noexcept {
+    communicator& world = *plan_->world;
+    return {world.team(), [](void* of) { static_cast<communicator*>(of)->progress(); }, &world};
+  }
+
+ private:
+  struct plan {
+    static constexpr auto receiving = static_cast<std::size_t>(way::receiving);
+    static constexpr auto sending = static_cast<std::size_t>(way::sending);
+    struct flight {
+      MPI_Request requests[2] = {MPI_REQUEST_NULL, MPI_REQUEST_NULL};
+      bool flying = false;
+      native_collective* part_of = nullptr;  // then it has no requests of its own
+    };
+
+    std::shared_ptr<communicator> world;
+    program steps;
+    std::vector<exchange_pieces> pieces;
+    std::vector<flight> flights;
+    std::vector<std::unique_ptr<message_type>> types;
+    std::vector<std::unique_ptr<native_collective>> natives;
+    int first_tag = 0;
+    std::uint64_t calls = 0;
+    std::size_t awaited;   // exchanges of this call
+    bool refused = false;  // the last call, by the communicator
+
+    plan(std::shared_ptr<communicator> on, const program& p, std::vector<exchange_pieces> where_blocks_lie)
+        : world{std::move(on)},
+          steps{p},
+          pieces{std::move(where_blocks_lie)},
+          flights(pieces.size()),
+          awaited{flights.size()} {
+      const agreed all = agree();
+      first_tag = world->take_tags(all.lanes);
+      if (all.natives_anywhere) {
+        std::vector<communicator::group> groups;
+        for (const candidate& one : all.natives) groups.push_back({one.members, one.lane});
+        world->make_groups(groups);
+      }
+      for (const candidate& one : all.natives) {
+        native_collective& made =
+            *natives.emplace_back(std::make_unique<native_collective>(*world, one, steps, pieces));
+        for (int e = one.exchanges.first; e < one.exchanges.end(); ++e) {
+          flights[static_cast<std::size_t>(e)].part_of = &made;
+        }
+      }
+      for (std::size_t i = 0; i < flights.size(); ++i) {
+        if (flights[i].part_of != nullptr) continue;
+        const int e = static_cast<int>(i);
+        const exchange& x = steps.exchanges[e];
+        if (x.received.count > 0) {
+          const message_type& message = *types.emplace_back(std::make_unique<message_type>(*world, pieces[i].received));
+          world->check(MPI_Recv_init(message.address(), message.count(), message.type(), x.from, first_tag + x.lane,
+                                     world->get(), &flights[i].requests[receiving]),
+                       "MPI_Recv_init", [&] { return where(e, receiving); });
+        }
+        if (x.sent.count > 0) {
+          const message_type& message = *types.emplace_back(std::make_unique<message_type>(*world, pieces[i].sent));
+          world->check(MPI_Send_init(message.address(), message.count(), message.type(), x.to, first_tag + x.lane,
+                                     world->get(), &flights[i].requests[sending]),
+                       "MPI_Send_init", [&] { return where(e, sending); });
+        }
+      }
+    }
+    plan(const plan&) = delete;
+    plan& operator=(const plan&) = delete;
+
+    /// Receives that are still under way are cancelled; what cannot be is left to MPI, with its memory. After
+    /// MPI_Finalize, or on a thread that may not call MPI, all is left as it is.
+    ~plan() {
+      if (running() && world->may_call_here()) {
+        const communicator::presence here{*world, communicator::presence::on_entry::wait};
+        if (in_call()) world->end_call();
+        for (std::size_t i = 0; i < flights.size(); ++i) end(flights[i], pieces[i]);
+        for (const auto& one : natives) {
+          if (one->flies()) one->give_up();
+        }
+        natives.clear();  // frees types
+        types.clear();
+        return;
+      }
+      for (std::size_t i = 0; i < flights.size(); ++i) {
+        if (!flights[i].flying) continue;
+        leave(pieces[i].received);
+        leave(pieces[i].sent);
+      }
+      for (auto& one : natives) one->give_up();
+      for (auto& one : types) given_up::all().keep_forever(std::move(one));
+    }
+
+    [[nodiscard]] bool in_call() const noexcept { return awaited != flights.size(); }
+
+    static void end(flight& one, const exchange_pieces& of_exchange) noexcept {
+      for (const std::size_t end : {receiving, sending}) {
+        MPI_Request& request = one.requests[end];
+        if (request == MPI_REQUEST_NULL) continue;
+        int done = one.flying ? 0 : 1;
+        if (done == 0) MPI_Test(&request, &done, MPI_STATUS_IGNORE);
+        if (done == 0 && end == receiving) MPI_Cancel(&request);
+        const auto limit = std::chrono::steady_clock::now() + std::chrono::milliseconds{50};
+        while (done == 0 && std::chrono::steady_clock::now() < limit) {
+          if (MPI_Test(&request, &done, MPI_STATUS_IGNORE) != MPI_SUCCESS) break;
+          std::this_thread::yield();
+        }
+        if (done == 0) leave(end == receiving ? of_exchange.received : of_exchange.sent);
+        if (request != MPI_REQUEST_NULL) MPI_Request_free(&request);
+      }
+      if (one.part_of == nullptr || !one.part_of->flies()) return;
+      leave(of_exchange.received);
+      leave(of_exchange.sent);
+    }
+
+    static void leave(const std::vector<piece>& to_mpi) noexcept {
+      for (const piece& one : to_mpi) {
+        if (one.bytes > 0) given_up::all().use(one.data);
+      }
+    }
+
+    void post(int e) {
+      flight& one = flights[static_cast<std::size_t>(e)];
+      one.flying = true;
+      if (one.part_of != nullptr) {
+        // With the last of its exchanges all have what they send.
+        if (e + 1 < one.part_of->exchanges().end()) return;
+        world->check(one.part_of->start(), one.part_of->call(), [&] { return where(e, receiving); });
+        return;
+      }
+      for (const std::size_t end : {receiving, sending}) {
+        if (one.requests[end] == MPI_REQUEST_NULL) continue;
+        world->check(MPI_Start(&one.requests[end]), "MPI_Start", [&] { return where(e, end); });
+      }
+    }
+
+    void await(int e) {
+      flight& one = flights[static_cast<std::size_t>(e)];
+      if (one.part_of != nullptr) {
+        native_collective& all = *one.part_of;
+        world->wait(all.request(), all.call(), [&] {
+          return waiting{describe(all.exchanges()), all.members(), all.number_of_call(first_tag, calls)};
+        });
+      } else {
+        await_messages(e, one);
+      }
+      one.flying = false;
+      ++awaited;
+    }
+
+    void await_messages(int e, flight& one) {
+      MPI_Status statuses[2];
+      world->wait_until(
+          [&] {
+            int done = 0;
+            const int code = MPI_Testall(2, one.requests, &done, statuses);
+            if (code == MPI_ERR_IN_STATUS) {
+              for (const std::size_t end : {receiving, sending}) {
+                const int of_one = statuses[end].MPI_ERROR;
+                if (of_one == MPI_ERR_PENDING || one.requests[end] == MPI_REQUEST_NULL) continue;
+                world->check(of_one, "MPI_Testall", [&] { return where(e, end); });
+              }
+            }
+            world->check(code, "MPI_Testall", [&] { return where(e, receiving); });
+            return done != 0;
+          },
+          [&] {
+            int received = 0;
+            MPI_Request_get_status(one.requests[receiving], &received, MPI_STATUS_IGNORE);
+            const exchange& x = steps.exchanges[e];
+            return waiting{where(e, received != 0 ? sending : receiving), {received != 0 ? x.to : x.from}};
+          });
+    }
+
+    [[nodiscard]] std::string where(int e, std::size_t end) const {
+      return describe_wait(steps, e, static_cast<way>(end));
+    }
+
+    /// "in step 1 for key shard 1 from rank 1, and key shard 2 from rank 2": what a collective has yet to bring, for
+    /// all that is known.
+    [[nodiscard]] std::string describe(const range& exchanges) const {
+      std::string text;
+      for (int e = exchanges.first; e < exchanges.end(); ++e) {
+        const exchange& x = steps.exchanges[e];
+        if (x.from == nobody) continue;
+        text += text.empty() ? "in step " + std::to_string(x.complete_before) + " for " : ", and ";
+        text += describe_message(steps, e, way::receiving) + " from rank " + std::to_string(x.from);
+      }
+      return text.empty() ? where(exchanges.first, sending) : text;
+    }
+
+    struct agreed {
+      int lanes;              // of all ranks
+      bool natives_anywhere;  // may a rank have some?
+      std::vector<candidate> natives;
+    };
+
+    /// Reads what a rank says in `agree`. False if it is malformed.
+    [[nodiscard]] static bool parse(const std::string& of_rank, int& lanes, std::string_view& wrong) {
+      peer_text read{of_rank};
+      read.number(lanes, 1).skip(" ");
+      while (read.at(';')) {
+        read.skip(";");
+        for (int i = 0; i < 5; ++i) {  // see candidate::name
+          int number = 0;
+          read.number(number, 0).skip(",");
+        }
+        read.skip(read.at('g') ? "g" : "w");
+      }
+      return read.skip(" ").until('\n', wrong).ended();
+    }
+
+    /// What all ranks agree on. Throws on all of them if a rank sends what its peer does not expect.
+    [[nodiscard]] agreed agree() const {
+      std::vector<candidate> mine;
+      if (world->how().collectives == collectives::native) mine = candidates_of(steps, pieces);
+      if (!world->makes_groups()) {
+        std::erase_if(mine, [&](const candidate& one) { return one.members.count < world->size(); });
+      }
+      std::vector<const candidate*> candidate_of(pieces.size(), nullptr);
+      for (const candidate& one : mine) {
+        for (int e = one.exchanges.first; e < one.exchanges.end(); ++e) {
+          candidate_of[static_cast<std::size_t>(e)] = &one;
+        }
+      }
+
+      // For each rank two digests of all messages, FNV-1a over whole numbers: of their sizes, and of the candidates
+      // that they are part of.
+      const auto ranks = static_cast<std::size_t>(world->size());
+      std::vector<std::uint64_t> sent(2 * ranks, 0xcbf29ce484222325);
+      std::vector<std::uint64_t> expected = sent;
+      const auto mix = [](std::uint64_t& digest, std::uint64_t number) { digest = (digest ^ number) * 0x100000001b3; };
+      const auto add = [&](std::uint64_t* digests, const exchange& x, const std::vector<piece>& message,
+                           const candidate* part_of) {
+        mix(digests[0], static_cast<std::uint64_t>(x.lane));
+        mix(digests[0], message.size());
+        for (const piece& one : message) mix(digests[0], static_cast<std::uint64_t>(one.bytes));
+        mix(digests[1], 0);
+        if (part_of == nullptr) return;
+        for (const char c : part_of->name()) mix(digests[1], static_cast<unsigned char>(c));
+      };
+      // Messages of different lanes may be posted in another order than they are expected.
+      int lanes = 1;
+      for (const exchange& x : steps.exchanges) lanes = (std::max)(lanes, x.lane + 1);
+      for (int lane = 0; lane < lanes; ++lane) {
+        for (int e = 0; e < steps.exchanges.size(); ++e) {
+          const exchange& x = steps.exchanges[e];
+          const auto i = static_cast<std::size_t>(e);
+          if (x.lane != lane) continue;
+          if (x.sent.count > 0) add(&sent[2 * static_cast<std::size_t>(x.to)], x, pieces[i].sent, candidate_of[i]);
+          if (x.received.count > 0) {
+            add(&expected[2 * static_cast<std::size_t>(x.from)], x, pieces[i].received, candidate_of[i]);
+          }
+        }
+      }
+      const std::vector<std::uint64_t> arriving = world->all_to_all(sent);
+
+      // What this rank says: its lanes, its candidates that no sender contradicts, and what is wrong.
+      std::string said = std::to_string(lanes) + " ";
+      for (const candidate& one : mine) {
+        bool alike = true;
+        for (int i = 0; i < one.members.count; ++i) {
+          const auto at = 2 * static_cast<std::size_t>(one.members.member(i)) + 1;
+          alike = alike && arriving[at] == expected[at];
+        }
+        if (alike) said += ";" + one.name() + (one.gathers ? "g" : "w");
+      }
+      said += " ";
+      for (std::size_t from = 0; from < ranks; ++from) {
+        if (arriving[2 * from] == expected[2 * from]) continue;
+        said += "rank " + std::to_string(from) + " sends to rank " + std::to_string(world->rank()) +
+                " other messages than that expects: their number, their lanes or their sizes differ";
+        break;
+      }
+
+      agreed all{lanes, false, {}};
+      const std::vector<std::string> of_ranks = world->gather(said + "\n");
+      for (const std::string& of_rank : of_ranks) {
+        int its_lanes = 1;
+        std::string_view wrong;
+        if (!parse(of_rank, its_lanes, wrong)) {
+          world->fail("rank " + std::to_string(&of_rank - of_ranks.data()) +
+                      " says of its plan what is no list of lanes and collectives; build all ranks with one version of "
+                      "this library");
+        }
+        if (!wrong.empty()) throw transport_error{"orrery: " + std::string{wrong} + world_is_usable};
+        all.lanes = (std::max)(all.lanes, its_lanes);
+        all.natives_anywhere = all.natives_anywhere || of_rank.find(';') != std::string::npos;
+      }
+      for (candidate& one : mine) {
+        bool all_want_it = true;
+        for (int i = 0; i < one.members.count; ++i) {
+          const std::string& of_member = of_ranks[static_cast<std::size_t>(one.members.member(i))];
+          const std::string name = ";" + one.name();
+          const std::size_t at = of_member.find(name);
+          all_want_it = all_want_it && at != std::string::npos;
+          one.gathers = one.gathers && all_want_it && of_member[at + name.size()] == 'g';
+        }
+        if (all_want_it) all.natives.push_back(one);
+      }
+      std::sort(all.natives.begin(), all.natives.end(), [](const candidate& a, const candidate& b) {
+        return std::tie(a.members.first, a.members.stride, a.members.count, a.lane, a.step) <
+               std::tie(b.members.first, b.members.stride, b.members.count, b.lane, b.step);
+      });
+      return all;
+    }
+  };
+
+  std::unique_ptr<plan> plan_;
+};
+
+}  // namespace orrery::mpi

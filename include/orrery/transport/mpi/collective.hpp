@@ -1,0 +1,202 @@
+// Copyright The Orrery authors. SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <algorithm>
+#include <climits>
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include <mpi.h>
+
+#include "orrery/schedule/builder.hpp"
+#include "orrery/schedule/program.hpp"
+#include "orrery/transport/mpi/communicator.hpp"
+#include "orrery/transport/mpi/message.hpp"
+#include "orrery/transport/transport.hpp"
+
+namespace orrery::mpi {
+
+/// A program's remark that could be one call of MPI, as far as one rank knows: all its exchanges are of one step and
+/// one lane, with members of the group, and at most one message each way for each of them.
+struct candidate {
+  range exchanges;
+  rank_group members;
+  int lane = 0;
+  int step = 0;
+  bool gathers = false;  ///< MPI_Iallgatherv can do it; else it takes MPI_Ialltoallw
+
+  /// The same text on all members, for the same collective.
+  [[nodiscard]] std::string name() const {
+    std::string text;
+    for (const int number : {members.first, members.stride, members.count, lane, step}) {
+      text += std::to_string(number) + ",";
+    }
+    return text;
+  }
+};
+
+/// Do the pieces of an all_gather fit one call: does each rank send one contiguous message to all, which also lies
+/// where an int reaches it from the others?
+[[nodiscard]] inline bool gathers_in_one(const collective& c, const program& p,
+                                         const std::vector<exchange_pieces>& pieces) {
+  if (c.kind != collective_kind::all_gather || c.exchanges.count != c.ranks - 1) return false;
+  const std::byte* lowest = nullptr;
+  const std::byte* highest = nullptr;
+  const std::vector<piece>& first = pieces[static_cast<std::size_t>(c.exchanges.first)].sent;
+  for (int e = c.exchanges.first; e < c.exchanges.end(); ++e) {
+    const exchange_pieces& of_exchange = pieces[static_cast<std::size_t>(e)];
+    if (p.exchanges[e].to == nobody || p.exchanges[e].from == nobody) return false;
+    for (const std::vector<piece>* message : {&of_exchange.sent, &of_exchange.received}) {
+      if (message->size() != 1) return false;
+      const piece& one = message->front();
+      if (message == &of_exchange.sent && (one.data != first[0].data || one.bytes != first[0].bytes)) return false;
+      if (one.bytes == 0) continue;
+      if (one.bytes > INT_MAX) return false;
+      if (lowest == nullptr || std::less{}(one.data, lowest)) lowest = one.data;
+      if (highest == nullptr || std::less{}(highest, one.data)) highest = one.data;
+    }
+  }
+  return highest - lowest <= INT_MAX;
+}
+
+/// The remarks of a program that could be native collectives. Two of one group, lane and step are not told apart: none
+/// of them is.
+[[nodiscard]] inline std::vector<candidate> candidates_of(const program& p,
+                                                          const std::vector<exchange_pieces>& pieces) {
+  std::vector<candidate> found;
+  for (const collective& c : p.collectives) {
+    const rank_group members{c.first_rank, c.ranks, c.rank_stride};
+    const exchange& first = p.exchanges[c.exchanges.first];
+    std::vector<int> met_to(static_cast<std::size_t>(c.ranks), 0);
+    std::vector<int> met_from = met_to;
+    const auto meets = [&](std::vector<int>& met, int peer) {
+      if (peer == nobody) return true;
+      const int index = members.index_of(peer);
+      return index >= 0 && index < members.count && members.member(index) == peer &&
+             met[static_cast<std::size_t>(index)]++ == 0;
+    };
+    bool fits = c.rank_stride > 0;
+    for (int e = c.exchanges.first; fits && e < c.exchanges.end(); ++e) {
+      const exchange& x = p.exchanges[e];
+      fits = x.posted == first.posted && x.lane == first.lane && meets(met_to, x.to) && meets(met_from, x.from);
+    }
+    if (fits) found.push_back({c.exchanges, members, first.lane, first.posted, gathers_in_one(c, p, pieces)});
+  }
+  std::vector<candidate> alone;
+  for (const candidate& one : found) {
+    const auto alike = [&](const candidate& other) { return other.name() == one.name(); };
+    if (std::count_if(found.begin(), found.end(), alike) == 1) alone.push_back(one);
+  }
+  return alone;
+}
+
+/// One collective of a program as one non-blocking call of MPI, with the messages of the exchanges and no others:
+/// blocks are read and written where they lie, and partials that arrive are merged by us, as ever. Its arguments stay
+/// in memory until it has completed.
+class native_collective {
+ public:
+  /// Of a group that has its communicator (see `communicator::make_groups`), and whose members have found out that all
+  /// of them want it, and alike.
+  native_collective(communicator& world, const candidate& what, const program& p,
+                    const std::vector<exchange_pieces>& pieces)
+      : exchanges_{what.exchanges},
+        members_{what.members},
+        step_{what.step},
+        lane_{what.lane},
+        gathers_{what.gathers},
+        group_{world.of_group(what.members, what.lane)} {
+    const auto ranks = static_cast<std::size_t>(what.members.count);
+    const auto index_of = [&](int peer) { return static_cast<std::size_t>(what.members.index_of(peer)); };
+    arguments& all = *arguments_;
+    for (side_of_call* side : {&all.sent, &all.received}) {
+      side->counts.assign(ranks, 0);
+      side->offsets.assign(ranks, 0);
+      side->types.assign(ranks, MPI_BYTE);
+    }
+    if (gathers_) {
+      const piece& mine = pieces[static_cast<std::size_t>(exchanges_.first)].sent.front();
+      std::vector<std::pair<std::size_t, piece>> blocks{{index_of(p.rank), mine}};
+      for (int e = exchanges_.first; e < exchanges_.end(); ++e) {
+        blocks.emplace_back(index_of(p.exchanges[e].from), pieces[static_cast<std::size_t>(e)].received.front());
+      }
+      for (const auto& [rank, block] : blocks) {
+        if (block.bytes > 0 && (base_ == nullptr || std::less{}(block.data, base_))) base_ = block.data;
+      }
+      for (const auto& [rank, block] : blocks) {
+        if (block.bytes == 0) continue;
+        all.received.counts[rank] = static_cast<int>(block.bytes);
+        all.received.offsets[rank] = static_cast<int>(block.data - base_);
+      }
+      return;
+    }
+    const auto add = [&](side_of_call& side, int peer, const std::vector<piece>& message) {
+      const message_type& type =
+          *all.messages.emplace_back(std::make_unique<message_type>(world, message, address_in::type));
+      side.counts[index_of(peer)] = type.count();
+      side.types[index_of(peer)] = type.type();
+    };
+    for (int e = exchanges_.first; e < exchanges_.end(); ++e) {
+      const exchange& x = p.exchanges[e];
+      if (x.to != nobody) add(all.sent, x.to, pieces[static_cast<std::size_t>(e)].sent);
+      if (x.from != nobody) add(all.received, x.from, pieces[static_cast<std::size_t>(e)].received);
+    }
+  }
+
+  [[nodiscard]] const range& exchanges() const noexcept { return exchanges_; }
+  [[nodiscard]] const rank_group& members() const noexcept { return members_; }
+  /// A number that all members give this call, and hardly ever another one. Plans are known by their first tag.
+  [[nodiscard]] std::uint64_t number_of_call(int plan, std::uint64_t call_of_plan) const noexcept {
+    std::uint64_t number = call_of_plan;
+    for (const int part : {plan, step_, lane_, members_.first}) {
+      number = number * 0x9e3779b97f4a7c15 + static_cast<std::uint64_t>(part) + 1;
+    }
+    return number | std::uint64_t{1} << 63;  // calls of all ranks are counted from 1
+  }
+  [[nodiscard]] const char* call() const noexcept { return gathers_ ? "MPI_Iallgatherv" : "MPI_Ialltoallw"; }
+  [[nodiscard]] MPI_Request& request() noexcept { return request_; }
+  [[nodiscard]] bool flies() const noexcept { return request_ != MPI_REQUEST_NULL; }
+
+  /// Returns what the MPI call does.
+  [[nodiscard]] int start() {
+    const arguments& all = *arguments_;
+    if (gathers_) {
+      return MPI_Iallgatherv(MPI_IN_PLACE, 0, MPI_DATATYPE_NULL, base_, all.received.counts.data(),
+                             all.received.offsets.data(), MPI_BYTE, group_, &request_);
+    }
+    return MPI_Ialltoallw(MPI_BOTTOM, all.sent.counts.data(), all.sent.offsets.data(), all.sent.types.data(),
+                          MPI_BOTTOM, all.received.counts.data(), all.received.offsets.data(),
+                          all.received.types.data(), group_, &request_);
+  }
+
+  /// It will not be waited for: MPI has no way to cancel it.
+  void give_up() noexcept { given_up::all().keep_forever(std::move(arguments_)); }
+
+ private:
+  struct side_of_call {
+    std::vector<int> counts;
+    std::vector<int> offsets;
+    std::vector<MPI_Datatype> types;
+  };
+  struct arguments {
+    side_of_call sent;
+    side_of_call received;
+    std::vector<std::unique_ptr<message_type>> messages;
+  };
+
+  range exchanges_;
+  rank_group members_;
+  int step_;
+  int lane_;
+  bool gathers_;
+  MPI_Comm group_;
+  std::byte* base_ = nullptr;
+  std::unique_ptr<arguments> arguments_ = std::make_unique<arguments>();
+  MPI_Request request_ = MPI_REQUEST_NULL;
+};
+
+}  // namespace orrery::mpi

@@ -1,0 +1,684 @@
+// Copyright The Orrery authors. SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <algorithm>
+#include <atomic>
+#include <charconv>
+#include <chrono>
+#include <climits>
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <exception>
+#include <map>
+#include <memory>
+#include <span>
+#include <sstream>
+#include <stdexcept>
+#include <string>
+#include <string_view>
+#include <thread>
+#include <tuple>
+#include <utility>
+#include <vector>
+
+#include <mpi.h>
+
+#include "orrery/host/thread_team.hpp"
+#include "orrery/schedule/builder.hpp"
+#include "orrery/transport/detail/collective_signature.hpp"
+#include "orrery/transport/detail/deadline.hpp"
+#include "orrery/transport/detail/describe.hpp"
+#include "orrery/transport/detail/peer_text.hpp"
+#include "orrery/transport/mpi/control_messages.hpp"
+#include "orrery/transport/mpi/memory.hpp"
+#include "orrery/transport/mpi/wait_chain.hpp"
+#include "orrery/transport/mpi_options.hpp"
+#include "orrery/transport/transport.hpp"
+
+namespace orrery::mpi {
+
+/// The world's own communicator, and its failure. Shared by the world and its channels.
+///
+/// Ranks write each other letters, under a tag that nothing else has: the first that fails tells all others why, so
+/// that whoever waits, and looks for letters now and then, fails with that rank's sentence instead of its own deadline.
+/// And before a deadline they ask each other whom they wait for (see `inquiry`).
+///
+/// Threads enter it one at a time (`presence`). A thread that comes while another is inside, or while a call that
+/// another has begun is under way, is refused; so is every thread from which MPI's thread level allows no calls.
+class communicator {
+ public:
+  communicator(MPI_Comm parent, const options& how)
+      : options_{how},
+        level_{checked(parent, how)},
+        maker_{std::this_thread::get_id()},
+        rank_{number_from(parent, MPI_Comm_rank)},
+        size_{number_from(parent, MPI_Comm_size)},
+        letters_{size_} {
+    failure_.reserve(letters::longest);
+    const presence here{*this, presence::on_entry::wait};
+    own_ = duplicate(parent, [] { return waiting{"for all ranks to make the same world"}; });
+    void* bound = nullptr;
+    int known = 0;
+    check(MPI_Comm_get_attr(MPI_COMM_WORLD, MPI_TAG_UB, static_cast<void*>(&bound), &known), "MPI_Comm_get_attr",
+          nothing);
+    last_tag_ = known != 0 ? *static_cast<const int*>(bound) : 32767;
+  }
+  communicator(const communicator&) = delete;
+  communicator& operator=(const communicator&) = delete;
+  ~communicator() {
+    if (failed_ || !running() || !may_call_here()) return;
+    for (auto& [members, made] : groups_) {
+      if (made != MPI_COMM_NULL) MPI_Comm_free(&made);
+    }
+    if (own_ != MPI_COMM_NULL) MPI_Comm_free(&own_);
+  }
+
+  [[nodiscard]] int rank() const noexcept { return rank_; }
+  [[nodiscard]] int size() const noexcept { return size_; }
+  [[nodiscard]] const options& how() const noexcept { return options_; }
+  [[nodiscard]] MPI_Comm get() const noexcept { return own_; }
+
+  /// The thread that is inside of the communicator: no other calls MPI for it. A thread may enter again. Empty if
+  /// `on_entry` is `look` and another thread is inside.
+  class [[nodiscard]] presence {
+   public:
+    enum class on_entry : std::uint8_t { look, wait };
+
+    presence(communicator& of, on_entry how) noexcept {
+      const std::thread::id me = std::this_thread::get_id();
+      if (of.inside_.load(std::memory_order_relaxed) == me) {
+        inside_ = true;
+        return;
+      }
+      for (std::thread::id other; !of.inside_.compare_exchange_weak(other, me, std::memory_order_acquire);) {
+        if (other != std::thread::id{} && how == on_entry::look) return;
+        if (other != std::thread::id{}) std::this_thread::yield();
+        other = {};
+      }
+      inside_ = true;
+      leaves_ = &of;
+    }
+    presence(presence&& other) noexcept
+        : inside_{std::exchange(other.inside_, false)}, leaves_{std::exchange(other.leaves_, nullptr)} {}
+    presence& operator=(presence&&) = delete;
+    ~presence() {
+      if (leaves_ != nullptr) leaves_->inside_.store(std::thread::id{}, std::memory_order_release);
+    }
+
+    explicit operator bool() const noexcept { return inside_; }
+
+   private:
+    bool inside_ = false;
+    communicator* leaves_ = nullptr;  // null: it was inside before
+  };
+
+  /// May this thread call MPI? Every thread if MPI was initialised for MPI_THREAD_SERIALIZED or more, else only the one
+  /// that initialised it, which then has made the world.
+  [[nodiscard]] bool may_call_here() const noexcept {
+    return level_ >= MPI_THREAD_SERIALIZED || std::this_thread::get_id() == maker_;
+  }
+
+  /// Enters for a collective call, or for the beginning of a call of a plan. Throws `std::logic_error` if this thread
+  /// may not call MPI, if another thread is in a call, and after MPI_Finalize: nothing has then happened. Throws
+  /// `transport_error` if the world has failed.
+  presence enter(const char* doing = "coming to a collective call") {
+    expect_thread();
+    presence here{*this, presence::on_entry::look};
+    if (here && failed_) throw_failure(doing);
+    if (!here || (calls_under_way_ > 0 && caller_.load(std::memory_order_relaxed) != std::this_thread::get_id())) {
+      throw std::logic_error{
+          "orrery: mpi::world: called while another thread is in a call of this world, or has begun one that is not "
+          "finished; make one call at a time, or give each thread a world of its own under MPI_THREAD_MULTIPLE"};
+    }
+    if (!running()) {
+      throw std::logic_error{
+          "orrery: mpi::world: called after MPI_Finalize; use worlds and operators before (they may be destroyed "
+          "after)"};
+    }
+    caller_.store(std::this_thread::get_id(), std::memory_order_relaxed);
+    return here;
+  }
+  /// Enters to go on with a call of a plan, from any thread that may call MPI.
+  presence resume() {
+    expect_thread();
+    presence here{*this, presence::on_entry::wait};
+    caller_.store(std::this_thread::get_id(), std::memory_order_relaxed);
+    return here;
+  }
+  /// Between these two, other threads are refused. Call them inside.
+  void begin_call() noexcept { ++calls_under_way_; }
+  void end_call() noexcept { --calls_under_way_; }
+
+  /// Does the work of a collective call. If it throws on this rank only (out of memory, say), the world fails, so that
+  /// the others do not wait for it.
+  template <class Work>
+  decltype(auto) collective(const char* doing, const Work& work) try {
+    return work();
+  } catch (const transport_error&) {  // known to all ranks
+    throw;
+  } catch (const std::logic_error&) {  // an argument that all ranks refuse alike
+    throw;
+  } catch (const std::exception& e) {
+    give_notice("failed ", doing, ": ", e.what());
+    throw;
+  } catch (...) {
+    give_notice("failed ", doing);
+    throw;
+  }
+
+  /// Can communicators of some of the ranks be made? See `make_groups`.
+  [[nodiscard]] bool makes_groups() const noexcept { return level_ == MPI_THREAD_MULTIPLE; }
+
+  /// Members that have a communicator of their own for one lane.
+  struct group {
+    rank_group members;
+    int lane = 0;
+  };
+
+  /// Makes those communicators that are missing. All ranks call it, each with the groups that it is a member of, in the
+  /// order of (first, stride, count, lane).
+  ///
+  /// MPI makes a communicator of some of the ranks in a call that has no deadline and cannot be cancelled. So another
+  /// thread makes it, under MPI_THREAD_MULTIPLE, while this one waits; after the deadline that thread is left alone. It
+  /// begins when all ranks are known to have what they need for it, so that one that has no memory, say, leaves nobody
+  /// in such a call.
+  void make_groups(const std::vector<group>& wanted) {
+    std::vector<group> missing;
+    for (const group& one : wanted) {
+      if (groups_.count(key_of(one)) != 0) continue;
+      if (one.members.count < size_) {
+        missing.push_back(one);
+        continue;
+      }
+      const std::uint64_t number = ++collective_calls_;  // of all ranks, in their order, since strides are positive
+      groups_.emplace(key_of(one), duplicate(own_, [&] {
+                        return waiting{"for all ranks to make a communicator for collectives", {0, size_}, number};
+                      }));
+    }
+    const auto kept = keep<creation>();
+    kept->from = own_;
+    MPI_Group all = MPI_GROUP_NULL;
+    check(MPI_Comm_group(own_, &all), "MPI_Comm_group", nothing);
+    for (const group& one : missing) {
+      std::vector<int> ranks;
+      for (int i = 0; i < one.members.count; ++i) ranks.push_back(one.members.member(i));
+      MPI_Group& members = kept->members.emplace_back(MPI_GROUP_NULL);
+      check(MPI_Group_incl(all, one.members.count, ranks.data(), &members), "MPI_Group_incl", nothing);
+      groups_.emplace(key_of(one), MPI_COMM_NULL);
+    }
+    MPI_Group_free(&all);
+    kept->made.assign(missing.size(), MPI_COMM_NULL);
+    std::thread maker;
+    if (!missing.empty()) maker = std::thread{[one = kept.get()] { one->run(); }};
+    try {
+      MPI_Request request = MPI_REQUEST_NULL;
+      check(MPI_Ibarrier(own_, &request), "MPI_Ibarrier", nothing);
+      wait_for_all(request, "MPI_Ibarrier");
+    } catch (...) {
+      kept->begin(creation::state::cancelled);
+      if (maker.joinable()) maker.join();
+      throw;
+    }
+    if (!missing.empty()) {
+      kept->begin(creation::state::begun);
+      try {
+        wait_until(
+            [&] { return kept->now.load(std::memory_order_acquire) == creation::state::done; },
+            [&] {
+              const group& now = missing[(std::min)(kept->finished.load(), missing.size() - 1)];
+              return waiting{"for its group to make a communicator for collectives", now.members, number_of(now)};
+            });
+      } catch (...) {
+        maker.detach();
+        throw;
+      }
+      maker.join();
+      check(kept->code, "MPI_Comm_create_group", nothing);
+    }
+    for (std::size_t i = 0; i < missing.size(); ++i) {
+      MPI_Group_free(&kept->members[i]);
+      groups_[key_of(missing[i])] = kept->made[i];
+      check(MPI_Comm_set_errhandler(kept->made[i], MPI_ERRORS_RETURN), "MPI_Comm_set_errhandler", nothing);
+    }
+    forget(kept);
+  }
+  /// Made before.
+  [[nodiscard]] MPI_Comm of_group(const rank_group& members, int lane) const {
+    return groups_.at(key_of({members, lane}));
+  }
+
+  /// The threads that kernels share; null if the rank's own is all.
+  [[nodiscard]] thread_team* team() const noexcept { return team_.get(); }
+  void start_team() {
+    if (team_ == nullptr && options_.threads_per_rank > 1) {
+      team_ = std::make_unique<thread_team>(options_.threads_per_rank);
+    }
+  }
+
+  /// Says nothing more about where an MPI call failed.
+  static std::string nothing() { return ""; }
+
+  /// Throws if an MPI call has failed; `where`, called only then, says in which step, for which block and peer.
+  template <class Where>
+  void check(int code, const char* call, const Where& where) {
+    if (code == MPI_SUCCESS) return;
+    char text[MPI_MAX_ERROR_STRING] = "";
+    int length = 0;
+    MPI_Error_string(code, text, &length);
+    std::string why = std::string{call} + " failed on rank " + std::to_string(rank_);
+    if (const std::string more = where(); !more.empty()) why += " " + more;
+    fail(why + ": " + text);
+  }
+
+  /// Returns when `done()`, and throws when another rank has failed or after the deadline. Leaves the core to others
+  /// between two looks: there may be more ranks than cores. `what()`, a `waiting`, is called only when somebody asks.
+  ///
+  /// Shortly before the deadline this rank asks whom it waits for in the end; so only then it may allocate.
+  template <class Done, class What>
+  void wait_until(const Done& done, const What& what) {
+    if (done()) return;
+    const auto deadline = deadline_in(options_.deadline);
+    const auto time_to_ask = deadline_in(options_.deadline - (std::min)(options_.deadline / 2, longest_inquiry));
+    bool asking = false;
+    for (unsigned looks = 1; !done(); ++looks) {
+      if (looks % 16 == 0 || failed_) {
+        const bool news = read_letters(what);
+        if (failed_) throw_failure("waiting " + what().text);
+        const auto now = std::chrono::steady_clock::now();
+        if (now >= time_to_ask && (!asking || news)) {
+          if (!asking) begin_inquiry(what());
+          asking = true;
+          static_cast<void>(follow_inquiry());
+        }
+        if (now >= deadline) {
+          fail("rank " + std::to_string(rank_) + " has waited " + describe_seconds(options_.deadline) + " " +
+               what().text + follow_inquiry());
+        }
+      }
+      std::this_thread::yield();
+    }
+  }
+  /// The same for one request.
+  template <class What>
+  void wait(MPI_Request& request, const char* call, const What& what) {
+    wait_until(
+        [&] {
+          int done = 0;
+          check(MPI_Test(&request, &done, MPI_STATUS_IGNORE), call, [&] { return what().text; });
+          return done != 0;
+        },
+        what);
+  }
+  /// The same for a collective call of all ranks.
+  void wait_for_all(MPI_Request& request, const char* call) {
+    const std::uint64_t number = ++collective_calls_;
+    wait(request, call, [&] {
+      return waiting{"for all ranks to come to the same collective call", {0, size_}, number};
+    });
+  }
+
+  /// Lets the MPI library work for a moment, if this is the thread that made the last call.
+  void progress() noexcept {
+    if (caller_.load(std::memory_order_relaxed) != std::this_thread::get_id() || failed_) return;
+    const presence here{*this, presence::on_entry::look};
+    if (!here) return;
+    const auto now = std::chrono::steady_clock::now();
+    if (now < next_progress_) return;
+    next_progress_ = now + std::chrono::duration_cast<std::chrono::steady_clock::duration>(
+                               std::chrono::duration<double>((std::min)(options_.progress_interval, 1e6)));
+    // Unlike a test of requests that have completed, a probe that finds nothing always makes progress.
+    try {
+      read_letters([] { return waiting{}; });
+    } catch (...) {  // failed_ says so, or this rank gives no answer
+    }
+  }
+
+  /// Fails on this rank, and tells the others why.
+  [[noreturn]] void fail(std::string_view why) {
+    record_failure(why);
+    throw_failure("");
+  }
+  /// The same for "rank 2 " and the parts, without throwing. Allocates nothing: it may be memory that this rank has run
+  /// out of. From a thread that may not call MPI the others are told later, by one that may.
+  template <class... Parts>
+  void give_notice(const Parts&... parts) noexcept {
+    const presence here{*this, presence::on_entry::wait};
+    if (failed_) return;
+    failure_ = "rank ";
+    const auto add = [&](std::string_view part) {
+      failure_.append(part.substr(0, letters::longest - 1 - failure_.size()));
+    };
+    char digits[16];
+    add({digits, static_cast<std::size_t>(std::to_chars(digits, digits + sizeof digits, rank_).ptr - digits)});
+    add(" ");
+    (add(parts), ...);
+    failed_ = true;
+    tell();
+  }
+  [[nodiscard]] bool failed() const noexcept { return failed_; }
+  /// Looks for news if this thread may, and no other is inside.
+  [[nodiscard]] bool usable() {
+    if (failed_ || !may_call_here() || !running()) return !failed_;
+    const presence here{*this, presence::on_entry::look};
+    try {
+      if (here) read_letters([] { return waiting{}; });
+    } catch (const transport_error&) {  // failed_ says so
+    }
+    return !failed_;
+  }
+
+  /// A collective call that is given up may go on writing: its buffers stay until it has completed.
+  template <class Buffers>
+  [[nodiscard]] static std::shared_ptr<Buffers> keep() {
+    return given_up::all().keep<Buffers>();
+  }
+  static void forget(const std::shared_ptr<void>& completed) { given_up::all().release(completed); }
+
+  /// Returns when all ranks have come to the same call: every collective call begins with this one, so that no rank
+  /// reads what belongs to another call. Throws `std::invalid_argument` on all ranks if only the type or number of
+  /// their values differ, and fails if they are in different calls.
+  void meet(collective_signature call) {
+    const presence here = enter();
+    call.sequence = signatures_++;
+    struct buffers {
+      std::vector<std::byte> all;
+    };
+    constexpr std::size_t each = collective_signature::size;
+    const auto ranks = static_cast<std::size_t>(size_);
+    const auto kept = keep<buffers>();
+    kept->all.resize(each * ranks);
+    const auto mine = call.serialize();
+    std::copy(mine.begin(), mine.end(), kept->all.begin() + static_cast<std::ptrdiff_t>(each) * rank_);
+    MPI_Request request = MPI_REQUEST_NULL;
+    check(MPI_Iallgather(MPI_IN_PLACE, 0, MPI_DATATYPE_NULL, kept->all.data(), static_cast<int>(each), MPI_BYTE, own_,
+                         &request),
+          "MPI_Iallgather", nothing);
+    wait_for_all(request, "MPI_Iallgather");
+    std::vector<collective_signature> calls(ranks);
+    for (std::size_t r = 0; r < ranks; ++r) {
+      if (collective_signature::parse(std::span{kept->all}.subspan(each * r, each), calls[r])) continue;
+      fail("rank " + std::to_string(r) + " comes to a collective call with something that is no signature of one; " +
+           "build all ranks with one version of this library");
+    }
+    forget(kept);
+    require_same_call(calls, [this](const std::string& why) { fail(why); });
+  }
+
+  void barrier() {
+    const presence here = enter();
+    collective("at a barrier", [&] { meet({collective_call::barrier}); });
+  }
+
+  /// The texts of all ranks. Together at most 2 GiB.
+  [[nodiscard]] std::vector<std::string> all_gather(const std::string& text, collective_call call) {
+    const presence here = enter();
+    return collective("at an all_gather", [&] {
+      meet({call});
+      return gather(text);
+    });
+  }
+
+  /// Gives each rank equally many numbers, in the order of the ranks, and returns what they give to this one. A part of
+  /// a collective call.
+  [[nodiscard]] std::vector<std::uint64_t> all_to_all(const std::vector<std::uint64_t>& numbers) {
+    struct buffers {
+      std::vector<std::uint64_t> given, taken;
+    };
+    const auto kept = keep<buffers>();
+    kept->given = numbers;
+    kept->taken.resize(numbers.size());
+    const int each = static_cast<int>(numbers.size()) / size_;
+    MPI_Request request = MPI_REQUEST_NULL;
+    check(MPI_Ialltoall(kept->given.data(), each, MPI_UINT64_T, kept->taken.data(), each, MPI_UINT64_T, own_, &request),
+          "MPI_Ialltoall", nothing);
+    wait_for_all(request, "MPI_Ialltoall");
+    forget(kept);
+    return kept->taken;
+  }
+
+  /// The texts of all ranks, as a part of a collective call.
+  [[nodiscard]] std::vector<std::string> gather(const std::string& text) {
+    struct buffers {
+      std::string mine, all;
+      std::vector<std::int64_t> sizes;
+      std::vector<int> counts, offsets;
+    };
+    const auto ranks = static_cast<std::size_t>(size_);
+    const auto kept = keep<buffers>();
+    kept->mine = text;
+    kept->sizes.assign(ranks, 0);
+    kept->sizes[static_cast<std::size_t>(rank_)] = static_cast<std::int64_t>(text.size());
+    MPI_Request request = MPI_REQUEST_NULL;
+    check(MPI_Iallgather(MPI_IN_PLACE, 0, MPI_DATATYPE_NULL, kept->sizes.data(), 1, MPI_INT64_T, own_, &request),
+          "MPI_Iallgather", nothing);
+    wait_for_all(request, "MPI_Iallgather");
+
+    std::int64_t total = 0;
+    for (const std::int64_t size : kept->sizes) {
+      kept->offsets.push_back(static_cast<int>(total));
+      if (size < 0 || size > INT_MAX - total)
+        throw std::length_error{"orrery: mpi::world: all_gather: the texts have more than 2 GiB"};
+      total += size;
+      kept->counts.push_back(static_cast<int>(size));
+    }
+    kept->all.resize(static_cast<std::size_t>(total));
+    check(MPI_Iallgatherv(kept->mine.data(), static_cast<int>(kept->mine.size()), MPI_CHAR, kept->all.data(),
+                          kept->counts.data(), kept->offsets.data(), MPI_CHAR, own_, &request),
+          "MPI_Iallgatherv", nothing);
+    wait_for_all(request, "MPI_Iallgatherv");
+
+    std::vector<std::string> texts;
+    for (std::size_t r = 0; r < ranks; ++r) {
+      texts.push_back(
+          kept->all.substr(static_cast<std::size_t>(kept->offsets[r]), static_cast<std::size_t>(kept->counts[r])));
+    }
+    forget(kept);
+    return texts;
+  }
+
+  /// The first of `count` tags in a row that the next plan has for itself. All ranks ask alike.
+  [[nodiscard]] int take_tags(int count) {
+    if (count > last_tag_ - group_tag) {
+      throw disagreement{"orrery: mpi::world: the program has lanes up to " + std::to_string(count - 1) +
+                         ", but this MPI library has " + std::to_string(last_tag_) + " tags; number the lanes from 0"};
+    }
+    // Old plans' tags may be taken again: messages of one pair and tag arrive in order.
+    if (count > last_tag_ - next_tag_ + 1) next_tag_ = group_tag + 1;
+    return std::exchange(next_tag_, next_tag_ + count);
+  }
+
+ private:
+  static constexpr int group_tag = letters::tag + 1;  // while communicators of groups are made
+  static constexpr double longest_inquiry = 2;        // seconds
+
+  [[noreturn]] static void refuse(const std::string& why) { throw std::invalid_argument{"orrery: mpi::world: " + why}; }
+
+  /// The work of the thread that makes communicators of groups.
+  struct creation {
+    enum class state : std::uint8_t { prepared, cancelled, begun, done };
+
+    MPI_Comm from = MPI_COMM_NULL;
+    std::vector<MPI_Group> members;
+    std::vector<MPI_Comm> made;
+    int code = MPI_SUCCESS;
+    std::atomic<std::size_t> finished = 0;
+    std::atomic<state> now = state::prepared;
+
+    void begin(state next) noexcept {
+      now.store(next, std::memory_order_release);
+      now.notify_all();
+    }
+    void run() noexcept {
+      now.wait(state::prepared, std::memory_order_acquire);
+      if (now.load(std::memory_order_acquire) == state::cancelled) return;
+      for (std::size_t i = 0; i < members.size() && code == MPI_SUCCESS; ++i) {
+        code = MPI_Comm_create_group(from, members[i], group_tag, &made[i]);
+        finished.store(i + 1);
+      }
+      now.store(state::done, std::memory_order_release);
+    }
+  };
+
+  using group_key = std::tuple<int, int, int, int>;  // first rank, stride, count and lane
+  [[nodiscard]] static group_key key_of(const group& one) {
+    return {one.members.first, one.members.stride, one.members.count, one.lane};
+  }
+  /// A number that all members give the making of their communicator, and hardly ever another call.
+  [[nodiscard]] static std::uint64_t number_of(const group& one) noexcept {
+    std::uint64_t number = static_cast<std::uint64_t>(one.lane) + 1;
+    for (const int part : {one.members.first, one.members.stride, one.members.count}) {
+      number = number * 0x9e3779b97f4a7c15 + static_cast<std::uint64_t>(part) + 1;
+    }
+    return number | std::uint64_t{1} << 63;
+  }
+
+  /// MPI's thread level, if all is well with the arguments.
+  [[nodiscard]] static int checked(MPI_Comm parent, const options& how) {
+    if (const std::string wrong = what_is_wrong_with(how.deadline, how.threads_per_rank); !wrong.empty()) refuse(wrong);
+    if (!(how.progress_interval >= 0)) {
+      refuse("progress_interval is " + std::to_string(how.progress_interval) + ", expected seconds, at least 0");
+    }
+    if (!running()) refuse("MPI is not initialised, or finalised already; call MPI_Init_thread before");
+    if (parent == MPI_COMM_NULL) refuse("the communicator is MPI_COMM_NULL; let only its members make a world");
+    int inter = 0;
+    MPI_Comm_test_inter(parent, &inter);
+    if (inter != 0) refuse("the communicator is an intercommunicator; merge it by MPI_Intercomm_merge");
+    int level = MPI_THREAD_SINGLE;
+    int main_thread = 0;
+    MPI_Query_thread(&level);
+    MPI_Is_thread_main(&main_thread);
+    if (level < MPI_THREAD_FUNNELED && how.threads_per_rank > 1) {
+      refuse("threads_per_rank is " + std::to_string(how.threads_per_rank) +
+             ", but MPI was initialised for a single thread; ask MPI_Init_thread for MPI_THREAD_FUNNELED");
+    }
+    if (level < MPI_THREAD_SERIALIZED && main_thread == 0) {
+      refuse("this is not the thread that initialised MPI; make the world there, or ask for MPI_THREAD_SERIALIZED");
+    }
+    return level;
+  }
+  [[nodiscard]] static int number_from(MPI_Comm parent, int (*ask)(MPI_Comm, int*)) {
+    int number = 0;
+    ask(parent, &number);
+    return number;
+  }
+
+  void expect_thread() const {
+    if (may_call_here()) return;
+    throw std::logic_error{
+        "orrery: mpi::world: called from another thread than the one that initialised MPI, which MPI_THREAD_FUNNELED "
+        "does not allow; ask MPI_Init_thread for MPI_THREAD_SERIALIZED or MPI_THREAD_MULTIPLE"};
+  }
+
+  template <class What>
+  [[nodiscard]] MPI_Comm duplicate(MPI_Comm of, const What& what) {
+    MPI_Request request = MPI_REQUEST_NULL;
+    const auto made = keep<MPI_Comm>();
+    check(MPI_Comm_idup(of, made.get(), &request), "MPI_Comm_idup", nothing);
+    wait(request, "MPI_Comm_idup", what);
+    const MPI_Comm finished = *made;
+    forget(made);
+    check(MPI_Comm_set_errhandler(finished, MPI_ERRORS_RETURN), "MPI_Comm_set_errhandler", nothing);
+    return finished;
+  }
+
+  void record_failure(std::string_view why) noexcept {
+    if (failed_) return;
+    failure_ = why.substr(0, letters::longest - 1);
+    failed_ = true;
+    tell();
+  }
+  void tell() noexcept {
+    if (told_ || own_ == MPI_COMM_NULL || !may_call_here() || !running()) return;
+    told_ = true;
+    letters_.send_notice(own_, rank_, failure_);
+  }
+
+  /// Always the same sentence. `doing`: what this rank was at, if it is not the one that failed first.
+  [[noreturn]] void throw_failure(const std::string& doing) {
+    tell();
+    if (sentence_.empty()) {
+      sentence_ = describe_stop(rank_, failure_, doing, "; this world and its communicator cannot be used any more");
+    }
+    throw transport_error{sentence_};
+  }
+
+  /// Reads what others have written: why they have failed, what they ask and what they answer. Is there an answer? To
+  /// those who ask, this rank waits for `what()`.
+  template <class What>
+  bool read_letters(const What& what) {
+    bool news = false;
+    const auto checked_call = [&](int code, const char* call) { check(code, call, [&] { return what().text; }); };
+    const auto malformed = [&](int from, const std::string& why) {
+      fail("rank " + std::to_string(from) + " has sent rank " + std::to_string(rank_) + " a control message " + why +
+           "; build all ranks with one version of this library");
+    };
+    letters::letter read;
+    while (own_ != MPI_COMM_NULL && !failed_ && letters::take(own_, read, checked_call, malformed)) {
+      if (read.kind == letters::kind::notice) {
+        told_ = true;  // the others know it
+        failure_ = read.text;
+        failed_ = true;
+      } else if (read.kind == letters::kind::question) {
+        std::uint64_t inquiry = 0;
+        if (!peer_text{read.text}.number(inquiry).ended())
+          malformed(read.from, "that asks nothing: \"" + read.text + "\"");
+        const waiting mine = what();
+        std::ostringstream written;
+        written << inquiry << ' ' << mine.whom.first << ' ' << mine.whom.count << ' ' << mine.whom.stride << ' '
+                << mine.call;
+        letters_.send(own_, read.from, letters::kind::answer, written.str());
+      } else {
+        std::uint64_t inquiry = 0;
+        waiting theirs;
+        rank_group& whom = theirs.whom;
+        peer_text numbers{read.text};
+        numbers.number(inquiry).skip(" ").number(whom.first, 0, size_ - 1).skip(" ").number(whom.count, 0, size_);
+        numbers.skip(" ").number(whom.stride, 1).skip(" ").number(theirs.call);
+        if (!numbers.ended() || (whom.count > 0 && (size_ - 1 - whom.first) / whom.stride < whom.count - 1)) {
+          malformed(read.from, "that answers nothing: \"" + read.text + "\"");
+        }
+        if (inquiry != inquiries_) continue;
+        inquiry_.take(read.from, theirs);
+        news = true;
+      }
+    }
+    return news;
+  }
+
+  void begin_inquiry(const waiting& mine) {
+    ++inquiries_;
+    inquiry_.begin(rank_, size_, mine);
+  }
+  [[nodiscard]] std::string follow_inquiry() {
+    if (own_ == MPI_COMM_NULL) return "";
+    return inquiry_.follow(
+        [&](int other) { letters_.send(own_, other, letters::kind::question, std::to_string(inquiries_)); });
+  }
+
+  options options_;
+  int level_;              // MPI's
+  std::thread::id maker_;  // under MPI_THREAD_FUNNELED the main thread
+  std::atomic<std::thread::id> inside_{};
+  std::atomic<std::thread::id> caller_{};  // the last that entered
+  int calls_under_way_ = 0;                // of plans, by the caller
+  std::unique_ptr<thread_team> team_;
+  MPI_Comm own_ = MPI_COMM_NULL;
+  std::map<group_key, MPI_Comm> groups_;
+  int rank_ = 0;
+  int size_ = 1;
+  int last_tag_ = 32767;
+  int next_tag_ = group_tag + 1;
+  std::uint64_t signatures_ = 0;        // of this rank's collective calls so far
+  std::uint64_t collective_calls_ = 0;  // of MPI with all ranks
+  mpi::letters letters_;
+  mpi::inquiry inquiry_;
+  std::uint64_t inquiries_ = 0;
+  std::atomic<bool> failed_ = false;
+  bool told_ = false;  // the others know of it
+  std::string failure_;
+  std::string sentence_;
+  std::chrono::steady_clock::time_point next_progress_{};
+};
+
+}  // namespace orrery::mpi

@@ -1,0 +1,110 @@
+// Copyright The Orrery authors. SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <cstddef>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include <mpi.h>
+
+#include "orrery/transport/mpi/memory.hpp"
+
+namespace orrery::mpi {
+
+/// Short texts that any rank of a communicator may write to any other at any time, under a tag that nothing else has.
+/// Nobody waits for one: they are read when somebody looks, and those that never are do no harm.
+class letters {
+ public:
+  static constexpr int tag = 0;
+  static constexpr std::size_t longest = 2048;  // in bytes; what is longer is cut
+
+  /// What a letter is about: its first byte.
+  enum class kind : char { notice = '!', question = '?', answer = '=' };
+
+  struct letter {
+    int from = 0;
+    letters::kind kind = letters::kind::notice;
+    std::string text;
+  };
+
+  /// Takes the memory of the notices that a rank of `ranks` may have to send when there is none left.
+  explicit letters(int ranks) : notices_{std::make_unique<notices>()} {
+    notices_->text.reserve(longest);
+    notices_->requests.assign(static_cast<std::size_t>(ranks), MPI_REQUEST_NULL);
+  }
+  letters(const letters&) = delete;
+  letters& operator=(const letters&) = delete;
+  ~letters() {
+    for (std::unique_ptr<sent>& one : on_their_way_) given_up::all().keep_forever(std::move(one));
+    if (!notices_->text.empty()) given_up::all().keep_forever(std::move(notices_));
+  }
+
+  /// Sends a question or an answer. A letter that cannot be sent, since the other has died, is as good as one that is
+  /// not read.
+  void send(MPI_Comm over, int to, kind about, const std::string& text) {
+    std::erase_if(on_their_way_, [](const std::unique_ptr<sent>& one) {
+      int done = 0;
+      return MPI_Test(&one->request, &done, MPI_STATUS_IGNORE) == MPI_SUCCESS && done != 0;
+    });
+    const auto& one = on_their_way_.emplace_back(std::make_unique<sent>());
+    one->text = (static_cast<char>(about) + text).substr(0, longest);
+    static_cast<void>(
+        MPI_Isend(one->text.data(), static_cast<int>(one->text.size()), MPI_CHAR, to, tag, over, &one->request));
+  }
+
+  /// Sends all ranks but `rank` the one notice that it ever sends. Allocates nothing.
+  void send_notice(MPI_Comm over, int rank, std::string_view text) noexcept {
+    std::string& all = notices_->text;
+    if (!all.empty()) return;
+    all.push_back(static_cast<char>(kind::notice));
+    all.append(text.substr(0, longest - 1));
+    for (int to = 0; to < static_cast<int>(notices_->requests.size()); ++to) {
+      if (to == rank) continue;
+      static_cast<void>(MPI_Isend(all.data(), static_cast<int>(all.size()), MPI_CHAR, to, tag, over,
+                                  &notices_->requests[static_cast<std::size_t>(to)]));
+    }
+  }
+
+  /// Takes a letter, if one has come; allocates only then. `check(code, call)` is called with what MPI's calls return,
+  /// `refuse(rank, what)` for a message that no rank of this library sends: it must throw.
+  template <class Check, class Refuse>
+  [[nodiscard]] static bool take(MPI_Comm over, letter& into, const Check& check, const Refuse& refuse) {
+    int found = 0;
+    MPI_Status status;
+    check(MPI_Iprobe(MPI_ANY_SOURCE, tag, over, &found, &status), "MPI_Iprobe");
+    if (found == 0) return false;
+    into.from = status.MPI_SOURCE;
+    int length = 0;
+    check(MPI_Get_count(&status, MPI_CHAR, &length), "MPI_Get_count");
+    if (length < 1 || length > static_cast<int>(longest)) {
+      refuse(into.from, "of " + (length == MPI_UNDEFINED ? "an unknown number of" : std::to_string(length)) +
+                            " bytes, expected 1 to " + std::to_string(longest));
+    }
+    char read[longest];
+    check(MPI_Recv(read, length, MPI_CHAR, into.from, tag, over, &status), "MPI_Recv");
+    into.kind = static_cast<letters::kind>(read[0]);
+    if (into.kind != kind::notice && into.kind != kind::question && into.kind != kind::answer) {
+      refuse(into.from, "of the unknown kind " + std::to_string(static_cast<unsigned char>(read[0])));
+    }
+    into.text.assign(read + 1, static_cast<std::size_t>(length) - 1);
+    return true;
+  }
+
+ private:
+  struct sent {
+    std::string text;
+    MPI_Request request = MPI_REQUEST_NULL;
+  };
+  struct notices {
+    std::string text;
+    std::vector<MPI_Request> requests;
+  };
+
+  std::vector<std::unique_ptr<sent>> on_their_way_;
+  std::unique_ptr<notices> notices_;
+};
+
+}  // namespace orrery::mpi

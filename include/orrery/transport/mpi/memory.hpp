@@ -1,0 +1,105 @@
+// Copyright The Orrery authors. SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <algorithm>
+#include <atomic>
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <utility>
+#include <vector>
+
+#include <mpi.h>
+
+#include "orrery/host/memory.hpp"
+
+/// What becomes of memory when a communication is given up.
+namespace orrery::mpi {
+
+/// Is MPI initialised, and not finalised?
+[[nodiscard]] inline bool running() {
+  int initialized = 0;
+  int finalized = 0;
+  MPI_Initialized(&initialized);
+  MPI_Finalized(&finalized);
+  return initialized != 0 && finalized == 0;
+}
+
+/// What communications that were given up may still use: it stays in memory until the process ends. Shared by all
+/// worlds of a process. Never destroyed, so that an operator in a static variable can be destroyed at any time.
+class given_up {
+ public:
+  [[nodiscard]] static given_up& all() {
+    static given_up& only = *new given_up;
+    return only;
+  }
+
+  /// Makes buffers that stay until `release` is called.
+  template <class Buffers>
+  [[nodiscard]] std::shared_ptr<Buffers> keep() {
+    auto made = std::make_shared<Buffers>();
+    const std::lock_guard lock{mutex_};
+    kept_.push_back(made);
+    return made;
+  }
+  void release(const std::shared_ptr<void>& completed) {
+    const std::lock_guard lock{mutex_};
+    kept_.erase(std::remove(kept_.begin(), kept_.end(), completed), kept_.end());
+  }
+
+  /// Never destroys `one`. If there is no memory to note that, it is leaked.
+  template <class Object, class Deleter>
+  void keep_forever(std::unique_ptr<Object, Deleter> one) noexcept {
+    try {
+      const std::lock_guard lock{mutex_};
+      kept_.push_back(std::shared_ptr<Object>{one.get(), [](Object*) {}});
+    } catch (...) {}
+    static_cast<void>(one.release());
+  }
+
+  /// A communication may still read or write the memory that `address` lies in.
+  void use(const std::byte* address) noexcept {
+    try {
+      const std::lock_guard lock{mutex_};
+      addresses_.push_back(address);
+    } catch (...) {
+      all_in_use_ = true;
+    }
+  }
+  [[nodiscard]] bool uses(const std::byte* data, std::int64_t bytes) noexcept {
+    const std::lock_guard lock{mutex_};
+    return all_in_use_ || std::any_of(addresses_.begin(), addresses_.end(), [&](const std::byte* used) {
+             return !std::less{}(used, data) && std::less{}(used, data + bytes);
+           });
+  }
+
+ private:
+  given_up() = default;
+
+  std::mutex mutex_;
+  std::vector<std::shared_ptr<void>> kept_;
+  std::vector<const std::byte*> addresses_;
+  std::atomic<bool> all_in_use_ = false;
+};
+
+/// Host memory of a plan. It stays until the process ends if a communication that was given up may still use it.
+class memory {
+ public:
+  memory() = default;
+  explicit memory(std::int64_t bytes) : held_{new host_memory{bytes}, release{bytes}} {}
+  [[nodiscard]] std::byte* data() const noexcept { return held_ == nullptr ? nullptr : held_->data(); }
+
+ private:
+  struct release {
+    std::int64_t bytes;
+    void operator()(host_memory* held) const noexcept {
+      std::unique_ptr<host_memory> mine{held};
+      if (given_up::all().uses(held->data(), bytes)) given_up::all().keep_forever(std::move(mine));
+    }
+  };
+  std::unique_ptr<host_memory, release> held_;
+};
+
+}  // namespace orrery::mpi

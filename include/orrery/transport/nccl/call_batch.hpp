@@ -1,0 +1,136 @@
+// Copyright The Orrery authors. SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <cstddef>
+#include <memory>
+#include <vector>
+
+#include <cuda_runtime_api.h>
+#include <nccl.h>
+
+#include "orrery/device/context.hpp"
+#include "orrery/device/handles.hpp"
+#include "orrery/schedule/program.hpp"
+#include "orrery/transport/detail/describe.hpp"
+#include "orrery/transport/nccl/lane_communicators.hpp"
+#include "orrery/transport/nccl/order.hpp"
+#include "orrery/transport/transport.hpp"
+
+namespace orrery::nccl {
+
+/// Each member of the communicator sends its r-th `bytes` bytes at `from` to rank r, and receives those of rank r as
+/// the r-th at `to`: ncclAlltoAll, or, before NCCL 2.28, what that is made of.
+[[nodiscard]] inline ncclResult_t all_to_all(const std::byte* from, std::byte* to, std::size_t bytes, int ranks,
+                                             ncclComm_t comm, cudaStream_t stream) {
+#if NCCL_VERSION_CODE >= NCCL_VERSION(2, 28, 0)
+  static_cast<void>(ranks);
+  return ncclAlltoAll(from, to, bytes, ncclUint8, comm, stream);
+#else
+  ncclResult_t first = ncclGroupStart();
+  const auto keep = [&](ncclResult_t result) {
+    if (first == ncclSuccess || first == ncclInProgress) first = result;
+  };
+  for (int r = 0; r < ranks; ++r) {
+    keep(ncclSend(from + static_cast<std::size_t>(r) * bytes, bytes, ncclUint8, r, comm, stream));
+    keep(ncclRecv(to + static_cast<std::size_t>(r) * bytes, bytes, ncclUint8, r, comm, stream));
+  }
+  const ncclResult_t ended = ncclGroupEnd();
+  return first == ncclSuccess || first == ncclInProgress ? ended : first;
+#endif
+}
+
+struct burst;
+
+/// The first call in a group that failed.
+struct failed_call {
+  ncclResult_t result = ncclSuccess;
+  const char* name = "";
+  const burst* of = nullptr;
+  int exchange = -1;  ///< -1: the burst's only call
+  way direction = way::sending;
+
+  void keep(ncclResult_t now, const char* call, const burst& at, int e = -1, way w = way::sending) {
+    if (result != ncclSuccess || now == ncclSuccess || now == ncclInProgress) return;
+    *this = {now, call, &at, e, w};
+  }
+};
+
+/// What a lane's communicator is given at a time.
+struct burst {
+  ordered_call what;
+  std::size_t number = 0;  // in the plan
+  nccl::line* line = nullptr;
+  cuda_event ready;
+  cuda_event done;
+  // Of a native call: what it sends and gets, in the order of the group's ranks; the exchanges that send to and
+  // receive from each of them (-1: this rank itself), and the bytes of each.
+  collective_kind kind = collective_kind::all_gather;
+  device_memory sent;
+  device_memory received;
+  std::vector<int> to_rank;
+  std::vector<int> from_rank;
+  std::size_t bytes = 0;
+
+  /// The burst's calls, inside a group.
+  void give(const program& steps, const std::vector<exchange_pieces>& pieces, failed_call& failed) const {
+    const cudaStream_t stream = line->stream.get();
+    const ncclComm_t comm = line->comm.get();
+    if (what.native >= 0 && kind == collective_kind::all_gather) {
+      const piece& own = pieces[static_cast<std::size_t>(what.sends[0])].sent[0];
+      failed.keep(ncclAllGather(own.data, received.data(), bytes, ncclUint8, comm, stream), "ncclAllGather", *this);
+      return;
+    }
+    if (what.native >= 0) {
+      failed.keep(all_to_all(sent.data(), received.data(), bytes, static_cast<int>(to_rank.size()), comm, stream),
+                  "ncclAlltoAll", *this);
+      return;
+    }
+    for (const int e : what.sends) {
+      for (const piece& one : pieces[static_cast<std::size_t>(e)].sent) {
+        if (one.bytes == 0) continue;
+        const auto size = static_cast<std::size_t>(one.bytes);
+        failed.keep(ncclSend(one.data, size, ncclUint8, steps.exchanges[e].to, comm, stream), "ncclSend", *this, e,
+                    way::sending);
+      }
+    }
+    for (const int e : what.receives) {
+      for (const piece& one : pieces[static_cast<std::size_t>(e)].received) {
+        if (one.bytes == 0) continue;
+        const auto size = static_cast<std::size_t>(one.bytes);
+        failed.keep(ncclRecv(one.data, size, ncclUint8, steps.exchanges[e].from, comm, stream), "ncclRecv", *this, e,
+                    way::receiving);
+      }
+    }
+  }
+
+  /// Before an all-to-all: what the burst sends, in a row. After a native call: what it got, to where it belongs.
+  void pack(const std::vector<exchange_pieces>& pieces) const {
+    if (what.native < 0 || kind == collective_kind::all_gather) return;
+    for (std::size_t r = 0; r < to_rank.size(); ++r) {
+      std::byte* to = sent.data() + r * bytes;
+      if (to_rank[r] < 0) continue;
+      for (const piece& one : pieces[static_cast<std::size_t>(to_rank[r])].sent) {
+        copy(to, one.data, static_cast<std::size_t>(one.bytes));
+        to += one.bytes;
+      }
+    }
+  }
+  void unpack(const std::vector<exchange_pieces>& pieces) const {
+    if (what.native < 0) return;
+    for (std::size_t r = 0; r < from_rank.size(); ++r) {
+      const std::byte* from = received.data() + r * bytes;
+      if (from_rank[r] < 0) continue;
+      for (const piece& one : pieces[static_cast<std::size_t>(from_rank[r])].received) {
+        copy(one.data, from, static_cast<std::size_t>(one.bytes));
+        from += one.bytes;
+      }
+    }
+  }
+
+ private:
+  void copy(std::byte* to, const std::byte* from, std::size_t size) const {
+    check_cuda(cudaMemcpyAsync(to, from, size, cudaMemcpyDeviceToDevice, line->stream.get()), "cudaMemcpyAsync");
+  }
+};
+
+}  // namespace orrery::nccl

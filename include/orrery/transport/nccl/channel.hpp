@@ -1,0 +1,330 @@
+// Copyright The Orrery authors. SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+#include <exception>
+#include <map>
+#include <memory>
+#include <set>
+#include <span>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include <cuda_runtime_api.h>
+#include <nccl.h>
+
+#include "orrery/device/context.hpp"
+#include "orrery/device/handles.hpp"
+#include "orrery/schedule/program.hpp"
+#include "orrery/transport/detail/describe.hpp"
+#include "orrery/transport/nccl/call_batch.hpp"
+#include "orrery/transport/nccl/communicators.hpp"
+#include "orrery/transport/nccl/order.hpp"
+#include "orrery/transport/transport.hpp"
+
+namespace orrery::nccl {
+
+/// One rank's end of a plan. See `transport_channel`.
+///
+/// Its exchanges are bursts of sends and receives, and native collectives, each on the communicator and stream of its
+/// lane, in the order of `world_messages`. A burst is issued when the last of its exchanges is posted, with all others
+/// that are posted with it: it runs after what the compute stream was given before, and what the compute stream is
+/// given after `await` runs after it.
+///
+/// Bursts of different lanes that are issued together are one group of NCCL's, since each group's end costs the host
+/// more than all that is in it: for communicators that do not block, which NCCL's abort needs, it starts a thread that
+/// enqueues the group (src/group.cc, ncclGroupEndInternal). So a step has as many group ends as bursts of the lane with
+/// the most of them, which is one, but for schedules in which ranks are ahead of each other. Bursts of one lane stay
+/// apart: in one group they would wait for each other. The host does not wait for NCCL's thread: beside it, it enqueues
+/// the step's tile, and asks when it awaits the burst, or gives NCCL the next one.
+class channel {
+ public:
+  channel(std::shared_ptr<communicators> world, const program& p, std::vector<exchange_pieces> pieces)
+      : plan_{std::make_unique<plan>(std::move(world), p, std::move(pieces))} {}
+
+  void begin() { plan_->begin(); }
+  void post(int e) { plan_->post(e); }
+  void posted() { plan_->issue_posted(); }
+  void await(int e) { plan_->await(e); }
+  void abandon(const std::string& why) {
+    plan_->world->give_up("rank " + std::to_string(plan_->world->rank()) + " failed " + why);
+  }
+
+  [[nodiscard]] device_context context() const noexcept { return {plan_->world->compute()}; }
+
+ private:
+  struct plan final : watched_call, communicators::given_calls {
+    std::shared_ptr<communicators> world;
+    program steps;
+    std::vector<exchange_pieces> pieces;
+    std::vector<std::unique_ptr<burst>> bursts;  // in the order in which they are issued
+    struct ends {
+      const burst* sent = nullptr;
+      const burst* received = nullptr;
+    };
+    std::vector<ends> ends_of;          // each exchange
+    int posted = -1;                    // the last exchange of this call that was
+    std::size_t issued = 0;             // bursts of this call
+    std::size_t given = 0;              // of these, to NCCL
+    std::size_t enqueued = 0;           // of these, as far as it has been asked
+    ncclResult_t result = ncclSuccess;  // of the last group
+    bool begun = false;
+    int awaited = 0;  // exchanges of this call
+
+    plan(std::shared_ptr<communicators> on, const program& p, std::vector<exchange_pieces> where)
+        : world{std::move(on)}, steps{p}, pieces{std::move(where)}, ends_of(pieces.size()) {
+      const auto [mine, remarks] = messages();
+      std::vector<rank_messages> all;
+      for (const std::string& text : world->all_gather(tell(mine), {collective_call::open})) {
+        all.push_back(hear(text, static_cast<int>(all.size()), world->size()));
+      }
+      call_order order = world_messages{std::move(all)}.order(world->rank());
+      make_lines(order);
+      std::string wrong;
+      try {
+        for (ordered_call& one : order.calls) add(std::move(one), mine, remarks);
+      } catch (const device_error& e) {
+        if (order.natives.empty()) throw;  // the others hear of it by this rank's end
+        wrong = e.what();
+        if (wrong.rfind("orrery: ", 0) == 0) wrong.erase(0, 8);  // the sentence of all ranks begins with it
+      }
+      if (order.natives.empty()) return;
+      // Native calls take memory, which a rank may not have.
+      const agreement said{"error", wrong};
+      compare_agreements(world->all_gather(text_of({&said, 1}), {collective_call::open}));
+    }
+    plan(const plan&) = delete;
+    plan& operator=(const plan&) = delete;
+    /// What is under way ends, or is aborted at the deadline, before its memory is gone.
+    ~plan() {
+      try {
+        if (!world->failed()) world->finish_given();
+        if (!world->failed()) world->synchronize(world->compute(), "for a plan's last call to end");
+        for (const auto& one : bursts) {
+          if (!world->failed()) world->synchronize(one->line->stream.get(), "for a plan's last exchange to end");
+        }
+      } catch (const std::exception&) {  // aborted: it ends
+      }
+      world->forget(this, this);
+      if (!world->failed()) return;
+      ignore_cuda(cudaStreamSynchronize(world->compute()));
+      for (const auto& one : bursts) ignore_cuda(cudaStreamSynchronize(one->line->stream.get()));
+    }
+
+    void begin() {
+      world->enter("beginning a call");
+      if (begun && awaited != steps.exchanges.size()) {
+        world->fail("rank " + std::to_string(world->rank()) +
+                    " begins a call, but has left its last one in the middle");
+      }
+      begun = true;
+      awaited = 0;
+      posted = -1;
+      issued = 0;
+      given = 0;
+      enqueued = 0;
+      if (steps.exchanges.size() > 0) world->call_begins(this);
+    }
+    void post(int e) { posted = e; }
+    /// Issues what is complete with the exchanges posted so far.
+    void issue_posted() {
+      while (issued < bursts.size() && bursts[issued]->what.after <= posted) {
+        const std::size_t first = issued;
+        const auto is_new = [&](const burst& next) {
+          return std::none_of(bursts.begin() + static_cast<std::ptrdiff_t>(first),
+                              bursts.begin() + static_cast<std::ptrdiff_t>(issued),
+                              [&](const auto& one) { return one->line == next.line; });
+        };
+        while (issued < bursts.size() && bursts[issued]->what.after <= posted && is_new(*bursts[issued])) ++issued;
+        issue(std::span{bursts}.subspan(first, issued - first));
+      }
+    }
+    void await(int e) {
+      world->call_goes_on();
+      issue_posted();
+      const ends& of = ends_of[static_cast<std::size_t>(e)];
+      if (of.sent != nullptr) wait_for_end(*of.sent);
+      if (of.received != nullptr && of.received != of.sent) wait_for_end(*of.received);
+      if (++awaited == steps.exchanges.size()) world->call_ends();
+    }
+
+    void wait_for_end(const burst& of) {
+      if (of.number >= issued) {
+        world->fail("rank " + std::to_string(world->rank()) + " waits " + place(of) + ", which it has not posted");
+      }
+      if (of.number >= enqueued) world->finish_given();
+      of.done.order(world->compute());
+    }
+
+    [[nodiscard]] std::string where(int e, way w) const { return describe_wait(steps, e, w); }
+    /// Where the first burst waits that is not done. Not while one is issued.
+    [[nodiscard]] std::string waits() const override {
+      for (const auto& one : bursts) {
+        const cudaError_t done = cudaEventQuery(one->done.get());
+        if (done == cudaSuccess) continue;
+        ignore_cuda(done);
+        const cudaError_t ready = cudaEventQuery(one->ready.get());
+        ignore_cuda(ready);
+        if (done != cudaErrorNotReady || ready != cudaSuccess) return "";
+        return place(*one);
+      }
+      return "";
+    }
+    /// "in step 3 for key shard 1 from rank 2, or for another of 5 messages".
+    [[nodiscard]] std::string place(const burst& of) const {
+      const std::size_t messages = of.what.sends.size() + of.what.receives.size();
+      return (of.what.receives.empty() ? where(of.what.sends[0], way::sending)
+                                       : where(of.what.receives[0], way::receiving)) +
+             (messages > 1 ? ", or for another of " + std::to_string(messages) + " messages" : "");
+    }
+
+    [[nodiscard]] std::string place(const failed_call& failed) const {
+      return failed.exchange < 0 ? place(*failed.of) : where(failed.exchange, failed.direction);
+    }
+
+    /// Some bursts, of different lines, by one group.
+    void issue(std::span<const std::unique_ptr<burst>> some) {
+      const communicators::own_turn mine{*world};
+      world->go_on();
+      world->finish_given();
+      world->call_goes_on();
+      for (const auto& one : some) {
+        one->ready.record(world->compute());
+        one->ready.order(one->line->stream.get());
+        one->pack(pieces);
+      }
+      world->check(ncclGroupStart(), "ncclGroupStart", communicators::nowhere);
+      failed_call failed;
+      for (const auto& one : some) one->give(steps, pieces, failed);
+      result = ncclGroupEnd();
+      world->check(failed.result, failed.name, [&] { return place(failed); });
+      given += some.size();
+      if (result == ncclInProgress) {
+        world->give(*this);
+      } else {
+        finish();
+      }
+    }
+    /// The bursts that NCCL was given are enqueued, and what follows them.
+    void finish() override {
+      const auto some = std::span{bursts}.subspan(enqueued, given - enqueued);
+      for (const auto& one : some) {
+        world->finish(one->line->comm.get(), result, "ncclGroupEnd", [&] { return place(*one); });
+      }
+      for (const auto& one : some) {
+        one->unpack(pieces);
+        one->done.record(one->line->stream.get());
+      }
+      enqueued = given;
+    }
+
+    /// What this rank has to say of its program, and the remark behind each native call in it.
+    [[nodiscard]] std::pair<rank_messages, std::vector<collective>> messages() const {
+      rank_messages mine;
+      std::vector<collective> remarks;
+      std::vector<int> native_of(pieces.size(), -1);
+      std::map<native_call, int> alike;
+      mine.steps = steps.steps.size();
+      for (const collective& c : steps.collectives) {
+        if (!fits_one_call(c)) continue;
+        native_call one{c.kind, c.first_rank, c.ranks, c.rank_stride, steps.exchanges[c.exchanges.first].lane, 0};
+        one.number = alike[one]++;
+        for (int e = c.exchanges.first; e < c.exchanges.end(); ++e) {
+          native_of[static_cast<std::size_t>(e)] = static_cast<int>(mine.natives.size());
+        }
+        mine.natives.push_back(one);
+        remarks.push_back(c);
+      }
+      for (int e = 0; e < steps.exchanges.size(); ++e) {
+        const exchange& x = steps.exchanges[e];
+        const auto add_end = [&](bool sends, int peer, const std::vector<piece>& bytes) {
+          std::string sizes = std::to_string(bytes.size());
+          for (const piece& one : bytes) sizes += " " + std::to_string(one.bytes);
+          mine.ends.push_back({sends, peer, x.lane, e, x.posted, x.complete_before,
+                               native_of[static_cast<std::size_t>(e)], std::move(sizes)});
+        };
+        if (x.sent.count > 0) add_end(true, x.to, pieces[static_cast<std::size_t>(e)].sent);
+        if (x.received.count > 0) add_end(false, x.from, pieces[static_cast<std::size_t>(e)].received);
+      }
+      return {std::move(mine), std::move(remarks)};
+    }
+
+    /// Makes, on all ranks in one order, the communicators that any of them needs.
+    void make_lines(const call_order& order) {
+      for (const int lane : order.lanes) static_cast<void>(world->lane(lane));
+      std::map<std::pair<int, int>, int> mine;  // by ranks and stride: this rank's group
+      for (const native_call& one : order.natives) {
+        int& first = mine.emplace(std::pair{one.ranks, one.rank_stride}, -1).first->second;
+        if (one.has(world->rank())) first = one.first_rank;
+      }
+      for (const auto& [shape, first] : mine) static_cast<void>(world->groups(shape.first, shape.second, first));
+    }
+
+    void add(ordered_call call, const rank_messages& mine, const std::vector<collective>& remarks) {
+      burst& of = *bursts.emplace_back(std::make_unique<burst>());
+      of.number = bursts.size() - 1;
+      of.what = std::move(call);
+      for (const int e : of.what.sends) ends_of[static_cast<std::size_t>(e)].sent = &of;
+      for (const int e : of.what.receives) ends_of[static_cast<std::size_t>(e)].received = &of;
+      if (of.what.native < 0) {
+        of.line = &world->lane(of.what.lane);
+        return;
+      }
+      const native_call& one = mine.natives[static_cast<std::size_t>(of.what.native)];
+      const collective& c = remarks[static_cast<std::size_t>(of.what.native)];
+      of.line = &world->groups(one.ranks, one.rank_stride, one.first_rank);
+      of.kind = one.kind;
+      of.bytes = static_cast<std::size_t>(size_of(pieces[static_cast<std::size_t>(c.exchanges.first)].sent));
+      of.from_rank.assign(static_cast<std::size_t>(one.ranks), -1);
+      of.to_rank = of.from_rank;
+      const auto index_of = [&](int rank) {
+        return static_cast<std::size_t>((rank - one.first_rank) / one.rank_stride);
+      };
+      for (int e = c.exchanges.first; e < c.exchanges.end(); ++e) {
+        of.to_rank[index_of(steps.exchanges[e].to)] = e;
+        of.from_rank[index_of(steps.exchanges[e].from)] = e;
+      }
+      const auto all = static_cast<std::int64_t>(of.bytes) * one.ranks;
+      of.received = device_memory{all};
+      if (of.kind != collective_kind::all_gather) of.sent = device_memory{all};
+    }
+
+    [[nodiscard]] static std::int64_t size_of(const std::vector<piece>& message) {
+      std::int64_t bytes = 0;
+      for (const piece& one : message) bytes += one.bytes;
+      return bytes;
+    }
+
+    /// Could this remark be one call of NCCL's, as far as this rank knows? Then it exchanges as many bytes with each
+    /// other member, both ways, in one step; in an all-gather it sends the same to all.
+    [[nodiscard]] bool fits_one_call(const collective& c) const {
+      const bool gathers = c.kind == collective_kind::all_gather;
+      if (!(gathers ? world->how().native_all_gather : world->how().native_all_to_all)) return false;
+      if (c.ranks < 2 || c.rank_stride < 1 || c.exchanges.count != c.ranks - 1) return false;
+      const native_call group{c.kind, c.first_rank, c.ranks, c.rank_stride, 0, 0};
+      const exchange& first = steps.exchanges[c.exchanges.first];
+      const std::vector<piece>& sample = pieces[static_cast<std::size_t>(c.exchanges.first)].sent;
+      std::set<int> to;
+      std::set<int> from;
+      for (int e = c.exchanges.first; e < c.exchanges.end(); ++e) {
+        const exchange& x = steps.exchanges[e];
+        const exchange_pieces& of = pieces[static_cast<std::size_t>(e)];
+        if (x.sent.count == 0 || x.received.count == 0 || !group.has(x.to) || !group.has(x.from)) return false;
+        if (!to.insert(x.to).second || !from.insert(x.from).second) return false;
+        if (x.posted != first.posted || x.lane != first.lane) return false;
+        if (size_of(of.sent) != size_of(sample) || size_of(of.received) != size_of(sample)) return false;
+        if (gathers && (of.sent.size() != 1 || of.received.size() != 1 || of.sent[0].data != sample[0].data)) {
+          return false;
+        }
+      }
+      return group.has(steps.rank) && size_of(sample) > 0;
+    }
+  };
+
+  std::unique_ptr<plan> plan_;
+};
+
+}  // namespace orrery::nccl

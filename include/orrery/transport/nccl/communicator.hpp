@@ -1,0 +1,142 @@
+// Copyright The Orrery authors. SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <chrono>
+#include <condition_variable>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <thread>
+#include <utility>
+#include <vector>
+
+#include <cuda_runtime_api.h>
+#include <nccl.h>
+
+#include "orrery/device/handles.hpp"
+
+namespace orrery::nccl {
+
+/// NCCL's words for a result, and what it said last in this process.
+[[nodiscard]] inline std::string describe(ncclResult_t result) {
+  std::string text = ncclGetErrorString(result);
+  const char* const last = ncclGetLastError(nullptr);
+  std::string said = last == nullptr ? "" : last;
+  while (!said.empty() && (said.back() == '\n' || said.back() == ' ')) said.pop_back();
+  return said.empty() ? text : text + " (" + said + ")";
+}
+
+/// One communicator of this rank's own, not blocking. Aborted, not destroyed, if it has failed or never began.
+class communicator {
+ public:
+  communicator() = default;
+  communicator(communicator&& other) noexcept : comm_{std::exchange(other.comm_, nullptr)} {}
+  communicator& operator=(communicator&& other) noexcept {
+    std::swap(comm_, other.comm_);
+    return *this;
+  }
+  ~communicator() {
+    if (comm_ != nullptr) static_cast<void>(ncclCommDestroy(comm_));
+  }
+  [[nodiscard]] ncclComm_t get() const noexcept { return comm_; }
+  [[nodiscard]] ncclComm_t* address() noexcept { return &comm_; }
+  void abort() noexcept {
+    if (comm_ != nullptr) static_cast<void>(ncclCommAbort(std::exchange(comm_, nullptr)));
+  }
+
+ private:
+  ncclComm_t comm_ = nullptr;
+};
+
+[[nodiscard]] inline ncclConfig_t not_blocking() {
+  ncclConfig_t config = NCCL_CONFIG_INITIALIZER;
+  config.blocking = 0;
+  return config;
+}
+
+/// Waits until `comm` is done with what it has begun. Empty, or what has failed; `call` is its name.
+[[nodiscard]] inline std::string wait_for(ncclComm_t comm, ncclResult_t result, const char* call,
+                                          std::chrono::steady_clock::time_point deadline) {
+  while (result == ncclInProgress) {
+    if (const ncclResult_t asked = ncclCommGetAsyncError(comm, &result); asked != ncclSuccess) result = asked;
+    if (result != ncclInProgress) break;
+    if (std::chrono::steady_clock::now() >= deadline) {
+      return std::string{call} + " is not done before the deadline: another rank has not come to it";
+    }
+    std::this_thread::yield();
+  }
+  return result == ncclSuccess ? "" : std::string{call} + " failed: " + describe(result);
+}
+
+/// Makes a communicator, not blocking, of the ranks of `parent` that give the same color. Empty, or what has gone wrong
+/// by the deadline: then NCCL may write to `made` until the parent is aborted.
+[[nodiscard]] inline std::string split(ncclComm_t parent, int color, int key,
+                                       std::chrono::steady_clock::time_point deadline, communicator& made) {
+  ncclConfig_t config = not_blocking();
+  const ncclResult_t result = ncclCommSplit(parent, color, key, made.address(), &config);
+  std::string wrong = wait_for(parent, result, "ncclCommSplit", deadline);
+  if (wrong.empty() && made.get() != nullptr) {
+    wrong = wait_for(made.get(), ncclInProgress, "ncclCommSplit", deadline);
+  }
+  return wrong;
+}
+
+/// Makes a communicator, not blocking, of all ranks of somebody's communicator, which may be blocking: then
+/// ncclCommSplit itself waits for ranks that do not come, and nothing tells beforehand. So a thread calls it, and is
+/// left alone at the deadline: it stays inside NCCL until the parent is aborted, which is its owner's to do.
+class patient_split {
+ public:
+  /// Empty, or what has gone wrong by the deadline. `device` is the parent's.
+  [[nodiscard]] static std::string make(ncclComm_t parent, int key, int device,
+                                        std::chrono::steady_clock::time_point deadline, communicator& made) {
+    const auto one = std::make_shared<patient_split>();
+    std::thread{[one, parent, key, device] { one->run(parent, key, device); }}.detach();
+    std::string wrong = one->wait(parent, deadline);
+    const std::lock_guard lock{one->mutex_};
+    if (wrong.empty()) {
+      *made.address() = std::exchange(one->child_, nullptr);
+    } else {
+      one->given_up_ = true;
+      // NCCL may yet write to it.
+      static auto& given_up = *new std::vector<std::shared_ptr<patient_split>>;
+      static auto& mutex = *new std::mutex;
+      const std::lock_guard lock_of_all{mutex};
+      given_up.push_back(one);
+    }
+    return wrong;
+  }
+
+ private:
+  void run(ncclComm_t parent, int key, int device) {
+    ignore_cuda(cudaSetDevice(device));
+    const ncclResult_t result = ncclCommSplit(parent, 0, key, &child_, &config_);
+    const std::lock_guard lock{mutex_};
+    result_ = result;
+    returned_ = true;
+    if (given_up_ && result == ncclSuccess && child_ != nullptr) static_cast<void>(ncclCommAbort(child_));
+    changed_.notify_one();
+  }
+  [[nodiscard]] std::string wait(ncclComm_t parent, std::chrono::steady_clock::time_point deadline) {
+    {
+      std::unique_lock lock{mutex_};
+      if (!changed_.wait_until(lock, deadline, [this] { return returned_; })) {
+        return "ncclCommSplit does not return before the deadline: another rank has not come to it, and the trainer's "
+               "communicator is blocking, so that a thread waits in it until ncclCommAbort is called on it; make it "
+               "not blocking, as nccl::join does";
+      }
+    }
+    std::string wrong = wait_for(parent, result_, "ncclCommSplit", deadline);
+    if (wrong.empty()) wrong = wait_for(child_, ncclInProgress, "ncclCommSplit", deadline);
+    return wrong;
+  }
+
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  bool returned_ = false;
+  bool given_up_ = false;
+  ncclConfig_t config_ = not_blocking();
+  ncclComm_t child_ = nullptr;
+  ncclResult_t result_ = ncclSuccess;
+};
+
+}  // namespace orrery::nccl

@@ -1,0 +1,379 @@
+// Copyright The Orrery authors. SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <algorithm>
+#include <array>
+#include <atomic>
+#include <chrono>
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <exception>
+#include <memory>
+#include <new>
+#include <span>
+#include <stdexcept>
+#include <string>
+#include <thread>
+#include <utility>
+#include <vector>
+
+#include <cuda_runtime_api.h>
+#include <nccl.h>
+
+#include "orrery/device/context.hpp"
+#include "orrery/device/handles.hpp"
+#include "orrery/transport/detail/collective_signature.hpp"
+#include "orrery/transport/detail/deadline.hpp"
+#include "orrery/transport/detail/describe.hpp"
+#include "orrery/transport/nccl/communicator.hpp"
+#include "orrery/transport/nccl/lane_communicators.hpp"
+#include "orrery/transport/nccl/watchdog.hpp"
+#include "orrery/transport/nccl_options.hpp"
+#include "orrery/transport/transport.hpp"
+
+namespace orrery::nccl {
+
+/// The world's own communicators (see `lines`), shared by the world and its channels, and its failure: by which all of
+/// them are aborted, and which is then what every call throws. For one thread at a time, beside the watchdog.
+class communicators {
+ public:
+  communicators(ncclComm_t parent, cudaStream_t compute, const options& how) : compute_{compute}, options_{how} {
+    if (const std::string wrong = what_is_wrong_with(how.deadline, 1); !wrong.empty()) refuse("options: " + wrong);
+    if (!(how.watchdog_period >= 0)) {
+      refuse("options: watchdog_period is " + std::to_string(how.watchdog_period) +
+             ", expected seconds, or 0 for no watchdog");
+    }
+    if (parent == nullptr) refuse("world: the communicator is null; make one by ncclCommInitRank or nccl::join");
+    check(ncclCommUserRank(parent, &rank_), "ncclCommUserRank", nowhere);
+    check(ncclCommCount(parent, &size_), "ncclCommCount", nowhere);
+    check(ncclCommCuDevice(parent, &device_), "ncclCommCuDevice", nowhere);
+    make_current();
+    compare_devices();
+    lines_.control = line{};  // with a stream of this device
+    const std::string wrong =
+        patient_split::make(parent, rank_, device_, deadline_in(how.deadline), lines_.control.comm);
+    if (!wrong.empty()) fail("rank " + std::to_string(rank_) + " makes a communicator, and " + wrong);
+    if (how.watchdog_period <= 0) return;
+    marks_ = std::make_unique<call_marks>(how.deadline);
+    const std::chrono::duration<double> period{(std::min)(how.deadline / 4, how.watchdog_period)};
+    watchdog_ = std::make_unique<watchdog>(period, device_, [this] { return look(); });
+  }
+  communicators(const communicators&) = delete;
+  communicators& operator=(const communicators&) = delete;
+  ~communicators() {
+    watchdog_.reset();
+    // A communicator is destroyed when its work is done, and aborted if that does not end.
+    bool ended = true;
+    lines_.each([&](line& one) { ended = ended && becomes_idle(one.stream.get(), options_.deadline); });
+    if (!ended) give_up("its last call does not end");
+    if (failed()) settle();
+  }
+
+  [[nodiscard]] int rank() const noexcept { return rank_; }
+  [[nodiscard]] int size() const noexcept { return size_; }
+  [[nodiscard]] cudaStream_t compute() const noexcept { return compute_; }
+  [[nodiscard]] const options& how() const noexcept { return options_; }
+  [[nodiscard]] bool failed() const noexcept { return failed_.load(std::memory_order_acquire); }
+
+  /// While it lives, the calling thread, the rank's, may call NCCL. May be nested.
+  class own_turn {
+   public:
+    explicit own_turn(communicators& of) : of_{&of} {
+      if (of_->depth_++ == 0) of_->turn_.take();
+    }
+    own_turn(const own_turn&) = delete;
+    own_turn& operator=(const own_turn&) = delete;
+    ~own_turn() {
+      if (--of_->depth_ == 0) of_->turn_.give_back();
+    }
+
+   private:
+    communicators* of_;
+  };
+
+  /// Calls that were given to NCCL as a group, which a thread of NCCL's enqueues while the rank goes on.
+  class given_calls {
+   public:
+    /// Waits until they are enqueued.
+    virtual void finish() = 0;
+
+   protected:
+    ~given_calls() = default;
+  };
+  /// The rank goes on until `finish_given`: before it needs them enqueued, and before it gives NCCL anything else.
+  /// While its stream is captured it does not, since a graph is no object for several threads at a time.
+  void give(given_calls& some) {
+    given_ = &some;
+    if (capturing_) finish_given();
+  }
+  void finish_given() {
+    if (given_ == nullptr) return;
+    const own_turn mine{*this};
+    go_on();
+    std::exchange(given_, nullptr)->finish();
+  }
+
+  /// Throws the failure's sentence if the world has failed.
+  void go_on() {
+    if (failed()) throw_failure();
+  }
+  /// A call begins, or ends, on the compute stream. What is captured is not watched: it does not run now.
+  void call_begins(const watched_call* what) {
+    const own_turn mine{*this};
+    cudaStreamCaptureStatus status = cudaStreamCaptureStatusNone;
+    check_cuda(cudaStreamIsCapturing(compute_, &status), "cudaStreamIsCapturing");
+    capturing_ = status != cudaStreamCaptureStatusNone;
+    marking_ = marks_ != nullptr && !capturing_;
+    if (marking_) marks_->begin(compute_, what);
+  }
+  /// The host has come to the next part of a call.
+  void call_goes_on() noexcept {
+    if (marks_ != nullptr) marks_->go_on();
+  }
+  void call_ends() {
+    if (!marking_) return;
+    const own_turn mine{*this};
+    marks_->end(compute_);
+    marking_ = false;
+  }
+  void forget(const watched_call* what, const given_calls* given) {
+    const own_turn mine{*this};
+    if (marks_ != nullptr) marks_->forget(what);
+    if (given_ == given) given_ = nullptr;
+  }
+
+  void make_current() const { check_cuda(cudaSetDevice(device_), "cudaSetDevice"); }
+
+  /// Throws if the world has failed, or NCCL says that one of its communicators has.
+  void enter(const std::string& doing = "") {
+    go_on();
+    {
+      const own_turn mine{*this};
+      if (const ncclResult_t worst = lines_.worst_state(); worst != ncclSuccess) fail(has_failed(worst, doing));
+    }
+    make_current();
+  }
+
+  /// Aborts everything, waits until the streams have noticed, and throws; `why` is a clause.
+  [[noreturn]] void fail(const std::string& why) {
+    give_up(why);
+    throw_failure();
+  }
+  /// The same without throwing.
+  void give_up(const std::string& why) {
+    {
+      const own_turn mine{*this};
+      abort(why);
+    }
+    settle();
+  }
+
+  static std::string nowhere() { return ""; }
+
+  /// Throws unless the call has succeeded; `where`, called only then, says in which step, for what.
+  template <class Where>
+  void check(ncclResult_t result, const char* call, const Where& where) {
+    if (result == ncclSuccess) return;
+    const std::string place = where();
+    fail(std::string{call} + " failed on rank " + std::to_string(rank_) + (place.empty() ? "" : " " + place) + ": " +
+         describe(result));
+  }
+  /// The same for a call on a communicator that does not block: waits until it is done.
+  template <class Where>
+  void finish(ncclComm_t comm, ncclResult_t result, const char* call, const Where& where) {
+    if (result == ncclSuccess) return;
+    const std::string wrong = wait_for(comm, result, call, deadline_in(options_.deadline));
+    if (wrong.empty()) return;
+    const std::string place = where();
+    fail(wrong + (place.empty() ? "" : ", " + place));
+  }
+
+  /// Waits until all that is on the stream is done, up to the deadline; `what` for, in words. None: for the calls on
+  /// it.
+  void synchronize(cudaStream_t stream, const char* what = nullptr) {
+    const auto deadline = deadline_in(options_.deadline);
+    for (;;) {
+      const cudaError_t state = cudaStreamQuery(stream);
+      if (state == cudaSuccess) return;
+      if (is_sticky(state)) give_up("rank " + std::to_string(rank_) + " has lost its device");
+      if (state != cudaErrorNotReady) check_cuda(state, "cudaStreamQuery");
+      ignore_cuda(state);
+      enter(what != nullptr ? std::string{"waiting "} + what : "");
+      if (std::chrono::steady_clock::now() >= deadline) fail(who_waits(what));
+      std::this_thread::yield();
+    }
+  }
+
+  /// The texts of all ranks, over the device: their signatures and sizes, which are compared, then all texts padded to
+  /// the largest. Throws `std::invalid_argument` on all ranks if only the arguments of their calls differ, and fails if
+  /// ranks are in different calls.
+  [[nodiscard]] std::vector<std::string> all_gather(const std::string& text, collective_signature call) {
+    enter("at a collective call");
+    call.sequence = collective_calls_++;
+    constexpr std::size_t header = collective_signature::size + sizeof(std::uint64_t);
+    const auto ranks = static_cast<std::size_t>(size_);
+    std::array<std::byte, header> mine{};
+    const auto signature = call.serialize();
+    const auto my_size = static_cast<std::uint64_t>(text.size());
+    std::copy(signature.begin(), signature.end(), mine.begin());
+    std::memcpy(mine.data() + signature.size(), &my_size, sizeof(my_size));
+    std::vector<std::byte> headers(header * ranks);
+    gather(mine.data(), headers.data(), header);
+
+    std::vector<collective_signature> calls(ranks);
+    std::vector<std::uint64_t> sizes(ranks);
+    for (std::size_t r = 0; r < ranks; ++r) {
+      const std::span of_rank = std::span{headers}.subspan(header * r, header);
+      if (!collective_signature::parse(of_rank.first(collective_signature::size), calls[r])) {
+        fail("rank " + std::to_string(r) + " comes to a collective call with something that is no signature of one");
+      }
+      std::memcpy(&sizes[r], of_rank.data() + collective_signature::size, sizeof(sizes[r]));
+    }
+    require_same_call(calls, [this](const std::string& why) { fail(why); });
+
+    return gather_texts(text, sizes);
+  }
+
+  /// The lane's line. Collective if there is none yet.
+  [[nodiscard]] line& lane(int number) {
+    const own_turn mine{*this};
+    return lines_.lane(number, [this](int color) { return split_off(color); });
+  }
+  /// The line of the groups of `ranks` ranks, `stride` apart, of which this rank's begins at `first`; `first` < 0: it
+  /// is in none of them. Collective if there is none yet.
+  [[nodiscard]] line& groups(int ranks, int stride, int first) {
+    const own_turn mine{*this};
+    return lines_.groups(ranks, stride, first, [this](int color) { return split_off(color); });
+  }
+
+ private:
+  static constexpr std::uint64_t most_bytes = std::uint64_t{1} << 40;  // of one rank's text: more is no size
+
+  /// The second half of `all_gather`: a rank that leaves it alone fails.
+  [[nodiscard]] std::vector<std::string> gather_texts(const std::string& text,
+                                                      const std::vector<std::uint64_t>& sizes) try {
+    const std::uint64_t most = *std::max_element(sizes.begin(), sizes.end());
+    if (most > most_bytes) fail("the texts of a collective call have up to " + std::to_string(most) + " bytes");
+    std::vector<char> padded(most);
+    std::vector<char> all(most * sizes.size());
+    std::copy(text.begin(), text.end(), padded.begin());
+    if (most > 0) gather(padded.data(), all.data(), most);
+    std::vector<std::string> texts;
+    for (std::size_t r = 0; r < sizes.size(); ++r) texts.emplace_back(all.data() + r * most, sizes[r]);
+    return texts;
+  } catch (const std::bad_alloc&) {
+    give_up("rank " + std::to_string(rank_) + " has no memory for the texts of a collective call");
+    throw;
+  }
+
+  [[noreturn]] static void refuse(const std::string& why) { throw std::invalid_argument{"orrery: nccl::" + why}; }
+
+  [[noreturn]] void throw_failure() {
+    settle();
+    throw transport_error{failure_};
+  }
+
+  void compare_devices() const {
+#if CUDART_VERSION >= 12080
+    int of_stream = device_;
+    check_cuda(cudaStreamGetDevice(compute_, &of_stream), "cudaStreamGetDevice");
+    if (of_stream == device_) return;
+    refuse("world: the stream is of device " + std::to_string(of_stream) + ", the communicator of device " +
+           std::to_string(device_) + "; make the stream while the communicator's device is the current one");
+#endif
+  }
+
+  [[nodiscard]] line split_off(int color) {
+    finish_given();
+    line made;
+    const std::string wrong = split(lines_.control.comm.get(), color, rank_, deadline_in(options_.deadline), made.comm);
+    if (wrong.empty()) return made;
+    give_up("rank " + std::to_string(rank_) + " makes a communicator, and " + wrong);
+    made.comm.abort();
+    throw_failure();
+  }
+
+  void gather(const void* mine, void* of_all, std::size_t bytes) {
+    const device_memory sent{static_cast<std::int64_t>(bytes)};
+    const device_memory received{static_cast<std::int64_t>(bytes) * size_};
+    const cudaStream_t stream = lines_.control.stream.get();
+    check_cuda(cudaMemcpyAsync(sent.data(), mine, bytes, cudaMemcpyHostToDevice, stream), "cudaMemcpyAsync");
+    {
+      const own_turn mine_now{*this};
+      go_on();
+      finish_given();
+      finish(lines_.control.comm.get(),
+             ncclAllGather(sent.data(), received.data(), bytes, ncclUint8, lines_.control.comm.get(), stream),
+             "ncclAllGather", nowhere);
+    }
+    const char* const what = "for all ranks to come to the same collective call";
+    synchronize(stream, what);
+    check_cuda(cudaMemcpyAsync(of_all, received.data(), bytes * static_cast<std::size_t>(size_), cudaMemcpyDeviceToHost,
+                               stream),
+               "cudaMemcpyAsync");
+    synchronize(stream, what);
+  }
+
+  [[nodiscard]] std::string has_failed(ncclResult_t state, const std::string& doing) const {
+    return "NCCL has failed on rank " + std::to_string(rank_) + (doing.empty() ? "" : ", ") + doing + ": " +
+           describe(state);
+  }
+  void abort(const std::string& why) {
+    if (failed()) return;
+    failure_ = describe_stop(rank_, why, "", "; its communicators are aborted, and this world cannot be used any more");
+    failed_.store(true, std::memory_order_release);
+    lines_.each([](line& one) { one.comm.abort(); });
+  }
+  /// The watchdog's look, on its thread. Is there anything left to watch?
+  [[nodiscard]] bool look() noexcept {
+    if (failed()) return false;
+    if (!turn_.take_if_free()) return true;  // the rank is in a call of NCCL's, and has its own deadline there
+    try {
+      std::string wrong;
+      // What NCCL is enqueuing the rank asks for, soon.
+      const ncclResult_t worst = given_ == nullptr ? lines_.worst_state() : ncclSuccess;
+      if (worst != ncclSuccess) {
+        wrong = has_failed(worst, "");
+      } else if (const std::string late = marks_->overdue(std::chrono::steady_clock::now()); !late.empty()) {
+        wrong = "rank " + std::to_string(rank_) + " " + late;
+      }
+      if (!wrong.empty()) abort(wrong);
+    } catch (const std::exception&) {  // no memory for a sentence: it looks again
+    }
+    turn_.give_back();
+    return true;
+  }
+  [[nodiscard]] std::string who_waits(const char* what) {
+    const own_turn mine{*this};
+    const std::string who = "rank " + std::to_string(rank_) + " ";
+    if (what != nullptr) return who + "has waited " + describe_seconds(options_.deadline) + " " + what;
+    return who + (marks_ != nullptr ? marks_->waited(options_.deadline) : call_marks::nothing_known(options_.deadline));
+  }
+
+  /// After an abort: what was under way ends, and its memory may be given back.
+  void settle() noexcept {
+    if (std::exchange(settled_, true)) return;
+    lines_.each_at_all([&](line& one) { static_cast<void>(becomes_idle(one.stream.get(), options_.deadline)); });
+  }
+
+  cudaStream_t compute_;
+  options options_;
+  int rank_ = 0;
+  int size_ = 1;
+  int device_ = 0;
+  lines lines_;
+  std::string failure_;  // written once, before:
+  std::atomic<bool> failed_{false};
+  bool settled_ = false;
+  std::uint64_t collective_calls_ = 0;
+  turn turn_;
+  int depth_ = 0;  // of the rank's turns
+  std::unique_ptr<call_marks> marks_;
+  bool marking_ = false;
+  bool capturing_ = false;              // the call under way
+  given_calls* given_ = nullptr;        // changed by the rank, in its turn
+  std::unique_ptr<watchdog> watchdog_;  // last: it uses the others
+};
+
+}  // namespace orrery::nccl

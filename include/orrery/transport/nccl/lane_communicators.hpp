@@ -1,0 +1,91 @@
+// Copyright The Orrery authors. SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <chrono>
+#include <map>
+#include <string>
+#include <thread>
+#include <utility>
+
+#include <cuda_runtime_api.h>
+#include <nccl.h>
+
+#include "orrery/device/handles.hpp"
+#include "orrery/transport/detail/deadline.hpp"
+#include "orrery/transport/nccl/communicator.hpp"
+
+namespace orrery::nccl {
+
+/// A communicator and the stream that its calls are enqueued on.
+struct line {
+  cuda_stream stream;
+  communicator comm;
+};
+
+/// Waits until the stream has nothing to do, at most so many seconds. Has it ended, and without an error?
+[[nodiscard]] inline bool becomes_idle(cudaStream_t stream, double seconds) noexcept {
+  const auto deadline = deadline_in(seconds);
+  cudaError_t state = cudaErrorNotReady;
+  while ((state = cudaStreamQuery(stream)) == cudaErrorNotReady && std::chrono::steady_clock::now() < deadline) {
+    std::this_thread::yield();
+  }
+  ignore_cuda(state);
+  return state == cudaSuccess;
+}
+
+/// A world's lines: one for agreements at plan time, one for each lane, so that lanes do not wait for each other, and
+/// one for each set of groups whose collectives are native. The first is made from the trainer's communicator, the
+/// others from the first. For one thread at a time.
+class lines {
+ public:
+  /// Of agreements.
+  line control{};
+
+  /// Calls visit(line) for those that have a communicator.
+  template <class Visit>
+  void each(const Visit& visit) {
+    each_at_all([&](line& one) {
+      if (one.comm.get() != nullptr) visit(one);
+    });
+  }
+  template <class Visit>
+  void each_at_all(const Visit& visit) {
+    visit(control);
+    for (auto& [number, one] : lanes_) visit(one);
+    for (auto& [group, one] : groups_) visit(one);
+  }
+
+  /// The lane's line; made by make(color), if there is none yet.
+  template <class Make>
+  [[nodiscard]] line& lane(int number, const Make& make) {
+    const auto found = lanes_.find(number);
+    return found != lanes_.end() ? found->second : lanes_.emplace(number, make(0)).first->second;
+  }
+  /// Likewise that of the groups of `ranks` ranks, `stride` apart, of which this rank's begins at `first`; `first` < 0:
+  /// it is in none of them.
+  template <class Make>
+  [[nodiscard]] line& groups(int ranks, int stride, int first, const Make& make) {
+    const std::pair<int, int> shape{ranks, stride};
+    const auto found = groups_.find(shape);
+    if (found != groups_.end()) return found->second;
+    return groups_.emplace(shape, make(first < 0 ? NCCL_SPLIT_NOCOLOR : first)).first->second;
+  }
+
+  /// The worst that NCCL says of any of them.
+  [[nodiscard]] ncclResult_t worst_state() {
+    ncclResult_t worst = ncclSuccess;
+    each([&](const line& one) {
+      ncclResult_t state = ncclSuccess;
+      const ncclResult_t asked = ncclCommGetAsyncError(one.comm.get(), &state);
+      if (asked != ncclSuccess) state = asked;
+      if (state != ncclSuccess && state != ncclInProgress) worst = state;
+    });
+    return worst;
+  }
+
+ private:
+  std::map<int, line> lanes_;
+  std::map<std::pair<int, int>, line> groups_;
+};
+
+}  // namespace orrery::nccl

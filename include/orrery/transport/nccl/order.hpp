@@ -1,0 +1,385 @@
+// Copyright The Orrery authors. SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+#include <limits>
+#include <map>
+#include <set>
+#include <sstream>
+#include <string>
+#include <string_view>
+#include <tuple>
+#include <utility>
+#include <vector>
+
+#include "orrery/schedule/program.hpp"
+#include "orrery/transport/detail/describe.hpp"
+#include "orrery/transport/detail/peer_text.hpp"
+#include "orrery/transport/transport.hpp"
+
+/// In which order a rank issues its exchanges, so that NCCL, which waits for more than a schedule does, still ends.
+///
+/// A schedule's message begins when both its ends are posted. NCCL's begins when its whole group has begun on both
+/// ranks, and a group begins when all groups before it on its communicator's stream have ended. So the order of the
+/// program alone can deadlock where the schedule, proven, does not: three ranks exchange in pairs, each first with the
+/// next one and a step later with the one before; all six wait for each other. Besides, the first message between two
+/// ranks may keep the host in the call until the other's host has come to it, whatever the communicator.
+///
+/// What is done about it: every message gets a moment, by a clock that counts steps and waits.
+///
+///     moment(message) = max over its two ends: clock(rank, step in which the end is posted)
+///     clock(rank, step) = max(clock(rank, step - 1) + 1, 1 + max over what is awaited before this step: moment)
+///
+/// (where no rank is ahead of its peers, the clock is the step, and the moment of a message the step of its later end).
+/// Messages of one lane and one moment are one group, and every rank issues its groups in the order of their moments,
+/// across all lanes; an end whose counterpart is posted later is held back, if it must, but never beyond the step
+/// before which it must be complete. Each rank computes this for the whole world from what all ranks say.
+///
+/// Why it ends: the clock of a proven schedule exists (each rank gets to each step by messages of earlier moments). Let
+/// all groups of the world that come before (moment, lane) be done. The group's ends are issued on all their ranks: a
+/// host waits in a call only for groups before this one. They begin: what is before them on their stream comes before
+/// in this order, and what the compute stream has awaited before the step in which they are issued is of an earlier
+/// moment, since a group of moment t is issued in a step of which the clock says at most t. All their counterparts are
+/// in groups of the same lane and moment, of which the same is true; so they meet, and end. The k-th message of two
+/// ranks in a lane is issued before the k+1st on both, since moments grow with steps.
+///
+/// Groups of different lanes that follow each other on a rank and are issued together may be one call of NCCL's, which
+/// ends when all of them are enqueued. Hosts do not wait for each other then, either: of the first group that is not
+/// enqueued on all its ranks, each of these has entered a call that holds it, or will. For a call that holds groups
+/// before and after it holds it, too, since they follow each other; and one that only holds groups before it ends.
+///
+/// It costs a message nothing that the two ends did not cost anyway, where no rank is ahead; a world's messages are
+/// read once by every rank when a plan is made.
+namespace orrery::nccl {
+
+/// One end of a message, as its rank tells the others of it.
+struct message_end {
+  bool sends;
+  int peer;
+  int lane;
+  int exchange;  ///< of the rank's program
+  int posted;    ///< in this step
+  int complete_before;
+  int native;         ///< which of the rank's native calls this belongs to; -1: none
+  std::string sizes;  ///< of its pieces
+};
+
+/// A remark that could be one call of NCCL's, as far as its rank knows.
+struct native_call {
+  collective_kind kind;
+  int first_rank;
+  int ranks;
+  int rank_stride;
+  int lane;
+  int number;  ///< of those that are the same otherwise
+
+  auto operator<=>(const native_call&) const = default;
+  [[nodiscard]] bool has(int rank) const {
+    const int index = rank - first_rank;
+    return index >= 0 && index % rank_stride == 0 && index / rank_stride < ranks;
+  }
+};
+
+/// What one rank says of its program.
+struct rank_messages {
+  int steps = 0;
+  std::vector<native_call> natives;
+  std::vector<message_end> ends;  ///< in the order of the exchanges
+};
+
+[[nodiscard]] inline std::string tell(const rank_messages& mine) {
+  std::ostringstream text;
+  text << mine.steps << '\n';
+  for (const native_call& one : mine.natives) {
+    text << "n " << static_cast<int>(one.kind) << ' ' << one.first_rank << ' ' << one.ranks << ' ' << one.rank_stride
+         << ' ' << one.lane << ' ' << one.number << '\n';
+  }
+  for (const message_end& one : mine.ends) {
+    text << (one.sends ? "s " : "r ") << one.peer << ' ' << one.lane << ' ' << one.exchange << ' ' << one.posted << ' '
+         << one.complete_before << ' ' << one.native << ' ' << one.sizes << '\n';
+  }
+  return text.str();
+}
+/// Reads what rank `from`, of `ranks`, has written by `tell`. Throws `transport_error` if it is anything else.
+[[nodiscard]] inline rank_messages hear(const std::string& text, int from, int ranks) {
+  constexpr int most = (std::numeric_limits<int>::max)();
+  constexpr int most_steps = 1 << 20;
+  rank_messages told;
+  peer_text read{text};
+  read.number(told.steps, 0, most_steps).skip("\n");
+  while (read.good() && !read.ended()) {
+    if (read.at('n')) {
+      int kind = 0;
+      native_call one{};
+      read.skip("n ").number(kind, 0, static_cast<int>(collective_kind::reduce_scatter)).skip(" ");
+      read.number(one.first_rank, 0, ranks - 1).skip(" ").number(one.ranks, 1, ranks).skip(" ");
+      read.number(one.rank_stride, 1, most).skip(" ").number(one.lane, 0, most).skip(" ");
+      read.number(one.number, 0, most).skip("\n");
+      one.kind = static_cast<collective_kind>(kind);
+      told.natives.push_back(one);
+    } else {
+      message_end one{};
+      one.sends = read.at('s');
+      std::string_view sizes;
+      read.skip(one.sends ? "s " : "r ").number(one.peer, 0, ranks - 1).skip(" ").number(one.lane, 0, most).skip(" ");
+      read.number(one.exchange, 0, most).skip(" ").number(one.posted, 0, most_steps).skip(" ");
+      read.number(one.complete_before, -most, most).skip(" ");
+      read.number(one.native, -1, static_cast<int>(told.natives.size()) - 1).skip(" ").until('\n', sizes);
+      one.sizes = sizes;
+      told.ends.push_back(std::move(one));
+    }
+  }
+  if (read.ended()) return told;
+  throw transport_error{"orrery: rank " + std::to_string(from) +
+                        " gives a text that is no list of a plan's messages, so it makes another collective call than "
+                        "open, which the construction of an operator ends with; let all ranks make the same calls, in "
+                        "one order"};
+}
+
+/// One call of NCCL's: a group of sends and receives, or a native collective.
+struct ordered_call {
+  int lane = 0;
+  int native = -1;  ///< which of the rank's native calls it is
+  std::vector<int> sends;
+  std::vector<int> receives;  ///< exchanges, in the order of the program
+  int after = 0;              ///< is issued when this exchange is posted
+};
+
+/// What a rank issues, in this order; and the lanes and native calls of the whole world, for their communicators.
+struct call_order {
+  std::vector<ordered_call> calls;
+  std::set<int> lanes;
+  std::set<native_call> natives;
+};
+
+/// Reads what all ranks of a world have said, and orders.
+class world_messages {
+ public:
+  /// Throws `transport_error`, on all ranks the same, if a rank sends what its peer does not expect.
+  explicit world_messages(std::vector<rank_messages> told) : told_{std::move(told)} {
+    match();
+    find_natives();
+  }
+
+  /// Throws `transport_error` if a rank would wait for ever: for programs that are not proven.
+  [[nodiscard]] call_order order(int rank) {
+    if (!run_clock() && !natives_.empty()) {
+      natives_.clear();  // a collective waits for all its members, and messages only for each other
+      run_clock();
+    }
+    if (!stuck_.empty()) throw transport_error{stuck_};
+    return order_of(rank);
+  }
+
+ private:
+  using moment = std::int64_t;
+  /// What begins and ends as one: a message, or a native call.
+  struct event {
+    std::vector<std::pair<int, int>> posts;  // rank and step
+    moment at = -1;                          // -1: not known yet
+  };
+  /// A lane, or a native call.
+  using line = std::pair<int, native_call>;
+
+  [[nodiscard]] const message_end& end_of(std::pair<int, std::size_t> one) const {
+    return told_[static_cast<std::size_t>(one.first)].ends[one.second];
+  }
+
+  /// The k-th message that a rank sends to another in a lane is the k-th that this one expects.
+  void match() {
+    std::map<std::tuple<int, int, int>, std::vector<std::size_t>> sent, expected;
+    for (int rank = 0; rank < static_cast<int>(told_.size()); ++rank) {
+      const auto& ends = told_[static_cast<std::size_t>(rank)].ends;
+      counterpart_.emplace_back(ends.size());
+      for (std::size_t i = 0; i < ends.size(); ++i) {
+        const message_end& one = ends[i];
+        (one.sends ? sent[{rank, one.peer, one.lane}] : expected[{one.peer, rank, one.lane}]).push_back(i);
+      }
+    }
+    const auto fit = [&](const std::tuple<int, int, int>& pair) {
+      const auto [from, to, lane] = pair;
+      const auto& outgoing = sent[pair];
+      const auto& incoming = expected[pair];
+      bool same = outgoing.size() == incoming.size();
+      for (std::size_t k = 0; same && k < outgoing.size(); ++k) {
+        same = end_of({from, outgoing[k]}).sizes == end_of({to, incoming[k]}).sizes;
+        counterpart_[static_cast<std::size_t>(from)][outgoing[k]] = {to, incoming[k]};
+        counterpart_[static_cast<std::size_t>(to)][incoming[k]] = {from, outgoing[k]};
+      }
+      if (same) return;
+      throw transport_error{"orrery: rank " + std::to_string(from) + " sends to rank " + std::to_string(to) +
+                            " other messages than that expects: their number, their lanes or their sizes differ" +
+                            world_is_usable};
+    };
+    std::set<std::tuple<int, int, int>> pairs;
+    for (const auto& [pair, ends] : sent) pairs.insert(pair);
+    for (const auto& [pair, ends] : expected) pairs.insert(pair);
+    for (const auto& pair : pairs) fit(pair);
+  }
+
+  /// Those that all their members name, whose messages are all among themselves, and whose groups, taken with all
+  /// others of the same number and stride, have no rank in common: those share communicators.
+  void find_natives() {
+    std::map<native_call, std::set<int>> named_by;
+    for (int rank = 0; rank < static_cast<int>(told_.size()); ++rank) {
+      for (const native_call& one : told_[static_cast<std::size_t>(rank)].natives) named_by[one].insert(rank);
+    }
+    std::map<std::pair<int, int>, std::map<int, int>> first_of;  // by ranks and stride: each rank's group
+    std::set<std::pair<int, int>> overlapping;
+    for (const auto& [one, ranks] : named_by) {
+      bool whole = static_cast<int>(ranks.size()) == one.ranks;
+      for (const int rank : ranks) {
+        whole = whole && one.has(rank);
+        const auto [entry, fresh] = first_of[{one.ranks, one.rank_stride}].emplace(rank, one.first_rank);
+        if (!fresh && entry->second != one.first_rank) overlapping.insert({one.ranks, one.rank_stride});
+      }
+      if (whole) natives_.insert(one);
+    }
+    for (int rank = 0; rank < static_cast<int>(told_.size()); ++rank) {
+      const rank_messages& of = told_[static_cast<std::size_t>(rank)];
+      for (std::size_t i = 0; i < of.ends.size(); ++i) {
+        if (of.ends[i].native < 0) continue;
+        const native_call& one = of.natives[static_cast<std::size_t>(of.ends[i].native)];
+        const auto other = counterpart_[static_cast<std::size_t>(rank)][i];
+        const int theirs = end_of(other).native;
+        if (theirs < 0 || told_[static_cast<std::size_t>(other.first)].natives[static_cast<std::size_t>(theirs)] != one)
+          natives_.erase(one);
+      }
+    }
+    std::erase_if(natives_, [&](const native_call& one) {
+      return overlapping.count({one.ranks, one.rank_stride}) > 0;
+    });
+  }
+
+  [[nodiscard]] int native_of(int rank, std::size_t end) const {
+    const rank_messages& of = told_[static_cast<std::size_t>(rank)];
+    const int native = of.ends[end].native;
+    return native >= 0 && natives_.count(of.natives[static_cast<std::size_t>(native)]) > 0 ? native : -1;
+  }
+
+  /// Gives every message its moment. Does every rank reach its end?
+  bool run_clock() {
+    stuck_.clear();
+    events_.clear();
+    event_of_.assign(told_.size(), {});
+    std::map<native_call, std::size_t> of_native;
+    // By rank and step: what must be complete before it.
+    std::vector<std::vector<std::vector<std::size_t>>> awaited(told_.size());
+    for (std::size_t rank = 0; rank < told_.size(); ++rank) {
+      event_of_[rank].assign(told_[rank].ends.size(), 0);
+      awaited[rank].resize(static_cast<std::size_t>(told_[rank].steps) + 1);
+    }
+    for (std::size_t rank = 0; rank < told_.size(); ++rank) {
+      for (std::size_t i = 0; i < told_[rank].ends.size(); ++i) {
+        const message_end& one = told_[rank].ends[i];
+        const int native = native_of(static_cast<int>(rank), i);
+        std::size_t number = events_.size();
+        if (native >= 0) {
+          const native_call& call = told_[rank].natives[static_cast<std::size_t>(native)];
+          number = of_native.emplace(call, events_.size()).first->second;
+        } else if (!one.sends) {
+          continue;  // the sender's
+        }
+        if (number == events_.size()) events_.emplace_back();
+        event_of_[rank][i] = number;
+        const auto [other, index] = counterpart_[rank][i];
+        event_of_[static_cast<std::size_t>(other)][index] = number;
+        events_[number].posts.emplace_back(static_cast<int>(rank), one.posted);
+        events_[number].posts.emplace_back(other, end_of({other, index}).posted);
+      }
+    }
+    for (std::size_t rank = 0; rank < told_.size(); ++rank) {
+      for (std::size_t i = 0; i < told_[rank].ends.size(); ++i) {
+        const auto before = static_cast<std::size_t>((std::max)(0, told_[rank].ends[i].complete_before));
+        awaited[rank][(std::min)(before, awaited[rank].size() - 1)].push_back(event_of_[rank][i]);
+      }
+    }
+
+    std::vector<std::vector<moment>> clocks(told_.size());  // of the steps that each rank has reached
+    const auto known = [&](event& one) {
+      if (one.at >= 0) return true;
+      moment latest = 0;
+      for (const auto& [rank, step] : one.posts) {
+        const auto& clock = clocks[static_cast<std::size_t>(rank)];
+        if (clock.size() <= static_cast<std::size_t>(step)) return false;
+        latest = (std::max)(latest, clock[static_cast<std::size_t>(step)]);
+      }
+      one.at = latest;
+      return true;
+    };
+    for (bool moved = true; moved;) {
+      moved = false;
+      for (std::size_t rank = 0; rank < told_.size(); ++rank) {
+        auto& clock = clocks[rank];
+        while (clock.size() < awaited[rank].size()) {
+          moment now = clock.empty() ? 0 : clock.back() + 1;
+          bool free = true;
+          for (const std::size_t one : awaited[rank][clock.size()]) {
+            free = free && known(events_[one]);
+            if (free) now = (std::max)(now, events_[one].at + 1);
+          }
+          if (!free) break;
+          clock.push_back(now);
+          moved = true;
+        }
+      }
+    }
+    for (std::size_t rank = 0; stuck_.empty() && rank < told_.size(); ++rank) {
+      if (clocks[rank].size() == awaited[rank].size()) continue;
+      stuck_ = "orrery: rank " + std::to_string(rank) + " would wait for ever in step " +
+               std::to_string(clocks[rank].size()) +
+               ": the programs are not proven; let orrery::verify name what is wrong" + world_is_usable;
+    }
+    return stuck_.empty();
+  }
+
+  [[nodiscard]] call_order order_of(int rank) const {
+    // Where calls of one moment have no order, all ranks take the same: that of the rank on which they come last.
+    std::map<std::pair<moment, line>, int> position;
+    call_order all;
+    all.natives = natives_;
+    std::map<std::pair<moment, line>, ordered_call> mine;
+    for (int of = 0; of < static_cast<int>(told_.size()); ++of) {
+      const rank_messages& told = told_[static_cast<std::size_t>(of)];
+      std::map<std::pair<moment, line>, int> first;
+      for (std::size_t i = 0; i < told.ends.size(); ++i) {
+        const message_end& one = told.ends[i];
+        const int native = native_of(of, i);
+        const line on = native < 0 ? line{one.lane, {}} : line{-1, told.natives[static_cast<std::size_t>(native)]};
+        if (native < 0) all.lanes.insert(one.lane);
+        const std::pair key{events_[event_of_[static_cast<std::size_t>(of)][i]].at, on};
+        first.emplace(key, one.exchange);
+        if (of != rank) continue;
+        ordered_call& call = mine[key];
+        call.lane = one.lane;
+        call.native = native;
+        (one.sends ? call.sends : call.receives).push_back(one.exchange);
+        call.after = (std::max)(call.after, one.exchange);
+      }
+      for (const auto& [key, exchange] : first) {
+        int& latest = position.emplace(key, exchange).first->second;
+        latest = (std::max)(latest, exchange);
+      }
+    }
+    std::vector<std::tuple<moment, int, line>> sorted;
+    for (const auto& [key, call] : mine) sorted.emplace_back(key.first, position.at(key), key.second);
+    std::sort(sorted.begin(), sorted.end());
+    int after = 0;
+    for (const auto& [at, place, on] : sorted) {
+      ordered_call& call = all.calls.emplace_back(std::move(mine[{at, on}]));
+      call.after = after = (std::max)(after, call.after);
+    }
+    return all;
+  }
+
+  std::vector<rank_messages> told_;
+  std::vector<std::vector<std::pair<int, std::size_t>>> counterpart_;  // of each rank's ends: rank and end
+  std::set<native_call> natives_;
+  std::vector<event> events_;
+  std::vector<std::vector<std::size_t>> event_of_;  // of each rank's ends
+  std::string stuck_;
+};
+
+}  // namespace orrery::nccl

@@ -1,0 +1,200 @@
+// Copyright The Orrery authors. SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <atomic>
+#include <chrono>
+#include <condition_variable>
+#include <cstddef>
+#include <functional>
+#include <mutex>
+#include <string>
+#include <thread>
+#include <utility>
+#include <vector>
+
+#include <cuda_runtime_api.h>
+
+#include "orrery/device/context.hpp"
+#include "orrery/device/handles.hpp"
+#include "orrery/transport/detail/describe.hpp"
+
+/// What ends a rank's waiting on its device while its own thread waits in CUDA, or computes elsewhere, and asks nobody.
+namespace orrery::nccl {
+
+/// Whose turn it is to use a rank's communicators: its own thread's, or its watchdog's. NCCL allows one thread at a
+/// time, and not even ncclCommGetAsyncError beside another call: it completes what that has begun.
+class turn {
+ public:
+  /// Waits while another thread has it: as long as a look of the watchdog takes. Otherwise one atomic exchange.
+  void take() noexcept {
+    while (taken_.exchange(true, std::memory_order_acquire)) taken_.wait(true, std::memory_order_relaxed);
+  }
+  [[nodiscard]] bool take_if_free() noexcept { return !taken_.exchange(true, std::memory_order_acquire); }
+  void give_back() noexcept {
+    taken_.store(false, std::memory_order_release);
+    taken_.notify_one();
+  }
+
+ private:
+  std::atomic<bool> taken_{false};
+};
+
+/// Says where a call waits: empty, or "in step 3 for key shard 1 from rank 2".
+class watched_call {
+ public:
+  [[nodiscard]] virtual std::string waits() const = 0;
+
+ protected:
+  ~watched_call() = default;
+};
+
+/// The calls that a stream was given and may not have done yet, by an event before and an event after each: how long
+/// the first of them has been under way on the device, or, while the host is in the middle of it, since the host last
+/// went on in it: it may wait for the device there. Calls that are enqueued while as many as `most` are outstanding
+/// share the last one's events, and get as much more time. Not for two threads at a time, but for `go_on`.
+class call_marks {
+ public:
+  static constexpr std::size_t most = 64;
+  using clock = std::chrono::steady_clock;
+
+  /// Makes its events, on the current device. Throws `device_error`.
+  explicit call_marks(double deadline) : deadline_{deadline}, marks_(most) {}
+
+  /// A call begins that the stream runs when it gets to it. Not while the stream is captured.
+  void begin(cudaStream_t stream, const watched_call* what) {
+    if (count_ == most) {
+      newest().calls += 1;
+      newest().what = nullptr;
+    } else {
+      ++count_;
+      newest().begun.record(stream);
+      newest().what = what;
+      newest().calls = 1;
+      newest().under_way = false;
+    }
+    newest().enqueued = false;
+  }
+  void end(cudaStream_t stream) {
+    newest().ended.record(stream);
+    newest().enqueued = true;
+  }
+  /// The host goes on in the call that has begun.
+  void go_on() noexcept { steps_.fetch_add(1, std::memory_order_relaxed); }
+  /// `what` is asked no more.
+  void forget(const watched_call* what) {
+    for (mark& one : marks_) {
+      if (one.what == what) one.what = nullptr;
+    }
+  }
+
+  /// Empty, or what is wrong with the first call that is not done: a clause that begins with "has". Asks the device,
+  /// without waiting for it.
+  [[nodiscard]] std::string overdue(clock::time_point now) {
+    for (; count_ > 0; oldest_ = (oldest_ + 1) % most, --count_) {
+      mark& one = marks_[oldest_];
+      if (!one.under_way) {
+        if (const cudaError_t state = cudaEventQuery(one.begun.get()); state != cudaSuccess) return failure(state);
+        one.under_way = true;
+        one.since = now;
+      }
+      if (!one.enqueued) {
+        if (const unsigned steps = steps_.load(std::memory_order_relaxed); std::exchange(one.steps, steps) != steps) {
+          one.since = now;
+        }
+        return late(one, now);
+      }
+      if (const cudaError_t state = cudaEventQuery(one.ended.get()); state != cudaSuccess) {
+        if (state != cudaErrorNotReady) return failure(state);
+        ignore_cuda(state);
+        return late(one, now);
+      }
+    }
+    return "";
+  }
+  /// "has waited 60 s in step 3 for key shard 1 from rank 2", as far as that is known of the first call that is not
+  /// done: not if the same plan has been called again since.
+  [[nodiscard]] std::string waited(double seconds) const {
+    std::string where;
+    if (count_ > 0 && marks_[oldest_].what != nullptr) {
+      int calls = 0;
+      for (std::size_t i = 0; i < count_; ++i) {
+        calls += marks_[(oldest_ + i) % most].what == marks_[oldest_].what ? 1 : 0;
+      }
+      if (calls == 1) where = marks_[oldest_].what->waits();
+    }
+    return where.empty() ? nothing_known(seconds) : "has waited " + describe_seconds(seconds) + " " + where;
+  }
+  [[nodiscard]] static std::string nothing_known(double seconds) {
+    return "has waited " + describe_seconds(seconds) +
+           " for its stream: for a peer that has not come, or a kernel that does not end";
+  }
+
+ private:
+  struct mark {
+    cuda_event begun;
+    cuda_event ended;
+    const watched_call* what = nullptr;
+    int calls = 0;
+    bool enqueued = true;    // to its end
+    bool under_way = false;  // on the device, since:
+    clock::time_point since{};
+    unsigned steps = 0;  // of the host, then
+  };
+
+  [[nodiscard]] mark& newest() { return marks_[(oldest_ + count_ - 1) % most]; }
+  [[nodiscard]] std::string late(const mark& one, clock::time_point now) const {
+    const std::chrono::duration<double> age = now - one.since;
+    return age.count() < deadline_ * one.calls ? "" : waited(deadline_ * one.calls);
+  }
+  [[nodiscard]] static std::string failure(cudaError_t state) {
+    ignore_cuda(state);
+    if (state == cudaErrorNotReady) return "";
+    return std::string{"has lost its device: cudaEventQuery failed: "} + cudaGetErrorString(state) + " (" +
+           cudaGetErrorName(state) + ")";
+  }
+
+  double deadline_;
+  std::vector<mark> marks_;
+  std::size_t oldest_ = 0;
+  std::size_t count_ = 0;
+  std::atomic<unsigned> steps_{0};
+};
+
+/// A thread that looks at something again and again until the look returns false; asleep in between.
+class watchdog {
+ public:
+  watchdog(std::chrono::duration<double> period, int device, std::function<bool()> look)
+      : thread_{[this, period, device, look = std::move(look)] { watch(period, device, look); }} {}
+  watchdog(const watchdog&) = delete;
+  watchdog& operator=(const watchdog&) = delete;
+  ~watchdog() {
+    {
+      const std::lock_guard lock{mutex_};
+      over_ = true;
+    }
+    wake_.notify_one();
+    thread_.join();
+  }
+
+ private:
+  void watch(std::chrono::duration<double> period, int device, const std::function<bool()>& look) {
+    ignore_cuda(cudaSetDevice(device));
+    // So that asking an event disturbs no capture that another thread has under way.
+    cudaStreamCaptureMode mode = cudaStreamCaptureModeRelaxed;
+    ignore_cuda(cudaThreadExchangeStreamCaptureMode(&mode));
+    std::unique_lock lock{mutex_};
+    while (!wake_.wait_for(lock, period, [this] { return over_; })) {
+      lock.unlock();
+      const bool goes_on = look();
+      lock.lock();
+      if (!goes_on) return;
+    }
+  }
+
+  std::mutex mutex_;
+  std::condition_variable wake_;
+  bool over_ = false;
+  std::thread thread_;  // last: it uses the others
+};
+
+}  // namespace orrery::nccl

@@ -1,0 +1,225 @@
+// Copyright The Orrery authors. SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <atomic>
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <thread>
+#include <utility>
+#include <vector>
+
+#include "orrery/schedule/list.hpp"
+#include "orrery/schedule/program.hpp"
+#include "orrery/transport/detail/collective_signature.hpp"
+#include "orrery/transport/detail/describe.hpp"
+#include "orrery/transport/threads/shared_world.hpp"
+#include "orrery/transport/transport.hpp"
+
+namespace orrery::threads {
+
+/// Who of a message's two ranks has posted it. The second to do so copies it, so that a post never waits and no thread
+/// waits for a copy that it could do itself.
+class handover {
+ public:
+  /// Does this rank's post complete the message? Then `copy()` is called, and both ends have it from then on. If `copy`
+  /// throws, neither ever has.
+  template <class Copy>
+  bool post(const Copy& copy) {
+    const std::uint64_t before = posted_.fetch_add(1, std::memory_order_acq_rel);
+    if (before % 2 == 0 || (before & withdrawn) != 0) return false;
+    try {
+      copy();
+    } catch (...) {
+      broken_.store(true, std::memory_order_release);
+      throw;
+    }
+    copied_.fetch_add(1, std::memory_order_release);
+    return true;
+  }
+
+  /// In how many calls it has been copied.
+  [[nodiscard]] std::uint64_t copied() const noexcept { return copied_.load(std::memory_order_acquire); }
+
+  /// From now on nobody touches the memory of either end: a rank that gives up in the middle of a call leaves messages
+  /// behind which its peer has yet to post.
+  void withdraw() {
+    const std::uint64_t before = posted_.fetch_or(withdrawn, std::memory_order_acq_rel);
+    if ((before & withdrawn) != 0) return;  // the peer has, and so it copies no more
+    while (copied() < before / 2 && !broken_.load(std::memory_order_acquire)) std::this_thread::yield();
+  }
+
+ private:
+  static constexpr std::uint64_t withdrawn = std::uint64_t{1} << 63;
+
+  std::atomic<std::uint64_t> posted_{0};  // twice in a call, and `withdrawn`
+  std::atomic<std::uint64_t> copied_{0};  // once in a call
+  std::atomic<bool> broken_{false};
+};
+
+/// One rank's end of a plan, for ranks that are threads of one process. See `transport_channel`.
+///
+/// What a message is, and how it is copied, is the transport's own: `Message` has the type `end` of what a rank's
+/// messages share there, which has `enter()` and `context()`, `pause()` for the time of a wait, and `settle()` (nothing
+/// of the plan is under way after it). Its members, with the end of the rank that calls them:
+///
+/// - at plan time `expect(end, lane, pieces)` on the receiver, then `connect(end, pieces)` on the sender;
+/// - in a call `leave(end)` before the sender's and `arrive(end)` before the receiver's post, `copy()` on whoever posts
+///   last, and `finish(end)` on both when it is awaited;
+/// - `settle()` at the end of the plan, on both.
+template <class Message>
+class basic_channel {
+ public:
+  using end = typename Message::end;
+
+  basic_channel(shared_world& world, int rank, const program& p, std::vector<exchange_pieces> pieces, end mine)
+      : world_{&world}, alive_{world.watched()}, rank_{rank}, plan_{std::make_unique<plan>(std::move(mine))} {
+    plan_->steps = p;
+    plan_->pieces = std::move(pieces);
+    const int exchanges = p.exchanges.size();
+    plan_->leaving = plan_->arriving = list<message*>(exchanges);
+    for (int e = 0; e < exchanges; ++e) {
+      const exchange& x = p.exchanges[e];
+      if (x.received.count == 0) continue;
+      plan_->arriving[e] = new message;
+      plan_->arriving[e]->expect(plan_->mine, x.lane, plan_->pieces[static_cast<std::size_t>(e)].received);
+    }
+
+    std::string wrong;
+    world_->show(rank, plan_.get(), {collective_call::open}, [&](const std::vector<void*>& plans) {
+      for (int e = 0; e < exchanges && wrong.empty(); ++e) wrong = find_receiver(e, plans);
+    });
+    for (const std::string& of_rank : world_->all_gather(rank, wrong, collective_call::open)) {
+      if (!of_rank.empty()) throw transport_error{"orrery: " + of_rank + world_is_usable};
+    }
+  }
+
+  void begin() {
+    expect_world();
+    world_->check(rank_, "beginning a call");
+    if (call_++ > 0 && awaited_ != plan_->steps.exchanges.size()) {
+      world_->fail("rank " + std::to_string(rank_) + " begins a call, but has left its last one in the middle");
+      world_->check(rank_, "");
+    }
+    awaited_ = 0;
+    plan_->mine.enter();
+  }
+
+  void post(int e) {
+    expect_world();
+    const exchange& x = plan_->steps.exchanges[e];
+    if (x.sent.count > 0) {
+      message& m = *plan_->leaving[e];
+      m.leave(plan_->mine);
+      hand_over(m, x.to);
+    }
+    if (x.received.count > 0) {
+      message& m = *plan_->arriving[e];
+      m.arrive(plan_->mine);
+      hand_over(m, x.from);
+    }
+  }
+
+  void await(int e) {
+    expect_world();
+    const exchange& x = plan_->steps.exchanges[e];
+    if (x.received.count > 0) finish(*plan_->arriving[e], x.from, e, way::receiving);
+    if (x.sent.count > 0) finish(*plan_->leaving[e], x.to, e, way::sending);
+    ++awaited_;
+  }
+
+  void abandon(const std::string& why) noexcept {
+    if (!alive_.expired()) world_->abandon(rank_, why);
+  }
+
+  [[nodiscard]] auto context() const noexcept { return plan_->mine.context(); }
+
+ private:
+  /// Belongs to the plans of both its ranks; whichever gives it up last deletes it.
+  struct message : Message {
+    handover ends;
+    std::atomic<int> owners{1};
+  };
+  struct plan {
+    end mine;
+    program steps;
+    std::vector<exchange_pieces> pieces;
+    list<message*> arriving;  // by exchange; null where nothing does
+    list<message*> leaving;
+
+    explicit plan(end of_rank) : mine{std::move(of_rank)} {}
+    plan(const plan&) = delete;
+    plan& operator=(const plan&) = delete;
+    ~plan() {
+      for (int e = 0; e < leaving.size(); ++e) {
+        give_up(arriving[e]);
+        give_up(leaving[e]);
+      }
+      mine.settle();
+    }
+
+    static void give_up(message* m) {
+      if (m == nullptr) return;
+      m->ends.withdraw();
+      if (m->ends.copied() > 0) m->settle();
+      if (m->owners.fetch_sub(1, std::memory_order_acq_rel) == 1) delete m;
+    }
+  };
+
+  void expect_world() const {
+    if (!alive_.expired()) return;
+    throw transport_error{"orrery: rank " + std::to_string(rank_) +
+                          ": this operator's world has ended, so it cannot be called any more"};
+  }
+
+  /// The k-th message to a rank in a lane is the k-th that it expects from here in that lane. Empty, or what is wrong.
+  [[nodiscard]] std::string find_receiver(int e, const std::vector<void*>& plans) {
+    const exchange& x = plan_->steps.exchanges[e];
+    if (x.sent.count == 0) return "";
+    int before = 0;
+    for (int d = 0; d < e; ++d) {
+      const exchange& y = plan_->steps.exchanges[d];
+      if (y.sent.count > 0 && y.to == x.to && y.lane == x.lane) ++before;
+    }
+    const plan& other = *static_cast<const plan*>(plans[static_cast<std::size_t>(x.to)]);
+    for (int r = 0; r < other.steps.exchanges.size(); ++r) {
+      const exchange& y = other.steps.exchanges[r];
+      if (y.received.count == 0 || y.from != rank_ || y.lane != x.lane || before-- > 0) continue;
+      const std::vector<piece>& sent = plan_->pieces[static_cast<std::size_t>(e)].sent;
+      const std::vector<piece>& expected = other.pieces[static_cast<std::size_t>(r)].received;
+      bool fits = sent.size() == expected.size();
+      for (std::size_t i = 0; fits && i < sent.size(); ++i) fits = sent[i].bytes == expected[i].bytes;
+      if (!fits) break;
+      message& found = *other.arriving[r];
+      found.connect(plan_->mine, sent);
+      found.owners.fetch_add(1, std::memory_order_relaxed);
+      plan_->leaving[e] = &found;
+      return "";
+    }
+    return "rank " + std::to_string(rank_) + " sends " + describe_message(plan_->steps, e, way::sending) + " to rank " +
+           std::to_string(x.to) + ", which does not expect it, or not in this size";
+  }
+
+  void hand_over(message& m, int peer) {
+    if (m.ends.post([&] { m.copy(); })) world_->wake(peer);
+  }
+
+  void finish(message& m, int peer, int e, way w) {
+    if (m.ends.copied() < call_) {
+      [[maybe_unused]] const auto waiting = plan_->mine.pause();
+      world_->wait(
+          rank_, peer, [&] { return m.ends.copied() >= call_; }, [&] { return describe_wait(plan_->steps, e, w); });
+    }
+    m.finish(plan_->mine);
+  }
+
+  shared_world* world_;
+  std::weak_ptr<shared_world> alive_;
+  int rank_;
+  std::unique_ptr<plan> plan_;
+  std::uint64_t call_ = 0;
+  int awaited_ = 0;  // exchanges of this call
+};
+
+}  // namespace orrery::threads

@@ -1,0 +1,320 @@
+// Copyright The Orrery authors. SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <atomic>
+#include <condition_variable>
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <mutex>
+#include <new>
+#include <span>
+#include <stdexcept>
+#include <string>
+#include <system_error>
+#include <thread>
+#include <vector>
+
+#include "orrery/host/thread_team.hpp"
+#include "orrery/transport/detail/collective_signature.hpp"
+#include "orrery/transport/detail/deadline.hpp"
+#include "orrery/transport/detail/describe.hpp"
+#include "orrery/transport/transport.hpp"
+
+namespace orrery::threads {
+
+struct options {
+  /// How long a rank waits for another, in seconds, before both fail with a sentence.
+  double deadline = 60;
+  /// Threads that compute in each rank: the rank's own and helpers, which all of its plans share and which sleep
+  /// between calls. Started with the rank's first plan. Results have the same bits whatever the number.
+  int threads_per_rank = 1;
+};
+
+/// What the ranks of a world share. Waiting threads sleep: there may be many more of them than cores.
+class shared_world {
+ public:
+  shared_world(int size, const options& how) try
+      : size_{checked(size, how)},
+        options_{how},
+        ranks_(static_cast<std::size_t>(size)),
+        signatures_(2 * ranks_.size()),
+        shown_(ranks_.size()) {
+  } catch (const std::bad_alloc&) {
+    throw std::system_error{std::make_error_code(std::errc::not_enough_memory),
+                            "orrery: threads::run: no memory for " + std::to_string(size) + " ranks; use fewer"};
+  }
+
+  shared_world(const shared_world&) = delete;
+  shared_world& operator=(const shared_world&) = delete;
+
+  /// Expires with the world: for operators, which may be destroyed, or called, after it.
+  [[nodiscard]] std::weak_ptr<shared_world> watched() const noexcept { return self_; }
+
+  [[nodiscard]] int size() const noexcept { return size_; }
+  [[nodiscard]] const options& how() const noexcept { return options_; }
+
+  /// A peer that means: any other rank.
+  static constexpr int anyone = -2;
+
+  /// Sleeps until `done()`, and throws if the world has failed, if rank `peer` has ended, or after the deadline. `what`
+  /// says what for; it is called only then.
+  template <class Done, class What>
+  void wait(int rank, int peer, const Done& done, const What& what) {
+    if (done()) return;
+    sleeper& me = ranks_[static_cast<std::size_t>(rank)];
+    const auto deadline = deadline_in(options_.deadline);
+    const wait_mark registered{me, peer};
+    bool in_time = true;
+    std::unique_lock lock{me.mutex};
+    while (!done()) {
+      std::string why;
+      if (const int ended = who_ended(rank, peer); ended != nobody) {
+        if (done()) return;
+        why =
+            "rank " + std::to_string(rank) + " waits " + what() + ", but rank " + std::to_string(ended) + " has ended";
+      } else if (!in_time) {
+        why = "rank " + std::to_string(rank) + " has waited " + describe_seconds(options_.deadline) + " " + what() +
+              who_is_late(rank, peer);
+      }
+      if (!why.empty() || failed()) {
+        lock.unlock();
+        throw_failure(rank, !why.empty() && fail(why) ? "" : "waiting " + what());
+      }
+      in_time = me.wake.wait_until(lock, deadline) == std::cv_status::no_timeout;
+    }
+  }
+
+  [[nodiscard]] bool failed() const noexcept { return failed_.load(std::memory_order_seq_cst); }
+
+  /// Throws if the world has failed.
+  void check(int rank, const char* doing) {
+    if (failed()) throw_failure(rank, doing);
+  }
+
+  void wake(int rank) {
+    sleeper& other = ranks_[static_cast<std::size_t>(rank)];
+    { const std::lock_guard lock{other.mutex}; }
+    other.wake.notify_all();
+  }
+  void wake_all() {
+    for (int rank = 0; rank < size_; ++rank) wake(rank);
+  }
+
+  /// The first failure is everybody's. Is it this one?
+  bool fail(const std::string& why) {
+    {
+      const std::lock_guard lock{failure_mutex_};
+      if (failed_.load(std::memory_order_relaxed)) return false;
+      failure_ = why;
+      failed_.store(true, std::memory_order_seq_cst);
+    }
+    wake_all();
+    return true;
+  }
+  void leave(int rank) {
+    ranks_[static_cast<std::size_t>(rank)].left.store(true, std::memory_order_release);
+    wake_all();
+  }
+
+  /// The threads that the kernels of a rank share, started when the rank first asks for them; null if its own is all.
+  [[nodiscard]] thread_team* team_of(int rank) {
+    std::unique_ptr<thread_team>& team = ranks_[static_cast<std::size_t>(rank)].team;
+    if (team == nullptr && options_.threads_per_rank > 1) {
+      team = std::make_unique<thread_team>(options_.threads_per_rank);
+    }
+    return team.get();
+  }
+
+  /// This rank gives up: the others fail at once with "rank 2 failed " and `why`, or without `why` if there is no
+  /// memory for the message.
+  void abandon(int rank, const std::string& why) noexcept {
+    try {
+      fail("rank " + std::to_string(rank) + " failed" + (why.empty() ? "" : " ") + why);
+      return;
+    } catch (...) {  // no memory
+    }
+    {
+      const std::lock_guard lock{failure_mutex_};
+      if (failed_.load(std::memory_order_relaxed)) return;
+      culprit_ = rank;
+      failed_.store(true, std::memory_order_seq_cst);
+    }
+    wake_all();
+  }
+
+  /// Returns when all ranks have come.
+  void barrier(int rank) {
+    check(rank, coming);
+    meet(rank, numbered(rank, {collective_call::barrier}));
+  }
+
+  /// The texts of all ranks.
+  [[nodiscard]] std::vector<std::string> all_gather(int rank, std::string text, collective_call call) {
+    std::vector<std::string> all;
+    show(rank, &text, {call}, [&](const std::vector<void*>& shown) {
+      all.reserve(shown.size());
+      for (const void* of_rank : shown) all.push_back(*static_cast<const std::string*>(of_rank));
+    });
+    return all;
+  }
+
+  /// Shows `mine` to all ranks, and calls `look` with what all ranks show, in their order: after it is known that all
+  /// ranks make the same call, which `call` describes, and so show things of one type. Returns, or throws, when nobody
+  /// looks any more: what a rank shows need not live longer than this call, even if it is given up in between.
+  template <class Look>
+  void show(int rank, void* mine, const collective_signature& call, const Look& look) {
+    const collective_signature signature = numbered(rank, call);
+    std::atomic<bool>& looking = ranks_[static_cast<std::size_t>(rank)].looking;
+    looking.store(true, std::memory_order_seq_cst);
+    bool refused = false;
+    try {
+      check(rank, coming);  // after the store: who fails now either sees that this rank looks, or is seen here
+      shown_[static_cast<std::size_t>(rank)] = mine;
+      try {
+        meet(rank, signature);
+      } catch (const std::invalid_argument&) {  // on all ranks: nobody looks
+        refused = true;
+        throw;
+      }
+      look(static_cast<const std::vector<void*>&>(shown_));
+      looking.store(false, std::memory_order_seq_cst);
+      meet(rank, signature);
+    } catch (...) {
+      looking.store(false, std::memory_order_seq_cst);
+      // Nobody waits while looking, and a meeting of a failed world ends at once: this does, too.
+      for (const sleeper& other : ranks_) {
+        while (!refused && other.looking.load(std::memory_order_seq_cst)) std::this_thread::yield();
+      }
+      throw;
+    }
+  }
+
+ private:
+  static constexpr const char* coming = "coming to a collective call";
+
+  /// The size, if all is well with it and the options.
+  [[nodiscard]] static int checked(int size, const options& how) {
+    if (size < 1) {
+      throw std::invalid_argument{"orrery: threads::run: the number of ranks is " + std::to_string(size) +
+                                  ", expected at least 1"};
+    }
+    if (const std::string wrong = what_is_wrong_with(how.deadline, how.threads_per_rank); !wrong.empty()) {
+      throw std::invalid_argument{"orrery: threads::options: " + wrong};
+    }
+    return size;
+  }
+
+  /// The signature of this rank's next collective call.
+  [[nodiscard]] collective_signature numbered(int rank, collective_signature call) noexcept {
+    call.sequence = ranks_[static_cast<std::size_t>(rank)].calls++;
+    return call;
+  }
+
+  /// Returns when all ranks have come with the same signature. Throws `std::invalid_argument` on all of them if only
+  /// their arguments differ, and fails the world if they are in different calls.
+  void meet(int rank, const collective_signature& mine) {
+    sleeper& me = ranks_[static_cast<std::size_t>(rank)];
+    // A rank is at most one meeting ahead of those that still read the signatures of the last one.
+    const std::span<collective_signature> of_ranks =
+        std::span{signatures_}.subspan(me.meetings++ % 2 * ranks_.size(), ranks_.size());
+    of_ranks[static_cast<std::size_t>(rank)] = mine;
+    me.arrivals.fetch_add(1, std::memory_order_relaxed);
+    const std::uint64_t turn = arrived_.fetch_add(1, std::memory_order_acq_rel) / static_cast<std::uint64_t>(size_) + 1;
+    const std::uint64_t all = turn * static_cast<std::uint64_t>(size_);
+    const auto complete = [&] { return arrived_.load(std::memory_order_acquire) >= all; };
+    if (complete()) {
+      wake_all();
+    } else {
+      wait(rank, anyone, complete, [] { return std::string{"for all ranks to come to the same collective call"}; });
+    }
+    require_same_call(of_ranks, [&](const std::string& why) {
+      fail(why);
+      throw_failure(rank, "");
+    });
+  }
+
+  struct sleeper {
+    std::mutex mutex;
+    std::condition_variable wake;
+    std::atomic<bool> left{false};
+    std::atomic<bool> looking{false};        // at what others show
+    std::atomic<int> waits_for{nobody};      // a rank, anyone, or nobody: it does not wait
+    std::atomic<std::uint64_t> arrivals{0};  // at meetings
+    std::uint64_t meetings = 0;              // the same, for the rank itself
+    std::uint64_t calls = 0;                 // collective ones
+    std::string sentence;                    // that the rank throws, once the world has failed
+    std::unique_ptr<thread_team> team;       // the rank's own, if it has helpers
+  };
+
+  struct wait_mark {
+    sleeper& me;
+    wait_mark(sleeper& of, int peer) noexcept : me{of} { me.waits_for.store(peer, std::memory_order_relaxed); }
+    wait_mark(const wait_mark&) = delete;
+    wait_mark& operator=(const wait_mark&) = delete;
+    ~wait_mark() { me.waits_for.store(nobody, std::memory_order_relaxed); }
+  };
+
+  [[nodiscard]] int who_ended(int rank, int peer) const {
+    if (peer == nobody) return nobody;
+    for (int other = 0; other < size_; ++other) {
+      if (other == rank || (peer != anyone && peer != other)) continue;
+      if (ranks_[static_cast<std::size_t>(other)].left.load(std::memory_order_acquire)) return other;
+    }
+    return nobody;
+  }
+
+  /// Whom `rank`, which waits for `peer`, waits for in the end: the deadlines of several ranks may pass together, and
+  /// the first to say so may wait for one that itself waits.
+  [[nodiscard]] std::string who_is_late(int rank, int peer) const {
+    const auto of = [&](int other) -> const sleeper& { return ranks_[static_cast<std::size_t>(other)]; };
+    std::string text;
+    int last = rank;
+    for (int hops = 0; hops < size_ && peer >= 0; ++hops) {
+      last = peer;
+      peer = of(last).waits_for.load(std::memory_order_relaxed);
+      if (peer >= 0)
+        text += (hops == 0 ? ", which itself waits for rank " : ", which waits for rank ") + std::to_string(peer);
+    }
+    if (peer >= 0) return text;  // round in a circle
+    if (peer == nobody) {
+      return text + "; rank " + std::to_string(last) + " does not wait for anybody: it is late, or stands still";
+    }
+    std::string absent;
+    for (int other = 0; other < size_; ++other) {
+      if (of(other).arrivals.load(std::memory_order_relaxed) >= of(last).arrivals.load(std::memory_order_relaxed))
+        continue;
+      absent += (absent.empty() ? "" : ", ") + std::to_string(other);
+    }
+    if (last != rank) text += "; rank " + std::to_string(last) + " waits for all ranks to come to a collective call";
+    return absent.empty() ? text : text + "; not there: rank " + absent;
+  }
+
+  /// Always the same sentence, on each rank. `doing`: what the rank itself was at, if it is not the one that failed
+  /// first.
+  [[noreturn]] void throw_failure(int rank, const std::string& doing) {
+    std::string& sentence = ranks_[static_cast<std::size_t>(rank)].sentence;
+    if (sentence.empty()) {
+      const std::lock_guard lock{failure_mutex_};
+      const std::string nothing_known = "rank " + std::to_string(culprit_) + " failed";
+      sentence = describe_stop(rank, failure_.empty() ? nothing_known : failure_, doing);
+    }
+    throw transport_error{sentence};
+  }
+
+  static void keep(shared_world*) noexcept {}
+
+  int size_;
+  options options_;
+  std::shared_ptr<shared_world> self_{this, keep};  // owns nothing
+  std::vector<sleeper> ranks_;
+  std::atomic<std::uint64_t> arrived_{0};
+  std::mutex failure_mutex_;
+  std::atomic<bool> failed_{false};
+  std::string failure_;
+  int culprit_ = nobody;  // the rank that failed first, where there was no memory for its message
+  std::vector<collective_signature> signatures_;  // of all ranks at this meeting, and at the one before or after it
+  std::vector<void*> shown_;
+};
+
+}  // namespace orrery::threads

@@ -1,0 +1,195 @@
+// Copyright The Orrery authors. SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include "orrery/schedule/detail/slot_state.hpp"
+#include "orrery/schedule/program.hpp"
+#include "orrery/verify/detail/proof_subject.hpp"
+
+namespace orrery {
+
+/// Proves one rank alone, step by step: each block that a tile or an exchange reads is in a slot, has arrived, and
+/// stays until the reading is done; each partial that is sent is held and given up; none remains at the end but at
+/// home.
+class rank_walk {
+ public:
+  constexpr explicit rank_walk(proof_subject& subject) : subject_{subject} {}
+
+  /// Of a finished program.
+  constexpr bool prove(const program& p) {
+    residency here{p};
+    const int steps = p.steps.count;
+    const bool query_partials = has_partials(p.pass, side::query);
+    const bool key_partials = has_partials(p.pass, side::key);
+    const step* const step_of = p.steps.items;
+    if (!all_exchanges_have_steps(p)) return false;
+    for (int i = 0; i < steps; ++i) {
+      if (!complete(p, here, i, step_of[i].completions) || !post(p, here, i, step_of[i].exchanges)) return false;
+      const tile& t = step_of[i].tile;
+      if (t.queries.count == 0 || t.keys.count == 0) continue;
+      const int slice = p.queries.items[t.queries.first].block.slice;
+      if (!compute(p, here, i, p.queries, t.queries, side::query, slice, query_partials)) return false;
+      if (!compute(p, here, i, p.keys, t.keys, side::key, slice, key_partials)) return false;
+    }
+    if (!complete(p, here, steps, p.final_completions)) return false;
+    for (const side s : {side::query, side::key}) {
+      const kind& partials = here.kinds[residency::kind_of(s, cargo::partial)];
+      for (int slot = 0; slot < partials.slots; ++slot) {
+        const residency::place& left = partials.places[slot];
+        if (left.held) return subject_.refuse(fault::partial_stranded, p.rank, steps, left.what);
+      }
+    }
+    return true;
+  }
+
+  /// One more than the highest lane that was met.
+  [[nodiscard]] constexpr int lanes() const noexcept { return lanes_; }
+
+ private:
+  using kind = residency::kind;
+
+  static constexpr int none = -1;
+  static constexpr int most_lanes = 16;
+  static constexpr int never = 1 << 30;
+
+  /// Do the steps' ranges follow each other, so that every exchange is posted and awaited somewhere?
+  constexpr bool all_exchanges_have_steps(const program& p) {
+    int posted = 0;
+    int completed = 0;
+    for (int i = 0; i < p.steps.count; ++i) {
+      const step& now = p.steps.items[i];
+      if (now.exchanges.first != posted || now.completions.first != completed) {
+        return subject_.refuse(fault::exchange_takes_no_step, p.rank, i, {}, p.rank);
+      }
+      posted += now.exchanges.count;
+      completed += now.completions.count;
+    }
+    if (posted != p.exchanges.count || p.final_completions.first != completed ||
+        p.final_completions.end() != p.exchanges.count || p.completions.count != p.exchanges.count) {
+      return subject_.refuse(fault::exchange_takes_no_step, p.rank, p.steps.count, {}, p.rank);
+    }
+    return true;
+  }
+
+  constexpr bool complete(const program& p, residency& here, int i, const range& completions) {
+    for (int c = completions.first, before = none; c < completions.first + completions.count; ++c) {
+      const int e = p.completions.items[c];
+      const exchange& done = p.exchanges.items[e];
+      // Increasing and each in its step: as none is left out, every exchange is completed exactly once.
+      if (e <= before || done.complete_before != i) {
+        return subject_.refuse(fault::exchange_takes_no_step, p.rank, done.posted, {},
+                               done.to != nobody ? done.to : done.from);
+      }
+      before = e;
+      if (done.cargo == cargo::operand) continue;
+      const held_block* const end = p.received.items + done.received.first + done.received.count;
+      for (const held_block* arrived = p.received.items + done.received.first; arrived != end; ++arrived) {
+        kind& partials = here.kinds[2 * static_cast<unsigned>(arrived->block.side) + 1];
+        // It may be merged: into the result at home, or into what this rank has begun. Else it is found from now on.
+        partials.forget(arrived->slot);
+        if (arrived->block.shard == p.rank || partials.find(arrived->block, i) != none) continue;
+        partials.fill(arrived->slot, arrived->block, i);
+      }
+    }
+    return true;
+  }
+
+  constexpr bool post(const program& p, residency& here, int i, const range& exchanges) {
+    const exchange* const end = p.exchanges.items + exchanges.first + exchanges.count;
+    for (const exchange* x = p.exchanges.items + exchanges.first; x != end; ++x) {
+      if (x->posted != i || x->complete_before <= i || x->complete_before > p.steps.count || x->lane < 0 ||
+          x->lane >= most_lanes || (x->to == nobody ? x->sent.count > 0 : !is_peer(p, x->to)) ||
+          (x->from == nobody ? x->received.count > 0 : !is_peer(p, x->from)))
+        return refuse_exchange(p, i, *x);
+      if (x->lane >= lanes_) lanes_ = x->lane + 1;
+      const block* const sent_end = p.sent.items + x->sent.first + x->sent.count;
+      for (const block* what = p.sent.items + x->sent.first; what != sent_end; ++what)
+        if (!(x->cargo == cargo::operand ? read(p, here, i, *what, x->complete_before)
+                                         : send_partial(p, here, i, *what, x->complete_before)))
+          return false;
+      const held_block* const received_end = p.received.items + x->received.first + x->received.count;
+      for (const held_block* what = p.received.items + x->received.first; what != received_end; ++what)
+        if (!receive(p, here, i, *what, *x)) return false;
+    }
+    return true;
+  }
+
+  [[nodiscard]] static constexpr bool is_peer(const program& p, int rank) {
+    return rank >= 0 && rank < p.world && rank != p.rank;
+  }
+
+  /// For an exchange that `post` does not let pass.
+  constexpr bool refuse_exchange(const program& p, int i, const exchange& x) {
+    if (x.posted != i || x.complete_before <= i || x.complete_before > p.steps.count)
+      return subject_.refuse(fault::exchange_takes_no_step, p.rank, i, {}, x.to != nobody ? x.to : x.from);
+    if (x.lane < 0 || x.lane >= most_lanes) return subject_.refuse(fault::lane_does_not_exist, p.rank, i, {}, x.lane);
+    const bool is_to = x.to == nobody ? x.sent.count > 0 : !is_peer(p, x.to);
+    return subject_.refuse(fault::peer_outside_world, p.rank, i, {}, is_to ? x.to : x.from);
+  }
+
+  constexpr bool receive(const program& p, residency& here, int i, const held_block& arriving, const exchange& x) {
+    const block& what = arriving.block;
+    if (what.shard < 0 || what.shard >= p.world || what.slice < 0 || what.slice >= p.slices)
+      return subject_.refuse(fault::block_outside_world, p.rank, i, what);
+    kind& slots = here.kinds[2 * static_cast<unsigned>(what.side) + static_cast<unsigned>(x.cargo)];
+    if (arriving.slot < 0 || arriving.slot >= slots.slots || slots.places[arriving.slot].free_from > i ||
+        (x.cargo == cargo::partial && slots.places[arriving.slot].held))
+      return refuse_slot(p, slots, i, arriving);
+    x.cargo == cargo::operand ? slots.fill(arriving.slot, what, x.complete_before)
+                              : slots.reserve(arriving.slot, what, x.complete_before);
+    return true;
+  }
+
+  /// For a block that cannot be put where the program says.
+  constexpr bool refuse_slot(const program& p, const kind& slots, int i, const held_block& put) {
+    if (put.slot < 0 || put.slot >= slots.slots) return subject_.refuse(fault::slot_missing, p.rank, i, put.block);
+    return subject_.refuse(fault::slot_overwritten, p.rank, i, slots.places[put.slot].what);
+  }
+
+  constexpr bool read(const program& p, residency& here, int i, const block& what, int until) {
+    if (what.shard < 0 || what.shard >= p.world || what.slice < 0 || what.slice >= p.slices)
+      return subject_.refuse(fault::block_outside_world, p.rank, i, what);
+    if (what.shard == p.rank) return true;
+    kind& operands = here.kinds[2 * static_cast<unsigned>(what.side)];
+    const int slot = operands.find(what, i);
+    if (slot == none) {
+      const bool overwritten = operands.was_here(what) && operands.find(what, never) == none;
+      return subject_.refuse(overwritten ? fault::slot_overwritten : fault::operand_missing, p.rank, i, what);
+    }
+    if (operands.places[slot].free_from < until) operands.places[slot].free_from = until;
+    return true;
+  }
+
+  constexpr bool send_partial(const program& p, residency& here, int i, const block& what, int until) {
+    if (what.shard < 0 || what.shard >= p.world || what.slice < 0 || what.slice >= p.slices)
+      return subject_.refuse(fault::block_outside_world, p.rank, i, what);
+    if (what.shard == p.rank) return subject_.refuse(fault::partial_leaves_home, p.rank, i, what);
+    kind& partials = here.kinds[2 * static_cast<unsigned>(what.side) + 1];
+    const int slot = partials.find(what, i);
+    if (slot == none) return subject_.refuse(fault::partial_not_held, p.rank, i, what);
+    partials.forget(slot);
+    partials.places[slot].free_from = until;
+    return true;
+  }
+
+  constexpr bool compute(const program& p, residency& here, int i, const list<held_block>& holders, const range& which,
+                         side s, int slice, bool adds_to_partials) {
+    kind& partials = here.kinds[2 * static_cast<unsigned>(s) + 1];
+    const held_block* const end = holders.items + which.first + which.count;
+    for (const held_block* held = holders.items + which.first; held != end; ++held) {
+      if (held->block.side != s || held->block.slice != slice)
+        return subject_.refuse(fault::sides_confused, p.rank, i, held->block);
+      if (!read(p, here, i, held->block, i + 1)) return false;
+      if (!adds_to_partials || held->block.shard == p.rank || partials.find(held->block, i) != none) continue;
+      if (held->slot < 0 || held->slot >= partials.slots || partials.places[held->slot].held ||
+          partials.places[held->slot].free_from > i)
+        return refuse_slot(p, partials, i, *held);
+      partials.fill(held->slot, held->block, i);
+    }
+    return true;
+  }
+
+  proof_subject& subject_;
+  int lanes_ = 1;
+};
+
+}  // namespace orrery

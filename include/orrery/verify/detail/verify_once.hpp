@@ -1,0 +1,62 @@
+// Copyright The Orrery authors. SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <cstddef>
+#include <mutex>
+#include <vector>
+
+#include "orrery/schedule/detail/schedule_digest.hpp"
+#include "orrery/topology/topology.hpp"
+#include "orrery/verify/verify.hpp"
+
+namespace orrery {
+
+/// What a proof says, and of which schedule.
+struct proven_schedule {
+  verdict found;
+  schedule_digest digest;
+};
+
+/// What `verify(topology, world, p)` says, and the schedule's digest, proven once in a process: a proof is one of all
+/// ranks' programs, which ranks that are threads of one process need not repeat, nor the operators of several layers.
+///
+/// An answer serves equal values of one topology only, the same world and the same pass (see `comparable_by_value`; a
+/// topology that is not is proven in every call). Whoever asks while another thread proves a topology of the same type
+/// sleeps until that is done. What the topology throws goes to the caller, and nothing is remembered then. Keeps up to
+/// 64 answers for each type, with copies of their topologies.
+template <topology Topology>
+[[nodiscard]] proven_schedule prove_once(const Topology& t, int world, pass p = pass::forward) {
+  proven_schedule proven;
+  if constexpr (comparable_by_value<Topology>) {
+    struct answer {
+      Topology topology;
+      int world;
+      orrery::pass pass;
+      proven_schedule proven;
+    };
+    constexpr std::size_t most = 64;
+    // Never destroyed: an object in static storage may ask later.
+    static auto& mutex = *new std::mutex;
+    static auto& answers = *new std::vector<answer>;
+
+    const std::lock_guard lock{mutex};
+    for (const answer& known : answers) {
+      if (known.world == world && known.pass == p && is_same_value(known.topology, t)) return known.proven;
+    }
+    proven.found = verify(t, world, p, &proven.digest);
+    if (proven.found.found == fault::world_refused) return proven;  // its reason may live no longer than t: not kept
+    if (answers.size() == most) answers.clear();
+    answers.push_back({t, world, p, proven});
+  } else {
+    proven.found = verify(t, world, p, &proven.digest);
+  }
+  return proven;
+}
+
+/// What `verify(topology, world, p)` says, proven once in a process (see `prove_once`).
+template <topology Topology>
+[[nodiscard]] verdict verify_once(const Topology& t, int world, pass p = pass::forward) {
+  return prove_once(t, world, p).found;
+}
+
+}  // namespace orrery

@@ -1,0 +1,187 @@
+// Copyright The Orrery authors. SPDX-License-Identifier: Apache-2.0
+#include "orrery/attention/kernel_plan.hpp"
+
+#include <array>
+#include <atomic>
+#include <cstdint>
+#include <set>
+#include <span>
+#include <stdexcept>
+#include <string>
+
+#include <doctest/doctest.h>
+
+#include "orrery/kernel/reference.hpp"
+#include "orrery/layout/layout.hpp"
+#include "orrery/topology/any_topology.hpp"
+#include "orrery/transport/threads.hpp"
+
+#include "support/any.hpp"
+#include "support/conformance.hpp"
+
+namespace {
+
+/// What a plan can know of one pair of blocks before it is called: sizes, strides and positions.
+template <class Query, class Key>
+std::array<std::int64_t, 16> description(const Query& query, const Key& key, const orrery::head_map& heads) {
+  const auto first = [](const orrery::segments& s) { return s.size() > 0 ? s.position(0) : -1; };
+  return {query.q.batch,
+          query.q.sequence,
+          query.q.heads,
+          query.q.dim,
+          query.q.batch_stride,
+          query.q.sequence_stride,
+          query.q.head_stride,
+          first(query.positions),
+          key.k.sequence,
+          key.k.heads,
+          key.k.sequence_stride,
+          key.v.head_stride,
+          key.v.dim,
+          first(key.positions),
+          heads.first_query_head,
+          query.own + 2 * key.own};
+}
+
+/// `reference`, but each call must have been expected, and writes through a workspace.
+struct planning : orrery::reference<double> {
+  [[nodiscard]] static std::string name() { return "planning"; }
+  static constexpr std::int64_t refused = 77;  // a head dimension
+  static inline std::atomic<int> begun_by_all = 0;
+
+  template <class Memory>
+  class planned {
+   public:
+    template <class Mask>
+    void expect_forward(std::span<const orrery::forward_queries<double, double>> queries,
+                        std::span<const orrery::forward_keys<double>> keys, const orrery::head_map& heads, double scale,
+                        const Mask&) {
+      expect(queries, keys, heads, scale, forwards_);
+      for (const auto& one : queries) rows_ = (std::max)(rows_, one.lse.size());
+    }
+    template <class Mask>
+    void expect_backward(std::span<const orrery::backward_queries<double, double>> queries,
+                         std::span<const orrery::backward_keys<double, double>> keys, const orrery::head_map& heads,
+                         double scale, const Mask&) {
+      expect(queries, keys, heads, scale, backwards_);
+    }
+    void take_memory() { memory_ = Memory{bytes()}; }
+    [[nodiscard]] std::int64_t bytes() const { return rows_ * std::int64_t{sizeof(double)}; }
+    void begin() {
+      ++begun_;
+      ++begun_by_all;
+    }
+
+    template <class Mask>
+    void forward(const orrery::host_context& how, std::span<const orrery::forward_queries<double, double>> queries,
+                 std::span<const orrery::forward_keys<double>> keys, const orrery::head_map& heads, double scale,
+                 const Mask& mask) {
+      require(queries, keys, heads, forwards_);
+      for (const auto& one : queries) {
+        const auto saved = orrery::batch_head_sequence(reinterpret_cast<double*>(memory_.data()), one.lse.batch,
+                                                       one.lse.heads, one.lse.sequence);
+        reference::copy(how, one.lse, saved);
+        reference::copy(how, saved, one.lse);
+      }
+      reference::forward(how, queries, keys, heads, scale, mask);
+    }
+    template <class Mask>
+    void backward(const orrery::host_context& how, std::span<const orrery::backward_queries<double, double>> queries,
+                  std::span<const orrery::backward_keys<double, double>> keys, const orrery::head_map& heads,
+                  double scale, const Mask& mask) {
+      require(queries, keys, heads, backwards_);
+      reference::backward(how, queries, keys, heads, scale, mask);
+    }
+
+   private:
+    using descriptions = std::set<std::array<std::int64_t, 16>>;
+
+    template <class Queries, class Keys>
+    static void expect(const Queries& queries, const Keys& keys, const orrery::head_map& heads, double scale,
+                       descriptions& all) {
+      if (scale != 0.25) throw std::invalid_argument{"orrery: the plan's scale is not the operator's"};
+      for (const auto& query : queries) {
+        if (query.q.dim == refused)
+          throw std::invalid_argument{"orrery: head_dim is 77, which kernel planning refuses"};
+        if (query.q.data != nullptr || !query.fresh) throw std::invalid_argument{"a plan has no tensors yet"};
+        for (const auto& key : keys) all.insert(description(query, key, heads));
+      }
+    }
+    template <class Queries, class Keys>
+    void require(const Queries& queries, const Keys& keys, const orrery::head_map& heads, const descriptions& all) {
+      if (begun_ == 0) throw std::logic_error{"a call has not begun"};
+      for (const auto& query : queries) {
+        for (const auto& key : keys) {
+          if (all.count(description(query, key, heads)) == 0) throw std::logic_error{"a tile was not expected"};
+        }
+      }
+    }
+
+    descriptions forwards_, backwards_;
+    std::int64_t rows_ = 0;
+    int begun_ = 0;
+    Memory memory_;
+  };
+};
+
+constexpr auto on_threads = [](int ranks, auto&& body) { orrery::threads::run(ranks, {.deadline = 10}, body); };
+constexpr orrery::attention_shape shape{
+    .batch = 2, .length = 26, .query_heads = 4, .key_heads = 2, .head_dim = 4, .scale = 0.25};
+
+}  // namespace
+
+TEST_CASE("a kernel's plan is told every tile before the first call") {
+  std::uint64_t seed = 0;
+  for (const orrery::any_topology& topology : any::topologies()) {
+    if (topology.refuses(4, orrery::pass::forward) != nullptr) continue;
+    for (const orrery::pass circulate : {orrery::pass::circulate_keys, orrery::pass::circulate_queries}) {
+      if (topology.refuses(4, circulate) != nullptr) continue;
+      orrery::attention_shape how = shape;
+      how.circulate = circulate;
+      // The trainer's tensors as a plan expects them: seeds that are multiples of 6.
+      CHECK(conformance::failures<orrery::any_topology, planning, orrery::threads::world>(
+                on_threads, 4, how, orrery::causal{}, orrery::zigzag{}, seed += 6, topology) == "");
+    }
+  }
+}
+
+TEST_CASE("a plan's workspace is the operator's") {
+  const auto bytes = []<class Kernel>(const Kernel&) {
+    std::int64_t all = 0;
+    orrery::threads::run(1, [&](auto& world) {
+      all = orrery::attention<orrery::ring, Kernel>{world, shape}.workspace_bytes();
+    });
+    return all;
+  };
+  CHECK(bytes(planning{}) - bytes(orrery::reference<double>{}) == 2 * 4 * 26 * 8);
+}
+
+TEST_CASE("a plan is told of every call that begins") {
+  orrery::threads::run(1, [&](auto& world) {
+    orrery::attention<orrery::ring, planning> attend{world, shape};
+    conformance::rank_tensors<planning> tensors{oracle::random_problem<double>(conformance::oracle_shape(shape), 1),
+                                                attend.query_positions(),
+                                                attend.key_positions(),
+                                                {}};
+    planning::begun_by_all = 0;
+    tensors.forward(attend);
+    if (planning::begun_by_all != 1) throw std::runtime_error{"the forward"};
+    tensors.backward(attend);
+    if (planning::begun_by_all != 2) throw std::runtime_error{"the backward"};
+  });
+}
+
+TEST_CASE("what a plan refuses is said on every rank") {
+  orrery::threads::run(3, {.deadline = 10}, [&](auto& world) {
+    orrery::attention_shape how = shape;
+    if (world.rank() == 1) how.head_dim = planning::refused;
+    std::string sentence;
+    try {
+      orrery::attention<orrery::ring, planning> attend{world, how};
+    } catch (const std::invalid_argument& e) {
+      sentence = e.what();
+    }
+    if (sentence != "orrery: rank 1: head_dim is 77, which kernel planning refuses") throw std::runtime_error{sentence};
+    if (!world.usable()) throw std::runtime_error{"the world cannot be used any more"};
+  });
+}

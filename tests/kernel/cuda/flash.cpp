@@ -1,0 +1,153 @@
+// Copyright The Orrery authors. SPDX-License-Identifier: Apache-2.0
+//
+// The tensor-core kernel on the emulated device: each of its tests is also one of its use of shared memory, barriers
+// and copies, since that device throws where they are wrong.
+#include <algorithm>
+#include <cmath>
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <span>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include <doctest/doctest.h>
+
+#include "device/emulator.hpp"
+
+namespace cuda_test {
+using tested = emulator::device;
+}
+
+#include "kernel/cuda/flash_cases.hpp"
+
+namespace {
+
+/// The first lane of a warp whose other lanes have no part of its row.
+struct only_lane {
+  std::byte* shared;
+  bool adds;  ///< what others have is to be added, not compared
+
+  [[nodiscard]] int lane() const { return 0; }
+  void converge() const {}
+  [[nodiscard]] float shuffle_xor(float value, int) const { return adds ? 0 : value; }
+  [[nodiscard]] float exp2(float x) const { return std::exp2(x); }
+  template <class T>
+  [[nodiscard]] T load(int at) const {
+    T value;
+    std::memcpy(&value, shared + at, sizeof value);
+    return value;
+  }
+  template <class T>
+  void store(int at, const T& value) const {
+    std::memcpy(shared + at, &value, sizeof value);
+  }
+};
+
+/// The sums of one row with 2^20 keys, tile by tile as the forward forms them, in some calls: exponent_of(i) is key i's
+/// score, as an exponent of 2, and all values are 1.
+template <class Exponent>
+void check_sums(const char* name, int calls, const Exponent& exponent_of) {
+  constexpr int keys = 1 << 20, of_tile = 16;  // of the lane
+  using rows = orrery::device_flash_rows<1, 4 * of_tile, 16>;
+  std::vector<std::byte> shared(static_cast<std::size_t>(rows::shared_bytes(16)));
+  const only_lane threads{shared.data(), false};
+  float lse = 0, out = 0;
+  orrery::forward_queries<bfloat16, float> block{};
+  block.out = orrery::batch_sequence_head_dim(&out, 1, 1, 1, 1);
+  block.lse = orrery::batch_head_sequence(&lse, 1, 1, 1);
+  orrery::device_item item{};
+  item.tokens.count = 1;
+  auto running = rows::of(0, 0, 16);
+  double sum = 0;
+  int key = 0;
+  for (int call = 0; call < calls; ++call) {
+    block.fresh = call == 0;
+    running.begin(threads, block, item);
+    const int tiles = keys / of_tile / calls;
+    for (int tile = 0; tile < tiles; ++tile) {
+      rows::scores scores;
+      for (auto& n : scores.of[0]) {
+        for (int i = 0; i < 2; ++i, ++key) {
+          n[i] = exponent_of(key);
+          sum += std::exp2(static_cast<double>(n[i]));
+        }
+        n[2] = n[3] = rows::nothing;
+      }
+      running.change(threads, running.weigh(threads, scores, 1.0f));
+      float added = 0;
+      for (const auto& n : scores.of[0]) added += n[0] + n[1];
+      running.out.of[0][0][0] += added;
+      if (tile % 128 == 127) {
+        if (tile > 128 || call > 0) running.fetch(threads, block, item);
+        if (tile + 1 < tiles) running.flush(threads, block, item);
+      }
+    }
+    running.finish(only_lane{shared.data(), true}, block, item);
+  }
+  INFO(std::string{name}, ", calls ", calls);
+  // Between calls a mean and a log-sum-exp are rounded.
+  const double bound = 0x1p-24 * (4 + (calls > 1 ? calls : 0));
+  const double expected = std::log(sum);
+  CHECK(std::abs(static_cast<double>(lse) - expected) <= bound * (std::max)(1.0, std::abs(expected)));
+  // A sum in registers is one of 128 tiles.
+  CHECK(std::abs(static_cast<double>(out) - 1) <= bound + 128 * 0x1p-25);
+}
+
+}  // namespace
+
+TEST_CASE("weights of a million keys: their sum, and what they weigh") {
+  for (const int calls : {1, 8, 64}) {
+    check_sums("all the same but one", calls, [](int key) { return key == 77 ? 0.0f : -0.3f; });
+    check_sums("all the same but one, which is low", calls, [](int key) { return key == 77 ? -9.1f : 0.3f; });
+    check_sums("rising slowly", calls, [](int key) { return static_cast<float>(key) * 0x1p-19f; });
+    check_sums("falling slowly", calls, [](int key) { return static_cast<float>(key) * -0x1p-19f; });
+    check_sums("rising fast", calls, [](int key) { return static_cast<float>(key) * 0x1p-12f; });
+    check_sums("of all sizes", calls, [](int key) {
+      return static_cast<float>(static_cast<unsigned>(key) * 2654435761u >> 16) * 0x1p-13f - 4;
+    });
+  }
+}
+
+TEST_CASE("no two rows of a matrix share a bank, whatever the head dimension") {
+  for (const std::int64_t dim : {64, 96, 128, 192, 256}) {
+    const oracle::shape shape{1, 16, 16, 1, 1, dim, dim == 192 ? 128 : dim, 0.1};
+    emulator::counted = {};
+    check<bfloat16, 256>(oracle::random_problem<bfloat16>(shape, 40), orrery::causal{}, cut(shape, 1, 1));
+    CHECK(emulator::counted.matrix_loads > 0);
+    CHECK(emulator::counted.matrix_replays == 0);
+  }
+}
+
+TEST_CASE("what the kernel or the device cannot do is refused before anything is enqueued") {
+  const oracle::shape shape{1, 4, 4, 1, 1, 65, 8, 1.0};
+  const auto p = oracle::random_problem<bfloat16>(shape, 11);
+  const auto before = emulator::counted.blocks;
+  CHECK_THROWS_WITH_AS(kernel_test::run<kernel<bfloat16>>(p, any_mask{}, cut(shape, 1, 1)),
+                       "orrery: head dimension is 65, but kernel device_flash<bfloat16> is compiled up to 64; its "
+                       "second template argument goes up to 256",
+                       std::invalid_argument);
+  const oracle::shape small{1, 4, 4, 1, 1, 8, 8, 1.0};
+  const auto fits = oracle::random_problem<bfloat16>(small, 12);
+  const auto limits = emulator::device::limits;
+  emulator::device::limits.compute_capability = 75;
+  CHECK_THROWS_AS(kernel_test::run<kernel<bfloat16>>(fits, any_mask{}, cut(small, 1, 1)), std::invalid_argument);
+  emulator::device::limits = limits;
+  emulator::device::limits.shared_bytes = 20000;
+  CHECK_THROWS_AS(kernel_test::run<kernel<bfloat16>>(fits, any_mask{}, cut(small, 1, 1)), std::invalid_argument);
+  emulator::device::limits = limits;
+  CHECK(emulator::counted.blocks == before);
+  CHECK(kernel<bfloat16>::max_head_dim == 64);
+}
+
+TEST_CASE("shards whose tokens an int does not count are refused") {
+  orrery::forward_queries<bfloat16, float> queries{};
+  orrery::forward_keys<bfloat16> keys{};
+  keys.positions.add({0, std::int64_t{1} << 31, std::int64_t{1} << 31, 1});
+  CHECK_THROWS_WITH_AS(kernel<bfloat16>::forward({}, std::span<const decltype(queries)>{&queries, 1},
+                                                 std::span<const decltype(keys)>{&keys, 1}, {}, 1.0f, any_mask{}),
+                       "orrery: a shard has 2147483648 tokens, but kernel device_flash<bfloat16> takes fewer than "
+                       "2147483392; distribute the sequence over more ranks",
+                       std::invalid_argument);
+}

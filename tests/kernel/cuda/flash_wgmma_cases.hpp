@@ -1,0 +1,258 @@
+// Copyright The Orrery authors. SPDX-License-Identifier: Apache-2.0
+//
+// The tensor-core kernel by warpgroups against the oracle. On the emulated device every run is also a check
+// of its use of shared memory, barriers, copies and products, since that device throws where they are wrong.
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <limits>
+#include <memory_resource>
+#include <span>
+#include <string>
+#include <vector>
+
+#include <doctest/doctest.h>
+
+#include "orrery/kernel/device_flash.cuh"
+
+#include "device/check.hpp"
+#include "kernel/cuda/flash_plans.hpp"
+#include "kernel/cuda/masks.hpp"
+#include "kernel/problem.hpp"
+#include "support/oracle.hpp"
+
+namespace {
+
+using cuda_test::any_mask;
+using cuda_test::boundaries_at;
+using cuda_test::cut;
+using kernel_test::contiguous;
+using kernel_test::order;
+using kernel_test::plan;
+using kernel_test::striped;
+using kernel_test::zigzag;
+using orrery::bfloat16;
+using orrery::float16;
+using kind = any_mask::kind;
+
+template <class T, int largest = 64>
+using kernel = orrery::device_flash<T, largest, cuda_test::tested, orrery::device_instructions::wgmma>;
+
+/// Probabilities and gradients of scores are rounded to T before they are operands: half a unit in the last place of
+/// each, of which sums see the mean.
+template <class T>
+const double tolerance = oracle::tolerance<T> / 2;
+
+template <class T, int largest = 64, class Mask>
+void check(const oracle::problem& p, const Mask& mask, const plan& how) {
+  cuda_test::check<kernel<T, largest>>(p, mask, how, tolerance<T>);
+}
+
+}  // namespace
+
+TEST_CASE("wgmma: every mask, grouped heads, several tiles, shards in one call and in many") {
+  const oracle::shape shape{1, 150, 410, 2, 1, 24, 40, 0.25};
+  const auto p = oracle::random_problem<bfloat16>(shape, 1);
+  const auto boundaries = boundaries_at({0, 20, 21, 160, 500});
+  for (const any_mask& mask : cuda_test::every_mask(200, boundaries)) {
+    plan how = cut(shape, 1, 2);
+    check<bfloat16>(p, mask, how);
+    how.queries = striped(shape.queries, 2, 5);
+    how.one_call = true;
+    check<bfloat16>(p, mask, how);
+  }
+}
+
+TEST_CASE("wgmma: every head dimension: at its kernel's size, between two, with another of the values") {
+  struct dims {
+    std::int64_t key, value;
+  };
+  std::uint64_t seed = 20;
+  for (const dims d :
+       {dims{64, 64}, {72, 96}, {96, 96}, {104, 128}, {128, 32}, {192, 128}, {136, 8}, {192, 136}, {256, 256}}) {
+    const oracle::shape shape{1, 70, 270, 1, 1, d.key, d.value, 1 / std::sqrt(static_cast<double>(d.key))};
+    const auto p = oracle::random_problem<bfloat16>(shape, ++seed);
+    check<bfloat16, 256>(p, any_mask{kind::causal, false, {seed % 2 == 0 ? 210 : 180}}, cut(shape, 1, 1));
+  }
+}
+
+TEST_CASE("wgmma: more tiles than stages, where grad_k and grad_v have kernels of their own") {
+  for (const std::int64_t dim : {192, 256}) {
+    const std::int64_t queries = dim == 192 ? 300 : 150;
+    const oracle::shape shape{1, queries, 70, 1, 1, dim, dim == 192 ? 128 : dim, 0.07};
+    const auto p = oracle::random_problem<bfloat16>(shape, 13);
+    for (const any_mask& mask : {any_mask{}, any_mask{kind::holes}}) check<bfloat16, 256>(p, mask, cut(shape, 1, 1));
+  }
+}
+
+TEST_CASE_TEMPLATE("wgmma: batches; strides and addresses that tensor copies fit, and that they do not", T, bfloat16,
+                   float16) {
+  const oracle::shape shape{2, 45, 150, 2, 2, 16, 8, 0.3};
+  const auto p = oracle::random_problem<T>(shape, 2);
+  plan how = cut(shape, 1, 2);
+  for (const order layout : {order::batch_sequence_head, order::sequence_batch_head, order::batch_head_sequence}) {
+    how.layout = layout;
+    how.margin = layout == order::batch_sequence_head ? 3 : layout == order::sequence_batch_head ? 8 : 0;
+    how.clear_first = how.margin == 8;
+    check<T>(p, any_mask{kind::causal, false, {50}}, how);
+  }
+}
+
+TEST_CASE("wgmma: more shards than a launch takes, of few tokens or none") {
+  const oracle::shape shape{1, 5, 4, 1, 1, 8, 8, 0.5};
+  const auto p = oracle::random_problem<bfloat16>(shape, 3);
+  plan how;
+  how.queries = contiguous(shape.queries, 6);
+  how.keys = contiguous(shape.keys, 5);
+  for (const bool one_call : {false, true}) {
+    how.one_call = one_call;
+    check<bfloat16>(p, any_mask{kind::causal}, how);
+  }
+  how.one_call = true;
+  how.keys.clear();
+  check<bfloat16>(oracle::random_problem<bfloat16>({1, 5, 0, 1, 1, 8, 8, 0.5}, 4), any_mask{kind::causal}, how);
+  how.keys = contiguous(7, 2);
+  how.queries.clear();
+  check<bfloat16>(oracle::random_problem<bfloat16>({1, 0, 7, 1, 1, 8, 8, 0.5}, 5), any_mask{kind::causal}, how);
+}
+
+TEST_CASE("wgmma: scales of zero and below, large scores") {
+  for (const double scale : {0.0, -0.5}) {
+    const oracle::shape shape{1, 30, 170, 1, 1, 8, 8, scale};
+    check<bfloat16>(oracle::random_problem<bfloat16>(shape, 7), any_mask{kind::causal, false, {100}}, cut(shape, 1, 2));
+  }
+  // One shift of all scores far above and below what exp can represent; a tile that is not full of keys among them.
+  const oracle::shape shape{1, 40, 90, 1, 1, 32, 16, 1.0};
+  auto p = oracle::random_problem<float16>(shape, 8, 6.0);
+  for (const double shift : {64.0, -64.0}) {
+    for (std::size_t i = 0; i < p.q.size(); i += 32) p.q[i] = 64;
+    for (std::size_t i = 0; i < p.k.size(); i += 32) p.k[i] = shift;
+    cuda_test::check<kernel<float16>>(p, any_mask{kind::causal, false, {100}}, cut(shape, 1, 1),
+                                      tolerance<float16> + oracle::tolerance<float> * 8192,
+                                      oracle::tolerance<float> * 8192);
+  }
+}
+
+TEST_CASE("wgmma: slices of heads: a key head that is shared with another slice") {
+  cuda_test::check_slices_of_heads<kernel<bfloat16>>(tolerance<bfloat16>);
+}
+
+TEST_CASE("wgmma: a row whose lse is minus infinity contributes nothing, whatever the mask says") {
+  cuda_test::check_rows_without_keys<kernel<bfloat16>>();
+}
+
+TEST_CASE("wgmma: rows that see nothing are complete: zero, and minus infinity") {
+  const oracle::shape shape{1, 40, 40, 1, 1, 8, 8, 1.0};
+  const auto p = oracle::random_problem<bfloat16>(shape, 9);
+  for (const any_mask& mask : {any_mask{kind::causal, false, {-1000}}, any_mask{kind::causal, true, {-1000}}}) {
+    const auto got = kernel_test::run<kernel<bfloat16>>(p, mask, cut(shape, 2, 2));  // results are NaN beforehand
+    for (const auto* zeros : {&got.out, &got.grad_q, &got.grad_k, &got.grad_v}) {
+      CHECK(std::all_of(zeros->begin(), zeros->end(), [](float value) { return value == 0; }));
+    }
+    CHECK(std::all_of(got.lse.begin(), got.lse.end(),
+                      [](float value) { return value == -std::numeric_limits<float>::infinity(); }));
+  }
+}
+
+namespace {
+
+/// `good`, but with `poison` for the queries and the keys of these positions.
+oracle::problem poisoned(const oracle::problem& good, double poison, std::int64_t first_query,
+                         std::int64_t end_of_queries, std::int64_t first_key, std::int64_t end_of_keys) {
+  oracle::problem p = good;
+  const auto fill = [&](std::vector<double>& of, std::int64_t row, std::int64_t first, std::int64_t end) {
+    std::fill(of.begin() + first * row, of.begin() + end * row, poison);
+  };
+  const oracle::shape& s = p.shape;
+  fill(p.q, s.query_heads * s.key_dim, first_query, end_of_queries);
+  fill(p.grad_out, s.query_heads * s.value_dim, first_query, end_of_queries);
+  fill(p.k, s.key_heads * s.key_dim, first_key, end_of_keys);
+  fill(p.v, s.key_heads * s.value_dim, first_key, end_of_keys);
+  return p;
+}
+
+constexpr double poisons[] = {std::numeric_limits<double>::quiet_NaN(), std::numeric_limits<double>::infinity()};
+
+/// What a run of `p` has in common with one of `good`: all but the delta of poisoned queries, which is their own.
+void check_poisoned(const oracle::problem& p, const oracle::answer& expected, const any_mask& mask, const plan& how) {
+  auto got = kernel_test::run<kernel<bfloat16>>(p, mask, how);
+  const auto row = static_cast<std::size_t>(p.shape.value_dim);
+  const auto heads = static_cast<std::size_t>(p.shape.query_heads), queries = got.delta.size() / heads;
+  for (std::size_t i = 0; i < got.delta.size(); ++i) {
+    if (!std::isfinite(p.grad_out[(i % queries * heads + i / queries) * row])) got.delta[i] = 0;
+  }
+  cuda_test::compare(p, how, mask.name() + (mask.blind ? ", blind" : ""), expected, got, tolerance<bfloat16>,
+                     oracle::tolerance<float>);
+}
+
+}  // namespace
+
+TEST_CASE("wgmma: infinities and NaN in what nobody sees, or who sees nothing, reach nobody") {
+  // Queries see keys 40 positions before them and earlier: some queries see nothing, and some keys nobody, in tiles of
+  // which others see and are seen.
+  const auto good = oracle::random_problem<bfloat16>({1, 300, 300, 2, 1, 16, 24, 0.25}, 11);
+  for (const bool blind : {false, true}) {
+    const any_mask mask{kind::causal, blind, {-40}};
+    const auto expected = oracle::solve(good, mask);
+    for (const double poison : poisons) {
+      plan how = cut(good.shape, 1, 1);
+      check_poisoned(poisoned(good, poison, 0, 40, 260, 300), expected, mask, how);
+      how.queries = how.keys = contiguous(300, 1);
+      check_poisoned(poisoned(good, poison, 0, 40, 260, 300), expected, mask, how);
+    }
+  }
+}
+
+TEST_CASE("wgmma: nor do those of the tokens after a segment's end") {
+  // More queries than keys, or keys than queries, of which those beyond 216 meet nobody. Shards have some of these as a
+  // second piece, right behind a first one that ends within a tile.
+  kernel_test::sharding gap{kernel_test::piece(0, 100), kernel_test::piece(100, 160)};
+  gap[0].add({260, 40, 40, 1});
+  for (const bool more_keys : {false, true}) {
+    const oracle::shape shape{1, more_keys ? 200 : 300, more_keys ? 300 : 200, 1, 1, 16, 24, 0.25};
+    const auto good = oracle::random_problem<bfloat16>(shape, 12);
+    const any_mask mask{kind::band, false, {}, {17}};
+    const auto expected = oracle::solve(good, mask);
+    plan how;
+    how.queries = more_keys ? contiguous(200, 1) : gap;
+    how.keys = more_keys ? gap : contiguous(200, 1);
+    for (const double poison : poisons) {
+      const std::int64_t first_query = more_keys ? 200 : 217, first_key = more_keys ? 217 : 200;
+      check_poisoned(poisoned(good, poison, first_query, shape.queries, first_key, shape.keys), expected, mask, how);
+    }
+  }
+}
+
+TEST_CASE("wgmma: the same call twice gives the same bits; keys that a running result does not see leave them alone") {
+  const oracle::shape shape{1, 64, 128, 2, 1, 16, 16, 0.25};
+  const auto p = oracle::random_problem<bfloat16>(shape, 10);
+  plan seen_only = cut(shape, 1, 1);
+  seen_only.keys = {kernel_test::piece(0, 64)};
+  plan both = seen_only;
+  // Calls go through the keys from the last to the first: the visible half, then the half that nobody sees, for which
+  // the interval test of one kind skips the tile and that of the other does not.
+  both.keys = {kernel_test::piece(64, 64), kernel_test::piece(0, 64)};
+  const auto halves = boundaries_at({0, 64, 128});
+  for (const any_mask& mask :
+       {any_mask{kind::packed, false, {}, {}, {halves.data(), 2}}, any_mask{kind::causal, true}}) {
+    const auto one = kernel_test::run<kernel<bfloat16>>(p, mask, seen_only);
+    const auto same = kernel_test::run<kernel<bfloat16>>(p, mask, seen_only);
+    const auto other = kernel_test::run<kernel<bfloat16>>(p, mask, both);
+    CHECK(one.out == same.out);
+    CHECK(one.lse == same.lse);
+    CHECK(one.grad_q == same.grad_q);
+    CHECK(one.grad_k == same.grad_k);
+    CHECK(one.grad_v == same.grad_v);
+    CHECK(one.out == other.out);
+    CHECK(one.lse == other.lse);
+    CHECK(one.grad_q == other.grad_q);
+  }
+}
+
+TEST_CASE("wgmma: scores that are NaN or overflow, in one of several tiles") {
+  cuda_test::check_scores_not_finite<kernel<bfloat16>>(tolerance<bfloat16>, false);
+}
+
+TEST_CASE("wgmma: sums over many tokens are as exact as those over few") {
+  cuda_test::check_long_sums<kernel<float16>>();
+}

@@ -1,0 +1,455 @@
+// Copyright The Orrery authors. SPDX-License-Identifier: Apache-2.0
+#include "orrery/predict/traffic.hpp"
+
+#include <array>
+#include <cmath>
+#include <cstdint>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include <doctest/doctest.h>
+
+#include "orrery/draw/grid.hpp"
+
+#include "verify/every_topology.hpp"
+
+using namespace orrery;
+
+namespace {
+
+/// What each rank of a schedule should cost; the same for all, since balance is part of the formulas.
+struct costs {
+  double units;
+  std::int64_t messages;
+  int steps;
+};
+
+/// Query operands and partials, key operands and partials: what one block of each weighs.
+struct weights {
+  double q, o, k, dk;
+};
+constexpr weights weights_for(pass p, double g = 1) {
+  return p == pass::forward ? weights{1, 1, 2 / g, 0} : weights{2, 1, 2 / g, 2 / g};
+}
+/// Of what stays and what travels, operand and partial together.
+constexpr double staying(pass p, double g = 1) {
+  const weights w = weights_for(p, g);
+  return p == pass::circulate_queries ? w.k + w.dk : w.q + w.o;
+}
+constexpr double travelling(pass p, double g = 1) {
+  const weights w = weights_for(p, g);
+  return p == pass::circulate_queries ? w.q + w.o : w.k + w.dk;
+}
+
+bool near(double a, double b) { return std::abs(a - b) <= 1e-9 * (1 + std::abs(b)); }
+
+template <class Topology>
+void check_costs(int world, pass p, const costs& expected, double g = 1) {
+  CAPTURE(name_of(Topology{}));
+  CAPTURE(world);
+  CAPTURE(std::string{name_of(p)});
+  CAPTURE(g);
+  const traffic_report report = traffic(Topology{}, world, p, g);
+  INFO(draw_grid(Topology{}, world, p));
+  CHECK(report.world == world);
+  CHECK((report.pass == p));
+  CHECK(near(report.units_sent, expected.units));
+  CHECK(report.messages_sent == expected.messages);
+  CHECK(report.steps == expected.steps);
+  REQUIRE(report.ranks.size() == world);
+  std::int64_t pairs = 0;
+  for (const rank_traffic& mine : report.ranks) {
+    CHECK(near(mine.units_sent(report.weights, report.slices), expected.units));
+    CHECK(mine.messages_sent == expected.messages);
+    CHECK(mine.steps == expected.steps);
+    pairs += mine.pairs;
+  }
+  CHECK(pairs == std::int64_t{world} * world * report.slices);
+}
+
+constexpr int hop_home(pass p) { return p == pass::forward ? 0 : 1; }
+
+template <class Topology>
+void check_ring(int world, double g) {
+  for (const pass p : topologies::every_pass) {
+    const int hops = world - 1;
+    const costs expected{travelling(p, g) * hops, hops * (p == pass::forward ? 1 : 2),
+                         world + (hops > 0 ? hop_home(p) : 0)};
+    check_costs<Topology>(world, p, expected, g);
+  }
+}
+
+/// Rows of A, columns of world / A, bundles of B.
+template <int A, int B>
+void check_concentric(int world, double g = 1) {
+  for (const pass p : topologies::every_pass) {
+    const int columns = world / A;
+    const int turns = columns / B;
+    const int directions = p == pass::forward ? 1 : 2;
+    const bool home = p != pass::forward && turns > 1;
+    costs expected{};
+    expected.units = staying(p, g) * (A - 1) + travelling(p, g) * (columns - 1);
+    expected.messages = 2 * (A - 1) + directions * (B - 1) + directions * (turns - 1);
+    const bool gathers = A > 1 || B > 1;
+    const bool scatters = A > 1 || (p != pass::forward && B > 1);
+    // The hop home has a step; the reduce-scatters share it where they need not wait for it.
+    expected.steps = (gathers ? 1 : 0) + turns + (home ? (B > 1 ? 2 : 1) : scatters ? 1 : 0);
+    check_costs<concentric<A, B>>(world, p, expected, g);
+  }
+}
+
+/// At run time: a compiler would try to evaluate `traffic` of constants itself, at length.
+template <class Topology>
+traffic_report measure(const Topology& topology, int world, pass p = pass::forward, double g = 1) {
+  return traffic(topology, world, p, g);
+}
+
+/// Wallfacer's ranks differ: some are their own starting place, and a gradient that passes its home stays there.
+template <int C>
+void check_wallfacer(int world) {
+  const int G = world / (C * C);
+  const auto start_of = [&](int rank) { return (rank % C * G + rank / C / C) * C + rank / C % C; };
+  for (const pass p : topologies::every_pass) {
+    CAPTURE(C);
+    CAPTURE(world);
+    CAPTURE(std::string{name_of(p)});
+    const traffic_report report = traffic(wallfacer<C>{}, world, p);
+    INFO(draw_grid(wallfacer<C>{}, world, p));
+    const weights w = weights_for(p);
+    const bool queries_travel = p == pass::circulate_queries;
+    const double operand = queries_travel ? w.q : w.k;
+    const double partial = queries_travel ? w.o : w.dk;
+    const double published = (C - 1) * (w.q + w.o + w.k + w.dk) + (operand + partial) * (C * (G - 1) + C);
+    double total = 0;
+    for (int rank = 0; rank < world; ++rank) {
+      CAPTURE(rank);
+      const int start = start_of(rank);
+      int starts_here = 0;
+      while (start_of(starts_here) != rank) ++starts_here;
+      const bool moves = start != rank;
+      // Does this rank's own team pass here, in this rank's sub-ring?
+      bool passes_home = false;
+      for (int mate = 0; mate < C; ++mate) {
+        const int at = start_of(rank / C * C + mate);
+        passes_home = passes_home || (at % C == rank % C && at / C / G == rank / C / G);
+      }
+      double expected = (C - 1) * (w.q + w.k) + (C - 1) * (queries_travel ? w.dk : w.o);  // gathers; what stays reduces
+      expected += operand * (C * (G - 1) + (moves ? C : 0));
+      if (p != pass::forward) {
+        int partials = C * (G - 1) + (moves ? C : 0) + (C - 1);
+        // One's own shard does not go on from home (a rank that is its own starting place sends nothing there anyway),
+        if (passes_home && (moves || G > 1) && !(start == rank && starts_here == rank)) --partials;
+        // and what a mate has passed it already need not be sent again.
+        if (moves && start / C == rank / C) --partials;
+        expected += partial * partials;
+      }
+      const double units = report.ranks[rank].units_sent(report.weights, 1);
+      CHECK(near(units, expected));
+      CHECK(units <= published + 1e-9);
+      if (p == pass::forward) {
+        CHECK(near(units, published - (moves ? 0 : 2 * C)));
+        CHECK(report.ranks[rank].messages_sent == 3 * (C - 1) + (G - 1) + (moves ? 1 : 0));
+        CHECK(report.ranks[rank].steps == G + 3 - (G + 3 > 3 && C > 1 && !moves && starts_here == rank ? 1 : 0));
+      } else {
+        CHECK(units >= published - (operand + partial) * C - partial * 2);
+      }
+      CHECK(report.ranks[rank].tiles == G);
+      CHECK(report.ranks[rank].pairs == std::int64_t{C} * C * G);
+      total += units;
+    }
+    CHECK(total <= published * world);
+    CHECK(total >= (published - operand - 2 * partial - (operand + partial) * C) * world);
+  }
+}
+
+}  // namespace
+
+TEST_CASE("ring: 2(P-1) forward, 4(P-1) or 3(P-1) backward, from every rank") {
+  for (const int world : {1, 2, 3, 4, 5, 7, 8, 16, 31}) {
+    for (const double g : {1.0, 4.0, 8.0}) check_ring<ring>(world, g);
+  }
+  CHECK(measure(ring{}, 8).units_sent == 14);
+  CHECK(measure(ring{}, 8, pass::circulate_keys).units_sent == 28);
+  CHECK(measure(ring{}, 8, pass::circulate_queries).units_sent == 21);
+}
+
+TEST_CASE("double ring: as a ring, of which 2(P/I-1) between groups") {
+  const auto check = [](auto topology, int world, int inner) {
+    using topology_type = decltype(topology);
+    for (const pass p : topologies::every_pass) {
+      const traffic_report report = measure(topology_type{}, world, p);
+      INFO(draw_grid(topology_type{}, world, p));
+      CHECK(near(report.units_sent, travelling(p) * (world - 1)));
+      for (int rank = 0; rank < world; ++rank) {
+        CHECK(near(report.ranks[rank].units_sent(report.weights, 1), travelling(p) * (world - 1)));
+        double outside = 0;
+        for (int to = 0; to < world; ++to)
+          outside += to / inner != rank / inner ? report.units_between[rank * world + to] : 0;
+        CHECK(near(outside, travelling(p) * (world / inner - 1)));
+      }
+      CHECK(near(report.node_egress(inner), inner * travelling(p) * (world / inner - 1)));
+    }
+  };
+  check(double_ring<2>{}, 8, 2);
+  check(double_ring<4>{}, 8, 4);
+  check(double_ring<3>{}, 9, 3);
+  check(double_ring<8>{}, 32, 8);
+}
+
+TEST_CASE("all-gather: the ring's volume at once") {
+  for (const int world : {1, 2, 3, 8, 13}) {
+    for (const pass p : topologies::every_pass) {
+      const int messages = (world - 1) * (p == pass::forward ? 1 : 2);
+      const int steps = world == 1 ? 1 : p == pass::forward ? 2 : 3;
+      check_costs<all_gather>(world, p, {travelling(p) * (world - 1), messages, steps});
+    }
+  }
+}
+
+TEST_CASE("concentric: rows and columns") {
+  for (const double g : {1.0, 4.0}) {
+    check_concentric<1, 1>(6, g);
+    check_concentric<2, 1>(2, g);
+    check_concentric<2, 1>(8, g);
+    check_concentric<4, 1>(16, g);
+    check_concentric<3, 1>(15, g);
+    check_concentric<2, 2>(4, g);
+    check_concentric<2, 2>(8, g);
+    check_concentric<2, 2>(16, g);
+    check_concentric<1, 3>(12, g);
+    check_concentric<3, 2>(24, g);
+    check_concentric<4, 4>(16, g);
+    check_concentric<4, 4>(64, g);
+    check_concentric<5, 7>(35, g);
+  }
+  // As the header says it.
+  CHECK(measure(concentric<4>{}, 32).units_sent == 2 * 3 + 2 * 7);
+  CHECK(measure(concentric<4>{}, 32, pass::circulate_keys).units_sent == 3 * 3 + 4 * 7);
+  CHECK(measure(concentric<4>{}, 32, pass::circulate_queries).units_sent == 4 * 3 + 3 * 7);
+}
+
+TEST_CASE("concentric meets the lower bound of all pairs at A = sqrt(P), or sqrt(P / g)") {
+  const auto bound = [](int world) { return 4 * (std::sqrt(world) - 1); };
+  CHECK(near(measure(concentric<2>{}, 4).units_sent, bound(4)));
+  CHECK(near(measure(concentric<3>{}, 9).units_sent, bound(9)));
+  CHECK(near(measure(concentric<4>{}, 16).units_sent, bound(16)));
+  CHECK(near(measure(concentric<8>{}, 64).units_sent, bound(64)));
+  CHECK(near(measure(concentric<4, 4>{}, 16).units_sent, bound(16)));
+  // No other grid is better, with one query head to a key head or with four.
+  const std::vector<double> of_one{measure(concentric<1>{}, 64).units_sent,  measure(concentric<2>{}, 64).units_sent,
+                                   measure(concentric<4>{}, 64).units_sent,  measure(concentric<8>{}, 64).units_sent,
+                                   measure(concentric<16>{}, 64).units_sent, measure(concentric<32>{}, 64).units_sent};
+  for (const double units : of_one) CHECK(units >= of_one[3]);
+  const std::vector<double> of_four{measure(concentric<1>{}, 64, pass::forward, 4).units_sent,
+                                    measure(concentric<2>{}, 64, pass::forward, 4).units_sent,
+                                    measure(concentric<4>{}, 64, pass::forward, 4).units_sent,
+                                    measure(concentric<8>{}, 64, pass::forward, 4).units_sent,
+                                    measure(concentric<16>{}, 64, pass::forward, 4).units_sent};
+  for (const double units : of_four) CHECK(units >= of_four[2]);
+  CHECK(of_four[2] == 2 * 3 + 0.5 * 15);
+  for (const topologies::entry& topology : topologies::all()) {
+    for (const int world : {4, 9, 16, 36}) {
+      if (!topology.admits(world, pass::forward) || topology.name.find("all_to_all") != std::string::npos) continue;
+      if (topology.name == "ulysses" || topology.name.substr(0, 3) == "usp") continue;  // heads are another matter
+      CAPTURE(topology.name);
+      CHECK(traffic(topology.programs(world, pass::forward), weights_of(pass::forward)).units_sent >=
+            bound(world) - 1e-9);
+    }
+  }
+}
+
+TEST_CASE("wallfacer: collectives, placement and rings, rank by rank") {
+  for (const int world : {4, 8, 12, 16, 32, 36, 64}) check_wallfacer<2>(world);
+  for (const int world : {9, 18, 27, 36}) check_wallfacer<3>(world);
+  for (const int world : {16, 32, 48, 64}) check_wallfacer<4>(world);
+  // The paper's worked example, in units of 2BNH/P: its rings have P/C - C and its collectives 2(C - 1) of them.
+  const traffic_report report = measure(wallfacer<4>{}, 64);
+  CHECK(report.units_sent == 4 * 3 + 2 * (64 / 4 - 4) + 2 * 4);
+  CHECK(measure(ring{}, 64).units_sent == 2 * 63);
+}
+
+TEST_CASE("all-to-all: 4(U-1)/U, and what the inner topology sends") {
+  const auto expected = [](pass p, int U) { return (staying(p) + travelling(p)) * (U - 1) / U; };
+  for (const pass p : topologies::every_pass) {
+    for (const int world : {1, 2, 3, 5, 8, 12}) {
+      check_costs<ulysses>(world, p, {expected(p, world), 2 * (world - 1), world == 1 ? 1 : 3});
+    }
+    for (const int world : {2, 4, 8, 12, 24}) {
+      const traffic_report inner = measure(ring{}, world / 2, p);
+      check_costs<usp<2>>(world, p, {expected(p, 2) + inner.units_sent, 2 + inner.messages_sent, 2 + inner.steps});
+    }
+    for (const int world : {4, 8, 12, 24}) {
+      const traffic_report inner = measure(ring{}, world / 4, p);
+      check_costs<usp<4>>(world, p, {expected(p, 4) + inner.units_sent, 6 + inner.messages_sent, 2 + inner.steps});
+    }
+    const traffic_report grid = measure(concentric<3, 2>{}, 12, p);
+    check_costs<all_to_all<2, concentric<3, 2>>>(
+        24, p, {expected(p, 2) + grid.units_sent, 2 + grid.messages_sent, 2 + grid.steps});
+    // Nested: the outer transposition is of whole shards, the inner one of halves twice as long.
+    check_costs<all_to_all<2, all_to_all<3>>>(
+        12, p,
+        {expected(p, 2) + expected(p, 3) + travelling(p), 2 + 4 + (p == pass::forward ? 1 : 2), 4 + 2 + hop_home(p)});
+  }
+  CHECK(near(measure(ulysses{}, 8).units_sent, 4 * 7.0 / 8));
+  CHECK(near(measure(ulysses{}, 8, pass::circulate_keys).units_sent, 7 * 7.0 / 8));
+}
+
+TEST_CASE("fewer key heads weigh less") {
+  CHECK((weights_of(pass::forward).of == std::array<double, 4>{1, 1, 2, 0}));
+  CHECK((weights_of(pass::forward, 4).of == std::array<double, 4>{1, 1, 0.5, 0}));
+  CHECK((weights_of(pass::circulate_keys, 4).of == std::array<double, 4>{2, 1, 0.5, 0.5}));
+  CHECK((weights_of(pass::circulate_queries).of == std::array<double, 4>{2, 1, 2, 2}));
+  CHECK(weights_of(pass::forward, 8)(side::key, cargo::operand) == 0.25);
+  CHECK(weights_of(pass::forward, 8)(side::query, cargo::partial) == 1);
+  CHECK(measure(ring{}, 8, pass::forward, 8).units_sent == 14.0 / 8);
+  CHECK(measure(ring{}, 8, pass::circulate_keys, 8).units_sent == 28.0 / 8);
+  CHECK(measure(ring{}, 8, pass::circulate_queries, 8).units_sent == 21);
+  CHECK(near(measure(ulysses{}, 4, pass::forward, 4).units_sent, (2 + 0.5) * 3 / 4));
+}
+
+TEST_CASE("the units between two ranks add up") {
+  for (const topologies::entry& topology : topologies::all()) {
+    for (const int world : {4, 12, 16}) {
+      for (const pass p : topologies::every_pass) {
+        if (!topology.admits(world, p)) continue;
+        CAPTURE(topology.name);
+        CAPTURE(world);
+        const list<program> programs = topology.programs(world, p);
+        const traffic_report report = traffic(programs, weights_of(p));
+        REQUIRE(report.units_between.size() == world * world);
+        double busiest = 0;
+        for (int a = 0; a < world; ++a) {
+          CHECK(report.units_between[a * world + a] == 0);
+          double sum = 0;
+          for (int b = 0; b < world; ++b) sum += report.units_between[a * world + b];
+          const double sent = report.ranks[a].units_sent(report.weights, report.slices);
+          CHECK(near(sum, sent));
+          busiest = sent > busiest ? sent : busiest;
+        }
+        CHECK(near(report.units_sent, busiest));
+        CHECK(near(report.node_egress(1), busiest));
+        CHECK(report.node_egress(world) == 0);
+      }
+    }
+  }
+}
+
+TEST_CASE("a node's egress is the published one") {
+  // WallFacer's clusters of 32 GPUs, in units of 2NH, that is, of the keys and values of all 32 shards.
+  const double unit = 2 * 32;
+  CHECK(measure(ring{}, 32).node_egress(16) / unit == 31.0 / 32);  // "0.97"
+  CHECK(measure(ring{}, 32).node_egress(8) / unit == 31.0 / 32);
+  CHECK(measure(wallfacer<2>{}, 32).node_egress(16) / unit == 0.50);
+  CHECK(measure(wallfacer<4>{}, 32).node_egress(16) / unit == 1.00);
+  CHECK(measure(wallfacer<2>{}, 32).node_egress(8) / unit == 1.375);
+  CHECK(measure(wallfacer<4>{}, 32).node_egress(8) / unit == 0.75);
+}
+
+TEST_CASE("a node's egress, counted by hand") {
+  // Rows inside a node of 4 ranks: their collectives stay there, and each rank's keys leave in every hop.
+  CHECK(measure(concentric<4>{}, 16).node_egress(4) == 4 * 2 * 3);
+  // Two rows of a node: of the keys that hop, half stay.
+  CHECK(measure(concentric<2>{}, 16).node_egress(4) == 2 * 2 * 7);
+  // Rows of four on nodes of two: with the others' queries and outputs.
+  CHECK(measure(concentric<4>{}, 16).node_egress(2) == 2 * (2 * 2 + 2 * 3));
+  // Everyone to everyone else: Q, K, V and O of 12 of 16 peers.
+  CHECK(near(measure(ulysses{}, 16).node_egress(4), 4 * 12 * 4.0 / 16));
+  // The groups inside nodes, the ring between them.
+  CHECK(near(measure(usp<4>{}, 16).node_egress(4), 4 * 2 * 3));
+  CHECK(measure(all_gather{}, 16).node_egress(4) == 4 * 12 * 2);
+}
+
+TEST_CASE("nodes must divide the world") {
+  const traffic_report report = measure(ring{}, 8);
+  CHECK_THROWS_WITH_AS(static_cast<void>(report.node_egress(3)),
+                       "orrery: node_egress: ranks_per_node is 3, expected a divisor of the world, 8",
+                       std::invalid_argument);
+  CHECK_THROWS_WITH_AS(static_cast<void>(report.node_egress(0)),
+                       "orrery: node_egress: ranks_per_node is 0, expected a divisor of the world, 8",
+                       std::invalid_argument);
+  CHECK_THROWS_AS(static_cast<void>(report.node_egress(16)), std::invalid_argument);
+  CHECK_THROWS_WITH_AS(
+      static_cast<void>(measure(concentric<3>{}, 8)),
+      "orrery: topology concentric<3,1> over 8 ranks needs a world that A*B divides: choose A and B from "
+      "the world's divisors, or ring",
+      std::invalid_argument);
+}
+
+TEST_CASE("slots: what has to be held beside one's own shard") {
+  const auto slots = [](auto topology, int world, pass p = pass::forward) {
+    const traffic_report report = measure(topology, world, p);
+    for (const rank_traffic& mine : report.ranks) CHECK(mine.slots == report.ranks[0].slots);
+    return report.ranks[0].slots;
+  };
+  using of = std::array<int, 4>;  // query operands and partials, key operands and partials
+  CHECK(slots(ring{}, 1) == of{0, 0, 0, 0});
+  CHECK(slots(ring{}, 2) == of{0, 0, 1, 0});
+  for (const int world : {3, 4, 5, 8, 17, 64, 128}) {
+    CHECK(slots(ring{}, world) == of{0, 0, 2, 0});
+    CHECK(measure(ring{}, world).peak_slots == 2);
+  }
+  for (const int world : {4, 5, 8, 17, 64}) {
+    const of keys = slots(ring{}, world, pass::circulate_keys);
+    const of queries = slots(ring{}, world, pass::circulate_queries);
+    CHECK(keys[2] == 2);
+    CHECK(keys[3] == 3);  // going, coming, and the one that is being added to
+    CHECK((queries == of{keys[2], keys[3], 0, 0}));
+  }
+  for (const int world : {2, 8, 13}) CHECK(slots(all_gather{}, world) == of{0, 0, world - 1, 0});
+  // Partials: those that go to the row's mates, and those that come from them at the same time.
+  CHECK(slots(concentric<4>{}, 16) == of{3, 6, 2, 0});
+  CHECK(slots(concentric<4>{}, 8) == of{3, 6, 1, 0});
+  CHECK(slots(concentric<2, 3>{}, 18) == of{1, 2, 6, 0});
+  CHECK(slots(concentric<2, 3>{}, 12) == of{1, 2, 5, 0});
+  CHECK(slots(concentric<4, 4>{}, 16) == of{3, 6, 3, 0});
+  for (const int world : {8, 16, 24}) CHECK(slots(double_ring<4>{}, world)[2] <= 4);
+  CHECK(slots(double_ring<4>{}, 24)[2] == 4);
+  CHECK(slots(ulysses{}, 6)[0] == 5);
+  CHECK(slots(ulysses{}, 6)[1] == 10);
+  CHECK(slots(ulysses{}, 6)[2] == 5);
+}
+
+TEST_CASE("the figures of a report are those of its busiest rank, whichever it is") {
+  // One of three ranks sends its keys twice to the next one, which alone computes and needs slots.
+  for (int busiest = 0; busiest < 3; ++busiest) {
+    CAPTURE(busiest);
+    const int receiver = (busiest + 1) % 3;
+    list<program> all(3);
+    for (int rank = 0; rank < 3; ++rank) {
+      builder schedule{rank, 3};
+      for (int message = 0; message < 2; ++message) {
+        schedule.begin_exchange(rank == busiest ? receiver : nobody, rank == receiver ? busiest : nobody);
+        schedule.send(key(busiest));
+        schedule.receive(key(busiest));
+      }
+      schedule.next_step();
+      if (rank == receiver) schedule.interact(query(rank), key(busiest));
+      all[rank] = schedule;
+      finish(all[rank]);
+    }
+    const traffic_report report = traffic(all, weights_of(pass::forward));
+    CHECK(report.units_sent == 2 * 2);
+    CHECK(report.messages_sent == 2);
+    CHECK(report.steps == 2);
+    CHECK(report.peak_slots == 2);
+    CHECK(report.units_between[busiest * 3 + receiver] == 2 * 2);
+    for (int rank = 0; rank < 3; ++rank) {
+      const rank_traffic& mine = report.ranks[rank];
+      CHECK(mine.messages_sent == (rank == busiest ? 2 : 0));
+      CHECK(mine.blocks_sent == std::array<std::int64_t, 4>{0, 0, rank == busiest ? 2 : 0, 0});
+      CHECK(mine.slots == std::array<int, 4>{0, 0, rank == receiver ? 2 : 0, 0});
+      CHECK(mine.steps == (rank == receiver ? 2 : rank == busiest ? 1 : 0));
+      CHECK(mine.tiles == (rank == receiver ? 1 : 0));
+      CHECK(mine.pairs == (rank == receiver ? 1 : 0));
+    }
+    CHECK(report.node_egress(1) == 2 * 2);
+    CHECK(report.node_egress(3) == 0);
+  }
+}
+
+TEST_CASE("a report can be had at compile time") {
+  static_assert(traffic(ring{}, 8).units_sent == 14);
+  static_assert(traffic(concentric<2>{}, 8).node_egress(4) == 2 * 2 * 3);
+  CHECK(measure(ring{}, 8).messages_sent == 7);
+}

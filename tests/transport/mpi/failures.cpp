@@ -1,0 +1,412 @@
+// Copyright The Orrery authors. SPDX-License-Identifier: Apache-2.0
+//
+// Ranks that disagree, do not come or fail: every rank throws a sentence, and none hangs.
+#include <algorithm>
+#include <chrono>
+#include <cstddef>
+#include <cstdlib>
+#include <functional>
+#include <new>
+#include <span>
+#include <stdexcept>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include <doctest/doctest.h>
+
+#include "orrery/kernel/flash.hpp"
+#include "orrery/schedule/builder.hpp"
+#include "orrery/topology/all_gather.hpp"
+#include "orrery/topology/concentric.hpp"
+#include "orrery/topology/ring.hpp"
+
+#include "support/conformance.hpp"
+#include "transport/mpi/main.hpp"
+
+using mpi_test::contains;
+using mpi_test::rank;
+using mpi_test::ranks;
+using mpi_test::sentence_of;
+using kernel = orrery::flash<double>;
+using ring = orrery::attention<orrery::ring, kernel>;
+
+// Allocations of this thread: how many there were, and how many more succeed before one fails (negative: all do).
+static thread_local long allocations = 0;
+static thread_local long successes = -1;
+
+static void* allocate(std::size_t bytes, std::size_t alignment) {
+  ++allocations;
+  if (successes >= 0 && successes-- == 0) throw std::bad_alloc{};
+  const std::size_t rounded = (bytes + alignment - 1) / alignment * alignment;
+  void* const memory = std::aligned_alloc(alignment, rounded > 0 ? rounded : alignment);
+  if (memory == nullptr) throw std::bad_alloc{};
+  return memory;
+}
+[[gnu::noinline]] void* operator new(std::size_t bytes) { return allocate(bytes, alignof(std::max_align_t)); }
+[[gnu::noinline]] void* operator new(std::size_t bytes, std::align_val_t alignment) {
+  return allocate(bytes, static_cast<std::size_t>(alignment));
+}
+[[gnu::noinline]] void operator delete(void* memory) noexcept { std::free(memory); }
+[[gnu::noinline]] void operator delete(void* memory, std::size_t) noexcept { std::free(memory); }
+[[gnu::noinline]] void operator delete(void* memory, std::align_val_t) noexcept { std::free(memory); }
+[[gnu::noinline]] void operator delete(void* memory, std::size_t, std::align_val_t) noexcept { std::free(memory); }
+
+namespace {
+
+const orrery::attention_shape shape{.length = 40, .query_heads = 4, .head_dim = 4};
+
+template <class Operator>
+void call_forward(Operator& attend) {
+  const oracle::problem p = oracle::random_problem<double>(conformance::oracle_shape(shape), 1);
+  conformance::rank_tensors<kernel> mine{p, attend.query_positions(), attend.key_positions(), {}};
+  mine.forward(attend);
+}
+
+/// A world that works: after every failure another one can be made.
+void check_new_world() {
+  MPI_Barrier(MPI_COMM_WORLD);
+  orrery::mpi::world world{MPI_COMM_WORLD};
+  const auto on_mpi = [&](int, auto&& body) { body(world); };
+  CHECK(conformance::failures<orrery::ring, kernel, orrery::mpi::world>(on_mpi, ranks(), shape, orrery::causal{},
+                                                                        orrery::zigzag{}) == "");
+}
+
+/// The sentence that `sentence(deadline)` ends with, the first that has all of `parts` on all ranks. Deadlines grow: on
+/// a machine that is busy with other things, a rank that has time may answer late.
+template <class Sentence>
+std::string sentence_with(const std::vector<std::string>& parts, const Sentence& sentence) {
+  std::string said;
+  for (const double deadline : {1.0, 4.0, 16.0}) {
+    said = sentence(deadline);
+    int right = 1, all_right = 0;
+    for (const std::string& part : parts) right = right != 0 && contains(said, part) ? 1 : 0;
+    MPI_Allreduce(&right, &all_right, 1, MPI_INT, MPI_MIN, MPI_COMM_WORLD);
+    if (all_right != 0) break;
+  }
+  return said;
+}
+
+void sleep_for(double seconds) { std::this_thread::sleep_for(std::chrono::duration<double>{seconds}); }
+
+}  // namespace
+
+TEST_CASE("ranks that say different things") {
+  orrery::mpi::world world{MPI_COMM_WORLD};
+  orrery::attention_shape mine = shape;
+  mine.length += rank() == ranks() - 1 ? 1 : 0;
+  const std::string sentence = sentence_of<std::invalid_argument>([&] { const ring attend{world, mine}; });
+  if (ranks() == 1) {
+    CHECK(sentence == "nothing");
+  } else {
+    CHECK(contains(sentence, "ranks disagree about length"));
+  }
+  const ring attend{world, shape};  // and the world goes on
+}
+
+TEST_CASE("a message that its receiver does not expect") {
+  if (ranks() == 1) return;
+  orrery::mpi::world world{MPI_COMM_WORLD};
+  orrery::builder schedule{rank(), ranks()};
+  schedule.shift(orrery::key(rank()), +1);
+  schedule.next_step();
+  const orrery::program p = schedule;
+  std::vector<std::byte> memory(64);
+  std::vector<orrery::exchange_pieces> pieces(1);
+  pieces[0].sent = {{memory.data(), rank() == 0 ? 24 : 16}};
+  pieces[0].received = {{memory.data() + 32, 16}};
+  const std::string sentence = sentence_of<orrery::transport_error>([&] { static_cast<void>(world.open(p, pieces)); });
+  CHECK(contains(sentence, "rank 0 sends to rank 1 other messages than that expects"));
+  world.barrier();
+}
+
+TEST_CASE_TEMPLATE("a rank that never comes", Topology, orrery::ring, orrery::all_gather) {
+  if (ranks() == 1) return;
+  const int late = ranks() - 1;
+  // Whoever is the first to give up: those that wait are asked whom they wait for.
+  const std::string cause = "; rank " + std::to_string(late) + " does not answer: it is late, stands still";
+  const std::string sentence = sentence_with({cause, " in step "}, [&](double deadline) {
+    orrery::mpi::world world{MPI_COMM_WORLD, {.deadline = deadline, .collectives = orrery::mpi::collectives::native}};
+    orrery::attention<Topology, kernel> attend{world, shape};
+    if (rank() == late) sleep_for(2 * deadline);
+    const std::string said = sentence_of<orrery::transport_error>([&] {
+      call_forward(attend);
+      world.barrier();
+      world.barrier();
+    });
+    // From now on it says nothing else.
+    CHECK(sentence_of<orrery::transport_error>([&] { call_forward(attend); }) == said);
+    CHECK(sentence_of<orrery::transport_error>([&] { world.barrier(); }) == said);
+    return said;
+  });
+  CAPTURE(sentence);
+  CHECK(contains(sentence, "orrery: rank " + std::to_string(rank()) + " stops: "));
+  CHECK(contains(sentence, " s in step "));
+  CHECK(contains(sentence, "key shard "));
+  CHECK(contains(sentence, cause));
+  CHECK(contains(sentence, "cannot be used any more"));
+  check_new_world();
+}
+
+TEST_CASE("a rank that never comes to a collective call") {
+  if (ranks() == 1) return;
+  const std::string cause = " s for all ranks to come to the same collective call; not there: rank 0;";
+  const std::string sentence = sentence_with({cause}, [](double deadline) {
+    orrery::mpi::world world{MPI_COMM_WORLD, {.deadline = deadline}};
+    if (rank() == 0) sleep_for(2 * deadline);
+    return sentence_of<orrery::transport_error>([&] {
+      static_cast<void>(world.all_gather("here"));
+      world.barrier();
+      world.barrier();
+    });
+  });
+  CAPTURE(sentence);
+  CHECK(contains(sentence, cause));
+  check_new_world();
+}
+
+TEST_CASE("a rank whose kernel takes too long") {
+  if (ranks() == 1) return;
+  const int late = ranks() - 1;
+  const std::string cause = "; rank " + std::to_string(late) + " does not wait for anybody: it computes";
+  const std::string sentence = sentence_with({cause}, [&](double deadline) {
+    orrery::mpi::world world{MPI_COMM_WORLD, {.deadline = deadline}};
+    orrery::builder schedule{rank(), ranks()};
+    schedule.shift(orrery::key(rank()), +1);
+    schedule.next_step();
+    std::vector<std::byte> memory(32);
+    std::vector<orrery::exchange_pieces> pieces(1);
+    pieces[0].sent = {{memory.data(), 16}};
+    pieces[0].received = {{memory.data() + 16, 16}};
+    auto channel = world.open(schedule, pieces);
+    channel.begin();
+    while (rank() == late && world.usable()) channel.context().poll();
+    return sentence_of<orrery::transport_error>([&] {
+      channel.post(0);
+      channel.await(0);
+      world.barrier();
+    });
+  });
+  CAPTURE(sentence);
+  CHECK(contains(sentence, cause));
+  check_new_world();
+}
+
+TEST_CASE("a call that begins in the middle of the last one is refused") {
+  if (ranks() == 1) return;
+  static std::vector<std::byte> memory(32);  // a message that is not awaited may still arrive
+  const std::string cause = "rank 0 begins a call, but has left its last one in the middle";
+  for (const bool posts : {false, true}) {
+    CAPTURE(posts);
+    const std::string sentence = sentence_of<orrery::transport_error>([&] {
+      orrery::mpi::world world{MPI_COMM_WORLD, {.deadline = 30}};
+      orrery::builder schedule{rank(), ranks()};
+      schedule.shift(orrery::key(rank()), +1);
+      schedule.next_step();
+      std::vector<orrery::exchange_pieces> pieces(1);
+      pieces[0].sent = {{memory.data(), 16}};
+      pieces[0].received = {{memory.data() + 16, 16}};
+      auto channel = world.open(schedule, pieces);
+      channel.begin();
+      channel.post(0);
+      channel.await(0);
+      channel.begin();
+      if (posts) channel.post(0);
+      world.barrier();
+      if (rank() == 0) channel.begin();
+      world.barrier();
+    });
+    CHECK(contains(sentence, "orrery: rank " + std::to_string(rank()) + " stops: "));
+    CHECK(contains(sentence, cause));
+    check_new_world();
+  }
+}
+
+TEST_CASE("a rank that ends by an exception") {
+  if (ranks() == 1) return;
+  const std::string sentence = sentence_of<std::exception>([&] {
+    orrery::mpi::world world{MPI_COMM_WORLD, {.deadline = 30}};
+    ring attend{world, shape};
+    if (rank() == 0) throw std::runtime_error{"out of data"};
+    call_forward(attend);
+    world.barrier();
+  });
+  if (rank() == 0) {
+    CHECK(sentence == "out of data");
+  } else {
+    CHECK(contains(sentence, "stops: rank 0 has ended by an exception"));
+  }
+  check_new_world();
+}
+
+namespace {
+
+/// What one rank calls while all others call something else.
+struct collective_of_a_test {
+  const char* name;
+  std::function<void(orrery::mpi::world&)> call;
+};
+
+void open_plan(orrery::mpi::world& world) {
+  orrery::builder schedule{rank(), ranks()};
+  schedule.next_step();
+  static_cast<void>(world.open(schedule, {}));
+}
+
+}  // namespace
+
+TEST_CASE("ranks in different collective calls") {
+  if (ranks() == 1) return;
+  std::vector<float> floats(8, 1.0F);
+  const std::vector<collective_of_a_test> calls{
+      {"barrier", [](orrery::mpi::world& world) { world.barrier(); }},
+      {"all_gather", [](orrery::mpi::world& world) { static_cast<void>(world.all_gather("hello")); }},
+      {"all_reduce_sum of 8 values of float",
+       [&](orrery::mpi::world& world) { world.all_reduce_sum(std::span{floats}); }},
+      {"require_agreement",
+       [](orrery::mpi::world& world) {
+         const ring attend{world, shape};
+       }},
+      {"open", open_plan}};
+  for (const collective_of_a_test& first : calls) {
+    for (const collective_of_a_test& others : calls) {
+      if (&first == &others) continue;
+      orrery::mpi::world world{MPI_COMM_WORLD};
+      const collective_of_a_test& mine = rank() == 0 ? first : others;
+      const std::string sentence = sentence_of<orrery::transport_error>([&] { mine.call(world); });
+      CAPTURE(sentence);
+      CHECK(contains(sentence, "ranks are in different collective calls: "));
+      CHECK(contains(sentence, std::string{"rank 0 calls "} + first.name));
+      CHECK(contains(sentence, std::string{ranks() == 2 ? " calls " : " call "} + others.name));
+      CHECK_FALSE(world.usable());
+      CHECK(sentence_of<orrery::transport_error>([&] { world.barrier(); }) == sentence);
+    }
+  }
+  CHECK(floats == std::vector<float>(8, 1.0F));
+}
+
+TEST_CASE("a collective call more than the others") {
+  if (ranks() == 1) return;
+  orrery::mpi::world world{MPI_COMM_WORLD};
+  if (rank() == 0) static_cast<void>(world.usable());  // is none
+  world.barrier();
+  const std::string sentence = sentence_of<orrery::transport_error>([&] {
+    if (rank() == 0) world.barrier();
+    static_cast<void>(world.all_gather(""));
+  });
+  CHECK(contains(sentence, "ranks are in different collective calls: rank 0 calls barrier; "));
+}
+
+TEST_CASE("sums of different values are refused, and the world goes on") {
+  if (ranks() == 1) return;
+  orrery::mpi::world world{MPI_COMM_WORLD};
+  std::vector<float> floats(8, 1.0F);
+  std::vector<double> doubles(8, 1.0);
+  std::string sentence = sentence_of<std::invalid_argument>([&] {
+    if (rank() == 0) world.all_reduce_sum(std::span{doubles});
+    if (rank() != 0) world.all_reduce_sum(std::span{floats});
+  });
+  CHECK(contains(sentence, "rank 0 calls all_reduce_sum of 8 values of double"));
+  CHECK(contains(sentence, "give values of one type"));
+  sentence =
+      sentence_of<std::invalid_argument>([&] { world.all_reduce_sum(std::span{floats}.first(rank() == 0 ? 0 : 8)); });
+  CHECK(contains(sentence, "rank 0 calls all_reduce_sum of 0 values of float"));
+  CHECK(contains(sentence, "give equally many"));
+  world.all_reduce_sum(std::span{floats});
+  CHECK(floats == std::vector<float>(8, static_cast<float>(ranks())));
+}
+
+TEST_CASE("control messages that no rank sends fail the world, with the name of who sent them") {
+  if (ranks() == 1) return;
+  const std::string long_one(orrery::mpi::letters::longest + 1, '!');
+  const std::vector<std::pair<std::string, std::string>> messages{
+      {"", "of 0 bytes, expected 1 to 2048"},
+      {long_one, "of 2049 bytes, expected 1 to 2048"},
+      {"x", "of the unknown kind 120"},
+      {std::string(1, '\0'), "of the unknown kind 0"},
+      {"?", "that asks nothing: \"\""},
+      {"?-1", "that asks nothing: \"-1\""},
+      {"?1 ", "that asks nothing: \"1 \""},
+      {"?18446744073709551616", "that asks nothing"},
+      {"=", "that answers nothing: \"\""},
+      {"=0 0 1", "that answers nothing: \"0 0 1\""},
+      {"=0 0 1 1 ", "that answers nothing"},
+      {"=0 0 1 1 0 0", "that answers nothing"},
+      {"=0 " + std::to_string(ranks()) + " 1 1 0", "that answers nothing"},
+      {"=0 -1 1 1 0", "that answers nothing"},
+      {"=0 0 " + std::to_string(ranks() + 1) + " 1 0", "that answers nothing"},
+      {"=0 1 " + std::to_string(ranks()) + " 1 0", "that answers nothing"},
+      {"=0 0 2 2147483647 0", "that answers nothing"},
+      {"=0 0 1 0 0", "that answers nothing"},
+      {"=0 0 1 4294967297 0", "that answers nothing"}};
+  for (const auto& [message, complaint] : messages) {
+    CAPTURE(message);
+    orrery::mpi::communicator world{MPI_COMM_WORLD, {}};
+    if (rank() == 1) {
+      MPI_Send(message.data(), static_cast<int>(message.size()), MPI_CHAR, 0, orrery::mpi::letters::tag, world.get());
+    }
+    while (rank() == 0 && world.usable()) std::this_thread::yield();
+    const std::string sentence = sentence_of<orrery::transport_error>([&] { world.barrier(); });
+    CAPTURE(sentence);
+    CHECK(contains(sentence, "rank 1 has sent rank 0 a control message " + complaint));
+  }
+  // Well-formed ones, at any time, do no harm.
+  orrery::mpi::communicator world{MPI_COMM_WORLD, {}};
+  for (const std::string message : {"?7", "=7 0 1 1 0", "=7 0 0 1 3"}) {
+    if (rank() == 1) {
+      MPI_Ssend(message.data(), static_cast<int>(message.size()), MPI_CHAR, 0, orrery::mpi::letters::tag, world.get());
+    }
+    if (rank() == 0) {
+      int found = 0;
+      while (found == 0) MPI_Iprobe(1, orrery::mpi::letters::tag, world.get(), &found, MPI_STATUS_IGNORE);
+      CHECK(world.usable());
+    }
+  }
+  world.barrier();
+}
+
+TEST_CASE_TEMPLATE("a rank that has no memory while it makes an operator, and goes on", Topology, orrery::ring,
+                   orrery::concentric<2>) {
+  using attention = orrery::attention<Topology, kernel>;
+  constexpr auto native = orrery::mpi::collectives::native;  // of groups, for those that have some
+  if (orrery::refuses(Topology{}, ranks()) != nullptr) return;
+  const int culprit = ranks() - 1;
+  long all = 0;
+  {
+    orrery::mpi::world world{MPI_COMM_WORLD, {.collectives = native}};
+    const attention first{world, shape};  // proves the schedule, once in a process
+    allocations = 0;
+    const attention attend{world, shape};
+    all = allocations;
+  }
+  MPI_Bcast(&all, 1, MPI_LONG, culprit, MPI_COMM_WORLD);
+  REQUIRE(all > 40);
+  const long points = 40;
+  for (long point = 0; point < points; ++point) {
+    CAPTURE(point);
+    orrery::mpi::world world{MPI_COMM_WORLD, {.deadline = 100, .collectives = native}};
+    int failed = 0;
+    successes = rank() == culprit ? all * point / points : -1;
+    try {
+      const attention attend{world, shape};
+    } catch (...) {
+      failed = 1;
+    }
+    successes = -1;
+    // What a trainer does to tell the others, who must not be waiting in the construction.
+    MPI_Allreduce(MPI_IN_PLACE, &failed, 1, MPI_INT, MPI_SUM, MPI_COMM_WORLD);
+    int usable = world.usable() ? 1 : 0;
+    MPI_Bcast(&usable, 1, MPI_INT, culprit, MPI_COMM_WORLD);
+    CHECK(failed > 0);
+    if (usable != 0) {  // all have thrown the same
+      CHECK(failed == ranks());
+      world.barrier();
+      continue;
+    }
+    // If the culprit has come to the last collective call, the others learn of it in their next one.
+    const std::string sentence = sentence_of<orrery::transport_error>([&] { world.barrier(); });
+    CAPTURE(sentence);
+    CHECK(contains(sentence, "rank " + std::to_string(culprit) + " failed"));
+  }
+  check_new_world();
+}

@@ -1,0 +1,470 @@
+// Copyright The Orrery authors. SPDX-License-Identifier: Apache-2.0
+//
+// What a world does beside attention: its collectives, its channels, and how it gets on with others.
+#include <cstdint>
+#include <cstring>
+#include <memory>
+#include <numeric>
+#include <span>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include <doctest/doctest.h>
+
+#include "orrery/kernel/flash.hpp"
+#include "orrery/predict/traffic.hpp"
+#include "orrery/schedule/builder.hpp"
+#include "orrery/topology/all_gather.hpp"
+#include "orrery/topology/all_to_all.hpp"
+#include "orrery/topology/concentric.hpp"
+#include "orrery/topology/double_ring.hpp"
+#include "orrery/topology/ring.hpp"
+#include "orrery/topology/wallfacer.hpp"
+#include "orrery/transport/counted.hpp"
+
+#include "support/conformance.hpp"
+#include "transport/mpi/main.hpp"
+
+using mpi_test::contains;
+using mpi_test::rank;
+using mpi_test::ranks;
+using mpi_test::sentence_of;
+
+static_assert(orrery::transport<orrery::mpi::world>);
+
+// What the library asks MPI for, seen through MPI's profiling interface.
+static int gathers_called = 0;
+static int all_to_alls_called = 0;
+
+extern "C" int MPI_Iallgatherv(const void* sent, int count, MPI_Datatype type, void* received, const int* counts,
+                               const int* offsets, MPI_Datatype types, MPI_Comm among, MPI_Request* request) {
+  ++gathers_called;
+  return PMPI_Iallgatherv(sent, count, type, received, counts, offsets, types, among, request);
+}
+extern "C" int MPI_Ialltoallw(const void* sent, const int* send_counts, const int* send_offsets,
+                              const MPI_Datatype* send_types, void* received, const int* counts, const int* offsets,
+                              const MPI_Datatype* types, MPI_Comm among, MPI_Request* request) {
+  ++all_to_alls_called;
+  return PMPI_Ialltoallw(sent, send_counts, send_offsets, send_types, received, counts, offsets, types, among, request);
+}
+
+TEST_CASE("MPI must be initialised") {
+  CHECK(mpi_test::before_initialisation() ==
+        "orrery: mpi::world: MPI is not initialised, or finalised already; call MPI_Init_thread before");
+}
+
+TEST_CASE("what makes no world is refused") {
+  using orrery::mpi::world;
+  const auto refusal = [](MPI_Comm of, const orrery::mpi::options& how) {
+    return sentence_of<std::invalid_argument>([&] { const world refused{of, how}; });
+  };
+  CHECK(contains(refusal(MPI_COMM_NULL, {}), "the communicator is MPI_COMM_NULL"));
+  CHECK(contains(refusal(MPI_COMM_WORLD, {.deadline = 0}), "deadline is 0.000000, expected a positive number"));
+  CHECK(contains(refusal(MPI_COMM_WORLD, {.threads_per_rank = 0}), "threads_per_rank is 0, expected at least 1"));
+  CHECK(contains(refusal(MPI_COMM_WORLD, {.progress_interval = -1}), "progress_interval is -1.000000"));
+}
+
+TEST_CASE("ranks, barrier and texts") {
+  orrery::mpi::world world{MPI_COMM_WORLD};
+  CHECK(world.rank() == rank());
+  CHECK(world.size() == ranks());
+  world.barrier();
+  const auto text_of = [](int r) {
+    return std::string(static_cast<std::size_t>(r) * 1000, static_cast<char>('a' + r));
+  };
+  const std::vector<std::string> all = world.all_gather(text_of(rank()));
+  REQUIRE(all.size() == static_cast<std::size_t>(ranks()));
+  for (int r = 0; r < ranks(); ++r) CHECK(all[static_cast<std::size_t>(r)] == text_of(r));
+}
+
+TEST_CASE("sums are added in the order of the ranks") {
+  orrery::mpi::world world{MPI_COMM_WORLD};
+  // The last is more than is summed at once.
+  for (const std::size_t count :
+       {std::size_t{0}, std::size_t{1}, std::size_t{5}, std::size_t{1000}, std::size_t{1100000}}) {
+    const auto value = [](int r, std::size_t i) {
+      return static_cast<double>(i % 1013 + 1) * (r % 2 == 0 ? 1e16 : 0.7) / (r + 1);
+    };
+    std::vector<double> values(count);
+    for (std::size_t i = 0; i < count; ++i) values[i] = value(rank(), i);
+    world.all_reduce_sum(std::span{values});
+    std::size_t wrong = 0;
+    for (std::size_t i = 0; i < count; ++i) {
+      double sum = 0;
+      for (int r = 0; r < ranks(); ++r) sum += value(r, i);
+      if (values[i] != sum) ++wrong;
+    }
+    CHECK(wrong == 0);
+  }
+}
+
+namespace {
+
+/// Bytes and messages of a call, as counted and as the traffic report says.
+template <class Topology>
+void check_counts(orrery::mpi::world& world) {
+  if (orrery::refuses(Topology{}, world.size()) != nullptr) return;
+  INFO(orrery::name_of(Topology{}));
+  const std::int64_t tokens = 6, heads = 8, key_heads = 4, dim = 3, value_dim = 5, real = sizeof(double);
+  orrery::counted counting{world};
+  const orrery::attention_shape shape{.length = tokens * world.size(),
+                                      .query_heads = heads,
+                                      .key_heads = key_heads,
+                                      .head_dim = dim,
+                                      .value_dim = value_dim};
+  orrery::attention<Topology, orrery::flash<double>> attend{counting, shape};
+  const oracle::problem p = oracle::random_problem<double>(conformance::oracle_shape(shape), 3);
+  conformance::rank_tensors<orrery::flash<double>> mine{p, attend.query_positions(), attend.key_positions(), {}};
+  CHECK(counting.messages_sent() == 0);
+
+  // At [2 * side + cargo], per token and slice.
+  const std::int64_t forward[] = {heads * dim, heads * (value_dim + 1), key_heads * (dim + value_dim), 0};
+  const std::int64_t backward[] = {heads * (dim + value_dim + 2), heads * dim, key_heads * (dim + value_dim),
+                                   key_heads * (dim + value_dim)};
+  for (const bool is_forward : {true, false}) {
+    const orrery::traffic_report expected =
+        orrery::traffic(Topology{}, world.size(), is_forward ? orrery::pass::forward : shape.circulate);
+    const orrery::rank_traffic& sent = expected.ranks[world.rank()];
+    std::int64_t bytes = 0;
+    for (std::size_t kind = 0; kind < 4; ++kind) {
+      bytes += sent.blocks_sent[kind] * (is_forward ? forward : backward)[kind] * tokens * real / expected.slices;
+    }
+    counting.reset();
+    if (is_forward) mine.forward(attend);
+    if (!is_forward) mine.backward(attend);
+    CHECK(counting.messages_sent() == sent.messages_sent);
+    if (expected.slices <= 4 && key_heads % expected.slices == 0) CHECK(counting.bytes_sent() == bytes);
+  }
+}
+
+}  // namespace
+
+TEST_CASE("a call sends what the traffic report says") {
+  for (const auto how : {orrery::mpi::collectives::expanded, orrery::mpi::collectives::native}) {
+    orrery::mpi::world world{MPI_COMM_WORLD, {.collectives = how}};
+    check_counts<orrery::ring>(world);
+    check_counts<orrery::wallfacer<2>>(world);
+    check_counts<orrery::concentric<2>>(world);
+    check_counts<orrery::concentric<2, 2>>(world);
+    check_counts<orrery::all_gather>(world);
+    check_counts<orrery::usp<2>>(world);
+    check_counts<orrery::double_ring<2>>(world);
+  }
+}
+
+namespace {
+
+/// What a forward and a backward ask MPI for: MPI_Iallgatherv and MPI_Ialltoallw, so often.
+template <class Topology>
+std::pair<int, int> calls_of(orrery::mpi::world& world) {
+  const orrery::attention_shape shape{.length = 61, .query_heads = 8, .head_dim = 4};
+  orrery::attention<Topology, orrery::flash<double>> attend{world, shape};
+  const oracle::problem p = oracle::random_problem<double>(conformance::oracle_shape(shape), 1);
+  conformance::rank_tensors<orrery::flash<double>> mine{p, attend.query_positions(), attend.key_positions(), {}};
+  const std::pair before{gathers_called, all_to_alls_called};
+  mine.forward(attend);
+  mine.backward(attend);
+  return {gathers_called - before.first, all_to_alls_called - before.second};
+}
+
+}  // namespace
+
+TEST_CASE("collectives are calls of MPI where all members of the group remark them") {
+  using counts = std::pair<int, int>;
+  const bool several = ranks() > 1;
+  orrery::mpi::world native{MPI_COMM_WORLD, {.collectives = orrery::mpi::collectives::native}};
+  CHECK(calls_of<orrery::ring>(native) == counts{0, 0});
+  CHECK(calls_of<orrery::all_gather>(native) == (several ? counts{2, 1} : counts{0, 0}));
+  CHECK(calls_of<orrery::ulysses>(native) == (several ? counts{0, 4} : counts{0, 0}));
+  // Communicators of some of the ranks need a thread of their own.
+  const bool makes_groups = mpi_test::thread_level() == MPI_THREAD_MULTIPLE;
+  if (ranks() % 2 == 0) {
+    const bool groups_of_all = ranks() == 2;
+    const counts all_groups{2, 2};
+    CHECK(calls_of<orrery::concentric<2>>(native) == (makes_groups || groups_of_all ? all_groups : counts{0, 0}));
+  }
+  orrery::mpi::world expanded{MPI_COMM_WORLD};
+  CHECK(calls_of<orrery::all_gather>(expanded) == counts{0, 0});
+  // One rank that will not is enough.
+  orrery::mpi::world mixed{
+      MPI_COMM_WORLD,
+      {.collectives = rank() == 0 ? orrery::mpi::collectives::expanded : orrery::mpi::collectives::native}};
+  CHECK(calls_of<orrery::all_gather>(mixed) == counts{0, 0});
+  if (ranks() % 4 == 0) {  // a group that does not have that rank goes on
+    CHECK(calls_of<orrery::usp<2>>(mixed) == (rank() < 2 || !makes_groups ? counts{0, 0} : counts{0, 4}));
+  }
+}
+
+TEST_CASE("remarks that do not mean the same on all members are not taken for collectives") {
+  if (ranks() < 2) return;
+  orrery::mpi::world world{MPI_COMM_WORLD, {.collectives = orrery::mpi::collectives::native}};
+  const orrery::rank_group all{0, ranks()};
+  const int next = (rank() + 1) % ranks();
+  const int previous = (rank() + ranks() - 1) % ranks();
+  orrery::builder schedule{rank(), ranks()};
+  schedule.begin_exchange(next, orrery::nobody, {0, 2});
+  schedule.send(orrery::key(rank()));
+  schedule.remark(orrery::collective_kind::all_to_all, all, 0);
+  schedule.next_step();
+  schedule.begin_exchange(orrery::nobody, previous, {0, 1});
+  schedule.receive(orrery::key(previous));
+  schedule.remark(orrery::collective_kind::all_to_all, all, 1);
+  schedule.next_step();
+  const orrery::program p = schedule;
+  const int mine = rank();
+  int taken = -1;
+  std::vector<orrery::exchange_pieces> pieces(2);
+  const auto at = [](const int& number) {
+    return orrery::piece{reinterpret_cast<std::byte*>(const_cast<int*>(&number)), sizeof(int)};
+  };
+  pieces[0].sent = {at(mine)};
+  pieces[1].received = {at(taken)};
+  auto channel = world.open(p, pieces);
+  const int before = all_to_alls_called;
+  channel.begin();
+  for (const int e : {0, 1}) channel.post(e);
+  for (const int e : {0, 1}) channel.await(e);
+  CHECK(taken == previous);
+  CHECK(all_to_alls_called == before);
+}
+
+TEST_CASE("two operators share a world") {
+  orrery::mpi::world world{MPI_COMM_WORLD};
+  const orrery::attention_shape small{.length = 17, .query_heads = 2, .head_dim = 4};
+  const orrery::attention_shape large{.length = 61, .query_heads = 4, .key_heads = 2, .head_dim = 6};
+  using kernel = orrery::flash<double>;
+  orrery::attention<orrery::ring, kernel> first{world, small, orrery::causal{}};
+  orrery::attention<orrery::all_gather, kernel> second{world, large, orrery::full{}, orrery::zigzag{}};
+  const oracle::problem p = oracle::random_problem<double>(conformance::oracle_shape(small), 1);
+  const oracle::problem q = oracle::random_problem<double>(conformance::oracle_shape(large), 2);
+  conformance::rank_tensors<kernel> of_first{p, first.query_positions(), first.key_positions(), {}};
+  conformance::rank_tensors<kernel> of_second{q, second.query_positions(), second.key_positions(), {}};
+  for (int layer = 0; layer < 3; ++layer) {
+    of_first.poison();
+    of_second.poison();
+    of_first.forward(first);
+    of_second.forward(second);
+    of_second.backward(second);
+    of_first.backward(first);
+    CHECK(of_first.mismatch(p, oracle::solve(p, orrery::causal{}), first.query_positions(), first.key_positions()) ==
+          "");
+    CHECK(of_second.mismatch(q, oracle::solve(q, orrery::full{}), second.query_positions(), second.key_positions()) ==
+          "");
+  }
+}
+
+TEST_CASE("a part of a communicator, in an order of its own") {
+  MPI_Comm part = MPI_COMM_NULL;
+  MPI_Comm_split(MPI_COMM_WORLD, rank() % 2, -rank(), &part);
+  {
+    orrery::mpi::world world{part};
+    CHECK(world.size() == (ranks() + 1 - rank() % 2) / 2);
+    const auto on_part = [&](int, auto&& body) { body(world); };
+    const orrery::attention_shape shape{.length = 29, .query_heads = 2, .head_dim = 4};
+    CHECK(conformance::failures<orrery::ring, orrery::flash<double>, orrery::mpi::world>(
+              on_part, world.size(), shape, orrery::causal{}, orrery::zigzag{}) == "");
+  }
+  MPI_Comm_free(&part);
+}
+
+TEST_CASE("the trainer's messages stay the trainer's") {
+  int received = 0;
+  MPI_Request trainers = MPI_REQUEST_NULL;
+  MPI_Irecv(&received, 1, MPI_INT, MPI_ANY_SOURCE, MPI_ANY_TAG, MPI_COMM_WORLD, &trainers);
+  orrery::mpi::world world{MPI_COMM_WORLD};
+  const auto on_mpi = [&](int, auto&& body) { body(world); };
+  const orrery::attention_shape shape{.length = 29, .query_heads = 2, .head_dim = 4};
+  CHECK(conformance::failures<orrery::ring, orrery::flash<double>, orrery::mpi::world>(
+            on_mpi, ranks(), shape, orrery::causal{}, orrery::zigzag{}) == "");
+  const int sent = 4711;
+  MPI_Send(&sent, 1, MPI_INT, (rank() + 1) % ranks(), 1, MPI_COMM_WORLD);
+  MPI_Wait(&trainers, MPI_STATUS_IGNORE);
+  CHECK(received == sent);
+}
+
+TEST_CASE("blocks anywhere in memory go as one message") {
+  orrery::mpi::world world{MPI_COMM_WORLD};
+  if (world.size() == 1) return;
+  const int next = (rank() + 1) % ranks();
+  const int previous = (rank() + ranks() - 1) % ranks();
+  orrery::builder schedule{rank(), ranks()};
+  schedule.begin_exchange(next, previous, {}, orrery::cargo::operand);
+  for (const orrery::side s : {orrery::side::query, orrery::side::key}) {
+    schedule.send({s, rank()});
+    schedule.receive({s, previous});
+  }
+  schedule.next_step();
+  const orrery::program p = schedule;
+  std::vector<int> from(300), to(300, -1);
+  std::iota(from.begin(), from.end(), rank() * 1000);
+  const auto at = [](std::vector<int>& memory, std::size_t first, std::int64_t count) {
+    return orrery::piece{reinterpret_cast<std::byte*>(memory.data() + first), count * std::int64_t{sizeof(int)}};
+  };
+  std::vector<orrery::exchange_pieces> pieces(1);
+  pieces[0].sent = {at(from, 200, 60), at(from, 10, 40)};
+  pieces[0].received = {at(to, 0, 60), at(to, 60, 40)};
+  auto channel = world.open(p, pieces);
+  for (int call = 0; call < 3; ++call) {
+    channel.begin();
+    channel.post(0);
+    channel.await(0);
+    for (std::size_t i = 0; i < 300; ++i) {
+      const int expected = i >= 100 ? -1 : previous * 1000 + static_cast<int>(i < 60 ? 200 + i : i - 50);
+      REQUIRE(to[i] == expected);
+    }
+    to.assign(to.size(), -1);
+    world.barrier();
+  }
+}
+
+namespace {
+
+const orrery::attention_shape layer{.length = 40, .query_heads = 2, .head_dim = 4};
+using double_flash = orrery::flash<double>;
+using double_ring_attention = orrery::attention<orrery::ring, double_flash>;
+
+/// A problem, and this rank's tensors.
+struct layer_call {
+  template <class Operator>
+  explicit layer_call(const Operator& attend)
+      : p{oracle::random_problem<double>(conformance::oracle_shape(layer), 1)},
+        mine{p, attend.query_positions(), attend.key_positions(), {}} {}
+
+  template <class Operator>
+  [[nodiscard]] std::string mismatch(const Operator& attend) {
+    return mine.mismatch(p, oracle::solve(p, orrery::causal{}), attend.query_positions(), attend.key_positions());
+  }
+
+  oracle::problem p;
+  conformance::rank_tensors<double_flash> mine;
+};
+
+/// What `work` throws on another thread, which has ended when this returns.
+template <class Work>
+std::string thrown_elsewhere(const Work& work) {
+  std::string sentence;
+  std::thread other{[&] { sentence = sentence_of<std::logic_error>(work); }};
+  other.join();
+  return sentence;
+}
+
+}  // namespace
+
+TEST_CASE("under MPI_THREAD_FUNNELED only the main thread may use a world") {
+  if (mpi_test::thread_level() >= MPI_THREAD_SERIALIZED) return;
+  orrery::mpi::world world{MPI_COMM_WORLD};
+  double_ring_attention attend{world, layer, orrery::causal{}};
+  layer_call call{attend};
+  call.mine.poison();
+  call.mine.forward(attend);
+  const std::string sentence = thrown_elsewhere([&] { world.barrier(); });
+  CHECK(contains(sentence, "called from another thread than the one that initialised MPI"));
+  CHECK(contains(sentence, "ask MPI_Init_thread for MPI_THREAD_SERIALIZED"));
+  CHECK(thrown_elsewhere([&] { call.mine.backward(attend); }) == sentence);
+  CHECK(thrown_elsewhere([&] { static_cast<void>(world.all_gather("")); }) == sentence);
+  CHECK(thrown_elsewhere([&] { CHECK(world.usable()); }) == "nothing");  // does not look for news then
+  CHECK(contains(sentence_of<std::invalid_argument>([&] {
+                   const std::string other = thrown_elsewhere([] { const orrery::mpi::world refused{MPI_COMM_WORLD}; });
+                   throw std::invalid_argument{other};
+                 }),
+                 "this is not the thread that initialised MPI"));
+  // All of that has changed nothing.
+  world.barrier();
+  call.mine.backward(attend);
+  CHECK(call.mismatch(attend) == "");
+}
+
+TEST_CASE("a backward on an autograd thread, while the main thread waits") {
+  if (mpi_test::thread_level() < MPI_THREAD_SERIALIZED) return;
+  for (const auto how : {orrery::mpi::collectives::expanded, orrery::mpi::collectives::native}) {
+    orrery::mpi::world world{MPI_COMM_WORLD, {.threads_per_rank = 2, .collectives = how}};
+    double_ring_attention attend{world, layer, orrery::causal{}};
+    orrery::attention<orrery::all_gather, double_flash> gathering{world, layer, orrery::causal{}};
+    layer_call call{attend}, of_gathering{gathering};
+    for (int step = 0; step < 3; ++step) {
+      call.mine.poison();
+      of_gathering.mine.poison();
+      call.mine.forward(attend);
+      of_gathering.mine.forward(gathering);
+      CHECK(thrown_elsewhere([&] {
+              of_gathering.mine.backward(gathering);
+              call.mine.backward(attend);
+              world.barrier();
+            }) == "nothing");
+      CHECK(call.mismatch(attend) == "");
+      CHECK(of_gathering.mismatch(gathering) == "");
+    }
+  }
+}
+
+TEST_CASE("a world, an operator and its calls on one thread each") {
+  if (mpi_test::thread_level() < MPI_THREAD_SERIALIZED) return;
+  std::unique_ptr<orrery::mpi::world> world;
+  std::unique_ptr<double_ring_attention> attend;
+  std::unique_ptr<layer_call> call;
+  CHECK(thrown_elsewhere([&] { world = std::make_unique<orrery::mpi::world>(MPI_COMM_WORLD); }) == "nothing");
+  CHECK(thrown_elsewhere([&] {
+          attend = std::make_unique<double_ring_attention>(*world, layer, orrery::causal{});
+          call = std::make_unique<layer_call>(*attend);
+        }) == "nothing");
+  CHECK(thrown_elsewhere([&] { call->mine.forward(*attend); }) == "nothing");
+  CHECK(thrown_elsewhere([&] { call->mine.backward(*attend); }) == "nothing");
+  CHECK(call->mismatch(*attend) == "");
+  CHECK(thrown_elsewhere([&] {
+          attend.reset();
+          world.reset();
+        }) == "nothing");
+}
+
+TEST_CASE("two threads do not call one operator at once") {
+  orrery::mpi::world world{MPI_COMM_WORLD};
+  double_ring_attention attend{world, layer, orrery::causal{}};
+  layer_call call{attend}, other{attend};
+  call.mine.poison();
+  other.mine.poison();
+  int refused = 0;
+  attend.forward(call.mine.q.view(), call.mine.k.view(), call.mine.v.view(), call.mine.out.view(), call.mine.lse.view(),
+                 [&](const orrery::output_part&) {
+                   for (const bool forward : {true, false}) {
+                     const std::string sentence =
+                         thrown_elsewhere([&] { forward ? other.mine.forward(attend) : other.mine.backward(attend); });
+                     refused += contains(sentence, "called while another call of this operator is in progress") ? 1 : 0;
+                   }
+                 });
+  CHECK(refused == 2);
+  call.mine.backward(attend);
+  CHECK(call.mismatch(attend) == "");
+}
+
+TEST_CASE("two threads do not call at once") {
+  if (mpi_test::thread_level() < MPI_THREAD_SERIALIZED || ranks() < 2) return;
+  constexpr const char* refusal = "called while another thread is in a call of this world";
+  {
+    orrery::mpi::world world{MPI_COMM_WORLD};
+    double_ring_attention attend{world, layer, orrery::causal{}};
+    double_ring_attention second{world, layer, orrery::causal{}};
+    layer_call call{attend}, of_second{second};
+    call.mine.poison();
+    {
+      auto begun = attend.begin_forward(call.mine.out.view(), call.mine.lse.view());
+      begun.queries(call.mine.q.view());
+      CHECK(contains(thrown_elsewhere([&] { world.barrier(); }), refusal));
+      CHECK(contains(thrown_elsewhere([&] { of_second.mine.forward(second); }), refusal));
+      CHECK(contains(thrown_elsewhere([&] { static_cast<void>(world.all_gather("")); }), refusal));
+      world.barrier();  // this thread may
+      begun.keys(call.mine.k.view());
+      begun.values(call.mine.v.view());
+      begun.finish();
+    }
+    CHECK(thrown_elsewhere([&] { world.barrier(); }) == "nothing");
+    call.mine.backward(attend);
+    CHECK(call.mismatch(attend) == "");
+  }
+  orrery::mpi::communicator world{MPI_COMM_WORLD, {}};
+  {
+    const auto inside = world.enter();
+    CHECK(contains(thrown_elsewhere([&] { world.barrier(); }), refusal));
+  }
+  CHECK(thrown_elsewhere([&] { world.barrier(); }) == "nothing");
+}

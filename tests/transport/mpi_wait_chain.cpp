@@ -1,0 +1,83 @@
+// Copyright The Orrery authors. SPDX-License-Identifier: Apache-2.0
+#include <map>
+#include <string>
+#include <vector>
+
+#include <doctest/doctest.h>
+
+#include "orrery/transport/mpi/wait_chain.hpp"
+
+using orrery::mpi::waiting;
+
+namespace {
+
+waiting for_rank(int rank) { return {"", {rank}, 0}; }
+waiting for_all(int ranks, std::uint64_t call) { return {"", {0, ranks}, call}; }
+const waiting for_nobody{};
+
+/// What rank 0 finds out when those in `answers` answer, and whom it asks for that, in order.
+struct found {
+  std::string text;
+  std::vector<int> asked;
+};
+found ask(int ranks, const waiting& mine, const std::map<int, waiting>& answers) {
+  orrery::mpi::inquiry inquiry;
+  inquiry.begin(0, ranks, mine);
+  found result;
+  for (std::size_t answered = 0;;) {
+    result.text = inquiry.follow([&](int rank) { result.asked.push_back(rank); });
+    if (answered == result.asked.size()) return result;
+    for (; answered < result.asked.size(); ++answered) {
+      if (const auto answer = answers.find(result.asked[answered]); answer != answers.end()) {
+        inquiry.take(answer->first, answer->second);
+      }
+    }
+  }
+}
+
+constexpr const char* silent = " does not answer: it is late, stands still or has died";
+
+}  // namespace
+
+TEST_CASE("a peer that does not answer") {
+  const found alone = ask(4, for_rank(2), {});
+  CHECK(alone.text == std::string{"; rank 2"} + silent);
+  CHECK(alone.asked == std::vector{2});
+}
+
+TEST_CASE("the chain is followed to its end") {
+  const found chain = ask(5, for_rank(1), {{1, for_rank(4)}, {4, for_rank(2)}});
+  CHECK(chain.text == std::string{", which itself waits for rank 4, which waits for rank 2; rank 2"} + silent);
+  CHECK(chain.asked == std::vector{1, 4, 2});
+  CHECK(ask(5, for_rank(1), {{1, for_rank(4)}, {4, for_nobody}}).text ==
+        ", which itself waits for rank 4; rank 4 does not wait for anybody: it computes");
+}
+
+TEST_CASE("a circle ends") {
+  CHECK(ask(3, for_rank(1), {{1, for_rank(2)}, {2, for_rank(0)}}).text ==
+        ", which itself waits for rank 2, which waits for rank 0");
+  // One that rank 0 is not part of.
+  CHECK(ask(3, for_rank(1), {{1, for_rank(2)}, {2, for_rank(1)}}).text.find(", which waits for rank 1") !=
+        std::string::npos);
+}
+
+TEST_CASE("those that are missing in a collective call") {
+  const waiting here = for_all(4, 7);
+  const found missing = ask(4, here, {{1, here}, {3, here}});
+  CHECK(missing.text == std::string{"; not there: rank 2; rank 2"} + silent);
+  CHECK(missing.asked == std::vector{1, 2, 3});
+  CHECK(ask(4, here, {{2, here}}).text == std::string{"; not there: rank 1, 3; rank 1"} + silent);
+  CHECK(ask(4, here, {{1, here}, {2, here}, {3, here}}).text.empty());
+  // Elsewhere, and why.
+  CHECK(ask(4, here, {{1, here}, {2, for_rank(3)}, {3, for_nobody}}).text ==
+        "; not there: rank 2, 3, which itself waits for rank 3; rank 3 does not wait for anybody: it computes");
+  // In another call than this one; who does not answer is named first.
+  CHECK(ask(4, here, {{1, for_all(4, 6)}, {2, here}}).text == std::string{"; not there: rank 3; rank 3"} + silent);
+}
+
+TEST_CASE("a peer that waits in a collective call") {
+  const waiting there = for_all(3, 2);
+  CHECK(ask(3, for_rank(1), {{1, there}}).text ==
+        std::string{", which waits in a collective call; not there: rank 2; rank 2"} + silent);
+  CHECK(ask(3, for_rank(1), {{1, there}, {2, there}}).text == ", which waits in a collective call; not there: rank 0");
+}

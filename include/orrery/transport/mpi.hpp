@@ -36,8 +36,8 @@ namespace orrery::mpi {
 /// thread, for example the main thread for the forward and an autograd thread for the backward. One thread calls at a
 /// time: a call is refused while another thread is in a call of this world, or has begun a forward and not finished it.
 /// All ranks make the same calls in one order, on whatever threads. A call that is refused throws `std::logic_error`
-/// and changes nothing. Under MPI_THREAD_SERIALIZED the trainer must not call MPI meanwhile either. Helpers of
-/// `threads_per_rank` never call MPI; they take MPI_THREAD_FUNNELED.
+/// and changes nothing (but a construction that is refused fails the world). Under MPI_THREAD_SERIALIZED the trainer
+/// must not call MPI meanwhile either. Helpers of `threads_per_rank` never call MPI; they take MPI_THREAD_FUNNELED.
 ///
 /// An exchange costs one message each way, whatever number of blocks it holds. While a tile is computed, MPI is called
 /// every `progress_interval`. Collectives that programs remark are sent message by message, or by one non-blocking call
@@ -52,10 +52,9 @@ namespace orrery::mpi {
 /// - if an MPI call fails, with its name;
 /// - if a rank does not come before the deadline, with what was waited for and who is late;
 /// - if another rank has failed, with its message;
-/// - if ranks are in different collective calls, with who calls what: each call first compares its kind, its number,
-/// and
-///   the type and count of its values. Values that differ in type or count only are a `std::invalid_argument` on all
-///   ranks, and the world can still be used.
+/// - if ranks are in different collective calls, with who calls what: they first compare the call's kind and number,
+///   and the type and count of its values. Values that differ in type or count only are a `std::invalid_argument` on
+///   all ranks, and the world can still be used.
 ///
 /// A rank that throws during a collective call or a construction (`std::bad_alloc`, say) fails the world: the others
 /// throw at once, with its name and the reason, also if it goes on. After a failure this world cannot be used any more,

@@ -339,7 +339,8 @@ TEST_CASE("control messages that no rank sends fail the world, with the name of 
       {"=0 0 2 2147483647 0", "that answers nothing"},
       {"=0 0 1 0 0", "that answers nothing"},
       {"=0 0 1 4294967297 0", "that answers nothing"}};
-  for (const auto& [message, complaint] : messages) {
+  for (const auto& one : messages) {
+    const std::string& message = one.first;
     CAPTURE(message);
     orrery::mpi::communicator world{MPI_COMM_WORLD, {}};
     if (rank() == 1) {
@@ -348,7 +349,7 @@ TEST_CASE("control messages that no rank sends fail the world, with the name of 
     while (rank() == 0 && world.usable()) std::this_thread::yield();
     const std::string sentence = sentence_of<orrery::transport_error>([&] { world.barrier(); });
     CAPTURE(sentence);
-    CHECK(contains(sentence, "rank 1 has sent rank 0 a control message " + complaint));
+    CHECK(contains(sentence, "rank 1 has sent rank 0 a control message " + one.second));
   }
   // Well-formed ones, at any time, do no harm.
   orrery::mpi::communicator world{MPI_COMM_WORLD, {}};

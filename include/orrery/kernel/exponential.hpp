@@ -50,9 +50,9 @@ inline constexpr T ln_2 = static_cast<T>(0.693147180559945309417232121458176568L
 /// A finite natural logarithm as a logarithm to base 2, which stays finite. NaN stays NaN.
 template <class T>
 [[nodiscard]] constexpr T log2_of_log(T log) noexcept {
-  constexpr T most = (std::numeric_limits<T>::max)();
-  const T y = log * log2_e<T>;
-  return y > most ? most : y < -most ? -most : y;
+  constexpr auto most = static_cast<double>((std::numeric_limits<T>::max)());
+  const double y = static_cast<double>(log) * log2_e<double>;
+  return static_cast<T>(y > most ? most : y < -most ? -most : y);
 }
 
 }  // namespace orrery

@@ -69,6 +69,7 @@ class flash_backward {
 
  private:
   static constexpr std::int64_t most_keys = 512;
+  static constexpr std::int64_t blocks_in_part = 32;  // of queries, summed before they are carried
   static constexpr std::int64_t scratch_elements = flash_backward_scratch_bytes / static_cast<std::int64_t>(sizeof(A));
 
   using seen_keys = flash_seen_keys<most_keys>;
@@ -89,7 +90,8 @@ class flash_backward {
     A* grad_out;           // [row_block][value_width]
     A* probabilities;      // [row_block][key_block]
     A* grad_scores;        // [row_block][key_block], to be scaled
-    A* lse;                // [row_block], in powers of two; +infinity for rows that contribute nothing
+    A* base;               // [row_block]; +infinity for rows that contribute nothing
+    A* factors;            // [row_block]: probabilities are factors * 2^(score - base)
     A* delta;              // [row_block]
   };
 
@@ -102,10 +104,10 @@ class flash_backward {
   std::int64_t score_ld() const noexcept { return scratch_cursor<A>::padded(key_block_); }
 
   std::int64_t elements(std::int64_t rows, std::int64_t keys) const noexcept {
-    constexpr std::int64_t slack = 11 * 16;  // what `padded` may add to each array
+    constexpr std::int64_t slack = 12 * 16;  // what `padded` may add to each array
     const std::int64_t keys_ld = scratch_cursor<A>::padded(keys);
     return keys * (2 * key_ld() + value_ld()) + keys_ld * (key_dim_ + value_dim_) +
-           rows * (key_ld() + value_ld() + 2 * keys_ld + 2) + slack;
+           rows * (key_ld() + value_ld() + 2 * keys_ld + 3) + slack;
   }
 
   /// The blocks with the least overhead that fit: copying a query, its gradient and adding to grad_q costs about as
@@ -167,7 +169,8 @@ class flash_backward {
     work.grad_out = cursor.take(row_block_ * value_ld());
     work.probabilities = cursor.take(row_block_ * score_ld());
     work.grad_scores = cursor.take(row_block_ * score_ld());
-    work.lse = cursor.take(row_block_);
+    work.base = cursor.take(row_block_);
+    work.factors = cursor.take(row_block_);
     work.delta = cursor.take(row_block_);
 
     copy_tokens(steps_, side->k, b, key_head, keys, work.keys, key_ld(), key_width());
@@ -191,6 +194,8 @@ class flash_backward {
     for (std::int64_t i = 0; i < key_block_ * value_ld(); ++i) work.grad_values[i] = A{0};
 
     std::int64_t stage = 0;
+    std::int64_t met = 0;  // blocks of queries since the gradients of keys were carried to the caller's memory
+    bool fresh = side->fresh;
     for (const auto& block : queries_) {
       const token_blocks blocks{block.positions, row_block_, steps_.tile_rows};
       for (std::int64_t head = 0; head < block.q.heads; ++head) {
@@ -202,12 +207,18 @@ class flash_backward {
           const token_block next = blocks[i + 1 < blocks.count() ? i + 1 : 0];
           if (keys.count > 0) meet(block, b, head, rows, next, keys, finite, work);
           turn.leave(stage++);
+          if (++met == blocks_in_part) {
+            carry(work.grad_keys, key_ld(), scale_, side->grad_k, fresh, b, key_head, keys);
+            carry(work.grad_values, value_ld(), A{1}, side->grad_v, fresh, b, key_head, keys);
+            fresh = false;
+            met = 0;
+          }
         }
         context.poll();
       }
     }
-    store(work.grad_keys, key_ld(), scale_, side->grad_k, side->fresh, b, key_head, keys);
-    store(work.grad_values, value_ld(), A{1}, side->grad_v, side->fresh, b, key_head, keys);
+    store(work.grad_keys, key_ld(), scale_, side->grad_k, fresh, b, key_head, keys);
+    store(work.grad_values, value_ld(), A{1}, side->grad_v, fresh, b, key_head, keys);
   }
 
   /// One block of queries meets one block of keys; `next` are the queries that probably come then. `finite`: no key
@@ -224,7 +235,11 @@ class flash_backward {
     for (std::int64_t i = 0; i < padded_rows; ++i) {
       const A lse = i < rows.count ? *block.lse.at(b, head, rows.first + i) : nothing;
       const bool empty = elementary::is_minus_infinity(lse);
-      work.lse[i] = empty ? -nothing : log2_of_log(lse);
+      // A probability is as exact as its exponent: where scores are small, let these be as small.
+      const A exponent = log2_of_log(lse);
+      const bool small = exponent < A{32} && exponent > A{-32};
+      work.base[i] = empty ? -nothing : small ? A{0} : exponent;
+      work.factors[i] = small ? static_cast<A>(elementary::exp(-static_cast<double>(lse))) : A{1};
       work.delta[i] = empty ? A{0} : *block.delta.at(b, head, rows.first + i);
       if (i >= rows.count) continue;
       if (!empty) finite = finite && elementary::is_finite(lse) && elementary::is_finite(work.delta[i]);
@@ -256,8 +271,8 @@ class flash_backward {
       product(true, work.queries, key_ld(), work.keys_transposed + first, ld, key_dim_, grad_scores, ld, padded_rows,
               padded_keys, false);
     }
-    steps_.probabilities(work.queries, key_ld(), work.keys_transposed + first, key_dim_, work.lse, probabilities, ld,
-                         padded_rows, padded_keys);
+    steps_.probabilities(work.queries, key_ld(), work.keys_transposed + first, key_dim_, work.base, work.factors,
+                         probabilities, ld, padded_rows, padded_keys);
     if (!finite) mark_hidden_scores(rows.count, count, grad_scores, probabilities);
     steps_.score_gradients(work.grad_out, value_ld(), work.values_transposed + first, value_dim_, work.delta,
                            probabilities, grad_scores, ld, padded_rows, padded_keys);
@@ -313,7 +328,7 @@ class flash_backward {
   void clear_empty_rows(std::int64_t rows, std::int64_t keys, A* grad_scores, A* probabilities,
                         const workspace& work) const {
     for (std::int64_t i = 0; i < rows; ++i) {
-      if (!elementary::is_minus_infinity(-work.lse[i])) continue;
+      if (!elementary::is_minus_infinity(-work.base[i])) continue;
       fill_zero(probabilities + i * score_ld(), keys);
       fill_zero(grad_scores + i * score_ld(), keys);
     }
@@ -351,6 +366,18 @@ class flash_backward {
       if (sees) continue;
       fill_zero(work.queries + i * key_ld(), key_width());
       fill_zero(work.grad_out + i * value_ld(), value_width());
+    }
+  }
+
+  /// `to` becomes or grows by factor * from, and `from` what that has lost.
+  void carry(A* from, std::int64_t ld, A factor, const tensor_view<A>& to, bool fresh, std::int64_t b,
+             std::int64_t head, const token_block& tokens) const {
+    const A inverse = A{1} / factor;
+    const A back = elementary::is_finite(inverse) ? inverse : A{0};
+    for (std::int64_t i = 0; i < tokens.count; ++i) {
+      A* line = to.at(b, tokens.first + i, head);
+      if (fresh) fill_zero(line, to.dim);
+      steps_.carry(from + i * ld, factor, back, line, to.dim);
     }
   }
 

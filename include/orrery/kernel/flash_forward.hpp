@@ -24,6 +24,10 @@ namespace orrery {
 /// `flash_forward_scratch_bytes` of stack. K and V are copied to scratch block by block, because their rows may lie a
 /// power of two apart, where the rows of a product would evict each other from the cache.
 ///
+/// Sums over keys are made in three steps, so that their error does not grow with the number of keys: of a block of
+/// keys, from zero; of 16 blocks; and these are added to totals, together with what the addition before has lost (see
+/// flash_steps::carry). The totals take as much stack again, which is touched only where there are more keys.
+///
 /// Source: Dao, arXiv 2307.08691, algorithm 1, transposed (see flash_steps).
 template <class S, class A, mask Mask>
 class flash_forward {
@@ -67,6 +71,7 @@ class flash_forward {
   static constexpr elementary::minus_infinity<A> nothing{};
   static constexpr std::int64_t most_columns = 64;
   static constexpr std::int64_t most_keys = 96;
+  static constexpr std::int64_t blocks_in_part = 16;  // of keys, summed before they are carried to the totals
 
   using seen_keys = flash_seen_keys<most_keys>;
   static constexpr std::int64_t scratch_elements = flash_forward_scratch_bytes / static_cast<std::int64_t>(sizeof(A));
@@ -83,6 +88,10 @@ class flash_forward {
     A* next_keys;  // as keys, of the block of keys that comes next
     A* next_values;
     A* scores;  // [key_block][columns]
+    // The totals of those blocks that are no longer in `out` and `sum`, relative to a `largest` of their own.
+    A* total_out;
+    A* total_sum;
+    A* total_largest;
   };
 
   std::int64_t items_of(const forward_queries<S, A>& block) const noexcept {
@@ -131,6 +140,12 @@ class flash_forward {
     work.next_keys = cursor.take(key_block_ * key_ld());
     work.next_values = cursor.take(key_block_ * value_ld());
     work.scores = cursor.take(key_block_ * steps_.columns);
+    // No more than the other arrays of rows.
+    alignas(64) A memory_of_totals[static_cast<std::size_t>(scratch_elements)];
+    scratch_cursor<A> totals{memory_of_totals};
+    work.total_out = totals.take(padded_rows * value_rows());
+    work.total_sum = totals.take(padded_rows);
+    work.total_largest = totals.take(padded_rows);
 
     const std::int64_t key_head = heads_.key_head(head);
     const std::int64_t tiles = padded_rows / steps_.columns;
@@ -147,7 +162,7 @@ class flash_forward {
       return copies_of(steps_, keys_[from.side].v, b, key_head, from.keys, work.next_values, value_ld(), value_rows(),
                        of_tiles * value_tiles);
     };
-    key_place next = visible_from(0, 0, rows);
+    key_place next = visible_from(0, 0, 0, rows);
     if (next.keys.count == 0) return nothing_seen(block, b, head, rows);
     // A tile's queries and running state are loaded just before it meets its first keys, and stored just after its
     // last; both are asked for beneath the arithmetic before that.
@@ -159,13 +174,17 @@ class flash_forward {
     if (!block.fresh) ask_for(block.out, 0, 1, false).ask();
     auto keys_to_come = copies_of_keys(next, 1);
     auto values_to_come = copies_of_values(next, 1);
+    bool has_totals = false;
     for (bool first = true; next.keys.count > 0; first = false) {
       const token_block keys = next.keys;
+      const std::int64_t part = next.part();
       finish_copies(steps_, keys_to_come, keys.count);
       finish_copies(steps_, values_to_come, keys.count);
       std::swap(work.keys, work.next_keys);
       std::swap(work.values, work.next_values);
-      next = visible_from(next.side, next.block + 1, rows);
+      next = visible_from(next.side, next.block + 1, next.blocks_before, rows);
+      // Not a number of blocks that these rows meet: how sums are added up must not depend on which rows come together.
+      const bool ends_part = next.keys.count > 0 && next.part() != part;
       keys_to_come = copies_of_keys(next, tiles);
       values_to_come = copies_of_values(next, tiles);
       for (std::int64_t row = 0; row < rows.count; row += steps_.columns) {
@@ -178,8 +197,12 @@ class flash_forward {
           values_to_come.asked = ask_for(block.out, row, value_tiles, true);
         }
         meet(rows, row, keys, work, keys_to_come, values_to_come);
-        if (next.keys.count == 0) store(block, b, head, rows, row, work);
+        if (ends_part) carry(row, !has_totals, work);
+        if (next.keys.count > 0) continue;
+        if (has_totals) add_totals(row, work);
+        store(block, b, head, rows, row, work);
       }
+      has_totals = has_totals || ends_part;
       context.poll();
     }
   }
@@ -194,19 +217,25 @@ class flash_forward {
   struct key_place {
     std::size_t side = 0;
     std::int64_t block = 0;
+    std::int64_t blocks_before = 0;  ///< of the sides before
     token_block keys;
+
+    [[nodiscard]] std::int64_t part() const noexcept { return (blocks_before + block) / blocks_in_part; }
   };
 
   /// The first block of keys, from the given one on, of which the rows see something.
-  key_place visible_from(std::size_t side, std::int64_t block, const token_block& rows) const {
+  key_place visible_from(std::size_t side, std::int64_t block, std::int64_t blocks_before,
+                         const token_block& rows) const {
     for (; side < keys_.size(); ++side, block = 0) {
       const token_blocks blocks{keys_[side].positions, key_block_, steps_.tile_rows};
       for (; block < blocks.count(); ++block) {
         const token_block keys = blocks[block];
-        if (classify(rows, 0, rows.count, keys, 0, keys.count) != visibility::none) return {side, block, keys};
+        if (classify(rows, 0, rows.count, keys, 0, keys.count) != visibility::none)
+          return {side, block, blocks_before, keys};
       }
+      blocks_before += blocks.count();
     }
-    return {side, 0, {}};
+    return {side, 0, blocks_before, {}};
   }
 
   visibility classify(const token_block& rows, std::int64_t row, std::int64_t row_count, const token_block& keys,
@@ -298,15 +327,90 @@ class flash_forward {
                        columns, columns);
       fill_zero(out + value_dim_ * columns, (value_rows() - value_dim_) * columns);
     }
+    bool weighted = false;
     for (std::int64_t i = 0; i < columns; ++i) {
-      // A running result counts as one key with the score lse whose value is the mean so far.
       const A lse = i < count && !block.fresh ? *block.lse.at(b, head, rows.first + row + i) : nothing;
-      const bool seen = !elementary::is_minus_infinity(lse);
-      work.largest[row + i] = seen ? log2_of_log(lse) : nothing;
-      work.sum[row + i] = seen ? A{1} : A{0};
-      if (seen || block.fresh) continue;
+      const running_result before = running(lse);
+      work.largest[row + i] = before.largest;
+      work.sum[row + i] = before.weight;
+      work.factors[i] = before.weight;
+      weighted = weighted || before.weight > A{1};
+      if (before.weight != A{0} || block.fresh) continue;
       for (std::int64_t c = 0; c < value_dim_; ++c) out[c * columns + i] = A{0};
     }
+    if (!weighted) return;
+    for (std::int64_t c = 0; c < value_dim_; ++c) {
+      for (std::int64_t i = 0; i < columns; ++i) out[c * columns + i] *= work.factors[i];
+    }
+  }
+
+  /// A running result counts as some keys of one score whose value is the mean so far.
+  struct running_result {
+    A largest;
+    A weight;
+  };
+
+  /// Their number is a power of two, so that nothing is rounded, and such that the score is about as large as those of
+  /// the keys that were many: differences of scores are then small, and as exact as they can be.
+  static running_result running(A lse) noexcept {
+    if (elementary::is_minus_infinity(lse)) return {nothing, A{0}};
+    constexpr int most = 24;
+    const double exact = static_cast<double>(lse) * log2_e<double>;
+    if (!(exact >= 0.5)) return {log2_of_log(lse), A{1}};
+    const int power = exact < most ? static_cast<int>(exact + 0.5) : most;
+    const double largest = exact - power;
+    constexpr auto limit = static_cast<double>((std::numeric_limits<A>::max)());
+    return {static_cast<A>(largest < limit ? largest : limit), static_cast<A>(std::int64_t{1} << power)};
+  }
+
+  /// Makes the totals of the tile of queries from `row` on relative to the largest scores so far. (Where these differ,
+  /// the totals become less than 2^-flash_head_room times what they were, and roundings do not add up.)
+  void rescale_totals(std::int64_t row, const workspace& work) const {
+    const std::int64_t columns = steps_.columns;
+    bool same = true;
+    for (std::int64_t i = row; i < row + columns; ++i) {
+      const A before = work.total_largest[i];
+      const A now = work.largest[i];
+      const bool none = elementary::is_minus_infinity(before);
+      if (before == now || none) {
+        work.factors[i - row] = none ? A{0} : A{1};
+      } else {
+        work.factors[i - row] = static_cast<A>(elementary::exp(ln_2<double> * static_cast<double>(before - now)));
+        same = false;
+      }
+      work.total_largest[i] = now;
+    }
+    if (same) return;
+    for (std::int64_t i = 0; i < columns; ++i) work.total_sum[row + i] *= work.factors[i];
+    A* out = work.total_out + row * value_rows();
+    for (std::int64_t c = 0; c < value_rows(); ++c) {
+      for (std::int64_t i = 0; i < columns; ++i) out[c * columns + i] *= work.factors[i];
+    }
+  }
+
+  /// Carries the sums of the tile of queries from `row` on over to their totals.
+  void carry(std::int64_t row, bool first, const workspace& work) const {
+    if (first) {
+      for (std::int64_t i = row; i < row + steps_.columns; ++i) {
+        work.total_sum[i] = A{0};
+        work.total_largest[i] = work.largest[i];
+      }
+      fill_zero(work.total_out + row * value_rows(), value_rows() * steps_.columns);
+    } else {
+      rescale_totals(row, work);
+    }
+    steps_.carry(work.sum + row, A{1}, A{1}, work.total_sum + row, steps_.columns);
+    steps_.carry(work.out + row * value_rows(), A{1}, A{1}, work.total_out + row * value_rows(),
+                 value_rows() * steps_.columns);
+  }
+
+  /// The sums of the tile of queries from `row` on become those of all keys.
+  void add_totals(std::int64_t row, const workspace& work) const {
+    rescale_totals(row, work);
+    for (std::int64_t i = row; i < row + steps_.columns; ++i) work.sum[i] += work.total_sum[i];
+    A* out = work.out + row * value_rows();
+    const A* total = work.total_out + row * value_rows();
+    for (std::int64_t i = 0; i < value_rows() * steps_.columns; ++i) out[i] += total[i];
   }
 
   void store(const forward_queries<S, A>& block, std::int64_t b, std::int64_t head, const token_block& rows,
@@ -321,9 +425,16 @@ class flash_forward {
       if (i >= count) continue;
       A& lse = *block.lse.at(b, head, rows.first + row + i);
       // A row that saw nothing new keeps its bits: scaling its lse to powers of two and back could change the last
-      // one. (Its output has been multiplied by 1 and nothing has been added.)
-      if (!block.fresh && sum == A{1} && largest == log2_of_log(lse)) continue;
-      lse = empty ? nothing : largest * ln_2<A> + elementary::log(sum);
+      // one. (Its output has been multiplied by a power of two, by which it is now divided, and nothing has been
+      // added.)
+      if (!block.fresh) {
+        const running_result before = running(lse);
+        if (sum == before.weight && largest == before.largest) continue;
+      }
+      lse =
+          empty
+              ? nothing
+              : static_cast<A>(static_cast<double>(largest) * ln_2<double> + elementary::log(static_cast<double>(sum)));
     }
     steps_.transpose_back(work.out + row * value_rows(), steps_.columns, work.factors,
                           block.out.at(b, rows.first + row, head), block.out.sequence_stride, count, value_dim_);

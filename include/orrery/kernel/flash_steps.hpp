@@ -6,6 +6,7 @@
 #include <limits>
 #include <type_traits>
 
+#include "orrery/kernel/elementary.hpp"
 #include "orrery/kernel/exponential.hpp"
 #include "orrery/kernel/float16.hpp"
 #include "orrery/kernel/simd.hpp"
@@ -106,7 +107,8 @@ struct flash_steps {
                  std::int64_t rows, std::int64_t width, row_copies<T>& copies);
 
   /// Online softmax over `keys` rows of scores, in powers of two: scores become 2^(score - largest), `largest` and
-  /// `sum` are brought up to date, and `factors` is what the results so far must be multiplied by.
+  /// `sum` are brought up to date, and `factors` is what the results so far must be multiplied by. `largest` stays as
+  /// long as no score is more than `flash_head_room` above it.
   /// Source: Milakov and Gimelshein, arXiv 1805.02867, algorithm 3.
   void (*softmax)(T* scores, std::int64_t keys, T* largest, T* sum, T* factors, std::int64_t width);
 
@@ -125,16 +127,21 @@ struct flash_steps {
   void (*product)(bool by_row, const T* a, std::int64_t lda, const T* b, std::int64_t ldb, std::int64_t depth, T* c,
                   std::int64_t ldc, std::int64_t rows, std::int64_t width, bool accumulate);
 
-  /// Backward: to[rows x width] = 2^(queries[rows x depth] * keys[depth x width] - lse[rows]); keys, like `to`, are
-  /// `ld` apart.
-  void (*probabilities)(const T* queries, std::int64_t ld_queries, const T* keys, std::int64_t depth, const T* lse,
-                        T* to, std::int64_t ld, std::int64_t rows, std::int64_t width);
+  /// Backward: to[rows x width] = factors[rows] * 2^(queries[rows x depth] * keys[depth x width] - base[rows]); keys,
+  /// like `to`, are `ld` apart.
+  void (*probabilities)(const T* queries, std::int64_t ld_queries, const T* keys, std::int64_t depth, const T* base,
+                        const T* factors, T* to, std::int64_t ld, std::int64_t rows, std::int64_t width);
 
   /// Backward: to[rows x width] = probabilities[rows x width] * (grad_out[rows x depth] * values[depth x width] -
   /// delta[rows]), elementwise outside.
   void (*score_gradients)(const T* grad_out, std::int64_t ld_grad_out, const T* values, std::int64_t depth,
                           const T* delta, const T* probabilities, T* to, std::int64_t ld, std::int64_t rows,
                           std::int64_t width);
+
+  /// Carries a short sum over to a long one: total[i] += part[i] * factor, and part[i] becomes what that addition lost,
+  /// times `back` (1 / factor), so that the long sum's roundings do not add up. For any count.
+  /// Source: Knuth, The Art of Computer Programming, volume 2, section 4.2.2, theorem B.
+  void (*carry)(T* part, T factor, T back, T* total, std::int64_t count);
 
   /// to[i] = from[i], for any count. Only of flash_steps<float>.
   void (*widen_bfloat16)(const void* from, T* to, std::int64_t count);

@@ -138,3 +138,19 @@ TEST_CASE("a part of a collective's exchanges is no collective") {
   CHECK(split.program.exchanges.size() == 2 * 2 + 1);
   CHECK(split.program.collectives.empty());
 }
+
+TEST_CASE("tensors of different lanes do not share a lane") {
+  orrery::builder schedule{0, 2};
+  for (int lane = 0; lane < 3; ++lane) {
+    schedule.begin_exchange(1, orrery::nobody, {lane});
+    schedule.send(orrery::query(0));
+    schedule.send(orrery::key(0));
+  }
+  orrery::program p = schedule;
+  orrery::finish(p);
+  const auto split = orrery::by_tensor(p, sides);
+  std::set<int> lanes;
+  for (const orrery::exchange& x : split.program.exchanges) lanes.insert(x.lane);
+  CHECK(split.program.exchanges.size() == 3 * 3);
+  CHECK(lanes.size() == 3 * 3);
+}

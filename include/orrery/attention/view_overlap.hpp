@@ -116,16 +116,16 @@ class stride_sums {
     }
     return false;
   }
-  /// The last two terms: is there a multiple of `small` in [first - t * large, last - t * large] for a t in [least,
-  /// most]? All these intervals reach into what multiples of `small` are allowed; the multiple at its edge is in those
+  /// The last two terms: is there a multiple of `finer` in [first - t * coarser, last - t * coarser] for a t in [least,
+  /// most]? All these intervals reach into what multiples of `finer` are allowed; the multiple at its edge is in those
   /// that also reach out of it.
-  constexpr bool meet_last_two(std::int64_t small, std::int64_t large, std::int64_t first, std::int64_t last,
+  constexpr bool meet_last_two(std::int64_t finer, std::int64_t coarser, std::int64_t first, std::int64_t last,
                                std::int64_t least, std::int64_t most) noexcept {
-    const std::int64_t wide = last - first;  // less than `small`, which is not dense
-    const std::int64_t end = last - least * large;
-    const std::int64_t rest = end - floor_of(end, small) * small;
+    const std::int64_t wide = last - first;  // less than `finer`, which is not dense
+    const std::int64_t end = last - least * coarser;
+    const std::int64_t rest = end - floor_of(end, finer) * finer;
     if (rest <= wide) return true;
-    const std::int64_t found = least_multiple(small - large % small, small, small - rest, small - rest + wide);
+    const std::int64_t found = least_multiple(finer - coarser % finer, finer, finer - rest, finer - rest + wide);
     return found >= 0 && found <= most - least;
   }
   /// The least x > 0 with a * x mod m in [low, high], where 0 < low <= high < m and 0 <= a <= m; -1 if there is none.

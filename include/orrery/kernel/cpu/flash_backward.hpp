@@ -245,9 +245,9 @@ class flash_backward {
       const bool empty = elementary::is_minus_infinity(lse);
       // A probability is as exact as its exponent: where scores are small, let these be as small.
       const A exponent = log2_of_log(lse);
-      const bool small = exponent < A{32} && exponent > A{-32};
-      work.base[i] = empty ? -nothing : small ? A{0} : exponent;
-      work.factors[i] = small ? static_cast<A>(elementary::exp(-static_cast<double>(lse))) : A{1};
+      const bool moderate = exponent < A{32} && exponent > A{-32};
+      work.base[i] = empty ? -nothing : moderate ? A{0} : exponent;
+      work.factors[i] = moderate ? static_cast<A>(elementary::exp(-static_cast<double>(lse))) : A{1};
       work.delta[i] = empty ? A{0} : *block.delta.at(b, head, rows.first + i);
       if (i >= rows.count) continue;
       if (!empty) finite = finite && elementary::is_finite(lse) && elementary::is_finite(work.delta[i]);

@@ -22,7 +22,8 @@ class peer_text {
 
   /// A decimal integer in [least, most], written as std::to_string does. `into` stays as it is otherwise.
   template <class T>
-  peer_text& number(T& into, T least = std::numeric_limits<T>::min(), T most = std::numeric_limits<T>::max()) noexcept {
+  peer_text& number(T& into, T least = (std::numeric_limits<T>::min)(),
+                    T most = (std::numeric_limits<T>::max)()) noexcept {
     static_assert(std::is_integral_v<T>);
     if (!good_) return *this;
     const bool negative = std::is_signed_v<T> && !rest_.empty() && rest_[0] == '-';
@@ -31,11 +32,11 @@ class peer_text {
     std::uint64_t value = 0;
     for (; at < rest_.size() && rest_[at] >= '0' && rest_[at] <= '9'; ++at) {
       const auto digit = static_cast<std::uint64_t>(rest_[at] - '0');
-      if (value > (std::numeric_limits<std::uint64_t>::max() - digit) / 10) return fail();
+      if (value > ((std::numeric_limits<std::uint64_t>::max)() - digit) / 10) return fail();
       value = 10 * value + digit;
     }
     if (at == first || (rest_[first] == '0' && (at > first + 1 || negative))) return fail();
-    constexpr auto largest = static_cast<std::uint64_t>(std::numeric_limits<T>::max());
+    constexpr auto largest = static_cast<std::uint64_t>((std::numeric_limits<T>::max)());
     if (value > largest + (negative ? 1 : 0)) return fail();
     const T read = negative ? static_cast<T>(-static_cast<T>(value - 1) - 1) : static_cast<T>(value);
     if (read < least || read > most) return fail();

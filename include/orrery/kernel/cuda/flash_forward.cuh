@@ -78,7 +78,7 @@ struct device_flash_forward {
 
     auto running = rows_of_warp::of(16 * row_tiles * threads.warp(), sums_at, rows);
     running.begin(threads, block, item);
-    bool is_in_memory = !block.fresh;
+    bool is_in_memory = false;
     for (;;) {
       for (int tile = 0; more && tile < tiles_of_sum; ++tile) {
         const int count = static_cast<int>(next.tokens().count);
@@ -104,7 +104,7 @@ struct device_flash_forward {
       }
       // Found anew, and positions read anew above: the loop has no registers to remember them.
       const device_item again = device_item::of(queries, threads.block(), rows);
-      if (is_in_memory) running.fetch(threads, queries.of[again.block], again);
+      if (is_in_memory || !queries.of[again.block].fresh) running.fetch(threads, queries.of[again.block], again);
       if (!more) break;
       running.flush(threads, queries.of[again.block], again);
       is_in_memory = true;

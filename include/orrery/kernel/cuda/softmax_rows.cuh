@@ -184,16 +184,16 @@ struct device_flash_rows {
     for_rows(threads, [&](int m, int half, int row) {
       const auto flushed = threads.template load<float>(flushed_of(threads, m, half));
       // A row that had seen nothing may hold anything.
-      if (elementary::is_minus_infinity(flushed) || row >= item.tokens.count) return;
-      const float factor = threads.exp2(flushed - origin.of[m][half]);
-      const float* const from = block.out.at(item.batch, item.tokens.first + row, item.head);
+      const bool is_there = row < item.tokens.count && !elementary::is_minus_infinity(flushed);
+      const float factor = threads.exp2(flushed - exponent_of(origin.of[m][half]));
+      const float* const from = block.out.at(item.batch, item.tokens.first + (is_there ? row : 0), item.head);
       ORRERY_UNROLL
       for (int n = 0; n < value_dim / 8; ++n) {
         ORRERY_UNROLL
         for (int i = 0; i < 2; ++i) {
           const int column = 8 * n + threads.lane() % 4 * 2 + i;
-          float& sum = out.of[m][n][2 * half + i];
-          if (column < block.out.dim) sum = fmaf(from[column], factor, sum);
+          const bool is_read = is_there && column < block.out.dim;
+          out.of[m][n][2 * half + i] += is_read ? from[column] * factor : 0.0f;
         }
       }
     });

@@ -343,3 +343,105 @@ TEST_CASE_TEMPLATE("keys that a running result does not see leave its bits alone
   CHECK_FALSE(is_kept(one.lse, other.lse, 33, 64));
   CHECK_FALSE(is_kept(one.grad_q, other.grad_q, 33 * 16, 64 * 16));
 }
+
+namespace {
+
+enum class scores { equal_but_one, gaussian };
+enum class values { ones, random, halves };
+
+/// Attention of many keys or many queries, whose scores and values are such as let roundings add up.
+oracle::problem long_problem(std::int64_t queries, std::int64_t keys, scores of, values how) {
+  oracle::problem p = oracle::random_problem<float>({1, queries, keys, 1, 1, 2, 2, 0.5}, 99, 3.0);
+  if (of == scores::equal_but_one) {
+    for (double& x : p.q) x = static_cast<double>(0.7F);
+    for (double& x : p.k) x = static_cast<double>(0.3F);
+    p.k[p.k.size() / 3] = 1.5;
+  } else {  // sums of four uniform numbers
+    for (int i = 0; i < 4; ++i) {
+      const auto q = oracle::random_values(queries * 2, 100 + static_cast<std::uint64_t>(i));
+      const auto k = oracle::random_values(keys * 2, 200 + static_cast<std::uint64_t>(i));
+      for (std::size_t j = 0; j < q.size(); ++j) p.q[j] = i == 0 ? q[j] : p.q[j] + q[j];
+      for (std::size_t j = 0; j < k.size(); ++j) p.k[j] = i == 0 ? k[j] : p.k[j] + k[j];
+    }
+    oracle::round_to<float>(p.q);
+    oracle::round_to<float>(p.k);
+  }
+  for (std::size_t i = 0; i < p.v.size() && how != values::random; ++i) {
+    p.v[i] = how == values::ones || i < p.v.size() / 2 ? 1 : -1;
+  }
+  // Of equal terms, roundings have one sign.
+  for (double& x : p.grad_out) x = how == values::halves ? static_cast<double>(0.7F) : x;
+  return p;
+}
+
+/// The largest error among elements, each relative to the sum of its terms' absolute values.
+template <class A>
+double worst(const std::vector<A>& got, const std::vector<double>& expected, const std::vector<double>& terms) {
+  double most = 0;
+  for (std::size_t i = 0; i < got.size(); ++i) {
+    const double error = std::abs(static_cast<double>(got[i]) - expected[i]);
+    if (!(error <= most * terms[i])) most = error / terms[i];
+  }
+  return most;
+}
+
+/// What the terms of each sum add up to without their signs, as many times as they are a difference of two products.
+oracle::answer sizes_of_sums(const oracle::problem& p, const oracle::answer& right) {
+  oracle::answer sizes{std::vector<double>(right.out.size()),    std::vector<double>(right.lse.size()),
+                       std::vector<double>(right.lse.size()),    std::vector<double>(right.grad_q.size()),
+                       std::vector<double>(right.grad_k.size()), std::vector<double>(right.grad_v.size())};
+  for (std::int64_t i = 0; i < p.shape.queries; ++i) {
+    const auto row = static_cast<std::size_t>(i);
+    sizes.lse[row] = std::max(1.0, std::abs(right.lse[row]));
+    for (std::int64_t j = 0; j < p.shape.keys; ++j) {
+      const std::size_t q = row * 2, k = static_cast<std::size_t>(j) * 2;
+      const double probability = std::exp(p.shape.scale * (p.q[q] * p.k[k] + p.q[q + 1] * p.k[k + 1]) - right.lse[row]);
+      double size = 0;
+      for (std::size_t c = 0; c < 2; ++c) {
+        sizes.out[q + c] += probability * std::abs(p.v[k + c]);
+        sizes.grad_v[k + c] += probability * std::abs(p.grad_out[q + c]);
+        size += std::abs(p.grad_out[q + c]) * (std::abs(p.v[k + c]) + std::abs(right.out[q + c]));
+      }
+      size *= probability * p.shape.scale;
+      for (std::size_t c = 0; c < 2; ++c) {
+        sizes.grad_q[q + c] += size * std::abs(p.k[k + c]);
+        sizes.grad_k[k + c] += size * std::abs(p.q[q + c]);
+      }
+    }
+  }
+  return sizes;
+}
+
+}  // namespace
+
+TEST_CASE("errors of long sums do not grow with their length") {
+  constexpr double rounding = 0x1p-24;
+  constexpr std::int64_t length = std::int64_t{1} << 20;
+  for (const bool many_keys : {true, false}) {
+    const std::int64_t queries = many_keys ? 1 : length, keys = many_keys ? length : 1;
+    for (const scores of : {scores::equal_but_one, scores::gaussian}) {
+      for (const values how : {values::ones, values::random, values::halves}) {
+        if (!many_keys && (of != scores::gaussian || how == values::ones)) continue;  // one key has the weight 1
+        const oracle::problem p = long_problem(queries, keys, of, how);
+        const oracle::answer right = oracle::solve(p, orrery::full{});
+        const oracle::answer sizes = sizes_of_sums(p, right);
+        for (const int parts : {1, 8, 64}) {
+          plan cut;
+          cut.queries = contiguous(queries, many_keys ? 1 : parts);
+          cut.keys = contiguous(keys, many_keys ? parts : 1);
+          const auto got = kernel_test::run<orrery::flash<float>>(p, orrery::full{}, cut);
+          INFO(queries, " x ", keys, ", scores ", static_cast<int>(of), ", values ", static_cast<int>(how), ", parts ",
+               parts);
+          const double merges = parts - 1;
+          CHECK(worst(got.out, right.out, sizes.out) <= (4 + merges) * rounding);
+          CHECK(worst(got.lse, right.lse, sizes.lse) <= (4 + merges) * rounding);
+          // A rounding of lse is one of all probabilities of its row.
+          const double of_gradients = 20 + merges * (many_keys ? sizes.lse[0] : 1);
+          CHECK(worst(got.grad_q, right.grad_q, sizes.grad_q) <= of_gradients * rounding);
+          CHECK(worst(got.grad_k, right.grad_k, sizes.grad_k) <= of_gradients * rounding);
+          CHECK(worst(got.grad_v, right.grad_v, sizes.grad_v) <= of_gradients * rounding);
+        }
+      }
+    }
+  }
+}

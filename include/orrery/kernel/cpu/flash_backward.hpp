@@ -26,6 +26,10 @@ namespace orrery {
 /// thread behind the other, so that each sum in grad_q is added up in the same order. Five products per pair of blocks;
 /// K and V are transposed once per block of keys. Scratch: `flash_backward_scratch_bytes` of stack.
 ///
+/// Gradients of keys are summed in parts of 32 blocks of queries, which are added to the caller's memory together with
+/// what the addition before has lost (see flash_steps::carry), so that their error does not grow with the number of
+/// queries. So is grad_q where it is small (up to 64 KiB in all); else it has one rounding for each block of keys.
+///
 /// Source: Dao, arXiv 2307.08691, algorithm 2.
 template <class S, class A, mask Mask>
 class flash_backward {
@@ -50,8 +54,8 @@ class flash_backward {
   }
 
   void run(std::int64_t item, const host_context& context) const {
-    const std::int64_t blocks = blocks_of_keys();
-    for (std::int64_t i = 0; i < blocks; ++i) run_keys(item, i, alone{}, context);
+    A memory[static_cast<std::size_t>(most_lost)];
+    run(item, keeps_lost() ? memory : nullptr, context);
   }
 
   /// The block of keys `index` of an item. It adds to the gradients of a block of queries after `turn.enter(stage)` and
@@ -66,12 +70,15 @@ class flash_backward {
     const std::int64_t all = items();
     const std::int64_t threads = context.threads();
     const std::int64_t whole = all / threads * threads;
-    context.for_each(whole, [&](std::int64_t item, const host_context& own) { run(item, own); });
+    A memory[static_cast<std::size_t>(most_lost)];
+    const auto lost = [&](std::int64_t item) { return keeps_lost() ? memory + item * lost_of_item() : nullptr; };
+    context.for_each(whole, [&](std::int64_t item, const host_context& own) { run(item, lost(item), own); });
     if (whole == all) return;
     const std::int64_t blocks = blocks_of_keys();
     context.team->run_in_turn((all - whole) * blocks, [&](std::int64_t one, int thread, const thread_team::turn& turn) {
       const host_context helper{};
-      run_keys(whole + one / blocks, one % blocks, turn, thread == 0 ? context : helper);
+      const std::int64_t item = whole + one / blocks;
+      run_keys(item, one % blocks, turn, lost(item), thread == 0 ? context : helper);
     });
   }
 
@@ -79,6 +86,9 @@ class flash_backward {
   static constexpr std::int64_t most_keys = 512;
   static constexpr std::int64_t blocks_in_part = 32;  // of queries, summed before they are carried
   static constexpr std::int64_t scratch_elements = flash_backward_scratch_bytes / static_cast<std::int64_t>(sizeof(A));
+
+  /// How many elements of grad_q there may be for that what additions to them lose is kept.
+  static constexpr std::int64_t most_lost = 64 * 1024 / static_cast<std::int64_t>(sizeof(A));
 
   using seen_keys = flash_seen_keys<most_keys>;
 
@@ -148,9 +158,25 @@ class flash_backward {
     return sum == 0 ? 1 : sum;  // an item without keys has gradients to clear
   }
 
+  /// Elements of grad_q that an item adds to.
+  std::int64_t lost_of_item() const noexcept {
+    std::int64_t sum = 0;
+    for (const auto& block : queries_) {
+      const std::int64_t group = heads_.queries_per_key_head;
+      sum += block.q.sequence * (block.q.heads < group ? block.q.heads : group) * block.q.dim;
+    }
+    return sum;
+  }
+  bool keeps_lost() const noexcept { return items() * lost_of_item() <= most_lost; }
+
+  void run(std::int64_t item, A* lost, const host_context& context) const {
+    const std::int64_t blocks = blocks_of_keys();
+    for (std::int64_t i = 0; i < blocks; ++i) run_keys(item, i, alone{}, lost, context);
+  }
+
   /// The block of keys `index` of an item meets all blocks of queries in their order, each in its turn.
   template <class Turn>
-  void run_keys(std::int64_t item, std::int64_t index, const Turn& turn, const host_context& context) const {
+  void run_keys(std::int64_t item, std::int64_t index, const Turn& turn, A* lost, const host_context& context) const {
     const std::int64_t b = item / keys_.front().k.heads;
     const std::int64_t key_head = item % keys_.front().k.heads;
     const bool first = index == 0;
@@ -212,8 +238,10 @@ class flash_backward {
           const token_block rows = blocks[i];
           turn.enter(stage);
           if (first && block.fresh) clear_rows(block.grad_q, b, head, rows);
+          if (first && lost != nullptr) fill_zero(lost, rows.count * block.q.dim);
           const token_block next = blocks[i + 1 < blocks.count() ? i + 1 : 0];
-          if (keys.count > 0) meet(block, b, head, rows, next, keys, finite, work);
+          if (keys.count > 0) meet(block, b, head, rows, next, keys, finite, lost, work);
+          if (lost != nullptr) lost += rows.count * block.q.dim;
           turn.leave(stage++);
           if (++met == blocks_in_part) {
             carry(work.grad_keys, key_ld(), scale_, side->grad_k, fresh, b, key_head, keys);
@@ -230,9 +258,9 @@ class flash_backward {
   }
 
   /// One block of queries meets one block of keys; `next` are the queries that probably come then. `finite`: no key
-  /// holds an infinity or NaN.
+  /// holds an infinity or NaN. `lost`, if not null, is what additions to the gradients of these queries have lost.
   void meet(const backward_queries<S, A>& block, std::int64_t b, std::int64_t head, const token_block& rows,
-            const token_block& next, const token_block& keys, bool finite, const workspace& work) const {
+            const token_block& next, const token_block& keys, bool finite, A* lost, const workspace& work) const {
     const visibility seen = mask_.classify(rows.position(0), rows.position(rows.count - 1), keys.position(0),
                                            keys.position(keys.count - 1));
     if (seen == visibility::none) return;
@@ -294,7 +322,7 @@ class flash_backward {
     prefetch_tokens(block.grad_out, b, head, next.first, next.first + next.count);
     product(false, grad_scores, ld, work.queries, key_ld(), rows.count, work.grad_keys + first * key_ld(), key_ld(),
             padded_keys, key_width(), true);
-    const bool whole = block.grad_q.dim == key_width() && rows.count == padded_rows;
+    const bool whole = lost == nullptr && block.grad_q.dim == key_width() && rows.count == padded_rows;
     A* const grads = whole ? block.grad_q.at(b, rows.first, head) : work.queries;
     bool adds = whole;
     seen_by_some.for_runs(first, last, [&](std::int64_t begin, std::int64_t end) {
@@ -306,7 +334,13 @@ class flash_backward {
     for (std::int64_t i = 0; i < rows.count; ++i) {
       A* grad = block.grad_q.at(b, rows.first + i, head);
       const A* from = work.queries + i * key_ld();
-      for (std::int64_t c = 0; c < block.grad_q.dim; ++c) grad[c] += from[c];
+      if (lost == nullptr) {
+        for (std::int64_t c = 0; c < block.grad_q.dim; ++c) grad[c] += from[c];
+      } else {
+        for (std::int64_t c = 0; c < block.grad_q.dim; ++c) lost[c] += from[c];
+        steps_.carry(lost, A{1}, A{1}, grad, block.grad_q.dim);
+        lost += block.grad_q.dim;
+      }
     }
   }
 

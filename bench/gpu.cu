@@ -52,8 +52,8 @@ int run(const std::vector<std::string>& arguments) {
   bench::report all;
   all.set("device", bench::device_name(0));
   std::printf("# %s\n", bench::device_name(0).c_str());
-  orrery::check_cuda(cudaSetDevice(0), "cudaSetDevice");
-  bench::measure_gpu<orrery::gpu>(all, sizes, sections);
+  orrery::detail::check_cuda(cudaSetDevice(0), "cudaSetDevice");
+  bench::measure_gpu<orrery::detail::gpu>(all, sizes, sections);
   if (json.is_open()) {
     all.write(json);
     json.close();

@@ -20,7 +20,7 @@ int run(const std::vector<std::string>& arguments) {
     }
     devices = bench::flag_values::small("--devices", ++i < arguments.size() ? arguments[i] : "", 1, 64);
   }
-  return bench::run(bench::device_ranks<orrery::gpu>{devices, bench::device_name(0)}, others);
+  return bench::run(bench::device_ranks<orrery::detail::gpu>{devices, bench::device_name(0)}, others);
 }
 
 }  // namespace

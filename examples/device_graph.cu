@@ -23,7 +23,7 @@ namespace {
 
 constexpr orrery::attention_shape shape{.length = 1024, .query_heads = 4, .head_dim = 64};
 
-void check(cudaError_t code, const char* call) { orrery::check_cuda(code, call); }
+void check(cudaError_t code, const char* call) { orrery::detail::check_cuda(code, call); }
 
 /// What one rank's model would have: here one allocation for all tensors, filled with some numbers.
 class tensors {
@@ -70,7 +70,7 @@ class tensors {
   std::int64_t size_;
   std::int64_t rows_;
   std::int64_t tokens_;
-  orrery::device_memory memory_;
+  orrery::detail::device_memory memory_;
 };
 
 }  // namespace

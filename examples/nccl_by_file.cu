@@ -25,7 +25,7 @@ int main(int argc, char** argv) try {
     std::printf("Skipped: there is no GPU here.\n");
     return 77;
   }
-  orrery::check_cuda(cudaSetDevice(rank % devices), "cudaSetDevice");
+  orrery::detail::check_cuda(cudaSetDevice(rank % devices), "cudaSetDevice");
   const ncclUniqueId id = share_by_file(argv[1], rank, 60);
   const orrery::nccl::communicator comm = orrery::nccl::join(id, rank, std::atoi(argv[3]));
   if (rank == 0) std::filesystem::remove(argv[1]);

@@ -28,8 +28,8 @@ int main(int argc, char** argv) {
     MPI_Comm_rank(node, &rank_in_node);
     MPI_Comm_free(&node);
     int devices = 0;
-    orrery::check_cuda(cudaGetDeviceCount(&devices), "cudaGetDeviceCount");
-    orrery::check_cuda(cudaSetDevice(rank_in_node % devices), "cudaSetDevice");
+    orrery::detail::check_cuda(cudaGetDeviceCount(&devices), "cudaGetDeviceCount");
+    orrery::detail::check_cuda(cudaSetDevice(rank_in_node % devices), "cudaSetDevice");
 
     ncclUniqueId id{};
     if (rank == 0) {

@@ -34,7 +34,7 @@ struct tiles_of : Kernel {
 
 /// What would have arrived is there already: numbers from -1 to 1, since zeros may be faster than data.
 template <class T>
-class filled_memory : public orrery::host_memory {
+class filled_memory : public orrery::detail::host_memory {
  public:
   filled_memory() = default;
   explicit filled_memory(std::int64_t bytes) : host_memory{bytes} {

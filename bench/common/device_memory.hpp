@@ -17,7 +17,7 @@ namespace bench {
 
 /// As `filled_memory`, of a device.
 template <class T>
-class filled_device_memory : public orrery::device_memory {
+class filled_device_memory : public orrery::detail::device_memory {
  public:
   filled_device_memory() = default;
   explicit filled_device_memory(std::int64_t bytes) : device_memory{bytes} {
@@ -27,7 +27,7 @@ class filled_device_memory : public orrery::device_memory {
       some.push_back(static_cast<T>(value_at(5, i)));
     for (std::int64_t first = 0; first < bytes; first += part) {
       const auto size = static_cast<std::size_t>((std::min)(part, bytes - first));
-      orrery::check_cuda(cudaMemcpy(data() + first, some.data(), size, cudaMemcpyHostToDevice), "cudaMemcpy");
+      orrery::detail::check_cuda(cudaMemcpy(data() + first, some.data(), size, cudaMemcpyHostToDevice), "cudaMemcpy");
     }
   }
 };

@@ -14,9 +14,9 @@ inline std::string device_name(int device) {
   cudaDeviceProp properties{};
   int driver = 0;
   int runtime = 0;
-  orrery::check_cuda(cudaGetDeviceProperties(&properties, device), "cudaGetDeviceProperties");
-  orrery::check_cuda(cudaDriverGetVersion(&driver), "cudaDriverGetVersion");
-  orrery::check_cuda(cudaRuntimeGetVersion(&runtime), "cudaRuntimeGetVersion");
+  orrery::detail::check_cuda(cudaGetDeviceProperties(&properties, device), "cudaGetDeviceProperties");
+  orrery::detail::check_cuda(cudaDriverGetVersion(&driver), "cudaDriverGetVersion");
+  orrery::detail::check_cuda(cudaRuntimeGetVersion(&runtime), "cudaRuntimeGetVersion");
   const auto version = [](int of) { return std::to_string(of / 1000) + "." + std::to_string(of % 1000 / 10); };
   return std::string{properties.name} + " (compute capability " + std::to_string(properties.major) + "." +
          std::to_string(properties.minor) + ", " + std::to_string(properties.multiProcessorCount) +

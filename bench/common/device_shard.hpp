@@ -30,19 +30,20 @@ class device_copy {
   /// Every element becomes NaN, whatever its type: results that are left out are found out.
   void poison(cudaStream_t stream) const {
     if (bytes_ == 0) return;
-    orrery::check_cuda(cudaMemsetAsync(memory_.data(), 0xff, static_cast<std::size_t>(bytes_), stream),
-                       "cudaMemsetAsync");
+    orrery::detail::check_cuda(cudaMemsetAsync(memory_.data(), 0xff, static_cast<std::size_t>(bytes_), stream),
+                               "cudaMemsetAsync");
   }
 
  private:
   void copy(void* to, const void* from, cudaMemcpyKind kind, cudaStream_t stream) const {
     if (bytes_ == 0) return;
-    orrery::check_cuda(cudaMemcpyAsync(to, from, static_cast<std::size_t>(bytes_), kind, stream), "cudaMemcpyAsync");
+    orrery::detail::check_cuda(cudaMemcpyAsync(to, from, static_cast<std::size_t>(bytes_), kind, stream),
+                               "cudaMemcpyAsync");
   }
 
   View host_;
   std::int64_t bytes_;
-  orrery::device_memory memory_{bytes_};
+  orrery::detail::device_memory memory_{bytes_};
   View device_;
 };
 
@@ -84,7 +85,7 @@ class device_shard : public calls_on<device_shard<T>> {
   using tensor = device_copy<orrery::tensor_view<T>>;
   using rows = device_copy<orrery::row_view<accumulator_of<T>>>;
 
-  void wait() const { orrery::check_cuda(cudaStreamSynchronize(stream_), "cudaStreamSynchronize"); }
+  void wait() const { orrery::detail::check_cuda(cudaStreamSynchronize(stream_), "cudaStreamSynchronize"); }
 
   cudaStream_t stream_;
   shard<T> host_;

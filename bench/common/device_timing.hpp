@@ -18,20 +18,20 @@ namespace bench {
 template <class Work>
 double milliseconds_of(cudaStream_t stream, int calls, const Work& work) {
   cudaEvent_t begin = nullptr, end = nullptr;
-  orrery::check_cuda(cudaEventCreate(&begin), "cudaEventCreate");
-  orrery::check_cuda(cudaEventCreate(&end), "cudaEventCreate");
+  orrery::detail::check_cuda(cudaEventCreate(&begin), "cudaEventCreate");
+  orrery::detail::check_cuda(cudaEventCreate(&end), "cudaEventCreate");
   std::vector<double> times;
   for (int turn = 0; turn < 12; ++turn) {
-    orrery::check_cuda(cudaEventRecord(begin, stream), "cudaEventRecord");
+    orrery::detail::check_cuda(cudaEventRecord(begin, stream), "cudaEventRecord");
     for (int i = 0; i < calls; ++i) work();
-    orrery::check_cuda(cudaEventRecord(end, stream), "cudaEventRecord");
-    orrery::check_cuda(cudaEventSynchronize(end), "cudaEventSynchronize");
+    orrery::detail::check_cuda(cudaEventRecord(end, stream), "cudaEventRecord");
+    orrery::detail::check_cuda(cudaEventSynchronize(end), "cudaEventSynchronize");
     float elapsed = 0;
-    orrery::check_cuda(cudaEventElapsedTime(&elapsed, begin, end), "cudaEventElapsedTime");
+    orrery::detail::check_cuda(cudaEventElapsedTime(&elapsed, begin, end), "cudaEventElapsedTime");
     if (turn > 0) times.push_back(static_cast<double>(elapsed) / calls);
   }
-  orrery::ignore_cuda(cudaEventDestroy(begin));
-  orrery::ignore_cuda(cudaEventDestroy(end));
+  orrery::detail::ignore_cuda(cudaEventDestroy(begin));
+  orrery::detail::ignore_cuda(cudaEventDestroy(end));
   return median(times);
 }
 
@@ -40,14 +40,15 @@ template <class T>
 class device_numbers {
  public:
   explicit device_numbers(std::int64_t count) : memory_{count * static_cast<std::int64_t>(sizeof(T))} {
-    orrery::check_cuda(cudaMemset(memory_.data(), 0, static_cast<std::size_t>(count) * sizeof(T)), "cudaMemset");
+    orrery::detail::check_cuda(cudaMemset(memory_.data(), 0, static_cast<std::size_t>(count) * sizeof(T)),
+                               "cudaMemset");
     // Streams that do not wait for the default one are going to read it.
-    orrery::check_cuda(cudaStreamSynchronize(nullptr), "cudaStreamSynchronize");
+    orrery::detail::check_cuda(cudaStreamSynchronize(nullptr), "cudaStreamSynchronize");
   }
   [[nodiscard]] T* data() const noexcept { return reinterpret_cast<T*>(memory_.data()); }
 
  private:
-  orrery::device_memory memory_;
+  orrery::detail::device_memory memory_;
 };
 
 }  // namespace bench

@@ -52,18 +52,18 @@ ceilings measure_ceilings(report& to, const gpu_sizes& sizes, cudaStream_t strea
   ceilings most;
   {
     const filled_device_memory<float> from{sizes.copied_bytes};
-    const orrery::device_memory into{sizes.copied_bytes};
+    const orrery::detail::device_memory into{sizes.copied_bytes};
     const double seconds = seconds_on_device(stream, sizes, [&] {
-      orrery::check_cuda(cudaMemcpyAsync(into.data(), from.data(), static_cast<std::size_t>(sizes.copied_bytes),
-                                         cudaMemcpyDeviceToDevice, stream),
-                         "cudaMemcpyAsync");
+      orrery::detail::check_cuda(cudaMemcpyAsync(into.data(), from.data(), static_cast<std::size_t>(sizes.copied_bytes),
+                                                 cudaMemcpyDeviceToDevice, stream),
+                                 "cudaMemcpyAsync");
     });
     most.copy = 2 * static_cast<double>(sizes.copied_bytes) / seconds;
     to.add("ceiling", {{"of", "copy"}, {"bytes", sizes.copied_bytes}, {"gb_per_s", most.copy * 1e-9}});
   }
   using body = endless_products<orrery::bfloat16>;
   const std::int64_t threads = std::int64_t{sizes.product_blocks} * body::threads_of_block;
-  const orrery::device_memory result{threads * std::int64_t{sizeof(float)}};
+  const orrery::detail::device_memory result{threads * std::int64_t{sizeof(float)}};
   const double seconds = seconds_on_device(stream, sizes, [&] {
     Device::template launch<body::threads_of_block>({stream}, sizes.product_blocks, 0,
                                                     body{sizes.products, reinterpret_cast<float*>(result.data())});

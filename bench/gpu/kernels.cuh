@@ -83,7 +83,7 @@ class kernel_calls {
   orrery::device_context context_;
   Mask mask_;
   device_shard<storage> all_;
-  orrery::device_memory sums_;
+  orrery::detail::device_memory sums_;
   float* next_ = nullptr;
   orrery::tensor_view<float> out_, grad_q_, grad_k_, grad_v_;
 };

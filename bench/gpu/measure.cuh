@@ -46,7 +46,7 @@ inline std::vector<std::string> sections_named(const std::string& list) {
 template <class Device>
 void measure_gpu(report& to, const gpu_sizes& sizes, const std::vector<std::string>& sections) {
   using flash = orrery::device_flash<orrery::bfloat16, 128, Device>;
-  const orrery::cuda_stream stream;
+  const orrery::detail::cuda_stream stream;
   const ceilings most = measure_ceilings<Device>(to, sizes, stream.get());
   const auto both_masks = [&]<class Kernel>(std::type_identity<Kernel>) {
     measure_kernel<Kernel, Device>(to, sizes, most, stream.get(), orrery::full{});
@@ -55,7 +55,7 @@ void measure_gpu(report& to, const gpu_sizes& sizes, const std::vector<std::stri
   for (const std::string& section : sections) {
     if (section == "kernel") {
       both_masks(std::type_identity<flash>{});  // another kernel is another line
-      if constexpr (std::is_same_v<Device, orrery::gpu>) {
+      if constexpr (std::is_same_v<Device, orrery::detail::gpu>) {
         using by_warpgroups = orrery::device_flash<orrery::bfloat16, 128, Device, orrery::device_instructions::wgmma>;
         if (Device::has_warpgroups(0)) both_masks(std::type_identity<by_warpgroups>{});
       }

@@ -20,7 +20,7 @@ namespace bench {
 /// bytes that are counted.
 template <class Device>
 void measure_movement(report& to, const gpu_sizes& sizes, const ceilings& most, cudaStream_t stream) {
-  using backend = orrery::device_backend<Device>;
+  using backend = orrery::detail::device_backend<Device>;
   using orrery::bfloat16;
   constexpr std::int64_t dim = 128, heads = 32, slices = 8;
   const orrery::device_context context{stream};
@@ -28,10 +28,10 @@ void measure_movement(report& to, const gpu_sizes& sizes, const ceilings& most, 
   const filled_device_memory<float> one{sizes.copied_bytes}, other{sizes.copied_bytes};
   const filled_device_memory<float> rows_of_one{tokens * heads * std::int64_t{sizeof(float)}};
   const filled_device_memory<float> rows_of_other{tokens * heads * std::int64_t{sizeof(float)}};
-  const auto tensor = [&]<class T>(const orrery::device_memory& of, T) {
+  const auto tensor = [&]<class T>(const orrery::detail::device_memory& of, T) {
     return orrery::batch_sequence_head_dim(reinterpret_cast<T*>(of.data()), 1, tokens, heads, dim);
   };
-  const auto rows = [&](const orrery::device_memory& of) {
+  const auto rows = [&](const orrery::detail::device_memory& of) {
     return orrery::batch_head_sequence(reinterpret_cast<float*>(of.data()), 1, heads, tokens);
   };
   // One slice of the heads after the other, contiguous.

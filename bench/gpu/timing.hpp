@@ -16,17 +16,19 @@ namespace bench {
 /// An event that knows when it happened.
 class timing_event {
  public:
-  timing_event() { orrery::check_cuda(cudaEventCreate(&event_), "cudaEventCreate"); }
+  timing_event() { orrery::detail::check_cuda(cudaEventCreate(&event_), "cudaEventCreate"); }
   timing_event(const timing_event&) = delete;
   timing_event& operator=(const timing_event&) = delete;
-  ~timing_event() { orrery::ignore_cuda(cudaEventDestroy(event_)); }
+  ~timing_event() { orrery::detail::ignore_cuda(cudaEventDestroy(event_)); }
 
-  void record(cudaStream_t stream) const { orrery::check_cuda(cudaEventRecord(event_, stream), "cudaEventRecord"); }
+  void record(cudaStream_t stream) const {
+    orrery::detail::check_cuda(cudaEventRecord(event_, stream), "cudaEventRecord");
+  }
   /// Waits for it.
   [[nodiscard]] double seconds_since(const timing_event& begin) const {
     float milliseconds = 0;
-    orrery::check_cuda(cudaEventSynchronize(event_), "cudaEventSynchronize");
-    orrery::check_cuda(cudaEventElapsedTime(&milliseconds, begin.event_, event_), "cudaEventElapsedTime");
+    orrery::detail::check_cuda(cudaEventSynchronize(event_), "cudaEventSynchronize");
+    orrery::detail::check_cuda(cudaEventElapsedTime(&milliseconds, begin.event_, event_), "cudaEventElapsedTime");
     return static_cast<double>(milliseconds) * 1e-3;
   }
 

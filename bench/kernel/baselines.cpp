@@ -48,7 +48,7 @@ void multiply(bool a_transposed, bool b_transposed, std::int64_t m, std::int64_t
   sgemm_(b_transposed ? "T" : "N", a_transposed ? "T" : "N", &fm, &fn, &fk, &alpha, b, &fa, a, &fb, &beta, c, &fc);
 }
 
-using lanes16 = orrery::simd<float, 64>;
+using lanes16 = orrery::detail::simd<float, 64>;
 
 /// The largest of a row, and the sum of 2^(row - largest), in place. Lengths are multiples of 16.
 [[gnu::target_clones("default", "avx2", "avx512f")]] float largest_of(const float* row, std::int64_t count,
@@ -94,7 +94,7 @@ struct by_blas {
   bool causal;
   bool plain;
   std::int64_t rows, keys;
-  orrery::flash_steps<float> steps = orrery::flash_steps_for<float>(orrery::widest_instruction_set());
+  orrery::detail::flash_steps<float> steps = orrery::detail::flash_steps_for<float>(orrery::widest_instruction_set());
   std::vector<std::vector<float>> scores{}, grads{};
 
   by_blas(shard& of, bool masked, bool with_std_exp, std::int64_t tile_rows, std::int64_t tile_keys, int threads,
@@ -135,7 +135,7 @@ struct by_blas {
       std::fill(sum.begin(), sum.end(), 0.0f);
       for (std::int64_t key = 0; key < n; key += keys) {
         if (causal && key > row + rows - 1) break;
-        multiply(false, true, rows, keys, d, scale() * orrery::log2_e<float>, q.at(0, row, head), ld,
+        multiply(false, true, rows, keys, d, scale() * orrery::detail::log2_e<float>, q.at(0, row, head), ld,
                  k.at(0, key, head), ld, 0, s, keys);
         for (std::int64_t i = 0; i < rows; ++i) {
           const auto at = static_cast<std::size_t>(i);
@@ -162,7 +162,7 @@ struct by_blas {
       for (std::int64_t i = 0; i < rows; ++i) {
         const auto at = static_cast<std::size_t>(i);
         for (std::int64_t c = 0; c < d; ++c) out.at(0, row + i, head)[c] /= sum[at];
-        *problem.lse().at(0, head, row + i) = orrery::ln_2<float> * (largest[at] + std::log2(sum[at]));
+        *problem.lse().at(0, head, row + i) = orrery::detail::ln_2<float> * (largest[at] + std::log2(sum[at]));
       }
     }
   }
@@ -173,7 +173,7 @@ struct by_blas {
     const std::int64_t n = q.sequence, d = q.dim, ld = q.sequence_stride;
     std::vector<float> lse(static_cast<std::size_t>(n)), delta(lse);
     for (std::int64_t i = 0; i < n; ++i) {
-      lse[static_cast<std::size_t>(i)] = *problem.lse().at(0, head, i) * orrery::log2_e<float>;
+      lse[static_cast<std::size_t>(i)] = *problem.lse().at(0, head, i) * orrery::detail::log2_e<float>;
       for (std::int64_t c = 0; c < d; ++c) {
         delta[static_cast<std::size_t>(i)] += problem.out().at(0, i, head)[c] * grad_out.at(0, i, head)[c];
       }
@@ -187,7 +187,7 @@ struct by_blas {
           const std::int64_t seen = causal ? std::clamp<std::int64_t>(row + i + 1 - key, 0, keys) : keys;
           const std::int64_t width = (seen + 15) / 16 * 16;
           const auto at = static_cast<std::size_t>(row + i);
-          scale_and_subtract(s + i * keys, width, scale() * orrery::log2_e<float>, lse[at]);
+          scale_and_subtract(s + i * keys, width, scale() * orrery::detail::log2_e<float>, lse[at]);
           powers(s + i * keys, width);
           score_gradients(s + i * keys, ds + i * keys, width, delta[at], scale());
           std::fill(s + i * keys + seen, s + (i + 1) * keys, 0.0f);

@@ -34,7 +34,7 @@ constexpr std::int64_t rounds = 8'000'000;
 // Independent chains of multiply-adds in registers: enough to hide their latency. Flop per round are returned.
 template <class T>
 __attribute__((target("avx512f,fma"), noinline)) double chains_avx512(T* keep) {
-  using V = typename orrery::simd<T, 64>::vector;
+  using V = typename orrery::detail::simd<T, 64>::vector;
   V sum[16];
   for (int i = 0; i < 16; ++i) sum[i] = V{} + static_cast<T>(i);  // different, or the compiler would keep one of them
   const V factor = V{} + keep[0];
@@ -49,7 +49,7 @@ __attribute__((target("avx512f,fma"), noinline)) double chains_avx512(T* keep) {
 
 template <class T>
 __attribute__((target("avx2,fma"), noinline)) double chains_avx2(T* keep) {
-  using V = typename orrery::simd<T, 32>::vector;
+  using V = typename orrery::detail::simd<T, 32>::vector;
   V sum[12];
   for (int i = 0; i < 12; ++i) sum[i] = V{} + static_cast<T>(i);
   const V factor = V{} + keep[0];

@@ -31,7 +31,7 @@ struct candidate {
     if (placement == "teams") return as_written.program(rank, world, p);
     return programs(world, p)[rank];
   }
-  [[nodiscard]] orrery::list<orrery::program> programs(int world, orrery::pass p) const {
+  [[nodiscard]] orrery::schedule::list<orrery::program> programs(int world, orrery::pass p) const {
     if (placement == "teams") return as_written.programs(world, p);
     if (placement == "rings") return orrery::placed{as_written, orrery::rings_in_nodes{}}.programs(world, p);
     return orrery::placed{as_written, orrery::least_egress{ranks_per_node, query_heads_per_key_head}}.programs(world,
@@ -41,6 +41,7 @@ struct candidate {
 
 inline std::vector<candidate> all_candidates() {
   using namespace orrery;
+  using namespace orrery::schedule;
   std::vector<candidate> all;
   for (const any_topology& each : std::vector<any_topology>{ring{},
                                                             all_gather{},

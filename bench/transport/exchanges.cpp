@@ -37,7 +37,7 @@ struct gather {
   static double factor(int ranks) { return static_cast<double>(ranks - 1) / ranks; }
   static orrery::program program(int rank, int world) {
     orrery::builder schedule{rank, world};
-    schedule.all_gather({0, world}, orrery::side::key);
+    schedule.all_gather({0, world}, orrery::schedule::side::key);
     schedule.next_step();
     return schedule;
   }
@@ -48,7 +48,7 @@ template <class Memory>
 struct buffers {
   buffers(const orrery::program& p, std::int64_t bytes) : own{bytes} {
     for (int r = 0; r < p.received.size(); ++r) received.emplace_back(bytes);
-    for (const orrery::exchange& x : p.exchanges) {
+    for (const orrery::schedule::exchange& x : p.exchanges) {
       orrery::exchange_pieces& one = pieces.emplace_back();
       for (int s = 0; s < x.sent.count; ++s) one.sent.push_back({own.data(), bytes});
       for (int r = x.received.first; r < x.received.end(); ++r) {
@@ -90,7 +90,7 @@ void exchange(benchmark::State& state, int ranks) {
   Transport::run(ranks, [&](auto& world) {
     using memory = typename std::remove_reference_t<decltype(world)>::memory;
     orrery::program p = Pattern::program(world.rank(), world.size());
-    orrery::finish(p);
+    orrery::schedule::finish(p);
     buffers<memory> mine{p, bytes};
     auto channel = world.open(p, mine.pieces);
     const auto call = [&] {

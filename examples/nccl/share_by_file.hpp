@@ -28,7 +28,7 @@ inline ncclUniqueId share_by_file(const std::string& path, int rank, double seco
     std::filesystem::rename(path + ".new", path);  // so that nobody reads half of it
     return id;
   }
-  const auto deadline = orrery::deadline_in(seconds);
+  const auto deadline = orrery::detail::deadline_in(seconds);
   while (!std::filesystem::exists(path)) {
     if (std::chrono::steady_clock::now() > deadline)
       throw std::runtime_error{path + " does not appear: where is rank 0?"};

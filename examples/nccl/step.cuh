@@ -19,7 +19,7 @@
 /// this rank's loss, the sum of its outputs.
 inline void run_step(ncclComm_t comm) {
   constexpr orrery::attention_shape shape{.length = 1024, .query_heads = 8, .key_heads = 4, .head_dim = 64};
-  const orrery::cuda_stream stream;
+  const orrery::detail::cuda_stream stream;
   orrery::nccl::world world{comm, stream.get(), {.deadline = 30}};
   orrery::attention<orrery::wallfacer<1>, orrery::device_reference<float>> attend{world, shape, orrery::causal{},
                                                                                   orrery::zigzag{}};
@@ -27,13 +27,13 @@ inline void run_step(ncclComm_t comm) {
   const std::int64_t tokens = attend.query_positions().tokens();
   const std::int64_t of_queries = tokens * shape.query_heads * shape.head_dim;
   const std::int64_t of_keys = tokens * *shape.key_heads * shape.head_dim;
-  const orrery::device_memory memory{(4 * of_queries + 4 * of_keys + tokens * shape.query_heads) *
-                                     std::int64_t{sizeof(float)}};
+  const orrery::detail::device_memory memory{(4 * of_queries + 4 * of_keys + tokens * shape.query_heads) *
+                                             std::int64_t{sizeof(float)}};
   auto* const numbers = reinterpret_cast<float*>(memory.data());
   // Q, dO, K, V: some numbers; then dQ and out, dK and dV, and the log-sum-exp.
   std::vector<float> some(static_cast<std::size_t>(2 * of_queries + 2 * of_keys));
   for (std::size_t i = 0; i < some.size(); ++i) some[i] = static_cast<float>(i * 7919 % 1000) / 500 - 1;
-  orrery::check_cuda(
+  orrery::detail::check_cuda(
       cudaMemcpyAsync(numbers, some.data(), some.size() * sizeof(float), cudaMemcpyHostToDevice, stream.get()),
       "cudaMemcpyAsync");
   const auto queries = [&](std::int64_t at) {
@@ -58,7 +58,7 @@ inline void run_step(ncclComm_t comm) {
   attend.backward(q, k, v, out, lse, grad_out, grad_q, grad_k, grad_v);
 
   std::vector<float> outputs(static_cast<std::size_t>(of_queries));
-  orrery::check_cuda(
+  orrery::detail::check_cuda(
       cudaMemcpyAsync(outputs.data(), out.data, outputs.size() * sizeof(float), cudaMemcpyDeviceToHost, stream.get()),
       "cudaMemcpyAsync");
   world.synchronize();

@@ -64,14 +64,14 @@ class on_device {
    public:
     memory(std::int64_t count, cudaStream_t stream) : bytes_{count * std::int64_t{sizeof(T)}} {
       if (count == 0) return;
-      orrery::check_cuda(cudaMemsetAsync(bytes_of_.data(), 0, static_cast<std::size_t>(count) * sizeof(T), stream),
-                         "cudaMemsetAsync");
+      orrery::detail::check_cuda(
+          cudaMemsetAsync(bytes_of_.data(), 0, static_cast<std::size_t>(count) * sizeof(T), stream), "cudaMemsetAsync");
     }
     [[nodiscard]] T* data() const { return reinterpret_cast<T*>(bytes_of_.data()); }
 
    private:
     std::int64_t bytes_;
-    orrery::device_memory bytes_of_{bytes_};
+    orrery::detail::device_memory bytes_of_{bytes_};
   };
 
   template <class T>
@@ -94,7 +94,7 @@ class on_device {
   }
   template <class From, class To>
   void convert(const orrery::tensor_view<From>& from, const orrery::tensor_view<To>& to) const {
-    orrery::device_backend<Device>::copy(context_, from, to);
+    orrery::detail::device_backend<Device>::copy(context_, from, to);
   }
 
   template <class T>
@@ -127,8 +127,8 @@ class on_device {
  private:
   void copy(void* to, const void* from, std::size_t bytes, cudaMemcpyKind kind) const {
     if (bytes == 0) return;
-    orrery::check_cuda(cudaMemcpyAsync(to, from, bytes, kind, context_.stream), "cudaMemcpyAsync");
-    orrery::check_cuda(cudaStreamSynchronize(context_.stream), "cudaStreamSynchronize");
+    orrery::detail::check_cuda(cudaMemcpyAsync(to, from, bytes, kind, context_.stream), "cudaMemcpyAsync");
+    orrery::detail::check_cuda(cudaStreamSynchronize(context_.stream), "cudaStreamSynchronize");
   }
 
   orrery::device_context context_;

@@ -66,7 +66,7 @@ class on_host {
   /// to = from, in the type of `to`.
   template <class From, class To>
   void convert(const orrery::tensor_view<From>& from, const orrery::tensor_view<To>& to) const {
-    orrery::host_backend::copy({}, from, to);
+    orrery::detail::host_backend::copy({}, from, to);
   }
 
   /// Copies from the host's memory to the place's, and back; the data are there when the call returns.

@@ -105,9 +105,9 @@ class attention {
   void forward(const tensor_view<const storage>& q, const tensor_view<const storage>& k,
                const tensor_view<const storage>& v, const tensor_view<storage>& out, const row_view<accumulator>& lse,
                const output_listener& on_final = {}) {
-    const exclusive_call here{calls_.get(), "forward"};
+    const detail::exclusive_call here{calls_.get(), "forward"};
     expect_nothing_under_way("forward");
-    call_views views;
+    detail::call_views views;
     views.writes(query_view("forward", "out", shape_.query_heads, *shape_.value_dim), out);
     views.writes(query_view("forward", "lse", shape_.query_heads, 1), lse);
     views.reads(query_view("forward", "q", shape_.query_heads, shape_.head_dim), q);
@@ -137,9 +137,9 @@ class attention {
   [[nodiscard]] started_forward<Kernel> begin_forward(const tensor_view<storage>& out,
                                                       const row_view<accumulator>& lse) {
     constexpr const char* call = "begin_forward";
-    const exclusive_call here{calls_.get(), call};
+    const detail::exclusive_call here{calls_.get(), call};
     expect_nothing_under_way(call);
-    call_views views;
+    detail::call_views views;
     views.writes(query_view(call, "out", shape_.query_heads, *shape_.value_dim), out);
     views.writes(query_view(call, "lse", shape_.query_heads, 1), lse);
     return {*calls_,
@@ -163,9 +163,9 @@ class attention {
                 const row_view<const accumulator>& lse, const tensor_view<const storage>& grad_out,
                 const tensor_view<storage>& grad_q, const tensor_view<storage>& grad_k,
                 const tensor_view<storage>& grad_v, const output_listener& on_final = {}) {
-    const exclusive_call here{calls_.get(), "backward"};
+    const detail::exclusive_call here{calls_.get(), "backward"};
     expect_nothing_under_way("backward");
-    call_views views;
+    detail::call_views views;
     views.writes(query_view("backward", "grad_q", shape_.query_heads, shape_.head_dim), grad_q);
     views.writes(key_view("backward", "grad_k", *shape_.key_heads, shape_.head_dim), grad_k);
     views.writes(key_view("backward", "grad_v", *shape_.key_heads, *shape_.value_dim), grad_v);
@@ -211,8 +211,8 @@ class attention {
     segments (*shard)(const void* self, int rank, int world, std::int64_t length);
 
     /// Writes the shards of all ranks. Empty, or a sentence that says why they are not right.
-    [[nodiscard]] std::string deal(const attention_request& request, const char* length_name, std::int64_t length,
-                                   list<segments>& shards) const try {
+    [[nodiscard]] std::string deal(const detail::attention_request& request, const char* length_name,
+                                   std::int64_t length, schedule::list<segments>& shards) const try {
       for (int rank = 0; rank < request.world; ++rank) shards.push_back(shard(self, rank, request.world, length));
       const shard_fault wrong = check_shards(shards, length);
       return wrong.found == shard_fault::kind::none ? "" : request.wrong_shards(length_name, length, wrong.message());
@@ -225,38 +225,40 @@ class attention {
   template <class World, class Mask>
   void make(World& world, const attention_shape& shape, const Mask& mask, const any_layout& layout,
             const Topology& topology) {
-    attention_request request{
+    detail::attention_request request{
         shape.completed(), world.size(),         name_of(topology), slices_of(topology, world.size()),
         Kernel::name(),    Kernel::max_head_dim, mask.name(),       layout.name};
     using memory = typename World::memory;
     std::string error = what_is_wrong(request, topology);
-    list<segments> query_shards, key_shards;
+    schedule::list<segments> query_shards, key_shards;
     if (error.empty()) error = layout.deal(request, "length", request.shape.length, query_shards);
     if (error.empty()) error = layout.deal(request, "key_length", *request.shape.key_length, key_shards);
-    if (!error.empty()) require_agreement(world, request.fields(error));  // throws: here, and on the other ranks below
+    if (!error.empty())
+      detail::require_agreement(world, request.fields(error));  // throws: here, and on the other ranks below
     request.shards = digest_of(query_shards, digest_of(key_shards));
-    attention_plan<Mask> plan{request.shape, world.rank(), mask, request.slices};
+    detail::attention_plan<Mask> plan{request.shape, world.rank(), mask, request.slices};
     plan.query_shards = std::move(query_shards);
     plan.key_shards = std::move(key_shards);
-    program forward = program_of(topology, world.rank(), world.size());
-    program backward = program_of(topology, world.rank(), world.size(), request.shape.circulate);
-    kernel_plan<Kernel, memory> kernels_own;
+    schedule::program forward = program_of(topology, world.rank(), world.size());
+    schedule::program backward = program_of(topology, world.rank(), world.size(), request.shape.circulate);
+    detail::kernel_plan<Kernel, memory> kernels_own;
     if constexpr (planned_kernel<Kernel, memory> || demanding_kernel<Kernel>) {
       error = what_the_kernel_refuses(kernels_own, plan, forward, backward);
     }
-    require_agreement(world, request.fields(error));
+    detail::require_agreement(world, request.fields(error));
     shape_ = request.shape;
     query_positions_ = plan.query_shards[world.rank()];
     key_positions_ = plan.key_shards[world.rank()];
-    calls_ = std::make_unique<planned_attention<Kernel, World, Mask>>(
+    calls_ = std::make_unique<detail::planned_attention<Kernel, World, Mask>>(
         world, std::move(plan), std::move(kernels_own), std::move(forward), std::move(backward), shape_.hand_over);
   }
 
   /// Asks the kernel, and lets it plan. Empty, or its sentence.
   template <class Memory, class Mask>
-  [[nodiscard]] static std::string what_the_kernel_refuses(kernel_plan<Kernel, Memory>& kernels_own,
-                                                           const attention_plan<Mask>& plan, const program& forward,
-                                                           const program& backward) try {
+  [[nodiscard]] static std::string what_the_kernel_refuses(detail::kernel_plan<Kernel, Memory>& kernels_own,
+                                                           const detail::attention_plan<Mask>& plan,
+                                                           const schedule::program& forward,
+                                                           const schedule::program& backward) try {
     if constexpr (demanding_kernel<Kernel>) Kernel::require(plan.head_dim, plan.value_dim);
     kernels_own.expect(plan, forward);
     kernels_own.expect(plan, backward);
@@ -269,21 +271,21 @@ class attention {
   }
 
   /// Empty, or a sentence. Notes the digests of the schedules that it has proven.
-  [[nodiscard]] static std::string what_is_wrong(attention_request& request, const Topology& topology) {
+  [[nodiscard]] static std::string what_is_wrong(detail::attention_request& request, const Topology& topology) {
     std::string error = request.what_is_wrong_with_sizes();
     if (!error.empty()) return error;
     error = request.what_is_wrong_with_scale(static_cast<double>((std::numeric_limits<accumulator>::max)()));
     if (!error.empty()) return error;
-    const pass passes[] = {pass::forward, request.shape.circulate};
-    for (const pass p : passes) {
+    const schedule::pass passes[] = {schedule::pass::forward, request.shape.circulate};
+    for (const schedule::pass p : passes) {
       if (const char* reason = refuses(topology, request.world, p)) return request.refused(reason);
     }
     error = request.what_is_wrong_with_slices();
     if (!error.empty()) return error;
-    for (const pass p : passes) {
-      const proven_schedule proven = prove_once(topology, request.world, p);
+    for (const schedule::pass p : passes) {
+      const detail::proven_schedule proven = detail::prove_once(topology, request.world, p);
       if (!proven.found.ok()) return request.unproven(p, proven.found);
-      (p == pass::forward ? request.forward : request.backward) = proven.digest;
+      (p == schedule::pass::forward ? request.forward : request.backward) = proven.digest;
     }
     return "";
   }
@@ -304,18 +306,19 @@ class attention {
         "operator"};
   }
 
-  [[nodiscard]] expected_view query_view(const char* call, const char* name, std::int64_t heads,
-                                         std::int64_t dim) const {
+  [[nodiscard]] detail::expected_view query_view(const char* call, const char* name, std::int64_t heads,
+                                                 std::int64_t dim) const {
     return {call, name, shape_.batch, query_positions_.tokens(), heads, dim};
   }
-  [[nodiscard]] expected_view key_view(const char* call, const char* name, std::int64_t heads, std::int64_t dim) const {
+  [[nodiscard]] detail::expected_view key_view(const char* call, const char* name, std::int64_t heads,
+                                               std::int64_t dim) const {
     return {call, name, shape_.batch, key_positions_.tokens(), heads, dim};
   }
 
   attention_shape shape_;
   segments query_positions_;
   segments key_positions_;
-  std::unique_ptr<attention_calls<Kernel>> calls_;  // none: moved from
+  std::unique_ptr<detail::attention_calls<Kernel>> calls_;  // none: moved from
 };
 
 }  // namespace orrery

@@ -185,7 +185,7 @@ TEST_CASE("memory that cannot be had: the message says how much, and for what") 
   const std::string two = said(2, length);
   INFO(two);
   CHECK(two.find(": 2251799813685248 bytes were asked for") != std::string::npos);
-  CHECK_THROWS_AS(orrery::host_memory{std::numeric_limits<std::int64_t>::max()}, orrery::memory_error);
+  CHECK_THROWS_AS(orrery::detail::host_memory{std::numeric_limits<std::int64_t>::max()}, orrery::detail::memory_error);
 }
 
 namespace {

@@ -86,18 +86,18 @@ constexpr variant variants[] = {variant::plain,          variant::reversed,     
 
 orrery::program written(variant how, int rank, int world, orrery::pass p) {
   if (how == variant::reversed) {
-    orrery::list<int> to(world);
+    orrery::schedule::list<int> to(world);
     for (int r = 0; r < world; ++r) to[r] = (world - r) % world;
-    return orrery::relabel(orrery::ring::program(to[rank], world, p), to);
+    return orrery::schedule::relabel(orrery::ring::program(to[rank], world, p), to);
   }
   orrery::program one = orrery::ring::program(rank, world, p);
   const bool last = rank == world - 1;
   if (how == variant::other_lane) {
-    for (orrery::exchange& x : one.exchanges) x.lane += 1;
+    for (orrery::schedule::exchange& x : one.exchanges) x.lane += 1;
   } else if (how == (p == orrery::pass::forward ? variant::longer_forward : variant::longer_backward) && last) {
     one.steps.push_back({{0, 0}, {one.exchanges.size(), 0}, {{0, 0}, {0, 0}}});
   } else if (how == variant::remarked && last) {
-    one.collectives.push_back({orrery::collective_kind::all_gather, 0, world, 1, {0, 1}});
+    one.collectives.push_back({orrery::schedule::collective_kind::all_gather, 0, world, 1, {0, 1}});
   }
   return one;
 }
@@ -149,7 +149,7 @@ std::string said_by_all(int world_size, const TopologyOf& topology_of) {
 }
 
 std::string digest_of(const orrery::any_topology& t, int world, orrery::pass p) {
-  return orrery::prove_once(t, world, p).digest.text();
+  return orrery::detail::prove_once(t, world, p).digest.text();
 }
 
 /// That ranks which have two topologies of one name do not agree, and say so.
@@ -212,13 +212,13 @@ TEST_CASE("the digest of a schedule does not depend on the type that holds the t
         if (topology.refuses(world, p) != nullptr) continue;
         INFO(topology.name(), " over ", world);
         const orrery::placed<orrery::any_topology, orrery::teams_in_nodes> as_written{topology, {}};
-        CHECK(orrery::prove_once(as_written, world, p).digest.text() == digest_of(topology, world, p));
+        CHECK(orrery::detail::prove_once(as_written, world, p).digest.text() == digest_of(topology, world, p));
         CHECK(digest_of(topology, world, p).size() == 16);
       }
     }
   }
-  CHECK(orrery::prove_once(orrery::concentric<2>{}, 8).digest.text() ==
+  CHECK(orrery::detail::prove_once(orrery::concentric<2>{}, 8).digest.text() ==
         digest_of(orrery::concentric<2>{}, 8, orrery::pass::forward));
-  CHECK(orrery::prove_once(orrery::ring{}, 8).digest.text() ==
+  CHECK(orrery::detail::prove_once(orrery::ring{}, 8).digest.text() ==
         digest_of(orrery::wallfacer<1>{}, 8, orrery::pass::forward));
 }

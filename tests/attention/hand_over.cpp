@@ -102,7 +102,7 @@ TEST_CASE("every head of every result is said to be final, once") {
         conformance::rank_tensors<kernel_of_sums> mine{p, attend.query_positions(), attend.key_positions(), {}};
         std::vector<int> final_queries(9, 0), final_keys(static_cast<std::size_t>(key_heads), 0);
         const auto count = [&](const output_part& part) {
-          auto& final = part.side == orrery::side::query ? final_queries : final_keys;
+          auto& final = part.side == orrery::schedule::side::query ? final_queries : final_keys;
           for (std::int64_t h = 0; h < part.heads; ++h) ++final.at(static_cast<std::size_t>(part.first_head + h));
         };
         const auto expect = [&](const std::vector<int>& times, int expected, const char* what) {

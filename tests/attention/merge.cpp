@@ -20,7 +20,7 @@ template <class A>
 void check_against_long_double(A a, A b) {
   CAPTURE(a);
   CAPTURE(b);
-  const auto w = orrery::merge_weights(a, b);
+  const auto w = orrery::detail::merge_weights(a, b);
   const auto largest = static_cast<long double>(a > b ? a : b);
   const long double ea = std::exp(static_cast<long double>(a) - largest);
   const long double eb = std::exp(static_cast<long double>(b) - largest);
@@ -44,15 +44,15 @@ TEST_CASE_TEMPLATE("merge weights agree with the plain formula", A, float, doubl
 
 TEST_CASE_TEMPLATE("a side that has seen no key has no weight", A, float, double) {
   const A x = A{2.5};
-  const auto both = orrery::merge_weights(nothing<A>, nothing<A>);
+  const auto both = orrery::detail::merge_weights(nothing<A>, nothing<A>);
   CHECK(both.into == 1);
   CHECK(both.from == 0);
   CHECK(both.lse == nothing<A>);
-  const auto left = orrery::merge_weights(x, nothing<A>);
+  const auto left = orrery::detail::merge_weights(x, nothing<A>);
   CHECK(left.into == 1);
   CHECK(left.from == 0);
   CHECK(left.lse == x);
-  const auto right = orrery::merge_weights(nothing<A>, x);
+  const auto right = orrery::detail::merge_weights(nothing<A>, x);
   CHECK(right.into == 0);
   CHECK(right.from == 1);
   CHECK(right.lse == x);
@@ -60,11 +60,11 @@ TEST_CASE_TEMPLATE("a side that has seen no key has no weight", A, float, double
 
 TEST_CASE_TEMPLATE("gaps too large for exp leave the larger side exactly alone", A, float, double) {
   for (const A gap : {static_cast<A>(1e4), static_cast<A>(1e30)}) {
-    const auto into = orrery::merge_weights(gap, A{0});
+    const auto into = orrery::detail::merge_weights(gap, A{0});
     CHECK(into.into == 1);
     CHECK(into.from == 0);
     CHECK(into.lse == gap);
-    const auto from = orrery::merge_weights(-gap, A{0});
+    const auto from = orrery::detail::merge_weights(-gap, A{0});
     CHECK(from.into == 0);
     CHECK(from.from == 1);
     CHECK(from.lse == 0);
@@ -73,8 +73,8 @@ TEST_CASE_TEMPLATE("gaps too large for exp leave the larger side exactly alone",
 
 TEST_CASE_TEMPLATE("merging is symmetric to the last bit", A, float, double) {
   for (const A gap : {A{0}, A{0.25}, A{3}, A{40}}) {
-    const auto one = orrery::merge_weights(A{1} + gap, A{1});
-    const auto other = orrery::merge_weights(A{1}, A{1} + gap);
+    const auto one = orrery::detail::merge_weights(A{1} + gap, A{1});
+    const auto other = orrery::detail::merge_weights(A{1}, A{1} + gap);
     CHECK(one.into == other.from);
     CHECK(one.from == other.into);
     CHECK(one.lse == other.lse);
@@ -86,11 +86,11 @@ TEST_CASE_TEMPLATE("a row that has seen no key is not read", A, float, double) {
   std::vector<A> good{1, 2, 3};
   std::vector<A> bad{nan, nan, nan};
   A lse = 1;
-  orrery::merge_row(good.data(), lse, bad.data(), nothing<A>, 3);
+  orrery::detail::merge_row(good.data(), lse, bad.data(), nothing<A>, 3);
   CHECK(good == std::vector<A>{1, 2, 3});
   CHECK(lse == 1);
   lse = nothing<A>;
-  orrery::merge_row(bad.data(), lse, good.data(), A{1}, 3);
+  orrery::detail::merge_row(bad.data(), lse, good.data(), A{1}, 3);
   CHECK(bad == std::vector<A>{1, 2, 3});
   CHECK(lse == 1);
 }
@@ -107,7 +107,7 @@ TEST_CASE_TEMPLATE("a row whose log-sum-exp is NaN makes every row NaN that it m
       std::vector<A> out_into(3, std::isfinite(into) ? A{1} : nan);
       const std::vector<A> out_from(3, std::isfinite(from) ? A{2} : nan);
       A lse = into;
-      orrery::merge_row(out_into.data(), lse, out_from.data(), from, 3);
+      orrery::detail::merge_row(out_into.data(), lse, out_from.data(), from, 3);
       const auto is_poison = [](A side) { return std::isnan(side) || side == -nothing<A>; };
       const bool poisoned = is_poison(into) || is_poison(from);
       if (poisoned) {
@@ -129,14 +129,14 @@ TEST_CASE_TEMPLATE("a weight too small for the type does not hide NaN", A, float
   std::vector<A> into{nan, 1};
   const std::vector<A> from{2, nan};
   A lse = 0;
-  orrery::merge_row(into.data(), lse, from.data(), A{-1e4F}, 2);
+  orrery::detail::merge_row(into.data(), lse, from.data(), A{-1e4F}, 2);
   CHECK(std::isnan(into[0]));
   CHECK(std::isnan(into[1]));
   CHECK(lse == 0);
 }
 
 TEST_CASE("merging views reaches every row and nothing else") {
-  using orrery::host_backend;
+  using orrery::detail::host_backend;
   const orrery::host_context context{};
   constexpr std::int64_t batch = 2, tokens = 3, heads = 2, dim = 5;
   std::vector<double> into(static_cast<std::size_t>(batch * tokens * heads * (dim + 1)), 1.0);

@@ -58,7 +58,7 @@ std::string failure(int world, const orrery::any_topology& topology, const confo
         said[rank] = e.what();
       }
     });
-  } catch (const orrery::memory_error&) {
+  } catch (const orrery::detail::memory_error&) {
     return "";
   } catch (const std::exception& e) {
     return e.what();
@@ -135,8 +135,8 @@ TEST_CASE("random strides") {
   int refused = 0;
   float number = 0;
   for (int i = 0; i < 20000; ++i) {
-    const orrery::expected_view expected{"forward", "out", 2, 3, 4, 5};
-    const orrery::expected_view expected_rows{"forward", "lse", 2, 3, 4, 1};
+    const orrery::detail::expected_view expected{"forward", "out", 2, 3, 4, 5};
+    const orrery::detail::expected_view expected_rows{"forward", "lse", 2, 3, 4, 1};
     const orrery::tensor_view<float> tensor{
         &number, 2, 3, 4, 5, random_size(engine), random_size(engine), random_size(engine)};
     const orrery::row_view<float> rows{&number, 2, 4, 3, random_size(engine), random_size(engine), random_size(engine)};
@@ -148,10 +148,10 @@ TEST_CASE("random strides") {
         ++refused;
       }
     };
-    check([&] { orrery::call_views{}.writes(expected, tensor); });
-    check([&] { orrery::call_views{}.reads(expected, tensor); });
-    check([&] { orrery::call_views{}.writes(expected_rows, rows); });
-    check([&] { orrery::call_views{}.reads(expected_rows, rows); });
+    check([&] { orrery::detail::call_views{}.writes(expected, tensor); });
+    check([&] { orrery::detail::call_views{}.reads(expected, tensor); });
+    check([&] { orrery::detail::call_views{}.writes(expected_rows, rows); });
+    check([&] { orrery::detail::call_views{}.reads(expected_rows, rows); });
   }
   CHECK(taken > 100);
   CHECK(refused > 100);

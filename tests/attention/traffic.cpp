@@ -31,11 +31,11 @@ struct sent {
 /// The bytes of a block, from its definition: how many tokens its shard has, which heads its slice has, which tensors
 /// travel on its side in this pass, of which element type.
 template <class Kernel, class Layout>
-std::int64_t bytes_of(const orrery::block& b, orrery::cargo c, orrery::pass p, const orrery::attention_shape& s,
-                      int world, int slices) {
+std::int64_t bytes_of(const orrery::schedule::block& b, orrery::schedule::cargo c, orrery::pass p,
+                      const orrery::attention_shape& s, int world, int slices) {
   const auto stored = static_cast<std::int64_t>(sizeof(typename Kernel::storage));
   const auto summed = static_cast<std::int64_t>(sizeof(typename Kernel::accumulator));
-  const bool is_query = b.side == orrery::side::query;
+  const bool is_query = b.side == orrery::schedule::side::query;
   std::set<std::int64_t> heads;
   for (std::int64_t h = 0; h < s.query_heads; ++h) {
     if (h < b.slice * s.query_heads / slices || h >= (b.slice + 1) * s.query_heads / slices) continue;
@@ -43,7 +43,7 @@ std::int64_t bytes_of(const orrery::block& b, orrery::cargo c, orrery::pass p, c
   }
   const std::int64_t tokens = Layout{}.shard(b.shard, world, is_query ? s.length : *s.key_length).tokens();
   const std::int64_t numbers = s.batch * tokens * static_cast<std::int64_t>(heads.size());
-  if (c == orrery::cargo::operand) {
+  if (c == orrery::schedule::cargo::operand) {
     if (!is_query) return numbers * (s.head_dim + *s.value_dim) * stored;  // K, V
     if (p == orrery::pass::forward) return numbers * s.head_dim * stored;  // Q
     return numbers * ((s.head_dim + *s.value_dim) * stored + 2 * summed);  // Q, dO, lse, delta
@@ -56,7 +56,7 @@ std::int64_t bytes_of(const orrery::block& b, orrery::cargo c, orrery::pass p, c
 template <class Kernel, class Layout>
 sent expected(const orrery::program& steps, const orrery::attention_shape& s) {
   sent sum;
-  for (const orrery::exchange& x : steps.exchanges) {
+  for (const orrery::schedule::exchange& x : steps.exchanges) {
     sum.messages += x.sent.count > 0 ? 1 : 0;
     for (int i = x.sent.first; i < x.sent.end(); ++i) {
       sum.bytes += bytes_of<Kernel, Layout>(steps.sent[i], x.cargo, steps.pass, s, steps.world, steps.slices);
@@ -175,21 +175,22 @@ TEST_CASE_TEMPLATE("memory: traffic's slots times a block, and own operands that
         for (const orrery::pass p : {orrery::pass::forward, circulate}) {
           const orrery::program steps = orrery::program_of(Topology{}, on.rank(), world, p);
           const orrery::rank_traffic mine = orrery::traffic(Topology{}, world, p, 3).ranks[on.rank()];
-          const auto block = [&](orrery::side s, orrery::cargo c) {
-            const orrery::block one{s, on.rank(), 0};
+          const auto block = [&](orrery::schedule::side s, orrery::schedule::cargo c) {
+            const orrery::schedule::block one{s, on.rank(), 0};
             const std::int64_t bytes = bytes_of<kernel, orrery::contiguous>(one, c, p, shape, world, steps.slices);
             return (bytes + 63) / 64 * 64;
           };
-          std::set<std::pair<orrery::side, int>> own;
-          for (const orrery::exchange& x : steps.exchanges) {
+          std::set<std::pair<orrery::schedule::side, int>> own;
+          for (const orrery::schedule::exchange& x : steps.exchanges) {
             for (int i = x.sent.first; i < x.sent.end(); ++i) {
-              const orrery::block& b = steps.sent[i];
-              if (x.cargo == orrery::cargo::operand && b.shard == on.rank()) own.emplace(b.side, b.slice);
+              const orrery::schedule::block& b = steps.sent[i];
+              if (x.cargo == orrery::schedule::cargo::operand && b.shard == on.rank()) own.emplace(b.side, b.slice);
             }
           }
-          for (const auto& [s, slice] : own) expected += block(s, orrery::cargo::operand);
-          for (const orrery::side s : {orrery::side::query, orrery::side::key}) {
-            for (const orrery::cargo c : {orrery::cargo::operand, orrery::cargo::partial}) {
+          for (const auto& [s, slice] : own) expected += block(s, orrery::schedule::cargo::operand);
+          for (const orrery::schedule::side s : {orrery::schedule::side::query, orrery::schedule::side::key}) {
+            for (const orrery::schedule::cargo c :
+                 {orrery::schedule::cargo::operand, orrery::schedule::cargo::partial}) {
               const std::size_t kind = 2 * static_cast<std::size_t>(s) + static_cast<std::size_t>(c);
               if (mine.slots[kind] > 0) expected += mine.slots[kind] * block(s, c);
             }

@@ -10,10 +10,10 @@
 
 #include <doctest/doctest.h>
 
-using orrery::footprint;
-using orrery::overlap;
-using orrery::overlap_of;
-using orrery::overlap_within;
+using orrery::detail::footprint;
+using orrery::detail::overlap;
+using orrery::detail::overlap_of;
+using orrery::detail::overlap_within;
 
 namespace {
 

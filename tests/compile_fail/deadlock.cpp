@@ -20,10 +20,10 @@ constexpr bool waits_first = true;
 struct my_pair {
   constexpr orrery::program program(int rank, int world) const {
     orrery::builder schedule{rank, world};
-    schedule.begin_exchange(1 - rank, orrery::nobody);
+    schedule.begin_exchange(1 - rank, orrery::schedule::nobody);
     schedule.send(orrery::key(rank));
     if (waits_first) schedule.next_step();
-    schedule.begin_exchange(orrery::nobody, 1 - rank);
+    schedule.begin_exchange(orrery::schedule::nobody, 1 - rank);
     schedule.receive(orrery::key(1 - rank));
     schedule.next_step();
     schedule.interact(orrery::query(rank), orrery::keys(0, 2));

@@ -24,7 +24,7 @@ struct my_ring {
     for (int hop = 0; hop < world; ++hop) {
       const bool takes = !(rank == forgetful && hop + 2 == world);
       if (hop + 1 < world) {
-        schedule.begin_exchange((rank + 1) % world, takes ? (rank + world - 1) % world : orrery::nobody);
+        schedule.begin_exchange((rank + 1) % world, takes ? (rank + world - 1) % world : orrery::schedule::nobody);
         schedule.send(orrery::key(rank - hop));
         schedule.receive(orrery::key(rank - hop - 1));
       }

@@ -19,11 +19,11 @@ constexpr bool sends_them_home = false;
 struct my_gather {
   constexpr orrery::program program(int rank, int world, orrery::pass p) const {
     orrery::builder schedule{rank, world, p};
-    schedule.all_gather({0, world}, orrery::side::key);
+    schedule.all_gather({0, world}, orrery::schedule::side::key);
     schedule.next_step();
     schedule.interact(orrery::query(rank), orrery::keys(0, world));
     schedule.next_step();
-    if (sends_them_home && p != orrery::pass::forward) schedule.reduce_scatter({0, world}, orrery::side::key);
+    if (sends_them_home && p != orrery::pass::forward) schedule.reduce_scatter({0, world}, orrery::schedule::side::key);
     return schedule;
   }
 };

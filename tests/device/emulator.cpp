@@ -161,7 +161,7 @@ TEST_CASE_TEMPLATE("a product of matrices by way of shared memory, as loaded by 
 }
 
 TEST_CASE("a device that is too old or too small has a sentence") {
-  const orrery::device_limits old{1, 75, 64 * 1024};
+  const orrery::detail::device_limits old{1, 75, 64 * 1024};
   CHECK_THROWS_WITH_AS(old.require("device_flash<bfloat16>", {80, 0}),
                        "orrery: device 1 has compute capability 7.5, but kernel device_flash<bfloat16> needs 8.0 or "
                        "newer; orrery::device_reference runs on every device",
@@ -172,6 +172,6 @@ TEST_CASE("a device that is too old or too small has a sentence") {
                        "none",
                        std::invalid_argument);
   old.require("device_flash<bfloat16>", {75, 65536});
-  CHECK_THROWS_AS(orrery::device_limits::require_grid(std::int64_t{1} << 31), std::invalid_argument);
-  orrery::device_limits::require_grid((std::int64_t{1} << 31) - 1);
+  CHECK_THROWS_AS(orrery::detail::device_limits::require_grid(std::int64_t{1} << 31), std::invalid_argument);
+  orrery::detail::device_limits::require_grid((std::int64_t{1} << 31) - 1);
 }

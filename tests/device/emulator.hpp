@@ -62,13 +62,13 @@ class threads {
     block_->store(index_, offset, value, here);
   }
 
-  [[nodiscard]] orrery::vector_words read_vector(const void* from, const place& here = place::current()) const {
+  [[nodiscard]] orrery::detail::vector_words read_vector(const void* from, const place& here = place::current()) const {
     block_->require_aligned(from, 16, index_, here);
-    orrery::vector_words v;
+    orrery::detail::vector_words v;
     std::memcpy(&v, from, sizeof v);
     return v;
   }
-  void write_vector(void* to, const orrery::vector_words& v, const place& here = place::current()) const {
+  void write_vector(void* to, const orrery::detail::vector_words& v, const place& here = place::current()) const {
     block_->require_aligned(to, 16, index_, here);
     std::memcpy(to, &v, sizeof v);
   }
@@ -166,10 +166,10 @@ class threads {
  private:
   void load_matrices(std::uint32_t (&words)[4], int offset, bool transposed, const place& here) const {
     struct request {
-      orrery::vector_words row;
+      orrery::detail::vector_words row;
       int offset;
       std::uint32_t* words;
-    } own{block_->load<orrery::vector_words>(index_, offset, here), offset, words};
+    } own{block_->load<orrery::detail::vector_words>(index_, offset, here), offset, words};
     block_->collective(index_, "load_matrices", &own, here, [transposed](void* const* brought) {
       const auto of = [&](int lane) { return static_cast<const request*>(brought[lane]); };
       for (int matrix = 0; matrix < 4; ++matrix) {
@@ -201,7 +201,7 @@ void run_grid(std::int64_t blocks, int shared_bytes, const Body& body) {
   static_assert(count % 32 == 0 && count <= 1024);
   static_assert(std::is_trivially_copyable_v<Body> && sizeof(Body) <= 4096, "a launch's arguments are copied");
   if (blocks == 0) return;
-  orrery::device_limits::require_grid(blocks);
+  orrery::detail::device_limits::require_grid(blocks);
   static thread_local block all{count};
   all.give_shared_memory(shared_bytes);
   for (std::int64_t i = 0; i < blocks; ++i) {
@@ -213,9 +213,11 @@ void run_grid(std::int64_t blocks, int shared_bytes, const Body& body) {
 /// The `Device` of kernels that are to run here, in the call.
 struct device {
   /// What it pretends to be.
-  static inline orrery::device_limits limits{0, 90, 227 * 1024};
+  static inline orrery::detail::device_limits limits{0, 90, 227 * 1024};
 
-  static void require(const std::string& kernel, const orrery::device_needs& needs) { limits.require(kernel, needs); }
+  static void require(const std::string& kernel, const orrery::detail::device_needs& needs) {
+    limits.require(kernel, needs);
+  }
 
   template <int threads, class Body>
   static void launch(const orrery::device_context&, std::int64_t blocks, int shared_bytes, const Body& body) {

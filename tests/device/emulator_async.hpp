@@ -28,8 +28,8 @@ struct encoded_box {
   std::int64_t stride_bytes[3];
   int rows;
 
-  [[nodiscard]] static orrery::tensor_map encode(const orrery::tensor_box& box) {
-    orrery::tensor_map map;
+  [[nodiscard]] static orrery::detail::tensor_map encode(const orrery::detail::tensor_box& box) {
+    orrery::detail::tensor_map map;
     if (box.is_empty()) return map;
     if (!box.has_map() || box.rows < 1 || box.rows > 256) throw std::invalid_argument{"this box has no tensor map"};
     encoded_box code{mark, box.data, {}, {}, box.rows};
@@ -137,7 +137,7 @@ class async_engine final : public asynchronous_work {
 
   void fence(int thread) { fences_.fence(thread, block_->order()); }
 
-  void copy_tensor(int thread, int to, const orrery::tensor_map& map, const int (&coordinates)[4], int offset,
+  void copy_tensor(int thread, int to, const orrery::detail::tensor_map& map, const int (&coordinates)[4], int offset,
                    const place& here) {
     copy one{};
     std::memcpy(&one.box, map.words, sizeof one.box);
@@ -171,7 +171,7 @@ class async_engine final : public asynchronous_work {
     copies_.erase(copies_.begin() + which);
     mbarrier& counts = mbarriers_[one.counts];
     for (int row = 0; row < one.box.rows; ++row) {
-      for (int column = 0; column < orrery::tensor_box::columns; ++column) {
+      for (int column = 0; column < orrery::detail::tensor_box::columns; ++column) {
         const std::uint16_t value = one.element(row, column);
         const int offset = static_cast<int>(
             swizzled(shared_window + static_cast<unsigned>(one.to + 128 * row + 2 * column)) - shared_window);

@@ -47,13 +47,14 @@ bool contains(const std::string& text, const char* part) { return text.find(part
 }  // namespace
 
 TEST_CASE("matrix descriptors, bit by bit") {
-  const std::uint64_t bits = orrery::matrix_descriptor(0x12340, 0x4000, 0x400);
+  const std::uint64_t bits = orrery::detail::matrix_descriptor(0x12340, 0x4000, 0x400);
   CHECK((bits & 0x3fff) == 0x1234);
   CHECK((bits >> 16 & 0x3fff) == 0x400);
   CHECK((bits >> 32 & 0x3fff) == 0x40);
   CHECK((bits >> 62) == 1);
   CHECK((bits & ~(std::uint64_t{1} << 62 | std::uint64_t{0x40} << 32 | std::uint64_t{0x400} << 16 | 0x1234)) == 0);
-  CHECK(orrery::matrix_descriptor(0x40010, 16, 16) == orrery::matrix_descriptor(0x10, 16, 16));  // 18 bits of address
+  CHECK(orrery::detail::matrix_descriptor(0x40010, 16, 16) ==
+        orrery::detail::matrix_descriptor(0x10, 16, 16));  // 18 bits of address
 }
 
 TEST_CASE("mbarriers hand values on, phase by phase; named barriers join what they count") {
@@ -118,7 +119,7 @@ enum class flaw {
 
 /// One warpgroup multiplies what a thread of the other brings, twice; with one thing done wrong.
 struct two_rounds {
-  orrery::tensor_map map;
+  orrery::detail::tensor_map map;
   flaw what;
 
   static constexpr int there = 32768, taken = 32776;

@@ -62,7 +62,7 @@ class warpgroup_threads : public threads {
   }
 
   void fence_async_proxy() const { engine_->fence(index_); }
-  void copy_tensor(int to, const orrery::tensor_map& map, const int (&coordinates)[4], int mbarrier,
+  void copy_tensor(int to, const orrery::detail::tensor_map& map, const int (&coordinates)[4], int mbarrier,
                    const place& here = place::current()) const {
     engine_->copy_tensor(index_, to, map, coordinates, mbarrier, here);
   }
@@ -132,11 +132,13 @@ class warpgroup_threads : public threads {
 
 /// The `Device` of kernels that are to run here by warpgroups, in the call.
 struct warpgroup_device : device {
-  [[nodiscard]] static orrery::device_limits limits() { return device::limits; }
+  [[nodiscard]] static orrery::detail::device_limits limits() { return device::limits; }
   [[nodiscard]] static bool has_warpgroups(int shared_bytes) {
     return device::limits.compute_capability == 90 && device::limits.shared_bytes >= shared_bytes;
   }
-  [[nodiscard]] static orrery::tensor_map map(const orrery::tensor_box& box) { return encoded_box::encode(box); }
+  [[nodiscard]] static orrery::detail::tensor_map map(const orrery::detail::tensor_box& box) {
+    return encoded_box::encode(box);
+  }
 
   template <int count, class Body>
   static void launch_warpgroups(const orrery::device_context&, std::int64_t blocks, int shared_bytes,
@@ -144,7 +146,7 @@ struct warpgroup_device : device {
     static_assert(count % 128 == 0 && count <= 1024);
     static_assert(std::is_trivially_copyable_v<Body> && sizeof(Body) <= 4096, "a launch's arguments are copied");
     if (blocks == 0) return;
-    orrery::device_limits::require_grid(blocks);
+    orrery::detail::device_limits::require_grid(blocks);
     static thread_local block all{count};
     all.give_shared_memory(shared_bytes);
     async_engine engine{all};

@@ -43,11 +43,12 @@ class enqueued_work {
       kept = &all().emplace_back(std::move(work));
     }
     cuda_double::announce(std::move(what));
-    orrery::check_cuda(cudaLaunchHostFunc(
-                           context.stream, [](void* one) { (*static_cast<std::function<void()>*>(one))(); }, kept),
-                       "cudaLaunchHostFunc");
+    orrery::detail::check_cuda(
+        cudaLaunchHostFunc(
+            context.stream, [](void* one) { (*static_cast<std::function<void()>*>(one))(); }, kept),
+        "cudaLaunchHostFunc");
     // As trainers look whether a kernel of theirs was launched: what was ignored before must not be found.
-    orrery::check_cuda(cudaGetLastError(), "cudaGetLastError");
+    orrery::detail::check_cuda(cudaGetLastError(), "cudaGetLastError");
   }
   static void forget() {
     const std::lock_guard lock{mutex()};

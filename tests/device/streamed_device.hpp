@@ -16,7 +16,7 @@ namespace cuda_test {
 
 /// An emulated device that runs its kernels when their stream comes to them.
 struct streamed_device {
-  static void require(const std::string& kernel, const orrery::device_needs& needs) {
+  static void require(const std::string& kernel, const orrery::detail::device_needs& needs) {
     emulator::device::require(kernel, needs);
   }
   template <int threads, class Body>
@@ -28,7 +28,7 @@ struct streamed_device {
   [[nodiscard]] static bool has_warpgroups(int shared_bytes) {
     return emulator::warpgroup_device::has_warpgroups(shared_bytes);
   }
-  [[nodiscard]] static orrery::tensor_map map(const orrery::tensor_box& box) {
+  [[nodiscard]] static orrery::detail::tensor_map map(const orrery::detail::tensor_box& box) {
     return emulator::warpgroup_device::map(box);
   }
   template <int threads, class Body>

@@ -23,8 +23,8 @@ namespace {
 
 using orrery::bfloat16;
 using orrery::float16;
-using orrery::swizzled_tile;
-using orrery::tensor_box;
+using orrery::detail::swizzled_tile;
+using orrery::detail::tensor_box;
 
 /// Small integers, so that products are exact.
 template <class T>
@@ -36,7 +36,7 @@ std::pmr::vector<T> integers(std::size_t count, int seed) {
 
 /// The map of one head of `rows` tokens.
 template <class T>
-orrery::tensor_map map_of(const std::pmr::vector<T>& data, int rows, int box_rows) {
+orrery::detail::tensor_map map_of(const std::pmr::vector<T>& data, int rows, int box_rows) {
   const auto dim = static_cast<std::int64_t>(data.size()) / rows;
   return cuda_test::tested::map(
       tensor_box::of(orrery::batch_sequence_head_dim(data.data(), 1, rows, 1, dim), rows, box_rows));
@@ -72,7 +72,7 @@ struct multiplication {
   static constexpr int mbarrier = a_tile::bytes + b_tile::bytes;
   static constexpr int shared_bytes = mbarrier + 8;
 
-  orrery::tensor_map of_a, of_b;
+  orrery::detail::tensor_map of_a, of_b;
   const T* a;
   float* c;
 
@@ -159,7 +159,7 @@ struct copied_rows {
   static constexpr int mbarrier = 2 * 2048;
   static constexpr int shared_bytes = mbarrier + 8;
 
-  orrery::tensor_map map;
+  orrery::detail::tensor_map map;
   float* to;
 
   template <class Threads>
@@ -189,7 +189,7 @@ struct cleared_rows {
   static constexpr int b_at = a_tile::bytes, wide_at = b_at + b_tile::bytes, came = wide_at + wide_tile::bytes;
   static constexpr int shared_bytes = came + 16;
 
-  orrery::tensor_map of_a, of_b, of_wide;
+  orrery::detail::tensor_map of_a, of_b, of_wide;
   const T* a;
   float* along;
   float* across;
@@ -208,18 +208,18 @@ struct cleared_rows {
     }
     if (t.warp() == 0) {
       t.mbarrier_wait(came, 0);
-      orrery::unseen_columns<128> unseen;
+      orrery::detail::unseen_columns<128> unseen;
       for (int i = 0; i < 4; ++i) unseen.own |= is_unseen(32 * i + t.lane()) ? 1u << i : 0u;
       unseen.clear(t, b_tile{b_at});
       unseen.clear(t, wide_tile{wide_at});
       t.fence_async_proxy();
-      orrery::let_go(t, is_clear);
+      orrery::detail::let_go(t, is_clear);
     }
     t.mbarrier_wait(came, 0);
     t.mbarrier_wait(is_clear, 0);
-    orrery::fragments<1, 16> sums, left;
-    auto wide = orrery::fragments<1, 24>::zeros();
-    orrery::rounded_rows<128> words;
+    orrery::detail::fragments<1, 16> sums, left;
+    auto wide = orrery::detail::fragments<1, 24>::zeros();
+    orrery::detail::rounded_rows<128> words;
     const int row = 16 * t.warp() + t.lane() / 4, column = t.lane() % 4 * 2;
     ORRERY_UNROLL
     for (int n = 0; n < 16; ++n) {
@@ -230,8 +230,8 @@ struct cleared_rows {
       }
     }
     words.template round<T>(t, left);
-    orrery::begin_rows<T, true>(t, sums, a_tile{0}, 0, b_tile{b_at});
-    orrery::begin_columns<T>(t, wide, words, wide_tile{wide_at});
+    orrery::detail::begin_rows<T, true>(t, sums, a_tile{0}, 0, b_tile{b_at});
+    orrery::detail::begin_columns<T>(t, wide, words, wide_tile{wide_at});
     t.template wait_for_products<0>();
     t.hold(sums.of[0]);
     t.hold(wide.of[0]);

@@ -12,6 +12,8 @@
 
 using namespace orrery;
 
+using namespace orrery::schedule;
+
 TEST_CASE("a ring's grid") {
   CHECK(draw_grid(ring{}, 3) ==
         "step   | 0         | 1         | 2  \n"

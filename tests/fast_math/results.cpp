@@ -73,7 +73,7 @@ oracle::answer merged(const oracle::problem& p, const call& how) {
     const auto lse = [&](kernel_test::result<A>& r) {
       return orrery::batch_head_sequence(r.lse.data(), s.batch, s.query_heads, s.queries);
     };
-    orrery::host_backend::merge(orrery::host_context{}, out(into), lse(into), out(from), lse(from));
+    orrery::detail::host_backend::merge(orrery::host_context{}, out(into), lse(into), out(from), lse(from));
     return doubles(into);
   });
 }
@@ -167,7 +167,7 @@ std::vector<double> powers_of(const std::vector<double>& y, instruction_set set)
   std::vector<T> values;
   for (const double one : y) values.push_back(static_cast<T>(one));
   values.resize((y.size() + 15) / 16 * 16);
-  orrery::flash_steps_for<T>(set).powers(values.data(), static_cast<std::int64_t>(values.size()));
+  orrery::detail::flash_steps_for<T>(set).powers(values.data(), static_cast<std::int64_t>(values.size()));
   return std::vector<double>(values.begin(), values.begin() + static_cast<std::ptrdiff_t>(y.size()));
 }
 
@@ -188,7 +188,7 @@ std::vector<std::uint16_t> narrowed(const std::vector<double>& values, element t
 
 std::vector<double> widened(const std::vector<std::uint16_t>& bits, element from, instruction_set set) {
   std::vector<float> wide(bits.size());
-  const auto steps = orrery::flash_steps_for<float>(set);
+  const auto steps = orrery::detail::flash_steps_for<float>(set);
   const auto widen = from == element::float16 ? steps.widen_float16 : steps.widen_bfloat16;
   widen(bits.data(), wide.data(), static_cast<std::int64_t>(bits.size()));
   return std::vector<double>(wide.begin(), wide.end());

@@ -17,7 +17,7 @@
 TEST_CASE_TEMPLATE("device_flash over streams", T, orrery::bfloat16, orrery::float16) {
   using cuda_test::any_mask;
   using kind = any_mask::kind;
-  cuda_test::check_flash_over<T, orrery::gpu>(
+  cuda_test::check_flash_over<T, orrery::detail::gpu>(
       {1, 2, 3, 4, 8},
       {orrery::ring{}, orrery::all_gather{}, orrery::wallfacer<2>{}, orrery::concentric<2>{}, orrery::double_ring<2>{},
        orrery::ulysses{}, orrery::usp<2>{}, my_ring{}},
@@ -30,7 +30,7 @@ TEST_CASE_TEMPLATE("device_flash over streams", T, orrery::bfloat16, orrery::flo
 
 TEST_CASE("device_flash over streams, few ranks") {
   using kind = cuda_test::any_mask::kind;
-  cuda_test::check_flash_over<orrery::bfloat16, orrery::gpu>({2}, {orrery::ring{}, orrery::ulysses{}}, {{kind::causal}},
-                                                             {orrery::zigzag{}},
-                                                             {{.length = 70, .query_heads = 2, .head_dim = 64}});
+  cuda_test::check_flash_over<orrery::bfloat16, orrery::detail::gpu>(
+      {2}, {orrery::ring{}, orrery::ulysses{}}, {{kind::causal}}, {orrery::zigzag{}},
+      {{.length = 70, .query_heads = 2, .head_dim = 64}});
 }

@@ -9,7 +9,7 @@
 #include "gpu/managed_memory.hpp"
 
 namespace cuda_test {
-using tested = orrery::gpu;
+using tested = orrery::detail::gpu;
 }
 
 #include "device/warpgroup_cases.hpp"

@@ -8,7 +8,7 @@
 #include "gpu/managed_memory.hpp"
 
 namespace cuda_test {
-using tested = orrery::gpu;
+using tested = orrery::detail::gpu;
 }
 
 #include "kernel/cuda/hidden_tokens_cases.hpp"

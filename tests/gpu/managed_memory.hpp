@@ -19,14 +19,14 @@ class managed_memory final : public std::pmr::memory_resource {
   /// As long as the program runs.
   static bool use() {
     static managed_memory shared;
-    kernel_test::home = {&shared, [] { orrery::check_cuda(cudaDeviceSynchronize(), "cudaDeviceSynchronize"); }};
+    kernel_test::home = {&shared, [] { orrery::detail::check_cuda(cudaDeviceSynchronize(), "cudaDeviceSynchronize"); }};
     return true;
   }
 
  private:
   void* do_allocate(std::size_t bytes, std::size_t) override {
     void* memory = nullptr;
-    orrery::check_cuda(cudaMallocManaged(&memory, bytes), "cudaMallocManaged");
+    orrery::detail::check_cuda(cudaMallocManaged(&memory, bytes), "cudaMallocManaged");
     return memory;
   }
   void do_deallocate(void* memory, std::size_t, std::size_t) override { cudaFree(memory); }

@@ -38,8 +38,8 @@ scheduling own() {
 bool grants_time_slices() {
   bool granted = false;
   std::thread{[&] {
-    orrery::ask_for_long_time_slices();
-    granted = own().runtime == orrery::long_time_slice;
+    orrery::detail::ask_for_long_time_slices();
+    granted = own().runtime == orrery::detail::long_time_slice;
   }}.join();
   return granted;
 }
@@ -52,7 +52,7 @@ TEST_CASE("where ranks exceed the cores, they and their helpers get long time sl
   const scheduling before = own();
   scheduling wanted = before;
   if (grants_time_slices()) {
-    wanted.runtime = orrery::long_time_slice;
+    wanted.runtime = orrery::detail::long_time_slice;
   } else {
     utsname system{};
     uname(&system);
@@ -82,13 +82,13 @@ TEST_CASE("where every thread has a core, nothing is asked for") {
 TEST_CASE("threads of a rank count: one rank with too many of them is crowded") {
   if (!grants_time_slices()) return;
   orrery::threads::run(1, {.threads_per_rank = cores() + 1},
-                       [&](auto&) { CHECK(own().runtime == orrery::long_time_slice); });
+                       [&](auto&) { CHECK(own().runtime == orrery::detail::long_time_slice); });
 }
 
 TEST_CASE("a thread whose priority was lowered keeps it") {
   std::thread{[] {
     REQUIRE(setpriority(PRIO_PROCESS, static_cast<id_t>(syscall(SYS_gettid)), 19) == 0);
-    orrery::ask_for_long_time_slices();
+    orrery::detail::ask_for_long_time_slices();
     CHECK(own().nice == 19);
   }}.join();
 }

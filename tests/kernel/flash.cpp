@@ -21,7 +21,8 @@ struct tensors {
   orrery::segments positions = kernel_test::piece(0, n);
   orrery::head_map heads{0, 0, query_heads / key_heads};
   orrery::causal mask{};
-  orrery::flash_steps<float> steps = orrery::flash_steps_for<float>(orrery::flash<float>::instructions());
+  orrery::detail::flash_steps<float> steps =
+      orrery::detail::flash_steps_for<float>(orrery::flash<float>::instructions());
   orrery::host_context context{};
   int polls = 0, polls_of_forward = 0, polls_of_backward = 0;
   std::int64_t forward_items = 0, backward_items = 0;
@@ -64,18 +65,18 @@ struct tensors {
   void run(std::int64_t forward_stride, std::int64_t backward_stride, int threads = 1) {
     const orrery::forward_queries<float, float> fq{view(q, query_heads), view(out, query_heads), rows(lse), positions};
     const orrery::forward_keys<float> fk{view(k, key_heads), view(v, key_heads), positions};
-    const orrery::flash_forward<float, float, orrery::causal> forward{
+    const orrery::detail::flash_forward<float, float, orrery::causal> forward{
         std::span(&fq, 1), std::span(&fk, 1), heads, 0.1f, mask, steps, threads};
     polls = 0;
     forward_items = run_items(forward, forward_stride);
     polls_of_forward = polls;
     CHECK(forward_items >= batch * query_heads * 2);
-    orrery::host_backend::row_dot(context, view(out, query_heads), view(grad_out, query_heads), rows(delta));
+    orrery::detail::host_backend::row_dot(context, view(out, query_heads), view(grad_out, query_heads), rows(delta));
     const orrery::backward_queries<float, float> bq{view(q, query_heads), view(grad_out, query_heads), rows(lse),
                                                     rows(delta),          view(grad_q, query_heads),   positions};
     const orrery::backward_keys<float, float> bk{view(k, key_heads), view(v, key_heads), view(grad_k, key_heads),
                                                  view(grad_v, key_heads), positions};
-    const orrery::flash_backward<float, float, orrery::causal> backward{
+    const orrery::detail::flash_backward<float, float, orrery::causal> backward{
         std::span(&bq, 1), std::span(&bk, 1), heads, 0.1f, mask, steps};
     polls = 0;
     backward_items = run_items(backward, backward_stride);
@@ -95,7 +96,7 @@ struct tensors {
                                                     true};
     const orrery::backward_keys<float, float> bk{view(k, key_heads), view(v, key_heads), view(grad_k, key_heads),
                                                  view(grad_v, key_heads), positions};
-    const orrery::flash_backward<float, float, orrery::causal> backward{
+    const orrery::detail::flash_backward<float, float, orrery::causal> backward{
         std::span(&bq, 1), std::span(&bk, 1), heads, 0.1f, mask, steps};
     for (int block = 0; block < blocks; ++block) backward.run_block(0, block, turn, context);
   }
@@ -120,10 +121,10 @@ TEST_CASE("blocks of tokens cover each token once, in order, and cross no segmen
   for (const std::int64_t length : {1, 5, 8, 64, 65, 1000}) {
     for (const std::int64_t largest : {8, 64, 96}) {
       for (const auto& positions : kernel_test::zigzag(length, 3)) {
-        const orrery::token_blocks blocks{positions, largest, 8};
+        const orrery::detail::token_blocks blocks{positions, largest, 8};
         std::int64_t token = 0;
         for (std::int64_t i = 0; i < blocks.count(); ++i) {
-          const orrery::token_block block = blocks[i];
+          const orrery::detail::token_block block = blocks[i];
           CHECK(block.first == token);
           CHECK(block.count > 0);
           CHECK(block.count <= largest);

@@ -15,11 +15,11 @@
 
 #include "orrery/layout/layout.hpp"
 
-using orrery::list;
 using orrery::segment;
 using orrery::segments;
 using orrery::shard_check;
 using orrery::shard_fault;
+using orrery::schedule::list;
 using kind = orrery::shard_fault::kind;
 
 namespace {

@@ -16,6 +16,8 @@
 
 using namespace orrery;
 
+using namespace orrery::schedule;
+
 namespace {
 
 /// What each rank of a schedule should cost; the same for all, since balance is part of the formulas.

@@ -25,7 +25,7 @@
 
 namespace {
 
-using orrery::agreement;
+using orrery::detail::agreement;
 
 /// The sentence that all ranks throw when `body` runs on them.
 template <class Body>
@@ -76,7 +76,7 @@ std::string differ(const std::string& field, const std::string& others, const st
 constexpr auto construct = [](orrery::threads::world& on) {
   const orrery::attention<orrery::ring, orrery::flash<float>> attend{on, usual};
 };
-constexpr auto agree = [](auto& on) { orrery::require_agreement(on, {}); };
+constexpr auto agree = [](auto& on) { orrery::detail::require_agreement(on, {}); };
 
 }  // namespace
 
@@ -124,7 +124,7 @@ TEST_CASE("texts that are no agreements") {
   const auto said = [](const std::string& text) {
     const agreement good[] = {{"colour", "red"}};
     try {
-      orrery::compare_agreements({orrery::text_of(good), text});
+      orrery::detail::compare_agreements({orrery::text_of(good), text});
     } catch (const orrery::transport_error& e) {
       return std::string{e.what()};
     } catch (const orrery::disagreement&) {
@@ -145,7 +145,7 @@ TEST_CASE("texts that are no agreements") {
   CHECK(said("colour\x1fred\x1e") == "nothing");
   CHECK(said("colour\x1f\x1e") == "disagreement");
   CHECK(said("") == "disagreement");
-  CHECK_NOTHROW(orrery::compare_agreements({}));
+  CHECK_NOTHROW(orrery::detail::compare_agreements({}));
 
   // Any text is refused, or is one that would be written like this.
   std::minstd_rand random{3};
@@ -153,7 +153,7 @@ TEST_CASE("texts that are no agreements") {
   for (int i = 0; i < 20000; ++i) {
     std::string text(random() % 12, ' ');
     for (char& c : text) c = "ab\x1e\x1f"[random() % 4];
-    orrery::list<agreement> fields;
+    orrery::schedule::list<agreement> fields;
     if (!orrery::parse_agreements(text, fields)) continue;
     ++accepted;
     CHECK(orrery::text_of({fields.begin(), fields.end()}) == text);
@@ -165,7 +165,7 @@ TEST_CASE("texts that are no agreements") {
 TEST_CASE("separators in a name or a value are no separators") {
   CHECK(said_by_all(2, [](auto& on) {
           const agreement mine[] = {{"mask", on.rank() == 0 ? "odd\x1e\x1f" : "odd"}};
-          orrery::require_agreement(on, mine);
+          orrery::detail::require_agreement(on, mine);
         }) == "orrery: ranks disagree about mask: rank 0 has odd??; rank 1 has odd; give all ranks the same");
 }
 
@@ -218,7 +218,7 @@ TEST_CASE("more than two opinions") {
   CHECK(said_by_all(5,
                     [](auto& on) {
                       const agreement mine[] = {{"colour", "red"}, {"size", std::to_string(on.rank() / 2)}};
-                      orrery::require_agreement(on, mine);
+                      orrery::detail::require_agreement(on, mine);
                     }) ==
         "orrery: ranks disagree about size: ranks 0, 1 have 0; ranks 2, 3 have 1; rank 4 has 2; give all ranks the "
         "same");
@@ -228,29 +228,29 @@ TEST_CASE("a field that only some ranks name") {
   CHECK(said_by_all(2, [](auto& on) {
           std::vector<agreement> mine{{"colour", "red"}};
           if (on.rank() == 0) mine.push_back({"size", "3"});
-          orrery::require_agreement(on, mine);
+          orrery::detail::require_agreement(on, mine);
         }) == "orrery: ranks disagree about size: rank 0 has 3; rank 1 has nothing; give all ranks the same");
   CHECK(said_by_all(2, [](auto& on) {
           std::vector<agreement> mine{{"colour", "red"}};
           if (on.rank() == 1) mine.push_back({"size", "3"});
-          orrery::require_agreement(on, mine);
+          orrery::detail::require_agreement(on, mine);
         }) == "orrery: ranks disagree about size: rank 0 has nothing; rank 1 has 3; give all ranks the same");
 }
 
 TEST_CASE("nothing to agree about, or one rank alone") {
-  CHECK(said_by_all(3, [](auto& on) { orrery::require_agreement(on, {}); }) == "nothing");
+  CHECK(said_by_all(3, [](auto& on) { orrery::detail::require_agreement(on, {}); }) == "nothing");
   CHECK(said_by_all(1, [](auto& on) {
           const agreement mine[] = {{"colour", "red"}};
-          orrery::require_agreement(on, mine);
+          orrery::detail::require_agreement(on, mine);
         }) == "nothing");
 }
 
 TEST_CASE("blocks in sentences") {
-  using orrery::side;
-  CHECK(orrery::describe_blocks({}) == "");
-  orrery::list<orrery::block> several;
+  using orrery::schedule::side;
+  CHECK(orrery::detail::describe_blocks({}) == "");
+  orrery::schedule::list<orrery::schedule::block> several;
   several.push_back({side::key, 3, 0});
   several.push_back({side::query, 1, 0});
   several.push_back({side::query, 0, 2});
-  CHECK(orrery::describe_blocks(several) == "key shard 3, query shard 1, query shard 0 (slice 2)");
+  CHECK(orrery::detail::describe_blocks(several) == "key shard 3, query shard 1, query shard 0 (slice 2)");
 }

@@ -98,7 +98,7 @@ TEST_CASE("the count counts") {
   const std::int64_t before = allocations;
   ::operator delete(::operator new(1));  // unlike expressions with new, these must not be left out
   ::operator delete[](::operator new[](100));
-  const orrery::host_memory aligned{100};
+  const orrery::detail::host_memory aligned{100};
   CHECK(reinterpret_cast<std::uintptr_t>(aligned.data()) % 64 == 0);
   CHECK(allocations == before + 3);
 }

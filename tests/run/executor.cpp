@@ -61,7 +61,7 @@ namespace {
 /// An interaction that does nothing, and throws where it is told to: a number, or an exception with a sentence.
 struct throwing {
   enum place { nowhere, prepare_, pack_, interact_, merge_, finish_ };
-  static constexpr std::array operands{orrery::side::query, orrery::side::key};
+  static constexpr std::array operands{orrery::schedule::side::query, orrery::schedule::side::key};
   using context = orrery::host_context;
 
   place where = nowhere;
@@ -72,24 +72,24 @@ struct throwing {
     if (number) throw 42;
     throw std::runtime_error{"the kernel's own sentence"};
   }
-  [[nodiscard]] static std::int64_t operand_bytes(int, const orrery::block&) { return 8; }
-  [[nodiscard]] static std::int64_t partial_bytes(const orrery::block&) { return 8; }
+  [[nodiscard]] static std::int64_t operand_bytes(int, const orrery::schedule::block&) { return 8; }
+  [[nodiscard]] static std::int64_t partial_bytes(const orrery::schedule::block&) { return 8; }
   void prepare(const context&) const { at(prepare_); }
-  void pack(const context&, int, const orrery::block&, std::byte* to) const {
+  void pack(const context&, int, const orrery::schedule::block&, std::byte* to) const {
     std::fill_n(to, 8, std::byte{});
     at(pack_);
   }
-  void interact(const context&, std::span<const orrery::tile_block> queries,
-                std::span<const orrery::tile_block> keys) const {
+  void interact(const context&, std::span<const orrery::detail::tile_block> queries,
+                std::span<const orrery::detail::tile_block> keys) const {
     for (const auto blocks : {queries, keys}) {
-      for (const orrery::tile_block& one : blocks) {
+      for (const orrery::detail::tile_block& one : blocks) {
         if (one.partial != nullptr) std::fill_n(one.partial, 8, std::byte{});
       }
     }
     at(interact_);
   }
-  void merge(const context&, const orrery::block&, std::byte*, const std::byte*, bool) const { at(merge_); }
-  void finish(const context&, const orrery::block&) const { at(finish_); }
+  void merge(const context&, const orrery::schedule::block&, std::byte*, const std::byte*, bool) const { at(merge_); }
+  void finish(const context&, const orrery::schedule::block&) const { at(finish_); }
 };
 
 }  // namespace

@@ -56,57 +56,58 @@ class work {
  public:
   work(const tokens& queries, const tokens& keys, const orrery::program& p)
       : sides_{queries, keys}, pass_{p.pass}, rank_{p.rank} {
-    for (const orrery::side s : {orrery::side::query, orrery::side::key}) {
-      if (!orrery::has_partials(p.pass, s)) continue;
-      auto& own = s == orrery::side::query ? query_tallies : key_tallies;
+    for (const orrery::schedule::side s : {orrery::schedule::side::query, orrery::schedule::side::key}) {
+      if (!orrery::schedule::has_partials(p.pass, s)) continue;
+      auto& own = s == orrery::schedule::side::query ? query_tallies : key_tallies;
       const auto count = static_cast<std::size_t>(side_of(s).count(p.rank));
       // Nothing is read before it is written: these would spoil every sum.
       own.assign(static_cast<std::size_t>(p.slices), std::vector<tally>(count, tally{999, 999}));
     }
-    own_.push_back(names(orrery::side::query, p.rank));
-    own_.push_back(names(orrery::side::key, p.rank));
+    own_.push_back(names(orrery::schedule::side::query, p.rank));
+    own_.push_back(names(orrery::schedule::side::key, p.rank));
   }
 
   /// The results: of each slice, the tallies of this rank's own tokens.
   std::vector<std::vector<tally>> query_tallies, key_tallies;
   /// The blocks that were said to be complete.
-  std::vector<orrery::block> finished;
+  std::vector<orrery::schedule::block> finished;
 
-  static constexpr std::array operands{orrery::side::query, orrery::side::key};
+  static constexpr std::array operands{orrery::schedule::side::query, orrery::schedule::side::key};
 
-  [[nodiscard]] std::int64_t operand_bytes(int, const orrery::block& b) const {
+  [[nodiscard]] std::int64_t operand_bytes(int, const orrery::schedule::block& b) const {
     return side_of(b.side).count(b.shard) * static_cast<std::int64_t>(sizeof(std::uint64_t));
   }
-  [[nodiscard]] std::int64_t partial_bytes(const orrery::block& b) const {
+  [[nodiscard]] std::int64_t partial_bytes(const orrery::schedule::block& b) const {
     return side_of(b.side).count(b.shard) * static_cast<std::int64_t>(sizeof(tally));
   }
   void prepare(const orrery::host_context&) { finished.clear(); }
-  void pack(const orrery::host_context&, int, const orrery::block& b, std::byte* to) const {
+  void pack(const orrery::host_context&, int, const orrery::schedule::block& b, std::byte* to) const {
     const auto& own = own_[static_cast<std::size_t>(b.side)];
     std::copy(own.begin(), own.end(), reinterpret_cast<std::uint64_t*>(to));
   }
-  void interact(const orrery::host_context&, std::span<const orrery::tile_block> queries,
-                std::span<const orrery::tile_block> keys) {
+  void interact(const orrery::host_context&, std::span<const orrery::detail::tile_block> queries,
+                std::span<const orrery::detail::tile_block> keys) {
     for (const auto& all : {queries, keys}) {
-      for (const orrery::tile_block& one : all) {
+      for (const orrery::detail::tile_block& one : all) {
         if (!one.fresh) continue;
         for (std::int64_t i = 0; i < tokens_of(one); ++i) tallies_of(one)[i] = {};
       }
     }
-    for (const orrery::tile_block& q : queries) {
-      for (const orrery::tile_block& k : keys) {
+    for (const orrery::detail::tile_block& q : queries) {
+      for (const orrery::detail::tile_block& k : keys) {
         if (q.block.slice != k.block.slice) throw std::logic_error{"a tile of two slices"};
         for (std::int64_t i = 0; i < tokens_of(q); ++i) {
           for (std::int64_t j = 0; j < tokens_of(k); ++j) {
             const tally met{meeting(names_of(q)[i], names_of(k)[j], static_cast<std::uint64_t>(q.block.slice)), 1};
             tallies_of(q)[i] += met;
-            if (orrery::has_partials(pass_, orrery::side::key)) tallies_of(k)[j] += met;
+            if (orrery::schedule::has_partials(pass_, orrery::schedule::side::key)) tallies_of(k)[j] += met;
           }
         }
       }
     }
   }
-  void merge(const orrery::host_context&, const orrery::block& b, std::byte* into, const std::byte* from, bool fresh) {
+  void merge(const orrery::host_context&, const orrery::schedule::block& b, std::byte* into, const std::byte* from,
+             bool fresh) {
     tally* const running = into == nullptr ? own_tallies(b) : reinterpret_cast<tally*>(into);
     const tally* const arrived = reinterpret_cast<const tally*>(from);
     for (std::int64_t i = 0; i < side_of(b.side).count(b.shard); ++i) {
@@ -114,14 +115,14 @@ class work {
       running[i] += arrived[i];
     }
   }
-  void finish(const orrery::host_context&, const orrery::block& own) {
+  void finish(const orrery::host_context&, const orrery::schedule::block& own) {
     if (own.shard != rank_) throw std::logic_error{"a result of another rank"};
     finished.push_back(own);
   }
 
  private:
-  [[nodiscard]] const tokens& side_of(orrery::side s) const { return sides_[static_cast<std::size_t>(s)]; }
-  [[nodiscard]] std::vector<std::uint64_t> names(orrery::side s, int shard) const {
+  [[nodiscard]] const tokens& side_of(orrery::schedule::side s) const { return sides_[static_cast<std::size_t>(s)]; }
+  [[nodiscard]] std::vector<std::uint64_t> names(orrery::schedule::side s, int shard) const {
     std::vector<std::uint64_t> all;
     const orrery::segments positions = side_of(s).shard(shard);
     for (std::int64_t i = 0; i < positions.tokens(); ++i) {
@@ -129,18 +130,18 @@ class work {
     }
     return all;
   }
-  [[nodiscard]] std::int64_t tokens_of(const orrery::tile_block& b) const {
+  [[nodiscard]] std::int64_t tokens_of(const orrery::detail::tile_block& b) const {
     return side_of(b.block.side).count(b.block.shard);
   }
-  [[nodiscard]] const std::uint64_t* names_of(const orrery::tile_block& b) const {
+  [[nodiscard]] const std::uint64_t* names_of(const orrery::detail::tile_block& b) const {
     if (b.operand == nullptr) return own_[static_cast<std::size_t>(b.block.side)].data();
     return reinterpret_cast<const std::uint64_t*>(b.operand);
   }
-  [[nodiscard]] tally* own_tallies(const orrery::block& b) {
-    auto& own = b.side == orrery::side::query ? query_tallies : key_tallies;
+  [[nodiscard]] tally* own_tallies(const orrery::schedule::block& b) {
+    auto& own = b.side == orrery::schedule::side::query ? query_tallies : key_tallies;
     return own[static_cast<std::size_t>(b.slice)].data();
   }
-  [[nodiscard]] tally* tallies_of(const orrery::tile_block& b) {
+  [[nodiscard]] tally* tallies_of(const orrery::detail::tile_block& b) {
     return b.partial == nullptr ? own_tallies(b.block) : reinterpret_cast<tally*>(b.partial);
   }
 
@@ -180,12 +181,13 @@ void check_rank(World& world, orrery::pass p, std::int64_t queries, std::int64_t
   };
   for (int call = 0; call < 2; ++call) {
     run.run();
-    const int sides = orrery::has_partials(p, orrery::side::key) ? 2 : 1;
+    const int sides = orrery::schedule::has_partials(p, orrery::schedule::side::key) ? 2 : 1;
     if (mine.finished.size() != static_cast<std::size_t>(sides * steps.slices)) {
       throw std::logic_error{std::to_string(mine.finished.size()) + " results are final"};
     }
     check("query", query_side, key_side, true, mine.query_tallies);
-    if (orrery::has_partials(p, orrery::side::key)) check("key", key_side, query_side, false, mine.key_tallies);
+    if (orrery::schedule::has_partials(p, orrery::schedule::side::key))
+      check("key", key_side, query_side, false, mine.key_tallies);
   }
 }
 

@@ -9,6 +9,8 @@
 
 using namespace orrery;
 
+using namespace orrery::schedule;
+
 namespace {
 
 std::vector<block> sent_by(const program& p, const exchange& x) {

@@ -5,7 +5,7 @@
 
 #include <doctest/doctest.h>
 
-using orrery::list;
+using orrery::schedule::list;
 
 namespace {
 

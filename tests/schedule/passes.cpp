@@ -19,6 +19,8 @@
 
 using namespace orrery;
 
+using namespace orrery::schedule;
+
 namespace {
 
 /// Not a constant, so that no compiler tries to evaluate it.
@@ -267,7 +269,7 @@ TEST_CASE("a ring's programs are each other's translates") {
 }
 
 TEST_CASE("programs that differ anywhere are no translates") {
-  const list<program> programs = drafts_of(usp<2>{}, 8, pass::circulate_queries);
+  const list<program> programs = detail::drafts_of(usp<2>{}, 8, pass::circulate_queries);
   REQUIRE(is_translate(programs[1], programs[3], 2));
   CHECK_FALSE(is_translate(programs[0], programs[1], 1));  // another member of the group
   const auto differs = [&](auto change) {
@@ -309,17 +311,18 @@ TEST_CASE("programs that differ anywhere are no translates") {
   each_block([](program& p, int b) -> block& { return p.queries[b].block; }, programs[3].queries.size());
   each_block([](program& p, int b) -> block& { return p.keys[b].block; }, programs[3].keys.size());
   // Without slices, a slice must not count on with the rank.
-  program alone = draft_of(ring{}, 1, 4);
+  program alone = detail::draft_of(ring{}, 1, 4);
   alone.keys[0].block.slice = 1;
-  CHECK_FALSE(is_translate(draft_of(ring{}, 0, 4), alone, 1));
+  CHECK_FALSE(is_translate(detail::draft_of(ring{}, 0, 4), alone, 1));
 }
 
 TEST_CASE("programs that are renamed get the same slots") {
   for (const auto& [programs, alike] :
-       {std::pair{drafts_of(ring{}, 6, pass::circulate_keys), 1},
-        std::pair{drafts_of(wallfacer<2>{}, 8, pass::forward), 0}, std::pair{drafts_of(ulysses{}, 5, pass::forward), 1},
-        std::pair{drafts_of(usp<4>{}, 4, pass::circulate_keys), 1},
-        std::pair{drafts_of(double_ring<3>{}, 12, pass::circulate_queries), 1}}) {
+       {std::pair{detail::drafts_of(ring{}, 6, pass::circulate_keys), 1},
+        std::pair{detail::drafts_of(wallfacer<2>{}, 8, pass::forward), 0},
+        std::pair{detail::drafts_of(ulysses{}, 5, pass::forward), 1},
+        std::pair{detail::drafts_of(usp<4>{}, 4, pass::circulate_keys), 1},
+        std::pair{detail::drafts_of(double_ring<3>{}, 12, pass::circulate_queries), 1}}) {
     const list<int> first = first_alike(programs);
     int different = 0;
     for (int rank = 0; rank < programs.size(); ++rank) {
@@ -339,7 +342,7 @@ TEST_CASE("programs that are renamed get the same slots") {
 }
 
 TEST_CASE("programs that differ in more than names are not renamed") {
-  const list<program> programs = drafts_of(usp<2>{}, 8, pass::circulate_queries);
+  const list<program> programs = detail::drafts_of(usp<2>{}, 8, pass::circulate_queries);
   REQUIRE(is_renamed(programs[1], programs[3]));
   const auto differs = [&](auto change) {
     program changed = programs[3];
@@ -373,11 +376,11 @@ TEST_CASE("programs that differ in more than names are not renamed") {
   each_block([](program& p, int b) -> block& { return p.queries[b].block; }, programs[3].queries.size());
   each_block([](program& p, int b) -> block& { return p.keys[b].block; }, programs[3].keys.size());
   // One name for two shards, and two for one.
-  program ring_of_four = draft_of(ring{}, 1, 4);
-  CHECK(is_renamed(draft_of(ring{}, 0, 4), ring_of_four));
+  program ring_of_four = detail::draft_of(ring{}, 1, 4);
+  CHECK(is_renamed(detail::draft_of(ring{}, 0, 4), ring_of_four));
   ring_of_four.keys[1].block.shard = ring_of_four.keys[2].block.shard;
-  CHECK_FALSE(is_renamed(draft_of(ring{}, 0, 4), ring_of_four));
-  CHECK_FALSE(is_renamed(ring_of_four, draft_of(ring{}, 0, 4)));
+  CHECK_FALSE(is_renamed(detail::draft_of(ring{}, 0, 4), ring_of_four));
+  CHECK_FALSE(is_renamed(ring_of_four, detail::draft_of(ring{}, 0, 4)));
   // Two shards that get one name where no shard has that name itself.
   const auto receives = [](int first, int second) {
     builder schedule{0, 4};

@@ -16,8 +16,8 @@
 
 namespace {
 
-using orrery::block;
-using orrery::side;
+using orrery::schedule::block;
+using orrery::schedule::side;
 
 constexpr std::array sides{side::query, side::key, side::key};
 
@@ -28,10 +28,10 @@ template <class Topology>
 std::pair<traffic, traffic> messages(int world, orrery::pass p) {
   traffic sent, received;
   for (int rank = 0; rank < world; ++rank) {
-    const auto split = orrery::by_tensor(orrery::program_of(Topology{}, rank, world, p), sides);
+    const auto split = orrery::schedule::by_tensor(orrery::program_of(Topology{}, rank, world, p), sides);
     const orrery::program& steps = split.program;
     for (int e = 0; e < steps.exchanges.size(); ++e) {
-      const orrery::exchange& x = steps.exchanges[e];
+      const orrery::schedule::exchange& x = steps.exchanges[e];
       std::vector<block> out, in;
       for (int s = x.sent.first; s < x.sent.end(); ++s) out.push_back(steps.sent[s]);
       for (int r = x.received.first; r < x.received.end(); ++r) in.push_back(steps.received[r].block);
@@ -60,7 +60,7 @@ TEST_CASE_TEMPLATE("every block travels with all its tensors, each of them once"
     if (orrery::refuses(Topology{}, world, orrery::pass::forward) != nullptr) continue;
     for (int rank = 0; rank < world; ++rank) {
       const orrery::program whole = orrery::program_of(Topology{}, rank, world, orrery::pass::forward);
-      const auto split = orrery::by_tensor(whole, sides);
+      const auto split = orrery::schedule::by_tensor(whole, sides);
       std::map<std::tuple<int, int, int, int>, int> of_whole, of_split;  // peer, side, shard, slice
       const auto count = [](auto& counts, const orrery::program& p, int e, int weight_of_query, int weight_of_key) {
         for (int s = p.exchanges[e].sent.first; s < p.exchanges[e].sent.end(); ++s) {
@@ -71,7 +71,7 @@ TEST_CASE_TEMPLATE("every block travels with all its tensors, each of them once"
       };
       for (int e = 0; e < whole.exchanges.size(); ++e) count(of_whole, whole, e, 1, 2);
       for (int e = 0; e < split.program.exchanges.size(); ++e) {
-        const bool all = split.tensor_of(e) == orrery::every_tensor;
+        const bool all = split.tensor_of(e) == orrery::schedule::every_tensor;
         count(of_split, split.program, e, 1, all ? 2 : 1);
       }
       CHECK((of_whole == of_split));
@@ -85,13 +85,14 @@ TEST_CASE_TEMPLATE("every block travels with all its tensors, each of them once"
 }
 
 TEST_CASE("the first step's exchanges come tensor by tensor, and collectives stay collectives") {
-  const auto split = orrery::by_tensor(orrery::program_of(orrery::ulysses{}, 1, 4, orrery::pass::forward), sides);
+  const auto split =
+      orrery::schedule::by_tensor(orrery::program_of(orrery::ulysses{}, 1, 4, orrery::pass::forward), sides);
   CHECK(std::vector<int>(split.tensor.begin(), split.tensor.begin() + 9) ==
         std::vector<int>{0, 0, 0, 1, 1, 1, 2, 2, 2});
   REQUIRE(split.program.collectives.size() == 4);
   for (int c = 0; c < 3; ++c) {
-    CHECK(split.program.collectives[c].kind == orrery::collective_kind::all_to_all);
-    CHECK(split.program.collectives[c].exchanges == orrery::range{3 * c, 3});
+    CHECK(split.program.collectives[c].kind == orrery::schedule::collective_kind::all_to_all);
+    CHECK(split.program.collectives[c].exchanges == orrery::schedule::range{3 * c, 3});
   }
   std::set<int> lanes;
   for (int e = 0; e < 9; ++e) lanes.insert(split.program.exchanges[e].lane);
@@ -108,16 +109,16 @@ TEST_CASE("each end of an exchange is split by the blocks that it names") {
   schedule.next_step();
   schedule.interact(orrery::query(0), orrery::key(1));
   orrery::program p = schedule;
-  orrery::finish(p);
-  const auto split = orrery::by_tensor(p, sides);
+  orrery::schedule::finish(p);
+  const auto split = orrery::schedule::by_tensor(p, sides);
   int sends = 0, receives = 0;
   for (int e = 0; e < split.program.exchanges.size(); ++e) {
-    const orrery::exchange& x = split.program.exchanges[e];
+    const orrery::schedule::exchange& x = split.program.exchanges[e];
     sends += x.sent.count > 0 ? 1 : 0;
     receives += x.received.count > 0 ? 1 : 0;
-    CHECK((x.received.count > 0) == (split.tensor_of(e) == orrery::every_tensor));
-    CHECK((x.to == orrery::nobody) == (x.sent.count == 0));
-    CHECK((x.from == orrery::nobody) == (x.received.count == 0));
+    CHECK((x.received.count > 0) == (split.tensor_of(e) == orrery::schedule::every_tensor));
+    CHECK((x.to == orrery::schedule::nobody) == (x.sent.count == 0));
+    CHECK((x.from == orrery::schedule::nobody) == (x.received.count == 0));
   }
   CHECK(sends == 2);
   CHECK(receives == 1);
@@ -127,14 +128,14 @@ TEST_CASE("a part of a collective's exchanges is no collective") {
   // Of three exchanges one relays another rank's keys, which stay one message.
   orrery::builder schedule{0, 4};
   for (int peer = 1; peer < 4; ++peer) {
-    schedule.begin_exchange(peer, orrery::nobody);
+    schedule.begin_exchange(peer, orrery::schedule::nobody);
     schedule.send(orrery::key(peer == 2 ? 3 : 0));
   }
-  schedule.remark(orrery::collective_kind::all_gather, {0, 4}, 0);
+  schedule.remark(orrery::schedule::collective_kind::all_gather, {0, 4}, 0);
   orrery::program p = schedule;
-  orrery::finish(p);
+  orrery::schedule::finish(p);
   REQUIRE(p.collectives.size() == 1);
-  const auto split = orrery::by_tensor(p, sides);
+  const auto split = orrery::schedule::by_tensor(p, sides);
   CHECK(split.program.exchanges.size() == 2 * 2 + 1);
   CHECK(split.program.collectives.empty());
 }
@@ -142,15 +143,15 @@ TEST_CASE("a part of a collective's exchanges is no collective") {
 TEST_CASE("tensors of different lanes do not share a lane") {
   orrery::builder schedule{0, 2};
   for (int lane = 0; lane < 3; ++lane) {
-    schedule.begin_exchange(1, orrery::nobody, {lane});
+    schedule.begin_exchange(1, orrery::schedule::nobody, {lane});
     schedule.send(orrery::query(0));
     schedule.send(orrery::key(0));
   }
   orrery::program p = schedule;
-  orrery::finish(p);
-  const auto split = orrery::by_tensor(p, sides);
+  orrery::schedule::finish(p);
+  const auto split = orrery::schedule::by_tensor(p, sides);
   std::set<int> lanes;
-  for (const orrery::exchange& x : split.program.exchanges) lanes.insert(x.lane);
+  for (const orrery::schedule::exchange& x : split.program.exchanges) lanes.insert(x.lane);
   CHECK(split.program.exchanges.size() == 3 * 3);
   CHECK(lanes.size() == 3 * 3);
 }

@@ -186,7 +186,8 @@ struct rank_tensors {
     });
     std::vector<int> final(static_cast<std::size_t>(q.view().heads), 0);
     for (std::size_t i = 0; i < said.size(); ++i) {
-      if (said[i].side != orrery::side::query) throw std::logic_error{"a forward has no results of the key side"};
+      if (said[i].side != orrery::schedule::side::query)
+        throw std::logic_error{"a forward has no results of the key side"};
       for (std::int64_t h = 0; h < said[i].heads; ++h) ++final[static_cast<std::size_t>(said[i].first_head + h)];
       if (!same_bits(parts[i], values_of_heads(out, said[i])))
         throw std::logic_error{"an output that was said to be final changed"};

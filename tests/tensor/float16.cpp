@@ -117,7 +117,7 @@ TEST_CASE("every instruction set widens all values alike, in blocks of any lengt
   for (const auto set :
        {orrery::instruction_set::baseline, orrery::instruction_set::avx2, orrery::instruction_set::avx512}) {
     if (set > orrery::widest_instruction_set()) continue;
-    const auto steps = orrery::flash_steps_for<float>(set);
+    const auto steps = orrery::detail::flash_steps_for<float>(set);
     const auto check = [](auto widen, auto like) {
       std::vector<decltype(like)> narrow;
       for (std::uint32_t bits = 0; bits < 0x10000; ++bits)

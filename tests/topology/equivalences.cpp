@@ -15,6 +15,8 @@
 
 using namespace orrery;
 
+using namespace orrery::schedule;
+
 namespace {
 
 /// Every rank's program is the same, for every pass, in these worlds.

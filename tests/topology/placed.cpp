@@ -19,6 +19,8 @@
 
 using namespace orrery;
 
+using namespace orrery::schedule;
+
 namespace {
 
 /// Any permutation, from a seed.
@@ -56,7 +58,7 @@ any_topology any_of() {
     if constexpr (topology_of_teams<Topology>) return Topology{}.team(world);
     return 1;
   };
-  return {name_of(Topology{}), [](int rank, int world, pass p) { return draft_of(Topology{}, rank, world, p); },
+  return {name_of(Topology{}), [](int rank, int world, pass p) { return detail::draft_of(Topology{}, rank, world, p); },
           [](int world, pass p) { return orrery::refuses(Topology{}, world, p); },
           [](int world) { return slices_of(Topology{}, world); }, team};
 }
@@ -74,7 +76,7 @@ struct everyone_on_rank_0 {
   }
 };
 
-/// What nodes send to other nodes, in the order in which `egress_search` compares distributions.
+/// What nodes send to other nodes, in the order in which `detail::egress_search` compares distributions.
 struct node_costs {
   double busiest = std::numeric_limits<double>::infinity();  ///< of the node that sends most
   double squares = 0;                                        ///< of all nodes, added up
@@ -103,7 +105,7 @@ node_costs costs_of(const traffic_report& costs, const std::vector<int>& node_of
 /// The costs of the distribution that the search finds.
 node_costs found_costs(const traffic_report& costs, int ranks_per_node) {
   std::vector<int> node_of;
-  for (const int rank : egress_search{costs, ranks_per_node}.run()) node_of.push_back(rank / ranks_per_node);
+  for (const int rank : detail::egress_search{costs, ranks_per_node}.run()) node_of.push_back(rank / ranks_per_node);
   return costs_of(costs, node_of, costs.world / ranks_per_node);
 }
 
@@ -206,7 +208,7 @@ TEST_CASE("a placed topology is the same topology, elsewhere") {
 TEST_CASE("what is wrong stays wrong, at the rank's new number") {
   for (const int world : {4, 8, 12}) {
     for (const pass p : topologies::every_pass) {
-      list<program> drafts = drafts_of(wallfacer<2>{}, world, p);
+      list<program> drafts = detail::drafts_of(wallfacer<2>{}, world, p);
       drafts[1].queries[0].block.shard = (drafts[1].queries[0].block.shard + 2) % world;
       list<program> wrong = drafts;
       const list<int> to = shuffled{7}.ranks(wallfacer<2>{}, world, p);

@@ -18,6 +18,8 @@
 
 using namespace orrery;
 
+using namespace orrery::schedule;
+
 namespace {
 
 std::vector<block> sent_blocks(const program& p, const exchange& x) {

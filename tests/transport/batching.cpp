@@ -28,7 +28,7 @@ class noting : public orrery::transport_adaptor<orrery::threads::world, noting> 
   noting(orrery::threads::world& on, std::string& notes) : transport_adaptor{on}, notes_{&notes} {}
 
   struct channel {
-    orrery::channel_of<orrery::threads::world> inner;
+    orrery::detail::channel_of<orrery::threads::world> inner;
     std::string* notes;
 
     void begin() { inner.begin(); }
@@ -51,9 +51,9 @@ class noting : public orrery::transport_adaptor<orrery::threads::world, noting> 
 }  // namespace
 
 TEST_CASE("a channel is told when all that is to be posted now has been, through every adaptor") {
-  static_assert(orrery::batching<orrery::channel_of<noting>>);
-  static_assert(!orrery::batching<orrery::channel_of<orrery::threads::world>>);
-  static_assert(!orrery::batching<orrery::channel_of<orrery::counted<orrery::threads::world>>>);
+  static_assert(orrery::detail::batching<orrery::detail::channel_of<noting>>);
+  static_assert(!orrery::detail::batching<orrery::detail::channel_of<orrery::threads::world>>);
+  static_assert(!orrery::detail::batching<orrery::detail::channel_of<orrery::counted<orrery::threads::world>>>);
   for (const bool adapted : {false, true}) {
     std::vector<std::string> notes(4);
     orrery::threads::run(4, [&](auto& on) {
@@ -76,7 +76,7 @@ TEST_CASE("a channel is told when all that is to be posted now has been, through
       // Each step's exchanges, and then the end of them.
       std::string expected;
       int e = 0;
-      for (const orrery::step& now :
+      for (const orrery::schedule::step& now :
            orrery::program_of(orrery::double_ring<2>{}, rank, 4, orrery::pass::circulate_keys).steps) {
         for (int i = 0; i < now.exchanges.count; ++i) expected += std::to_string(e++) + " ";
         if (now.exchanges.count > 0) expected += "| ";

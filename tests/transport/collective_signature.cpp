@@ -15,10 +15,10 @@
 
 namespace {
 
-using orrery::collective_call;
-using orrery::collective_signature;
-using orrery::compare_signatures;
-using orrery::element_type;
+using orrery::detail::collective_call;
+using orrery::detail::collective_signature;
+using orrery::detail::compare_signatures;
+using orrery::detail::element_type;
 
 TEST_CASE("collective_signature: serialize and parse") {
   for (int call = 0; call <= static_cast<int>(collective_call::recorder); ++call) {
@@ -104,13 +104,13 @@ TEST_CASE("collective_signature: an argument is refused, a divergence fails the 
   const auto fail = [&](const std::string& why) { failure = why; };
   const auto sum = collective_signature::sum<float>(4, 2);
   const std::vector<collective_signature> same{sum, sum};
-  orrery::require_same_call(same, fail);
+  orrery::detail::require_same_call(same, fail);
   CHECK(failure.empty());
   const std::vector<collective_signature> counts{sum, collective_signature::sum<float>(5, 2)};
-  CHECK_THROWS_AS(orrery::require_same_call(counts, fail), std::invalid_argument);
+  CHECK_THROWS_AS(orrery::detail::require_same_call(counts, fail), std::invalid_argument);
   CHECK(failure.empty());
   const std::vector<collective_signature> calls{sum, {collective_call::open, {}, 0, 2}};
-  orrery::require_same_call(calls, fail);
+  orrery::detail::require_same_call(calls, fail);
   CHECK(failure.find("rank 1 calls open") != std::string::npos);
 }
 

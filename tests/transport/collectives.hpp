@@ -46,7 +46,7 @@ void make(World& on, std::size_t which, const Construct& construct) {
   if (which == 5) construct(on);
   if (which == 6) {
     orrery::program idle = orrery::builder{on.rank(), on.size()};
-    orrery::finish(idle);
+    orrery::schedule::finish(idle);
     static_cast<void>(on.open(idle, {}));
   }
   if (which == 7) const orrery::traced<World> recorder{on};

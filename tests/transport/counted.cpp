@@ -22,13 +22,13 @@ namespace {
 /// Rank 0 sends its key shard and its query shard in one message and gets nothing.
 orrery::program gift(int rank) {
   orrery::builder schedule{rank, 2};
-  schedule.begin_exchange(rank == 0 ? 1 : orrery::nobody, rank == 1 ? 0 : orrery::nobody);
+  schedule.begin_exchange(rank == 0 ? 1 : orrery::schedule::nobody, rank == 1 ? 0 : orrery::schedule::nobody);
   schedule.send(orrery::key(0));
   schedule.send(orrery::query(0));
   schedule.receive(orrery::key(0));
   schedule.receive(orrery::query(0));
   orrery::program p = schedule;
-  orrery::finish(p);
+  orrery::schedule::finish(p);
   return p;
 }
 

@@ -86,14 +86,14 @@ TEST_CASE("a value that others have otherwise") {
   std::vector<std::string> texts;
   orrery::threads::run(2, [&](threads_world& on) {
     faulty unlucky{on, {orrery::disagrees(1, "size"), orrery::disagrees(1, "other")}};
-    const orrery::agreement mine[] = {{"other size", "3"}, {"size", "4"}};
+    const orrery::detail::agreement mine[] = {{"other size", "3"}, {"size", "4"}};
     try {
-      orrery::require_agreement(unlucky, {mine, 1});  // does not name it
-      orrery::require_agreement(unlucky, mine);
+      orrery::detail::require_agreement(unlucky, {mine, 1});  // does not name it
+      orrery::detail::require_agreement(unlucky, mine);
     } catch (const std::invalid_argument& e) {
       if (on.rank() == 0) texts.push_back(e.what());
     }
-    orrery::require_agreement(unlucky, mine);  // once
+    orrery::detail::require_agreement(unlucky, mine);  // once
   });
   CHECK(texts == std::vector<std::string>{
                      "orrery: ranks disagree about size: rank 0 has 4; rank 1 has not 4; give all ranks the same"});

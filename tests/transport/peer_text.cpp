@@ -11,7 +11,7 @@
 
 namespace {
 
-using orrery::peer_text;
+using orrery::detail::peer_text;
 
 template <class T>
 bool reads(const std::string& text, T expected) {

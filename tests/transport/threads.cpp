@@ -59,16 +59,17 @@ constexpr threads::options impatient{.deadline = 0.3};
 const std::string lost = "; this world cannot be used any more";
 
 /// Rank 0 receives key shard 1 (or the partial of query shard 0) from rank 1.
-orrery::program one_message(int rank, orrery::cargo cargo = orrery::cargo::operand) {
+orrery::program one_message(int rank, orrery::schedule::cargo cargo = orrery::schedule::cargo::operand) {
   orrery::builder schedule{rank, 2};
-  const orrery::blocks what = cargo == orrery::cargo::operand ? orrery::key(1) : orrery::query(0);
+  const orrery::schedule::blocks what = cargo == orrery::schedule::cargo::operand ? orrery::key(1) : orrery::query(0);
   schedule.next_step();
-  schedule.begin_exchange(rank == 1 ? 0 : orrery::nobody, rank == 0 ? 1 : orrery::nobody, {}, cargo);
+  schedule.begin_exchange(rank == 1 ? 0 : orrery::schedule::nobody, rank == 0 ? 1 : orrery::schedule::nobody, {},
+                          cargo);
   if (rank == 1) schedule.send(what);
   if (rank == 0) schedule.receive(what);
   schedule.next_step();
   orrery::program p = schedule;
-  orrery::finish(p);
+  orrery::schedule::finish(p);
   return p;
 }
 
@@ -77,7 +78,8 @@ struct end_of_message {
   std::array<std::byte, 64> memory{};
   threads::channel channel;
 
-  end_of_message(threads::world& on, std::int64_t bytes = 8, orrery::cargo cargo = orrery::cargo::operand)
+  end_of_message(threads::world& on, std::int64_t bytes = 8,
+                 orrery::schedule::cargo cargo = orrery::schedule::cargo::operand)
       : channel{on.open(one_message(on.rank(), cargo), pieces(on.rank(), bytes))} {}
 
   void call() {
@@ -344,7 +346,7 @@ TEST_CASE("a failure stops those who wait for a message, and every later call") 
 
 TEST_CASE("a rank that never comes is named, with the step, the block and who waits") {
   // Rank `late` waits for something else, here for the failure of the other; the other waits for it.
-  const auto run = [](int late, orrery::cargo cargo) {
+  const auto run = [](int late, orrery::schedule::cargo cargo) {
     std::promise<void> over;
     const std::shared_future<void> until = over.get_future().share();
     return failures(2, impatient, [&](auto& on) {
@@ -372,9 +374,9 @@ TEST_CASE("a rank that never comes is named, with the step, the block and who wa
     both[static_cast<std::size_t>(1 - waits)] = "orrery: " + late + why + "; " + late + " was beginning a call" + lost;
     return both;
   };
-  CHECK(run(1, orrery::cargo::operand) == says(0, "key shard 1 from rank 1"));
-  CHECK(run(0, orrery::cargo::operand) == says(1, "rank 0 to take key shard 1"));
-  CHECK(run(1, orrery::cargo::partial) == says(0, "the partial of query shard 0 from rank 1"));
+  CHECK(run(1, orrery::schedule::cargo::operand) == says(0, "key shard 1 from rank 1"));
+  CHECK(run(0, orrery::schedule::cargo::operand) == says(1, "rank 0 to take key shard 1"));
+  CHECK(run(1, orrery::schedule::cargo::partial) == says(0, "the partial of query shard 0 from rank 1"));
 }
 
 TEST_CASE("a rank that never comes to a collective call") {
@@ -594,12 +596,12 @@ TEST_CASE("a message that nobody expects") {
     std::array<std::byte, 8> memory{};
     std::vector<orrery::exchange_pieces> pieces;
     if (on.rank() == 1) {
-      schedule.begin_exchange(0, orrery::nobody);
+      schedule.begin_exchange(0, orrery::schedule::nobody);
       schedule.send(orrery::key(1));
       pieces.push_back({{{memory.data(), 8}}, {}});
     }
     orrery::program p = schedule;
-    orrery::finish(p);
+    orrery::schedule::finish(p);
     const auto channel = on.open(p, pieces);
     on.barrier();
   });
@@ -615,13 +617,13 @@ TEST_CASE("lanes: messages between the same ranks, posted in one order and await
     orrery::builder schedule{me, 2};
     for (int i = 0; i < 2; ++i) {
       const int lane = i == me ? 0 : 1;
-      const auto s = lane == 0 ? orrery::side::query : orrery::side::key;
+      const auto s = lane == 0 ? orrery::schedule::side::query : orrery::schedule::side::key;
       schedule.begin_exchange(other, other, {lane});
       schedule.send({s, me});
       schedule.receive({s, other});
     }
     orrery::program p = schedule;
-    orrery::finish(p);
+    orrery::schedule::finish(p);
     std::array<std::uint64_t, 4> memory{};
     const auto piece = [&](int i) {
       return orrery::piece{reinterpret_cast<std::byte*>(&memory[static_cast<std::size_t>(i)]), 8};
@@ -648,10 +650,10 @@ TEST_CASE("lanes: messages between the same ranks, posted in one order and await
 }
 
 TEST_CASE("host_memory is aligned and zeroed") {
-  const orrery::host_memory memory{1000};
+  const orrery::detail::host_memory memory{1000};
   CHECK(reinterpret_cast<std::uintptr_t>(memory.data()) % 64 == 0);
   bool zero = true;
   for (int i = 0; i < 1000; ++i) zero = zero && memory.data()[i] == std::byte{0};
   CHECK(zero);
-  CHECK(orrery::host_memory{0}.data() == nullptr);
+  CHECK(orrery::detail::host_memory{0}.data() == nullptr);
 }

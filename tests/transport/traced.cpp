@@ -266,7 +266,7 @@ namespace {
 
 /// A rank of three that is alone: nothing is sent, and what happens in each call is up to the test.
 struct scripted_world {
-  using memory = orrery::host_memory;
+  using memory = orrery::detail::host_memory;
 
   int number = 0;
   /// Is told the name of each member that is called.
@@ -304,8 +304,8 @@ struct scripted_world {
   }
 };
 using scripted_recorder = orrery::traced<scripted_world>;
-static_assert(orrery::batching<orrery::channel_of<scripted_recorder>>);
-static_assert(orrery::abandonable<orrery::channel_of<scripted_recorder>>);
+static_assert(orrery::detail::batching<orrery::detail::channel_of<scripted_recorder>>);
+static_assert(orrery::detail::abandonable<orrery::detail::channel_of<scripted_recorder>>);
 
 /// Opens a ring's plan, with two exchanges that send `bytes` each.
 auto open_ring(scripted_recorder& tracing, std::int64_t bytes = 8, orrery::pass p = orrery::pass::forward) {

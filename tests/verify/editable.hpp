@@ -14,16 +14,16 @@ struct exchange {
   int to;
   int from;
   int lane;
-  orrery::cargo cargo;
+  orrery::schedule::cargo cargo;
   int complete_before;
-  std::vector<orrery::block> sent;
-  std::vector<orrery::held_block> received;
+  std::vector<orrery::schedule::block> sent;
+  std::vector<orrery::schedule::held_block> received;
 };
 
 struct step {
   std::vector<exchange> exchanges;
-  std::vector<orrery::held_block> queries;
-  std::vector<orrery::held_block> keys;
+  std::vector<orrery::schedule::held_block> queries;
+  std::vector<orrery::schedule::held_block> keys;
 };
 
 struct program {
@@ -31,10 +31,10 @@ struct program {
   std::vector<step> steps;
 
   explicit program(const orrery::program& p) : original{p} {
-    for (const orrery::step& now : p.steps) {
+    for (const orrery::schedule::step& now : p.steps) {
       step& to = steps.emplace_back();
       for (int e = now.exchanges.first; e < now.exchanges.end(); ++e) {
-        const orrery::exchange& x = p.exchanges[e];
+        const orrery::schedule::exchange& x = p.exchanges[e];
         exchange& copy = to.exchanges.emplace_back(exchange{x.to, x.from, x.lane, x.cargo, x.complete_before, {}, {}});
         copy.sent.assign(p.sent.begin() + x.sent.first, p.sent.begin() + x.sent.end());
         copy.received.assign(p.received.begin() + x.received.first, p.received.begin() + x.received.end());
@@ -63,13 +63,13 @@ struct program {
                                x.complete_before,
                                {p.sent.size(), static_cast<int>(x.sent.size())},
                                {p.received.size(), static_cast<int>(x.received.size())}});
-        for (const orrery::block& b : x.sent) p.sent.push_back(b);
-        for (const orrery::held_block& b : x.received) p.received.push_back(b);
+        for (const orrery::schedule::block& b : x.sent) p.sent.push_back(b);
+        for (const orrery::schedule::held_block& b : x.received) p.received.push_back(b);
       }
-      const orrery::tile tile{{p.queries.size(), static_cast<int>(now.queries.size())},
-                              {p.keys.size(), static_cast<int>(now.keys.size())}};
-      for (const orrery::held_block& b : now.queries) p.queries.push_back(b);
-      for (const orrery::held_block& b : now.keys) p.keys.push_back(b);
+      const orrery::schedule::tile tile{{p.queries.size(), static_cast<int>(now.queries.size())},
+                                        {p.keys.size(), static_cast<int>(now.keys.size())}};
+      for (const orrery::schedule::held_block& b : now.queries) p.queries.push_back(b);
+      for (const orrery::schedule::held_block& b : now.keys) p.keys.push_back(b);
       p.steps.push_back({{0, 0}, {first, p.exchanges.size() - first}, tile});
     }
     order_completions(p);
@@ -95,7 +95,7 @@ struct program {
 
 /// Applies `change` to one rank's program, taken apart, and assigns its slots anew.
 template <class Change>
-void change(orrery::list<orrery::program>& all, int rank, const Change& change_it) {
+void change(orrery::schedule::list<orrery::program>& all, int rank, const Change& change_it) {
   program taken_apart{all[rank]};
   change_it(taken_apart);
   all[rank] = taken_apart.finished();
@@ -103,7 +103,7 @@ void change(orrery::list<orrery::program>& all, int rank, const Change& change_i
 
 /// The same, but every block keeps its slot.
 template <class Change>
-void change_keeping_slots(orrery::list<orrery::program>& all, int rank, const Change& change_it) {
+void change_keeping_slots(orrery::schedule::list<orrery::program>& all, int rank, const Change& change_it) {
   program taken_apart{all[rank]};
   change_it(taken_apart);
   all[rank] = taken_apart.with_its_slots();

@@ -34,7 +34,7 @@ struct my_staggered_gather {
       schedule.next_step();
     }
     if (world > 1) {
-      schedule.all_gather({0, world}, orrery::side::key);
+      schedule.all_gather({0, world}, orrery::schedule::side::key);
       schedule.next_step();
     }
     if (world > late) schedule.interact(orrery::query(rank), orrery::keys(rank + late, world - late));
@@ -47,7 +47,7 @@ struct entry {
   int divisor;              ///< the worlds that are admitted are its multiples
   bool circulates_queries;  ///< there is a backward in which queries travel
   orrery::verdict (*verify)(int world, orrery::pass p);
-  orrery::list<orrery::program> (*programs)(int world, orrery::pass p);
+  orrery::schedule::list<orrery::program> (*programs)(int world, orrery::pass p);
 
   [[nodiscard]] bool admits(int world, orrery::pass p) const {
     return world % divisor == 0 && (circulates_queries || p != orrery::pass::circulate_queries);
@@ -64,6 +64,7 @@ template <class Topology>
 /// All topologies, with the worlds that they are documented to admit.
 [[nodiscard]] inline const std::vector<entry>& all() {
   using namespace orrery;
+  using namespace orrery::schedule;
   static const std::vector<entry> entries{
       entry_of<ring>(1),
       entry_of<wallfacer<1>>(1),

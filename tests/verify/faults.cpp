@@ -21,6 +21,8 @@
 
 using namespace orrery;
 
+using namespace orrery::schedule;
+
 namespace {
 
 /// A ring with a mistake in it, chosen by name.

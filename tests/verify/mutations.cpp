@@ -17,16 +17,16 @@
 
 namespace {
 
-using orrery::block;
-using orrery::cargo;
-using orrery::exchange;
 using orrery::fault;
-using orrery::held_block;
-using orrery::list;
-using orrery::no_slot;
-using orrery::nobody;
 using orrery::program;
-using orrery::side;
+using orrery::schedule::block;
+using orrery::schedule::cargo;
+using orrery::schedule::exchange;
+using orrery::schedule::held_block;
+using orrery::schedule::list;
+using orrery::schedule::no_slot;
+using orrery::schedule::nobody;
+using orrery::schedule::side;
 
 using world_of_programs = list<program>;
 
@@ -461,33 +461,33 @@ std::optional<place> receive_a_slice_that_is_not(world_of_programs& all, sites& 
   });
 }
 std::optional<place> compute_a_shard_that_is_not(world_of_programs& all, sites& s) {
-  return at_some_tile(all, s, [](program& p, orrery::tile& t, place& found) {
+  return at_some_tile(all, s, [](program& p, orrery::schedule::tile& t, place& found) {
     p.keys[t.keys.first].block.shard = p.world + 3;
     found.what = p.keys[t.keys.first].block;
   });
 }
 std::optional<place> compute_a_slice_that_is_not(world_of_programs& all, sites& s) {
-  return at_some_tile(all, s, [](program& p, orrery::tile& t, place& found) {
+  return at_some_tile(all, s, [](program& p, orrery::schedule::tile& t, place& found) {
     for (int q = t.queries.first; q < t.queries.end(); ++q) p.queries[q].block.slice = p.slices;
     for (int k = t.keys.first; k < t.keys.end(); ++k) p.keys[k].block.slice = p.slices;
     found.what = p.queries[t.queries.first].block;
   });
 }
 std::optional<place> query_is_a_key(world_of_programs& all, sites& s) {
-  return at_some_tile(all, s, [](program& p, orrery::tile& t, place& found) {
+  return at_some_tile(all, s, [](program& p, orrery::schedule::tile& t, place& found) {
     p.queries[t.queries.first].block.side = side::key;
     found.what = p.queries[t.queries.first].block;
   });
 }
 std::optional<place> key_is_a_query(world_of_programs& all, sites& s) {
-  return at_some_tile(all, s, [](program& p, orrery::tile& t, place& found) {
+  return at_some_tile(all, s, [](program& p, orrery::schedule::tile& t, place& found) {
     p.keys[t.keys.end() - 1].block.side = side::query;
     found.what = p.keys[t.keys.end() - 1].block;
   });
 }
 std::optional<place> key_of_another_slice(world_of_programs& all, sites& s) {
   if (all[0].slices == 1) return std::nullopt;
-  return at_some_tile(all, s, [](program& p, orrery::tile& t, place& found) {
+  return at_some_tile(all, s, [](program& p, orrery::schedule::tile& t, place& found) {
     block& last = p.keys[t.keys.end() - 1].block;
     last.slice = (last.slice + 1) % p.slices;
     found.what = last;
@@ -505,7 +505,7 @@ std::optional<place> complete_after_the_end(world_of_programs& all, sites& s) {
 std::optional<place> never_await(world_of_programs& all, sites& s) {
   for (program& p : all) {
     for (int i = 0; i <= p.steps.size(); ++i) {
-      orrery::range& completions = i < p.steps.size() ? p.steps[i].completions : p.final_completions;
+      orrery::schedule::range& completions = i < p.steps.size() ? p.steps[i].completions : p.final_completions;
       if (completions.count == 0 || !s.here()) continue;
       --completions.count;
       return place{p.rank};
@@ -515,7 +515,7 @@ std::optional<place> never_await(world_of_programs& all, sites& s) {
 }
 std::optional<place> never_post(world_of_programs& all, sites& s) {
   for (program& p : all) {
-    for (orrery::step& now : p.steps) {
+    for (orrery::schedule::step& now : p.steps) {
       if (now.exchanges.count == 0 || !s.here()) continue;
       --now.exchanges.count;
       return place{p.rank};
@@ -573,7 +573,7 @@ std::optional<place> program_for_another_pass(world_of_programs& all, sites& s) 
 
 std::optional<place> repeat_a_tile(world_of_programs& all, sites& s) {
   int rank = 0;
-  auto found = at_some_tile(all, s, [&](program& p, orrery::tile&, place& where) {
+  auto found = at_some_tile(all, s, [&](program& p, orrery::schedule::tile&, place& where) {
     rank = p.rank;
     ++*where.step;
   });
@@ -583,7 +583,7 @@ std::optional<place> repeat_a_tile(world_of_programs& all, sites& s) {
 
 std::optional<place> name_a_key_twice(world_of_programs& all, sites& s) {
   std::optional<block> key;
-  auto found = at_some_tile(all, s, [&](program& p, orrery::tile& t, place& where) {
+  auto found = at_some_tile(all, s, [&](program& p, orrery::schedule::tile& t, place& where) {
     key = p.keys[t.keys.first].block;
     where.what = p.queries[t.queries.first].block;
     where.peer = key->shard;
@@ -597,7 +597,7 @@ std::optional<place> name_a_key_twice(world_of_programs& all, sites& s) {
 
 std::optional<place> name_a_query_twice(world_of_programs& all, sites& s) {
   std::optional<block> query;
-  auto found = at_some_tile(all, s, [&](program& p, orrery::tile& t, place& where) {
+  auto found = at_some_tile(all, s, [&](program& p, orrery::schedule::tile& t, place& where) {
     query = where.what = p.queries[t.queries.first].block;
   });
   if (!found) return found;
@@ -750,7 +750,7 @@ std::optional<place> free_a_slot_early(world_of_programs& all, sites& s) {
 std::optional<place> begin_two_partials_in_one_slot(world_of_programs& all, sites& s) {
   for (program& p : all) {
     for (int i = 0; i < p.steps.size(); ++i) {
-      for (const orrery::range& which : {p.steps[i].tile.queries, p.steps[i].tile.keys}) {
+      for (const orrery::schedule::range& which : {p.steps[i].tile.queries, p.steps[i].tile.keys}) {
         list<held_block>& holders = which == p.steps[i].tile.queries ? p.queries : p.keys;
         int first = no_slot;
         for (int h = which.first; h < which.end(); ++h) {
@@ -809,7 +809,7 @@ std::optional<place> receive_into_a_slot_that_is_not(world_of_programs& all, sit
 std::optional<place> begin_a_partial_in_no_slot(world_of_programs& all, sites& s) {
   for (program& p : all) {
     for (int i = 0; i < p.steps.size(); ++i) {
-      const orrery::range& queries = p.steps[i].tile.queries;
+      const orrery::schedule::range& queries = p.steps[i].tile.queries;
       for (int q = queries.first; q < queries.end(); ++q) {
         if (p.queries[q].slot == no_slot || !s.here()) continue;
         p.queries[q].slot = no_slot;
@@ -990,10 +990,10 @@ TEST_CASE("each damage to a right schedule is found, and named") {
             sites wanted{site};
             const std::optional<place> where = m.apply(damaged, wanted);
             if (!where) continue;
-            const orrery::verdict found = verify(damaged);
+            const orrery::verdict found = orrery::verify(damaged);
             CAPTURE(site);
             INFO(found.sentence());
-            INFO(draw_grid(right));
+            INFO(orrery::draw_grid(right));
             REQUIRE(found.found == m.expected);
             REQUIRE(found.rank == where->rank);
             if (where->step) REQUIRE(found.step == *where->step);

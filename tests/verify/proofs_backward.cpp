@@ -8,6 +8,8 @@
 
 using namespace orrery;
 
+using namespace orrery::schedule;
+
 template <class Topology>
 constexpr bool both_backwards(int world) {
   return verify(Topology{}, world, pass::circulate_keys).ok() &&

@@ -14,6 +14,8 @@
 
 using namespace orrery;
 
+using namespace orrery::schedule;
+
 static_assert(verify(ring{}, 64));
 static_assert(verify(wallfacer<2>{}, 64));
 static_assert(verify(wallfacer<4>{}, 64));

@@ -34,11 +34,11 @@ TEST_CASE("every topology is right for every world that it admits, and refuses t
           ++refused;
           continue;
         }
-        const orrery::list<orrery::program> programs = topology.programs(world, p);
-        const orrery::verdict by_all_ranks = verify(programs);
+        const orrery::schedule::list<orrery::program> programs = topology.programs(world, p);
+        const orrery::verdict by_all_ranks = orrery::verify(programs);
         INFO(by_symmetry.sentence());
         INFO(by_all_ranks.sentence());
-        INFO(draw_grid(programs));
+        INFO(orrery::draw_grid(programs));
         CHECK(by_symmetry.ok());
         CHECK(by_all_ranks.ok());
         ++right;
@@ -55,7 +55,7 @@ TEST_CASE("a world without ranks is refused") {
     CHECK(topology.verify(0, pass::forward).found == fault::world_refused);
     CHECK(topology.verify(-8, pass::forward).found == fault::world_refused);
   }
-  CHECK(orrery::verify(orrery::list<orrery::program>{}).found == fault::world_refused);
+  CHECK(orrery::verify(orrery::schedule::list<orrery::program>{}).found == fault::world_refused);
 }
 
 TEST_CASE("a thousand ranks") {
@@ -65,14 +65,14 @@ TEST_CASE("a thousand ranks") {
 
 TEST_CASE("a mask's invisible pairs need not be computed, its visible ones must") {
   const int world = 6;
-  orrery::list<orrery::program> programs(world);
+  orrery::schedule::list<orrery::program> programs(world);
   for (int rank = 0; rank < world; ++rank) {  // a causal ring: keys go up to the last rank, and not around
     orrery::builder schedule{rank, world};
     for (int hop = 0; hop <= rank; ++hop) {
       const int shard = rank - hop;
-      schedule.begin_exchange(rank + 1 < world ? rank + 1 : orrery::nobody, orrery::nobody);
+      schedule.begin_exchange(rank + 1 < world ? rank + 1 : orrery::schedule::nobody, orrery::schedule::nobody);
       schedule.send(orrery::key(shard));
-      schedule.begin_exchange(orrery::nobody, shard > 0 ? rank - 1 : orrery::nobody);
+      schedule.begin_exchange(orrery::schedule::nobody, shard > 0 ? rank - 1 : orrery::schedule::nobody);
       schedule.receive(orrery::key(shard - 1));
       schedule.interact(orrery::query(rank), orrery::key(shard));
       schedule.next_step();
@@ -80,13 +80,13 @@ TEST_CASE("a mask's invisible pairs need not be computed, its visible ones must"
     programs[rank] = schedule;
     finish(programs[rank]);
   }
-  INFO(draw_grid(programs));
-  CHECK(verify(programs, [](int query, int key) { return key <= query; }).ok());
-  const orrery::verdict missing = verify(programs, [](int query, int key) { return key <= query + 1; });
+  INFO(orrery::draw_grid(programs));
+  CHECK(orrery::verify(programs, [](int query, int key) { return key <= query; }).ok());
+  const orrery::verdict missing = orrery::verify(programs, [](int query, int key) { return key <= query + 1; });
   CHECK(missing.found == fault::pair_missing);
-  CHECK(missing.block == orrery::block{orrery::side::query, 0, 0});
+  CHECK(missing.block == orrery::schedule::block{orrery::schedule::side::query, 0, 0});
   CHECK(missing.peer == 1);
-  CHECK(verify(programs).found == fault::pair_missing);
+  CHECK(orrery::verify(programs).found == fault::pair_missing);
 }
 
 TEST_CASE("ranks that are a step apart are right if none waits in a circle") {

@@ -61,7 +61,7 @@ struct inheriting : base_of_inheriting, faulty_ring<3> {
 template <class Topology>
 int written_by(const Topology& t, int world, pass p = pass::forward) {
   const int before = Topology::written;
-  CHECK(orrery::verify_once(t, world, p).ok() == orrery::verify(t, world, p).ok());
+  CHECK(orrery::detail::verify_once(t, world, p).ok() == orrery::verify(t, world, p).ok());
   return Topology::written - before - world;  // those of `verify` are not counted
 }
 
@@ -95,7 +95,7 @@ TEST_CASE("threads that ask at the same time share one proof") {
   std::atomic<int> proven = 0;
   std::vector<std::thread> threads;
   for (int i = 0; i < 8; ++i) {
-    threads.emplace_back([&] { proven += orrery::verify_once(slow_ring{}, 16).ok(); });
+    threads.emplace_back([&] { proven += orrery::detail::verify_once(slow_ring{}, 16).ok(); });
   }
   for (std::thread& one : threads) one.join();
   CHECK(proven == 8);
@@ -104,18 +104,18 @@ TEST_CASE("threads that ask at the same time share one proof") {
 
 TEST_CASE("an answer serves equal topologies only") {
   CHECK(written_by(comparable{0}, 5) == 5);
-  const orrery::verdict wrong = orrery::verify_once(comparable{1}, 5);
+  const orrery::verdict wrong = orrery::detail::verify_once(comparable{1}, 5);
   CHECK(wrong.found == orrery::fault::pair_missing);
   CHECK(written_by(comparable{0}, 5) == 0);
-  CHECK(orrery::verify_once(comparable{1}, 5).sentence() == wrong.sentence());
+  CHECK(orrery::detail::verify_once(comparable{1}, 5).sentence() == wrong.sentence());
 }
 
 TEST_CASE("topologies that cannot be compared are proven each time") {
   CHECK(written_by(incomparable{0}, 5) == 5);
   CHECK(written_by(incomparable{0}, 5) == 5);
-  CHECK(orrery::verify_once(incomparable{1}, 5).found == orrery::fault::pair_missing);
+  CHECK(orrery::detail::verify_once(incomparable{1}, 5).found == orrery::fault::pair_missing);
   CHECK(written_by(inheriting{0}, 5) == 5);
-  CHECK(orrery::verify_once(inheriting{1}, 5).found == orrery::fault::pair_missing);
+  CHECK(orrery::detail::verify_once(inheriting{1}, 5).found == orrery::fault::pair_missing);
 }
 
 TEST_CASE("topologies chosen at run time are equal if they hold the same") {
@@ -134,11 +134,11 @@ TEST_CASE("topologies chosen at run time are equal if they hold the same") {
   CHECK(placed{ring, {.ranks_per_node = 2}} != placed{ring, {.ranks_per_node = 1}});
   CHECK(placed{ring, {.ranks_per_node = 2}} != placed{any_topology{counting_ring<6>{}}, {.ranks_per_node = 2}});
 
-  CHECK(orrery::verify_once(ring, 5).ok());
+  CHECK(orrery::detail::verify_once(ring, 5).ok());
   const int before = counting_ring<5>::written;
-  CHECK(orrery::verify_once(any_topology{counting_ring<5>{}}, 5).ok());
+  CHECK(orrery::detail::verify_once(any_topology{counting_ring<5>{}}, 5).ok());
   CHECK(counting_ring<5>::written == before);
-  CHECK(!orrery::verify_once(any_topology{comparable{1}}, 5).ok());
+  CHECK(!orrery::detail::verify_once(any_topology{comparable{1}}, 5).ok());
 }
 
 TEST_CASE("a topology that throws is asked again") {
@@ -149,8 +149,8 @@ TEST_CASE("a topology that throws is asked again") {
       return orrery::ring::program(rank, world);
     }
   };
-  CHECK_THROWS_AS(static_cast<void>(orrery::verify_once(throwing{}, 4)), std::runtime_error);
-  CHECK(orrery::verify_once(throwing{}, 4).ok());
+  CHECK_THROWS_AS(static_cast<void>(orrery::detail::verify_once(throwing{}, 4)), std::runtime_error);
+  CHECK(orrery::detail::verify_once(throwing{}, 4).ok());
 }
 
 TEST_CASE("the reason of a refusal is that of the topology that is asked, not of one that is gone") {
@@ -165,35 +165,37 @@ TEST_CASE("the reason of a refusal is that of the topology that is asked, not of
   const std::string second = "refuses for the second reason, which is longer than any string that lies in itself";
   for (const std::string& reason : {first, second}) {
     const orrery::any_topology chosen = refusing{reason};
-    for (const orrery::verdict& v : {orrery::verify_once(refusing{reason}, 4), orrery::verify_once(chosen, 4)}) {
+    for (const orrery::verdict& v :
+         {orrery::detail::verify_once(refusing{reason}, 4), orrery::detail::verify_once(chosen, 4)}) {
       CHECK(v.found == orrery::fault::world_refused);
     }
-    CHECK(std::string{orrery::verify_once(chosen, 4).reason} == reason);
+    CHECK(std::string{orrery::detail::verify_once(chosen, 4).reason} == reason);
   }
 }
 
 TEST_CASE("every number that a topology writes counts in the digest, and what follows from them does not") {
   using orrery::program;
   const auto digest_of = [](const program& p) {
-    orrery::schedule_digest digest;
+    orrery::schedule::schedule_digest digest;
     digest.add(p);
     digest.add_remarks(p);
     return digest.text();
   };
   const auto numbers_of = [](program& p) {
     std::vector<int*> all{&p.rank, &p.world, &p.slices};
-    const auto add_range = [&](orrery::range& r) { all.insert(all.end(), {&r.first, &r.count}); };
-    const auto add_block = [&](orrery::block& b) { all.insert(all.end(), {&b.shard, &b.slice}); };
-    for (orrery::step& one : p.steps) add_range(one.exchanges), add_range(one.tile.queries), add_range(one.tile.keys);
-    for (orrery::exchange& one : p.exchanges) {
+    const auto add_range = [&](orrery::schedule::range& r) { all.insert(all.end(), {&r.first, &r.count}); };
+    const auto add_block = [&](orrery::schedule::block& b) { all.insert(all.end(), {&b.shard, &b.slice}); };
+    for (orrery::schedule::step& one : p.steps)
+      add_range(one.exchanges), add_range(one.tile.queries), add_range(one.tile.keys);
+    for (orrery::schedule::exchange& one : p.exchanges) {
       all.insert(all.end(), {&one.to, &one.from, &one.lane, &one.posted, &one.complete_before});
       add_range(one.sent), add_range(one.received);
     }
-    for (orrery::block& one : p.sent) add_block(one);
+    for (orrery::schedule::block& one : p.sent) add_block(one);
     for (auto* held : {&p.received, &p.queries, &p.keys}) {
-      for (orrery::held_block& one : *held) add_block(one.block);
+      for (orrery::schedule::held_block& one : *held) add_block(one.block);
     }
-    for (orrery::collective& one : p.collectives) {
+    for (orrery::schedule::collective& one : p.collectives) {
       all.insert(all.end(), {&one.first_rank, &one.ranks, &one.rank_stride});
       add_range(one.exchanges);
     }
@@ -205,7 +207,7 @@ TEST_CASE("every number that a topology writes counts in the digest, and what fo
     return digest_of(edited) != digest_of(p);
   };
   for (const pass p : {pass::forward, pass::circulate_keys}) {
-    program one = orrery::draft_of(orrery::wallfacer<2>{}, 3, 16, p);
+    program one = orrery::detail::draft_of(orrery::wallfacer<2>{}, 3, 16, p);
     CHECK(!one.collectives.empty());
     const std::string digest = digest_of(one);
     std::vector<int*> numbers = numbers_of(one);
@@ -216,22 +218,23 @@ TEST_CASE("every number that a topology writes counts in the digest, and what fo
       --*number;
     }
     CHECK(digest_of(one) == digest);
-    const auto other_side = [](orrery::side& s) { s = orrery::other_side(s); };
+    const auto other_side = [](orrery::schedule::side& s) { s = orrery::schedule::other_side(s); };
     CHECK(differs_with(one, [&](program& x) { x.pass = pass::circulate_queries; }));
-    CHECK(differs_with(one, [&](program& x) { x.exchanges[0].cargo = orrery::cargo::partial; }));
+    CHECK(differs_with(one, [&](program& x) { x.exchanges[0].cargo = orrery::schedule::cargo::partial; }));
     CHECK(differs_with(one, [&](program& x) { other_side(x.sent[0].side); }));
     CHECK(differs_with(one, [&](program& x) { other_side(x.received[0].block.side); }));
     CHECK(differs_with(one, [&](program& x) { other_side(x.queries[0].block.side); }));
     CHECK(differs_with(one, [&](program& x) { other_side(x.keys.back().block.side); }));
-    CHECK(differs_with(one, [&](program& x) { x.collectives[0].kind = orrery::collective_kind::all_to_all; }));
+    CHECK(
+        differs_with(one, [&](program& x) { x.collectives[0].kind = orrery::schedule::collective_kind::all_to_all; }));
     CHECK(differs_with(one, [&](program& x) { x.collectives.pop_back(); }));
     CHECK(differs_with(one, [&](program& x) { x.steps.push_back({{0, 0}, {0, 0}, {{0, 0}, {0, 0}}}); }));
-    CHECK_FALSE(differs_with(one, [&](program& x) { orrery::finish(x); }));
+    CHECK_FALSE(differs_with(one, [&](program& x) { orrery::schedule::finish(x); }));
   }
 }
 
 TEST_CASE("old answers are forgotten, and found again") {
-  for (int world = 1; world <= 70; ++world) CHECK(orrery::verify_once(counting_ring<7>{}, world).ok());
+  for (int world = 1; world <= 70; ++world) CHECK(orrery::detail::verify_once(counting_ring<7>{}, world).ok());
   CHECK(written_by(counting_ring<7>{}, 70) == 0);
   CHECK(written_by(counting_ring<7>{}, 1) == 1);
 }

@@ -17,7 +17,7 @@
 namespace {
 
 using orrery::bfloat16;
-using backend = orrery::device_backend<>;
+using backend = orrery::detail::device_backend<>;
 
 constexpr std::int64_t tokens = 16384, heads = 32, dim = 128, elements = tokens * heads * dim;
 
@@ -25,8 +25,8 @@ constexpr std::int64_t tokens = 16384, heads = 32, dim = 128, elements = tokens 
 
 int main() try {
   cudaDeviceProp device;
-  orrery::check_cuda(cudaGetDeviceProperties(&device, 0), "cudaGetDeviceProperties");
-  const orrery::cuda_stream stream;
+  orrery::detail::check_cuda(cudaGetDeviceProperties(&device, 0), "cudaGetDeviceProperties");
+  const orrery::detail::cuda_stream stream;
   const orrery::device_context context{stream.get()};
   const bench::device_numbers<bfloat16> x(elements), y(elements), z(elements);
   const bench::device_numbers<float> s(elements), t(elements);
@@ -50,8 +50,8 @@ int main() try {
   };
   constexpr double all = static_cast<double>(elements);
   report("cudaMemcpyAsync", 8 * all, [&] {
-    orrery::check_cuda(cudaMemcpyAsync(s.data(), t.data(), 4 * elements, cudaMemcpyDeviceToDevice, stream.get()),
-                       "cudaMemcpyAsync");
+    orrery::detail::check_cuda(
+        cudaMemcpyAsync(s.data(), t.data(), 4 * elements, cudaMemcpyDeviceToDevice, stream.get()), "cudaMemcpyAsync");
   });
   report("pack a trainer's tensor", 4 * all, [&] { backend::copy(context, own, packed); });
   report("pack a quarter of its heads", all,
@@ -63,8 +63,8 @@ int main() try {
   report("add bfloat16", 10 * all, [&] { backend::add(context, sum, packed); });
   report("delta", 4 * all, [&] { backend::row_dot(context, own, other, lse); });
   report("the output of cuDNN's backward", 4 * all, [&] {
-    orrery::launch_cudnn_rows<orrery::gpu>(context,
-                                           orrery::device_cudnn_rows<bfloat16>{own, lse, lse, packed, arrived_lse});
+    orrery::detail::launch_cudnn_rows<orrery::detail::gpu>(
+        context, orrery::detail::device_cudnn_rows<bfloat16>{own, lse, lse, packed, arrived_lse});
   });
 } catch (const std::exception& e) {
   std::fprintf(stderr, "%s\n", e.what());

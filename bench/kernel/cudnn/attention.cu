@@ -47,9 +47,9 @@ struct tensors {
 };
 
 times direct(const tensors& t, std::int64_t tokens, bool causal) {
-  const orrery::cuda_stream stream;
+  const orrery::detail::cuda_stream stream;
   orrery::cudnn_graphs engine;
-  orrery::cudnn_call call;
+  orrery::detail::cudnn_call call;
   call.causal = causal;
   call.scale = 0.088f;
   call.batch = 1;
@@ -69,9 +69,10 @@ times direct(const tensors& t, std::int64_t tokens, bool causal) {
       call.grad_k = call.grad_v = call.k;
     }
     const int plan = engine.plan(call);
-    const orrery::device_memory workspace{engine.workspace_bytes(plan)};
-    const orrery::cudnn_tensors all{t.q.data(),        t.k.data(),      t.v.data(),      t.out.data(),   t.lse.data(),
-                                    t.grad_out.data(), t.grad_q.data(), t.grad_k.data(), t.grad_v.data()};
+    const orrery::detail::device_memory workspace{engine.workspace_bytes(plan)};
+    const orrery::detail::cudnn_tensors all{t.q.data(),      t.k.data(),      t.v.data(),
+                                            t.out.data(),    t.lse.data(),    t.grad_out.data(),
+                                            t.grad_q.data(), t.grad_k.data(), t.grad_v.data()};
     return bench::milliseconds_of(stream.get(), 5, [&] { engine.run(plan, {stream.get()}, all, workspace.data()); });
   };
   const double forward = time(false);
@@ -104,7 +105,7 @@ times by_operator(const tensors& t, std::int64_t tokens, const Mask& mask) {
 
 int main() try {
   cudaDeviceProp device;
-  orrery::check_cuda(cudaGetDeviceProperties(&device, 0), "cudaGetDeviceProperties");
+  orrery::detail::check_cuda(cudaGetDeviceProperties(&device, 0), "cudaGetDeviceProperties");
   std::printf("%s, cuDNN %zu\n%8s %8s %-28s %10s %10s\n", device.name, cudnnGetVersion(), "tokens", "mask", "",
               "forward", "backward");
   for (const std::int64_t tokens : {4096, 8192, 16384}) {

@@ -13,7 +13,7 @@
 #include "orrery/attention/plan.hpp"
 #include "orrery/run/executor.hpp"
 
-namespace orrery {
+namespace orrery::detail {
 
 /// The backward as an interaction. Query operand: Q, dO, log-sum-exp, delta. Key operand: K, V. Partials: dQ; dK, dV.
 /// A key head that several slices share has a part of its gradient in each; they are added up when all are there.
@@ -304,4 +304,4 @@ class attention_backward {
   pass pass_ = pass::circulate_keys;
 };
 
-}  // namespace orrery
+}  // namespace orrery::detail

@@ -17,7 +17,7 @@
 #include "orrery/schedule/program.hpp"
 #include "orrery/tensor/view.hpp"
 
-namespace orrery {
+namespace orrery::detail {
 
 /// The calls of a planned attention operator, whatever its transport and mask.
 template <class Kernel>
@@ -168,4 +168,4 @@ class planned_attention final : public attention_calls<Kernel> {
   executor<World, attention_backward<Kernel, Mask, memory>> run_backward_;
 };
 
-}  // namespace orrery
+}  // namespace orrery::detail

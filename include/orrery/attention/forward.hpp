@@ -13,7 +13,7 @@
 #include "orrery/attention/plan.hpp"
 #include "orrery/run/executor.hpp"
 
-namespace orrery {
+namespace orrery::detail {
 
 /// The forward as an interaction (see `interaction`). Query operand: Q. Key operand: K, V. Query partial: the output
 /// and its log-sum-exp. What belongs to the rank's own shard is read and written where the trainer has it.
@@ -166,4 +166,4 @@ class attention_forward {
   array own_lse_;
 };
 
-}  // namespace orrery
+}  // namespace orrery::detail

@@ -16,7 +16,7 @@
 #include "orrery/schedule/program.hpp"
 #include "orrery/tensor/view.hpp"
 
-namespace orrery {
+namespace orrery::detail {
 
 /// What an operator calls for its kernel: the kernel's own functions, where it needs no plan.
 template <class Kernel, class Memory>
@@ -172,4 +172,4 @@ class kernel_plan<Kernel, Memory> {
   bool whole_backward_ = false;
 };
 
-}  // namespace orrery
+}  // namespace orrery::detail

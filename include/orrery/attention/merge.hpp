@@ -5,7 +5,7 @@
 
 #include "orrery/tensor/math.hpp"
 
-namespace orrery {
+namespace orrery::detail {
 
 /// How two partial results of one row combine: out = into * out_into + from * out_from, and the log-sum-exp of both.
 template <class Accumulator>
@@ -32,19 +32,19 @@ struct merge_weighting {
 template <class Accumulator>
 [[nodiscard]] constexpr merge_weighting<Accumulator> merge_weights(Accumulator lse_into,
                                                                    Accumulator lse_from) noexcept {
-  if (elementary::is_minus_infinity(lse_from)) return {Accumulator{1}, Accumulator{0}, lse_into};
-  if (elementary::is_minus_infinity(lse_into)) return {Accumulator{0}, Accumulator{1}, lse_from};
-  if (!elementary::is_finite(lse_into) || !elementary::is_finite(lse_from)) {
-    constexpr elementary::quiet_nan<Accumulator> nan{};
+  if (math::is_minus_infinity(lse_from)) return {Accumulator{1}, Accumulator{0}, lse_into};
+  if (math::is_minus_infinity(lse_into)) return {Accumulator{0}, Accumulator{1}, lse_from};
+  if (!math::is_finite(lse_into) || !math::is_finite(lse_from)) {
+    constexpr math::quiet_nan<Accumulator> nan{};
     return {nan, nan, nan};
   }
   const bool into_is_larger = lse_into >= lse_from;
   const Accumulator larger = into_is_larger ? lse_into : lse_from;
   const Accumulator smaller = into_is_larger ? lse_from : lse_into;
-  const Accumulator ratio = elementary::exp(smaller - larger);
+  const Accumulator ratio = math::exp(smaller - larger);
   const Accumulator major = Accumulator{1} / (Accumulator{1} + ratio);
   const Accumulator minor = ratio * major;
-  return {into_is_larger ? major : minor, into_is_larger ? minor : major, larger + elementary::log1p(ratio)};
+  return {into_is_larger ? major : minor, into_is_larger ? minor : major, larger + math::log1p(ratio)};
 }
 
 /// Merges one row: `dim` contiguous elements and their log-sum-exp. A row that has seen no key (lse = -infinity) is not
@@ -53,8 +53,8 @@ template <class Accumulator>
 template <class Accumulator, class From>
 inline void merge_row(Accumulator* out_into, Accumulator& lse_into, const From* out_from, Accumulator lse_from,
                       std::int64_t dim) noexcept {
-  if (elementary::is_minus_infinity(lse_from)) return;
-  if (elementary::is_minus_infinity(lse_into)) {
+  if (math::is_minus_infinity(lse_from)) return;
+  if (math::is_minus_infinity(lse_into)) {
     lse_into = lse_from;
     for (std::int64_t i = 0; i < dim; ++i) out_into[i] = static_cast<Accumulator>(out_from[i]);
     return;
@@ -66,4 +66,4 @@ inline void merge_row(Accumulator* out_into, Accumulator& lse_into, const From* 
   }
 }
 
-}  // namespace orrery
+}  // namespace orrery::detail

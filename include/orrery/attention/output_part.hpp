@@ -13,7 +13,7 @@ namespace orrery {
 /// Some heads of a call's results on this rank, for all its tokens. Forward: out and lse of query heads. Backward:
 /// grad_q of query heads; grad_k and grad_v of key heads.
 struct output_part {
-  orrery::side side;
+  orrery::schedule::side side;
   std::int64_t first_head;
   std::int64_t heads;
 };

@@ -12,7 +12,7 @@
 #include "orrery/schedule/list.hpp"
 #include "orrery/schedule/program.hpp"
 
-namespace orrery {
+namespace orrery::detail {
 
 /// The heads of one slice: which query heads, and which key heads these read. Slices differ by one query head at most;
 /// a key head belongs to every slice that has one of its query heads.
@@ -134,4 +134,4 @@ class plan_array {
 // An operand is only read; its address comes without const because a received block is written by the transport.
 [[nodiscard]] inline std::byte* writable(const std::byte* memory) noexcept { return const_cast<std::byte*>(memory); }
 
-}  // namespace orrery
+}  // namespace orrery::detail

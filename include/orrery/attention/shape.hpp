@@ -34,9 +34,9 @@ struct attention_shape {
   std::optional<std::int64_t> value_dim{};   ///< of values and outputs; default: head_dim
   std::optional<std::int64_t> key_length{};  ///< tokens of the key sequence, over all ranks; default: length
   std::optional<double> scale{};             ///< of the scores; default: 1 / sqrt(head_dim)
-  pass circulate = pass::circulate_keys;     ///< the backward's policy
+  schedule::pass circulate = schedule::pass::circulate_keys;  ///< the backward's policy
   /// Of the forward's operands, for those who compute them one after the other (see `attention::begin_forward`).
-  orrery::hand_over hand_over = orrery::hand_over::together;
+  orrery::schedule::hand_over hand_over = orrery::schedule::hand_over::together;
 
   /// With all defaults filled in: every optional member has a value.
   [[nodiscard]] attention_shape completed() const {
@@ -44,10 +44,14 @@ struct attention_shape {
     full.key_heads = key_heads.value_or(query_heads);
     full.value_dim = value_dim.value_or(head_dim);
     full.key_length = key_length.value_or(length);
-    full.scale = scale.value_or(head_dim > 0 ? 1 / elementary::sqrt(static_cast<double>(head_dim)) : 1);
+    full.scale = scale.value_or(head_dim > 0 ? 1 / detail::math::sqrt(static_cast<double>(head_dim)) : 1);
     return full;
   }
 };
+
+}  // namespace orrery
+
+namespace orrery::detail {
 
 /// What an attention operator is made of, as far as its arguments can be wrong: for sentences, and for ranks to
 /// compare.
@@ -96,7 +100,7 @@ struct attention_request {
       if (!error.empty()) return error;
     }
     if (*shape.scale == 0) return "scale is 0, expected another number; leave it out for 1 / sqrt(head_dim)";
-    if (!elementary::is_finite(*shape.scale))
+    if (!math::is_finite(*shape.scale))
       return "scale is " + std::to_string(*shape.scale) + ", expected a finite number";
     if (shape.circulate != pass::circulate_keys && shape.circulate != pass::circulate_queries) {
       return "circulate is pass::forward, expected pass::circulate_keys or pass::circulate_queries";
@@ -323,4 +327,4 @@ class call_views {
   int count_ = 0;
 };
 
-}  // namespace orrery
+}  // namespace orrery::detail

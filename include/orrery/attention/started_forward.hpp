@@ -21,9 +21,9 @@ class started_forward {
   using storage = typename Kernel::storage;
   using accumulator = typename Kernel::accumulator;
 
-  started_forward(attention_calls<Kernel>& calls, const call_views& views, const expected_view& q,
-                  const expected_view& k, const expected_view& v, const tensor_view<storage>& out,
-                  const row_view<accumulator>& lse)
+  started_forward(detail::attention_calls<Kernel>& calls, const detail::call_views& views,
+                  const detail::expected_view& q, const detail::expected_view& k, const detail::expected_view& v,
+                  const tensor_view<storage>& out, const row_view<accumulator>& lse)
       : calls_{&calls}, views_{views}, q_{q}, k_{k}, v_{v} {
     calls.begin_forward(out, lse);
     calls.forward_under_way = &calls_;
@@ -70,7 +70,8 @@ class started_forward {
 
   /// The call of this number: with a view that is expected to fit, unless there is none.
   template <class Give>
-  void call(int number, const expected_view* expected, const tensor_view<const storage>& view, const Give& give) {
+  void call(int number, const detail::expected_view* expected, const tensor_view<const storage>& view,
+            const Give& give) {
     expect(number);
     expect_operator(names[number]);
     if (expected != nullptr) views_.reads(*expected, view);
@@ -100,9 +101,9 @@ class started_forward {
                            "the operator until finish has returned"};
   }
 
-  attention_calls<Kernel>* calls_;  // null: this forward is over, or its operator is gone
-  call_views views_;
-  expected_view q_, k_, v_;
+  detail::attention_calls<Kernel>* calls_;  // null: this forward is over, or its operator is gone
+  detail::call_views views_;
+  detail::expected_view q_, k_, v_;
   int next_ = 0;
 };
 

@@ -70,6 +70,10 @@ struct backward_keys {
   bool own = false;  ///< the rank's own shard, where the trainer has it; else packed, as it travels
 };
 
+}  // namespace orrery
+
+namespace orrery::detail {
+
 /// A whole attention forward: one query block meets one key block, nothing else meets either, and both are the
 /// trainer's. So what a kernel computes is the result, and may be written as the trainer stores it (see
 /// `planned_kernel`).
@@ -100,4 +104,4 @@ struct whole_backward {
   segments key_positions;
 };
 
-}  // namespace orrery
+}  // namespace orrery::detail

@@ -6,7 +6,7 @@
 #include "orrery/layout/segment.hpp"
 #include "orrery/mask/mask.hpp"
 
-namespace orrery {
+namespace orrery::detail {
 
 /// Consecutive tokens of one segment of a shard.
 struct token_block {
@@ -73,4 +73,4 @@ class token_blocks {
   std::int64_t blocks_[2] = {0, 0};
 };
 
-}  // namespace orrery
+}  // namespace orrery::detail

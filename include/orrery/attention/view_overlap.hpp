@@ -5,7 +5,7 @@
 
 #include "orrery/tensor/view.hpp"
 
-namespace orrery {
+namespace orrery::detail {
 
 /// The bytes of a view: a run of `run` bytes at `begin` + i * stride[0] + j * stride[1] + k * stride[2], for 0 <= i <=
 /// last[0], and so on. No stride is negative. Empty if `run` is 0.
@@ -197,4 +197,4 @@ class stride_sums {
   return overlap::no;
 }
 
-}  // namespace orrery
+}  // namespace orrery::detail

@@ -17,7 +17,7 @@
 #define ORRERY_NO_UNROLL
 #endif
 
-namespace orrery {
+namespace orrery::detail {
 
 /// Sixteen bytes, aligned: the widest access of a thread.
 struct alignas(16) vector_words {
@@ -34,4 +34,4 @@ struct alignas(16) vector_words {
 /// that run a block's threads in turn on the host and watch their use of shared memory.
 struct gpu;
 
-}  // namespace orrery
+}  // namespace orrery::detail

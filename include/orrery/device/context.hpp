@@ -29,6 +29,10 @@ class device_error : public std::runtime_error {
   cudaError_t code_;
 };
 
+}  // namespace orrery
+
+namespace orrery::detail {
+
 /// Does this code mean that the device's context is lost, so that every later call in the process fails alike?
 [[nodiscard]] constexpr bool is_sticky(cudaError_t code) noexcept {
   switch (code) {
@@ -71,4 +75,4 @@ inline void check_cuda(cudaError_t code, const char* call,
   throw device_error{code, sentence};
 }
 
-}  // namespace orrery
+}  // namespace orrery::detail

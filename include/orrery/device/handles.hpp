@@ -11,7 +11,7 @@
 #include "orrery/device/context.hpp"
 
 /// Streams, events and memory of a CUDA device, each with one owner.
-namespace orrery {
+namespace orrery::detail {
 
 /// For calls whose failure changes nothing, such as those of destructors: the thread's next cudaGetLastError, by which
 /// kernels look for a launch that failed, does not find it.
@@ -103,4 +103,4 @@ class device_memory {
   std::byte* data_ = nullptr;
 };
 
-}  // namespace orrery
+}  // namespace orrery::detail

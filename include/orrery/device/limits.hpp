@@ -5,7 +5,7 @@
 #include <stdexcept>
 #include <string>
 
-namespace orrery {
+namespace orrery::detail {
 
 /// What a kernel needs of a device.
 struct device_needs {
@@ -54,4 +54,4 @@ struct device_limits {
   }
 };
 
-}  // namespace orrery
+}  // namespace orrery::detail

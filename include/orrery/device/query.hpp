@@ -9,7 +9,7 @@
 #include "orrery/device/context.hpp"
 #include "orrery/device/limits.hpp"
 
-namespace orrery {
+namespace orrery::detail {
 
 /// What the current device has. Throws `device_error` if there is no device.
 [[nodiscard]] inline device_limits limits_of_current_device() {
@@ -51,4 +51,4 @@ inline cudaFuncAttributes require_code(const std::string& kernel, const device_l
                               std::to_string(has.compute_capability) + " to CMAKE_CUDA_ARCHITECTURES"};
 }
 
-}  // namespace orrery
+}  // namespace orrery::detail

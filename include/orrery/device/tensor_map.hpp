@@ -6,7 +6,7 @@
 #include "orrery/device/code.hpp"
 #include "orrery/tensor/view.hpp"
 
-namespace orrery {
+namespace orrery::detail {
 
 /// What a tensor copy (PTX ISA, "cp.async.bulk.tensor") brings to shared memory at a time: of a tensor of 16-bit
 /// elements with dimensions [dim, sequence, head, batch] a box of 64 elements of `rows` tokens of one head. What is
@@ -120,4 +120,4 @@ struct swizzled_tile {
   }
 };
 
-}  // namespace orrery
+}  // namespace orrery::detail

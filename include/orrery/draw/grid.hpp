@@ -14,8 +14,8 @@ namespace orrery {
 /// `queries x keys`, then what it sends: `>3:k1` is key shard 1 to rank 3, `>3:+q1` the partial of query shard 1; runs
 /// of shards are written `0-3`, a slice of the heads `.s`. Messages that a cell of `width` characters has no room for
 /// are counted.
-[[nodiscard]] inline std::string draw_grid(const list<program>& programs, std::size_t width = 28) {
-  const auto runs = [](list<int> shards) {
+[[nodiscard]] inline std::string draw_grid(const schedule::list<schedule::program>& programs, std::size_t width = 28) {
+  const auto runs = [](schedule::list<int> shards) {
     for (int sorted = 1; sorted < shards.size(); ++sorted) {
       for (int i = sorted; i > 0 && shards[i] < shards[i - 1]; --i) std::swap(shards[i], shards[i - 1]);
     }
@@ -29,36 +29,36 @@ namespace orrery {
     }
     return text;
   };
-  const auto shards_of = [&](const list<held_block>& holders, const range& which) {
-    list<int> shards;
+  const auto shards_of = [&](const schedule::list<schedule::held_block>& holders, const schedule::range& which) {
+    schedule::list<int> shards;
     for (int b = which.first; b < which.end(); ++b) shards.push_back(holders[b].block.shard);
     return runs(shards);
   };
   int steps = 0;
-  for (const program& p : programs) steps = p.steps.size() > steps ? p.steps.size() : steps;
+  for (const schedule::program& p : programs) steps = p.steps.size() > steps ? p.steps.size() : steps;
 
-  list<std::string> cells;  // of each rank, its steps
-  for (const program& p : programs) {
+  schedule::list<std::string> cells;  // of each rank, its steps
+  for (const schedule::program& p : programs) {
     for (int i = 0; i < steps; ++i) {
       std::string cell;
       if (i < p.steps.size()) {
-        const step& now = p.steps[i];
+        const schedule::step& now = p.steps[i];
         if (!now.tile.empty()) {
           cell = shards_of(p.queries, now.tile.queries) + "x" + shards_of(p.keys, now.tile.keys);
           if (p.slices > 1) cell += "." + std::to_string(p.queries[now.tile.queries.first].block.slice);
         }
         int left_out = 0;
         for (int e = now.exchanges.first; e < now.exchanges.end(); ++e) {
-          const exchange& x = p.exchanges[e];
+          const schedule::exchange& x = p.exchanges[e];
           if (x.sent.count == 0) continue;
-          std::string message =
-              (cell.empty() ? ">" : " >") + std::to_string(x.to) + ":" + (x.cargo == cargo::partial ? "+" : "");
-          for (const side s : {side::query, side::key}) {
-            list<int> shards;
+          std::string message = (cell.empty() ? ">" : " >") + std::to_string(x.to) + ":" +
+                                (x.cargo == schedule::cargo::partial ? "+" : "");
+          for (const schedule::side s : {schedule::side::query, schedule::side::key}) {
+            schedule::list<int> shards;
             for (int b = x.sent.first; b < x.sent.end(); ++b) {
               if (p.sent[b].side == s) shards.push_back(p.sent[b].shard);
             }
-            if (!shards.empty()) message += (s == side::query ? "q" : "k") + runs(shards);
+            if (!shards.empty()) message += (s == schedule::side::query ? "q" : "k") + runs(shards);
           }
           if (cell.size() + message.size() + 4 > width) {
             ++left_out;
@@ -73,7 +73,7 @@ namespace orrery {
   }
 
   const auto cell_of = [&](int rank, int i) -> const std::string& { return cells[rank * steps + i]; };
-  list<std::size_t> widths;
+  schedule::list<std::size_t> widths;
   for (int i = 0; i < steps; ++i) {
     std::size_t widest = std::to_string(i).size();
     for (int rank = 0; rank < programs.size(); ++rank) {
@@ -96,8 +96,9 @@ namespace orrery {
 
 /// Draws a topology's schedule. Throws `std::invalid_argument` if the world is refused.
 template <topology Topology>
-[[nodiscard]] std::string draw_grid(const Topology& t, int world, pass p = pass::forward, std::size_t width = 28) {
-  require_admitted(t, world, p);
+[[nodiscard]] std::string draw_grid(const Topology& t, int world, schedule::pass p = schedule::pass::forward,
+                                    std::size_t width = 28) {
+  detail::require_admitted(t, world, p);
   return draw_grid(programs_of(t, world, p), width);
 }
 

@@ -8,7 +8,7 @@
 #include <new>
 #include <utility>
 
-namespace orrery {
+namespace orrery::detail {
 
 /// There is not enough memory for what a plan needs. The message says how many bytes were asked for, and for what.
 class memory_error : public std::bad_alloc {
@@ -59,4 +59,4 @@ class host_memory {
   std::byte* data_ = nullptr;
 };
 
-}  // namespace orrery
+}  // namespace orrery::detail

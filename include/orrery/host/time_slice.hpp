@@ -8,7 +8,7 @@
 #include <unistd.h>
 #endif
 
-namespace orrery {
+namespace orrery::detail {
 
 /// Nanoseconds that threads ask for, which is the most that Linux grants.
 inline constexpr std::uint64_t long_time_slice = 100'000'000;
@@ -42,4 +42,4 @@ inline void ask_for_long_time_slices() noexcept {
 #endif
 }
 
-}  // namespace orrery
+}  // namespace orrery::detail

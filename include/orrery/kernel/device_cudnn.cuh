@@ -44,8 +44,8 @@ namespace orrery {
 ///
 /// Tensors of the rank's own shard that are not contiguous as `batch_sequence_head_dim`, or not at multiples of 16
 /// bytes, are copied once a call. Calls enqueue and return, and can be captured into a graph.
-template <class T, class Engine = cudnn_graphs, class Device = gpu>
-struct device_cudnn : device_backend<Device> {
+template <class T, class Engine = cudnn_graphs, class Device = detail::gpu>
+struct device_cudnn : detail::device_backend<Device> {
   static_assert(std::same_as<T, bfloat16> || std::same_as<T, float16>,
                 "orrery::device_cudnn stores orrery::bfloat16 or orrery::float16; for other element types use "
                 "orrery::device_reference");
@@ -54,13 +54,13 @@ struct device_cudnn : device_backend<Device> {
   using accumulator = float;
   using context = device_context;
 
-  static constexpr std::int64_t max_head_dim = device_cudnn_rows<T>::most_dim;
+  static constexpr std::int64_t max_head_dim = detail::device_cudnn_rows<T>::most_dim;
 
   /// Which parts of it, says the constructor of the operator.
   template <mask Mask>
   static constexpr bool supports = true;
 
-  [[nodiscard]] static std::string name() { return "device_cudnn<" + element_name<T>() + ">"; }
+  [[nodiscard]] static std::string name() { return "device_cudnn<" + detail::element_name<T>() + ">"; }
 
   /// Throws `std::invalid_argument` unless the current device has the compute capability that cuDNN's attention needs,
   /// and the program code for it, and `device_error` if there is no device. Operators ask when they are made, before
@@ -69,7 +69,7 @@ struct device_cudnn : device_backend<Device> {
 
   /// See `planned_kernel`.
   template <class Memory>
-  using planned = device_cudnn_plan<T, Engine, Device, Memory>;
+  using planned = detail::device_cudnn_plan<T, Engine, Device, Memory>;
 };
 
 }  // namespace orrery

@@ -30,8 +30,16 @@ enum class device_instructions {
   wgmma,     ///< a warpgroup's, with tensor copies: of compute capability 9.0 alone, and of the target sm_90a
 };
 
+}  // namespace orrery
+
+namespace orrery::detail {
+
 /// The best that `device_flash` uses by default. wgmma is to be asked for, since it has not run on a GPU yet.
 inline constexpr device_instructions default_device_instructions = device_instructions::mma_sync;
+
+}  // namespace orrery::detail
+
+namespace orrery {
 
 /// The fast attention kernel for CUDA devices of compute capability 8.0 and newer: blocked online softmax on the tensor
 /// cores, forward and backward.
@@ -65,8 +73,9 @@ inline constexpr device_instructions default_device_instructions = device_instru
 /// maps among them, have 4096 bytes: about 400 are left for it), and addresses and strides of q, k, v and grad_out are
 /// multiples of 16 bytes (see `tensor_box`); otherwise, those of mma.sync. Results differ by rounding.
 /// **wgmma has been compiled, and tested lane by lane on an emulated device, but has not run on a GPU yet.**
-template <class T, int largest = 256, class Device = gpu, device_instructions limit = default_device_instructions>
-struct device_flash : device_backend<Device> {
+template <class T, int largest = 256, class Device = detail::gpu,
+          device_instructions limit = detail::default_device_instructions>
+struct device_flash : detail::device_backend<Device> {
   static_assert(std::same_as<T, bfloat16> || std::same_as<T, float16>,
                 "orrery::device_flash stores orrery::bfloat16 or orrery::float16; for other element types use "
                 "orrery::device_reference");
@@ -82,15 +91,16 @@ struct device_flash : device_backend<Device> {
   static constexpr bool supports = std::is_trivially_copyable_v<Mask>;
 
   [[nodiscard]] static std::string name() {
-    return "device_flash<" + element_name<T>() + (limit == device_instructions::wgmma ? ", wgmma>" : ">");
+    return "device_flash<" + detail::element_name<T>() + (limit == device_instructions::wgmma ? ", wgmma>" : ">");
   }
 
   /// Throws `std::invalid_argument` unless the current device has what a forward and a backward of these head
   /// dimensions need, and `device_error` if there is no device. Operators ask when they are made, and every call does.
   static void require(std::int64_t key_dim, std::int64_t value_dim) {
     by_dims(key_dim, value_dim, [&]<int key, int value>(dims<key, value>) {
-      require_bytes(device_flash_forward<T, full, key, value>::shared_bytes);
-      require_bytes(device_flash_backward<T, full, key, value, device_gradient::of_queries>::shared_bytes);
+      require_bytes(detail::device_flash_forward<T, full, key, value>::shared_bytes);
+      require_bytes(
+          detail::device_flash_backward<T, full, key, value, detail::device_gradient::of_queries>::shared_bytes);
     });
   }
 
@@ -105,9 +115,9 @@ struct device_flash : device_backend<Device> {
     require_tokens(queries);
     require_tokens(keys);
     by_dims(queries[0].q.dim, queries[0].out.dim, [&]<int key_dim, int value_dim>(dims<key_dim, value_dim>) {
-      using body = device_flash_forward<T, Mask, key_dim, value_dim>;
+      using body = detail::device_flash_forward<T, Mask, key_dim, value_dim>;
       require_bytes(body::shared_bytes);
-      for_device_blocks(queries, keys, [&](const auto& some_queries, const auto& some_keys) {
+      detail::for_device_blocks(queries, keys, [&](const auto& some_queries, const auto& some_keys) {
         if constexpr (limit == device_instructions::wgmma) {
           if (forward_by_warpgroups<key_dim, value_dim>(context, some_queries, some_keys, heads, scale, mask)) return;
         }
@@ -131,15 +141,15 @@ struct device_flash : device_backend<Device> {
     const std::int64_t is_key_dim = keys.empty() ? queries[0].q.dim : keys[0].k.dim;
     const std::int64_t is_value_dim = keys.empty() ? queries[0].grad_out.dim : keys[0].v.dim;
     by_dims(is_key_dim, is_value_dim, [&]<int key_dim, int value_dim>(dims<key_dim, value_dim>) {
-      using enum device_gradient;
-      require_bytes(device_flash_backward<T, Mask, key_dim, value_dim, of_queries>::shared_bytes);
-      for_device_blocks(queries, keys, [&](const auto& some_queries, const auto& some_keys) {
+      using enum detail::device_gradient;
+      require_bytes(detail::device_flash_backward<T, Mask, key_dim, value_dim, of_queries>::shared_bytes);
+      detail::for_device_blocks(queries, keys, [&](const auto& some_queries, const auto& some_keys) {
         if constexpr (limit == device_instructions::wgmma) {
           if (backward_by_warpgroups<key_dim, value_dim>(context, some_queries, some_keys, heads, scale, mask)) return;
         }
-        const auto launch_for = [&]<device_gradient gradient>(gradients<gradient>) {
-          launch(context, device_flash_backward<T, Mask, key_dim, value_dim, gradient>{some_queries, some_keys, heads,
-                                                                                       scale, mask});
+        const auto launch_for = [&]<detail::device_gradient gradient>(gradients<gradient>) {
+          launch(context, detail::device_flash_backward<T, Mask, key_dim, value_dim, gradient>{some_queries, some_keys,
+                                                                                               heads, scale, mask});
         };
         launch_for(gradients<of_queries>{});
         if constexpr (key_dim + value_dim <= 320) {
@@ -153,7 +163,7 @@ struct device_flash : device_backend<Device> {
   }
 
  private:
-  template <device_gradient>
+  template <detail::device_gradient>
   struct gradients {};
 
   static constexpr int compute_capability = 80;
@@ -206,7 +216,7 @@ struct device_flash : device_backend<Device> {
   template <int key_dim, int value_dim, class Queries, class Keys, class Mask>
   static bool forward_by_warpgroups(const device_context& context, const Queries& queries, const Keys& keys,
                                     const head_map& heads, float scale, const Mask& mask) {
-    using body = device_flash_wgmma_forward<T, Mask, key_dim, value_dim>;
+    using body = detail::device_flash_wgmma_forward<T, Mask, key_dim, value_dim>;
     if constexpr (sizeof(body) <= launch_bytes) {
       if (!Device::has_warpgroups(body::shared_bytes)) return false;
       for (const auto& one : queries) {
@@ -226,11 +236,12 @@ struct device_flash : device_backend<Device> {
   template <int key_dim, int value_dim, class Queries, class Keys, class Mask>
   static bool backward_by_warpgroups(const device_context& context, const Queries& queries, const Keys& keys,
                                      const head_map& heads, float scale, const Mask& mask) {
-    const auto all = [&]<device_gradient... gradient>(gradients<gradient>...) {
-      if constexpr (((sizeof(device_flash_wgmma_backward<T, Mask, key_dim, value_dim, gradient>) <= launch_bytes) &&
+    const auto all = [&]<detail::device_gradient... gradient>(gradients<gradient>...) {
+      if constexpr (((sizeof(detail::device_flash_wgmma_backward<T, Mask, key_dim, value_dim, gradient>) <=
+                      launch_bytes) &&
                      ...)) {
         if (!(Device::has_warpgroups(
-                  device_flash_wgmma_backward<T, Mask, key_dim, value_dim, gradient>::shared_bytes) &&
+                  detail::device_flash_wgmma_backward<T, Mask, key_dim, value_dim, gradient>::shared_bytes) &&
               ...)) {
           return false;
         }
@@ -240,7 +251,7 @@ struct device_flash : device_backend<Device> {
         for (const auto& one : keys) {
           if (!can_copy(one.k, one.positions) || !can_copy(one.v, one.positions)) return false;
         }
-        (launch_by_warpgroups<device_flash_wgmma_backward<T, Mask, key_dim, value_dim, gradient>>(
+        (launch_by_warpgroups<detail::device_flash_wgmma_backward<T, Mask, key_dim, value_dim, gradient>>(
              context, queries, keys, heads, scale, mask),
          ...);
         return true;
@@ -248,7 +259,7 @@ struct device_flash : device_backend<Device> {
         return false;
       }
     };
-    using enum device_gradient;
+    using enum detail::device_gradient;
     if constexpr (key_dim + value_dim <= 256) {
       return all(gradients<of_queries>{}, gradients<of_keys_and_values>{});
     } else {
@@ -260,7 +271,7 @@ struct device_flash : device_backend<Device> {
 
   /// Can tensor copies read the tokens of a shard? One without elements they never read.
   static bool can_copy(const tensor_view<const T>& view, const segments& positions) {
-    const tensor_box box = tensor_box::of(view, positions.tokens(), 1);
+    const detail::tensor_box box = detail::tensor_box::of(view, positions.tokens(), 1);
     return box.is_empty() || box.has_map();
   }
 

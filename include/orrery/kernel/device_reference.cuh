@@ -18,7 +18,7 @@
 #include "orrery/tensor/float16.hpp"
 #include "orrery/tensor/math.hpp"
 
-namespace orrery {
+namespace orrery::detail {
 
 /// Threads of a block of the kernels below: one for each row.
 inline constexpr int device_reference_threads = 64;
@@ -29,6 +29,10 @@ ORRERY_DEVICE A device_dot(const T* x, const T* y, std::int64_t dim) {
   for (std::int64_t i = 0; i < dim; ++i) sum += static_cast<A>(x[i]) * static_cast<A>(y[i]);
   return sum;
 }
+
+}  // namespace orrery::detail
+
+namespace orrery {
 
 /// A thread's sums of one row, which would be long: in double, `columns` at a time in registers, and only rounded at
 /// the end, so that their error does not grow with their length.
@@ -63,6 +67,10 @@ struct device_reference_sums {
   }
 };
 
+}  // namespace orrery
+
+namespace orrery::detail {
+
 /// The forward of `device_reference`: a thread for each query.
 template <class T, class A, class Mask>
 struct device_reference_forward {
@@ -83,13 +91,13 @@ struct device_reference_forward {
     A* const out = block.out.at(b, row, item.head);
     A* const lse = block.lse.at(b, item.head, row);
     const A lse_before = block.fresh ? nothing : *lse;
-    const bool is_empty_before = elementary::is_minus_infinity(lse_before);
+    const bool is_empty_before = math::is_minus_infinity(lse_before);
 
     // A NaN stays, and what is weighed relative to it is NaN: once there is one, all of the row is.
     A largest = lse_before;
     bool is_empty = is_empty_before;
     for_scores(item, threads.thread(), [&](A score, const forward_keys<T>&, std::int64_t) {
-      if (is_empty || score > largest || elementary::is_nan(score)) largest = score;
+      if (is_empty || score > largest || math::is_nan(score)) largest = score;
       is_empty = false;
     });
     if (is_empty) {
@@ -128,7 +136,7 @@ struct device_reference_forward {
       for (std::int64_t key = 0; key < side.k.sequence; ++key) {
         if (!mask.visible(position, side.positions.position(key))) continue;
         const A score = scale * device_dot<A>(q, side.k.at(item.batch, key, key_head), of.dim);
-        if (!elementary::is_minus_infinity(score)) visit(score, side, key);
+        if (!math::is_minus_infinity(score)) visit(score, side, key);
       }
     }
   }
@@ -211,16 +219,20 @@ struct device_reference_backward {
     constexpr pair hidden{false, A{0}, A{0}};
     const A lse = *block.lse.at(b, head, row);
     // A row that saw no key: nothing depends on it.
-    if (elementary::is_minus_infinity(lse)) return hidden;
+    if (math::is_minus_infinity(lse)) return hidden;
     if (!mask.visible(block.positions.position(row), side.positions.position(key))) return hidden;
     const A score = scale * device_dot<A>(block.q.at(b, row, head), side.k.at(b, key, key_head), block.q.dim);
-    if (elementary::is_minus_infinity(score)) return hidden;
+    if (math::is_minus_infinity(score)) return hidden;
     const A probability = std::exp(score - lse);
     const A grad_probability =
         device_dot<A>(block.grad_out.at(b, row, head), side.v.at(b, key, key_head), block.grad_out.dim);
     return {true, probability, probability * (grad_probability - *block.delta.at(b, head, row)) * scale};
   }
 };
+
+}  // namespace orrery::detail
+
+namespace orrery {
 
 /// Attention by its definition on a CUDA device: `reference` with a thread for each query or key. Any shape and any
 /// device; the kernel to compare others with, not one to train with. T is float, double, bfloat16 or float16; double is
@@ -231,8 +243,8 @@ struct device_reference_backward {
 /// is not visible: what a token holds reaches those that see it and no other. A score of -infinity hides its pair, too;
 /// one that is NaN or +infinity makes its query's out, lse and gradient NaN, and the gradients of what the query sees.
 /// Sums over tokens are in double, whatever T is.
-template <class T, class Device = gpu>
-struct device_reference : device_backend<Device> {
+template <class T, class Device = detail::gpu>
+struct device_reference : detail::device_backend<Device> {
   using storage = T;
   using accumulator = std::conditional_t<std::is_same_v<T, double>, double, float>;
   using context = device_context;
@@ -242,7 +254,7 @@ struct device_reference : device_backend<Device> {
   template <mask Mask>
   static constexpr bool supports = std::is_trivially_copyable_v<Mask>;
 
-  [[nodiscard]] static std::string name() { return "device_reference<" + element_name<T>() + ">"; }
+  [[nodiscard]] static std::string name() { return "device_reference<" + detail::element_name<T>() + ">"; }
 
   /// Throws `device_error` if there is no device, and `std::invalid_argument` if the program holds no code for the
   /// current one. Operators ask when they are made.
@@ -253,9 +265,9 @@ struct device_reference : device_backend<Device> {
   static void forward(const device_context& context, std::span<const forward_queries<T, accumulator>> queries,
                       std::span<const forward_keys<T>> keys, const head_map& heads, accumulator scale,
                       const Mask& mask) {
-    for_device_blocks(queries, keys, [&](const auto& some_queries, const auto& some_keys) {
+    detail::for_device_blocks(queries, keys, [&](const auto& some_queries, const auto& some_keys) {
       launch(context, some_queries,
-             device_reference_forward<T, accumulator, Mask>{some_queries, some_keys, heads, scale, mask});
+             detail::device_reference_forward<T, accumulator, Mask>{some_queries, some_keys, heads, scale, mask});
     });
   }
 
@@ -264,19 +276,21 @@ struct device_reference : device_backend<Device> {
   static void backward(const device_context& context, std::span<const backward_queries<T, accumulator>> queries,
                        std::span<const backward_keys<T, accumulator>> keys, const head_map& heads, accumulator scale,
                        const Mask& mask) {
-    for_device_blocks(queries, keys, [&](const auto& some_queries, const auto& some_keys) {
-      launch(context, some_queries,
-             device_reference_backward<T, accumulator, Mask, true>{some_queries, some_keys, heads, scale, mask});
-      launch(context, some_keys,
-             device_reference_backward<T, accumulator, Mask, false>{some_queries, some_keys, heads, scale, mask});
+    detail::for_device_blocks(queries, keys, [&](const auto& some_queries, const auto& some_keys) {
+      launch(
+          context, some_queries,
+          detail::device_reference_backward<T, accumulator, Mask, true>{some_queries, some_keys, heads, scale, mask});
+      launch(
+          context, some_keys,
+          detail::device_reference_backward<T, accumulator, Mask, false>{some_queries, some_keys, heads, scale, mask});
     });
   }
 
  private:
   template <class Block, class Body>
-  static void launch(const device_context& context, const device_blocks<Block>& rows, const Body& body) {
-    Device::template launch<device_reference_threads>(context, device_item::count(rows, device_reference_threads), 0,
-                                                      body);
+  static void launch(const device_context& context, const detail::device_blocks<Block>& rows, const Body& body) {
+    Device::template launch<detail::device_reference_threads>(
+        context, detail::device_item::count(rows, detail::device_reference_threads), 0, body);
   }
 };
 

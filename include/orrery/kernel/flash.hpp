@@ -49,7 +49,7 @@ namespace orrery {
 /// allow a compiler to assume that there are no infinities and no NaN: where inputs or scores hold some, so may
 /// anything that the same call computes, and none need reach the results.
 template <class T, instruction_set limit = instruction_set::avx512>
-struct flash : host_backend {
+struct flash : detail::host_backend {
   static_assert(std::same_as<T, float> || std::same_as<T, double> || std::same_as<T, bfloat16> ||
                     std::same_as<T, float16>,
                 "orrery::flash stores float, double, orrery::bfloat16 or orrery::float16; for other element types use "
@@ -59,13 +59,13 @@ struct flash : host_backend {
   using accumulator = std::conditional_t<sizeof(T) == 2, float, T>;
   using context = host_context;
 
-  static constexpr std::int64_t max_head_dim = flash_max_head_dim;
+  static constexpr std::int64_t max_head_dim = detail::flash_max_head_dim;
 
   /// Any mask works; blocks that its `classify` calls `none` cost nothing, and only `some` are tested pair by pair.
   template <mask Mask>
   static constexpr bool supports = true;
 
-  [[nodiscard]] static std::string name() { return "flash<" + element_name<T>() + ">"; }
+  [[nodiscard]] static std::string name() { return "flash<" + detail::element_name<T>() + ">"; }
 
   /// The instruction set that calls run on.
   [[nodiscard]] static instruction_set instructions() noexcept {
@@ -79,8 +79,8 @@ struct flash : host_backend {
   static void forward(const host_context& context, std::span<const forward_queries<T, accumulator>> queries,
                       std::span<const forward_keys<T>> keys, const head_map& heads, accumulator scale,
                       const Mask& mask) {
-    const flash_forward<T, accumulator, Mask> tile{
-        queries, keys, heads, scale, mask, flash_steps_for<accumulator>(instructions()), context.threads()};
+    const detail::flash_forward<T, accumulator, Mask> tile{
+        queries, keys, heads, scale, mask, detail::flash_steps_for<accumulator>(instructions()), context.threads()};
     context.for_each(tile.items(), [&](std::int64_t item, const host_context& own) { tile.run(item, own); });
   }
 
@@ -90,8 +90,8 @@ struct flash : host_backend {
   static void backward(const host_context& context, std::span<const backward_queries<T, accumulator>> queries,
                        std::span<const backward_keys<T, accumulator>> keys, const head_map& heads, accumulator scale,
                        const Mask& mask) {
-    const flash_backward<T, accumulator, Mask> tile{queries, keys, heads,
-                                                    scale,   mask, flash_steps_for<accumulator>(instructions())};
+    const detail::flash_backward<T, accumulator, Mask> tile{
+        queries, keys, heads, scale, mask, detail::flash_steps_for<accumulator>(instructions())};
     if (tile.items() == 0) {
       for (const auto& block : queries) {
         if (block.fresh) clear(context, block.grad_q);

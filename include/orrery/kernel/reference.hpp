@@ -29,7 +29,7 @@ namespace orrery {
 /// seen no key. A score that is NaN or +infinity makes `out` and lse of its row NaN, and every gradient that its
 /// row's other pairs and it contribute to.
 template <class T = double>
-struct reference : host_backend {
+struct reference : detail::host_backend {
   using storage = T;
   using accumulator = double;
   using context = host_context;
@@ -40,7 +40,7 @@ struct reference : host_backend {
   template <mask Mask>
   static constexpr bool supports = true;
 
-  [[nodiscard]] static std::string name() { return "reference<" + element_name<T>() + ">"; }
+  [[nodiscard]] static std::string name() { return "reference<" + detail::element_name<T>() + ">"; }
 
   /// Every query of `queries` meets every key of `keys` that the mask lets it see; (out, lse) accumulate.
   template <mask Mask>
@@ -83,7 +83,7 @@ struct reference : host_backend {
   }
 
  private:
-  static constexpr elementary::minus_infinity<double> nothing{};
+  static constexpr detail::math::minus_infinity<double> nothing{};
 
   static double dot(const T* x, const T* y, std::int64_t dim) {
     double sum = 0;
@@ -117,10 +117,10 @@ struct reference : host_backend {
 
     // NaN is never larger, but makes the sum NaN; so does +infinity, less itself.
     double largest = lse_before;
-    bool sees = !elementary::is_minus_infinity(lse_before);
+    bool sees = !detail::math::is_minus_infinity(lse_before);
     for_visible(keys, mask, position, [&](const forward_keys<T>& side, std::int64_t key) {
       const double score = scale * dot(q, side.k.at(b, key, key_head), block.q.dim);
-      if (elementary::is_minus_infinity(score)) return;
+      if (detail::math::is_minus_infinity(score)) return;
       if (!sees || score > largest) largest = score;
       sees = true;
     });
@@ -131,19 +131,19 @@ struct reference : host_backend {
     }
 
     // What the row has seen before counts as one key whose value is the mean so far.
-    const bool empty_before = elementary::is_minus_infinity(lse_before);
-    const double weight_before = empty_before ? 0.0 : elementary::exp(lse_before - largest);
+    const bool empty_before = detail::math::is_minus_infinity(lse_before);
+    const double weight_before = empty_before ? 0.0 : detail::math::exp(lse_before - largest);
     for (std::int64_t i = 0; i < block.out.dim; ++i) out[i] = empty_before ? 0.0 : out[i] * weight_before;
     double sum = weight_before;
     for_visible(keys, mask, position, [&](const forward_keys<T>& side, std::int64_t key) {
       const double score = scale * dot(q, side.k.at(b, key, key_head), block.q.dim);
-      if (elementary::is_minus_infinity(score)) return;
-      const double weight = elementary::exp(score - largest);
+      if (detail::math::is_minus_infinity(score)) return;
+      const double weight = detail::math::exp(score - largest);
       sum += weight;
       add_scaled(out, weight, side.v.at(b, key, key_head), block.out.dim);
     });
 
-    lse = largest + elementary::log(sum);
+    lse = largest + detail::math::log(sum);
     for (std::int64_t i = 0; i < block.out.dim; ++i) out[i] /= sum;
   }
 
@@ -156,14 +156,14 @@ struct reference : host_backend {
     double* grad_q = block.grad_q.at(b, row, head);
     const double lse = *block.lse.at(b, head, row);
     const double delta = *block.delta.at(b, head, row);
-    if (elementary::is_minus_infinity(lse)) return;  // the row saw no key, so nothing depends on it
+    if (detail::math::is_minus_infinity(lse)) return;  // the row saw no key, so nothing depends on it
 
     for_visible(keys, mask, block.positions.position(row), [&](const backward_keys<T, double>& side, std::int64_t key) {
       const T* k = side.k.at(b, key, key_head);
       const T* v = side.v.at(b, key, key_head);
       const double score = scale * dot(q, k, block.q.dim);
-      if (elementary::is_minus_infinity(score)) return;
-      const double p = elementary::exp(score - lse);
+      if (detail::math::is_minus_infinity(score)) return;
+      const double p = detail::math::exp(score - lse);
       const double grad_score = p * (dot(grad_out, v, block.grad_out.dim) - delta) * scale;
       add_scaled(grad_q, grad_score, k, block.q.dim);
       add_scaled(side.grad_k.at(b, key, key_head), grad_score, q, block.q.dim);

@@ -16,16 +16,16 @@ namespace orrery {
 struct unit_weights {
   std::array<double, 4> of{};
 
-  [[nodiscard]] constexpr double operator()(side s, cargo c) const noexcept {
+  [[nodiscard]] constexpr double operator()(schedule::side s, schedule::cargo c) const noexcept {
     return of[2 * static_cast<unsigned>(s) + static_cast<unsigned>(c)];
   }
 };
 
 /// With as many key heads as query heads. Forward: Q is 1, K and V are 2, O is 1. Backward: Q and dO are 2, K and V are
 /// 2, dQ is 1, dK and dV are 2. With g query heads to a key head, K, V, dK and dV weigh 1/g of that.
-[[nodiscard]] constexpr unit_weights weights_of(pass p, double query_heads_per_key_head = 1) noexcept {
+[[nodiscard]] constexpr unit_weights weights_of(schedule::pass p, double query_heads_per_key_head = 1) noexcept {
   const double keys = 2 / query_heads_per_key_head;
-  return p == pass::forward ? unit_weights{{1, 1, keys, 0}} : unit_weights{{2, 1, keys, keys}};
+  return p == schedule::pass::forward ? unit_weights{{1, 1, keys, 0}} : unit_weights{{2, 1, keys, keys}};
 }
 
 /// What one rank sends and holds in one call.
@@ -49,10 +49,10 @@ struct rank_traffic {
 struct traffic_report {
   int world = 0;
   int slices = 1;
-  orrery::pass pass = orrery::pass::forward;
+  orrery::schedule::pass pass = orrery::schedule::pass::forward;
   unit_weights weights;
-  list<rank_traffic> ranks;
-  list<double> units_between;  ///< shard units from rank a to rank b, at [a * world + b]
+  schedule::list<rank_traffic> ranks;
+  schedule::list<double> units_between;  ///< shard units from rank a to rank b, at [a * world + b]
 
   // The busiest rank's figures:
   double units_sent = 0;           ///< in shard units
@@ -82,28 +82,29 @@ struct traffic_report {
 };
 
 /// The costs of the finished programs of all ranks. Linear in their size, and world² numbers.
-[[nodiscard]] constexpr traffic_report traffic(const list<program>& programs, const unit_weights& weights) {
+[[nodiscard]] constexpr traffic_report traffic(const schedule::list<schedule::program>& programs,
+                                               const unit_weights& weights) {
   traffic_report report;
   report.world = programs.size();
   report.weights = weights;
-  report.ranks = list<rank_traffic>(report.world);
-  report.units_between = list<double>(report.world * report.world);
-  for (const program& p : programs) {
+  report.ranks = schedule::list<rank_traffic>(report.world);
+  report.units_between = schedule::list<double>(report.world * report.world);
+  for (const schedule::program& p : programs) {
     report.slices = p.slices;
     report.pass = p.pass;
     rank_traffic& mine = report.ranks[p.rank];
     mine.slots = p.slots;
     int slots = 0;
     for (const int of_kind : p.slots) slots += of_kind;
-    for (const step& now : p.steps) {
+    for (const schedule::step& now : p.steps) {
       mine.steps += now.exchanges.count > 0 || !now.tile.empty() ? 1 : 0;
       mine.tiles += now.tile.empty() ? 0 : 1;
       mine.pairs += std::int64_t{now.tile.queries.count} * now.tile.keys.count;
     }
-    for (const exchange& x : p.exchanges) {
+    for (const schedule::exchange& x : p.exchanges) {
       mine.messages_sent += x.sent.count > 0 ? 1 : 0;
       for (int s = x.sent.first; s < x.sent.end(); ++s) {
-        const side which = p.sent[s].side;
+        const schedule::side which = p.sent[s].side;
         ++mine.blocks_sent[2 * static_cast<unsigned>(which) + static_cast<unsigned>(x.cargo)];
         report.units_between[p.rank * report.world + x.to] += weights(which, x.cargo) / p.slices;
       }
@@ -120,9 +121,9 @@ struct traffic_report {
 /// The costs of a topology's schedule, with `query_heads_per_key_head` query heads to each key head. Throws
 /// `std::invalid_argument` if the world is refused.
 template <topology Topology>
-[[nodiscard]] constexpr traffic_report traffic(const Topology& t, int world, pass p = pass::forward,
+[[nodiscard]] constexpr traffic_report traffic(const Topology& t, int world, schedule::pass p = schedule::pass::forward,
                                                double query_heads_per_key_head = 1) {
-  require_admitted(t, world, p);
+  detail::require_admitted(t, world, p);
   return traffic(programs_of(t, world, p), weights_of(p, query_heads_per_key_head));
 }
 

@@ -29,9 +29,9 @@ namespace orrery {
 ///
 /// In a call none of them may allocate, and on a device none may wait.
 template <class Interaction, class Context>
-concept interaction = requires(Interaction& work, const Context& context, int tensor, const block& b, std::byte* memory,
-                               std::span<const tile_block> blocks) {
-  std::span<const side>{Interaction::operands};
+concept interaction = requires(Interaction& work, const Context& context, int tensor, const schedule::block& b,
+                               std::byte* memory, std::span<const detail::tile_block> blocks) {
+  std::span<const schedule::side>{Interaction::operands};
   { work.operand_bytes(tensor, b) } -> std::convertible_to<std::int64_t>;
   { work.partial_bytes(b) } -> std::convertible_to<std::int64_t>;
   work.prepare(context);
@@ -56,21 +56,22 @@ template <class World, class Interaction>
 class executor {
  public:
   /// Collective. The program must be proven (see `verify`) and finished.
-  executor(World& world, const tensor_program& p, Interaction& work)
+  executor(World& world, const schedule::tensor_program& p, Interaction& work)
       : work_{&work},
         plan_{or_give_up(world,
                          [&] {
-                           return executor_plan{p, block_sizes{work}};
+                           return detail::executor_plan{p, detail::block_sizes{work}};
                          })},
         workspace_{or_give_up(world,
                               [&] {
-                                return memory_for<typename World::memory>("the slots and packed operands of a plan",
-                                                                          plan_.workspace_bytes());
+                                return detail::memory_for<typename World::memory>(
+                                    "the slots and packed operands of a plan", plan_.workspace_bytes());
                               })},
         channel_{or_give_up(world, [&] { return world.open(p.program, placed(p)); })} {
     static_assert(transport<World>, "orrery: the executor's first argument is not a transport; see orrery::transport");
   }
-  executor(World& world, const program& p, Interaction& work) : executor{world, tensor_program{p, {}}, work} {}
+  executor(World& world, const schedule::program& p, Interaction& work)
+      : executor{world, schedule::tensor_program{p, {}}, work} {}
 
   void run() {
     begin();
@@ -97,17 +98,17 @@ class executor {
   void finish() {
     or_abandon([&] {
       const auto context = channel_.context();
-      for (const executor_plan::planned_step& now : plan_.steps) {
+      for (const detail::executor_plan::planned_step& now : plan_.steps) {
         now_ = &now;
-        for (const executor_plan::completion& done : now.completions) {
+        for (const detail::executor_plan::completion& done : now.completions) {
           channel_.await(done.exchange);
-          for (const executor_plan::arrival& one : done.merges)
+          for (const detail::executor_plan::arrival& one : done.merges)
             work_->merge(context, one.block, one.into, one.from, one.fresh);
-          for (const block& result : done.results) work_->finish(context, result);
+          for (const schedule::block& result : done.results) work_->finish(context, result);
         }
         end_posting(post(now.exchanges));
         if (!now.queries.empty()) work_->interact(context, now.queries, now.keys);
-        for (const block& result : now.results) work_->finish(context, result);
+        for (const schedule::block& result : now.results) work_->finish(context, result);
       }
     });
   }
@@ -120,7 +121,7 @@ class executor {
 
   /// This rank leaves the call in the middle: the others fail at once, with this rank's name, the step and `why`.
   void abandon(const std::string& why) {
-    if constexpr (abandonable<channel_of<World>>) {
+    if constexpr (detail::abandonable<detail::channel_of<World>>) {
       channel_.abandon("in step " + std::to_string(now_ - plan_.steps.items) + why);
     }
   }
@@ -141,24 +142,25 @@ class executor {
   }
 
   /// The pieces of the placed plan.
-  const std::vector<exchange_pieces>& placed(const tensor_program& p) {
-    plan_.place(p, block_sizes{*work_}, workspace_.data());
+  const std::vector<exchange_pieces>& placed(const schedule::tensor_program& p) {
+    plan_.place(p, detail::block_sizes{*work_}, workspace_.data());
     return plan_.pieces;
   }
 
   /// Each returns how many exchanges it has posted.
   int pack_and_post(int tensor) {
     const auto context = channel_.context();
-    const executor_plan::handed_over& given = plan_.tensors[tensor];
-    for (const executor_plan::own_operand& own : given.packed) work_->pack(context, tensor, own.block, own.address);
+    const detail::executor_plan::handed_over& given = plan_.tensors[tensor];
+    for (const detail::executor_plan::own_operand& own : given.packed)
+      work_->pack(context, tensor, own.block, own.address);
     return post(given.exchanges);
   }
-  int post(const range& exchanges) {
+  int post(const schedule::range& exchanges) {
     for (int e = exchanges.first; e < exchanges.end(); ++e) channel_.post(e);
     return exchanges.count;
   }
   void end_posting(int posted) {
-    if constexpr (batching<channel_of<World>>) {
+    if constexpr (detail::batching<detail::channel_of<World>>) {
       if (posted > 0) channel_.posted();
     }
   }
@@ -177,10 +179,10 @@ class executor {
   }
 
   Interaction* work_;
-  executor_plan plan_;
-  const executor_plan::planned_step* now_ = nullptr;
+  detail::executor_plan plan_;
+  const detail::executor_plan::planned_step* now_ = nullptr;
   typename World::memory workspace_;
-  channel_of<World> channel_;
+  detail::channel_of<World> channel_;
 };
 
 }  // namespace orrery

@@ -11,11 +11,11 @@
 #include "orrery/schedule/list.hpp"
 #include "orrery/transport/transport.hpp"
 
-namespace orrery {
+namespace orrery::detail {
 
 /// One block of a tile, and where it lies. A null address is the rank's own shard: the interaction knows where that is.
 struct tile_block {
-  orrery::block block{};
+  orrery::schedule::block block{};
   const std::byte* operand = nullptr;
   std::byte* partial = nullptr;
   bool fresh = false;  ///< nothing has been added to the partial yet: write it, do not read it
@@ -68,7 +68,7 @@ class executor_plan {
  public:
   /// A partial that has arrived and where to add it; a null `into` is the rank's own result.
   struct arrival {
-    orrery::block block;
+    orrery::schedule::block block;
     std::byte* into;
     const std::byte* from;
     bool fresh;
@@ -87,7 +87,7 @@ class executor_plan {
   };
   /// A tensor of one of the rank's own blocks, and where its packed copy lies.
   struct own_operand {
-    orrery::block block;
+    orrery::schedule::block block;
     std::byte* address;
   };
   /// One of the tensors that operands consist of: what to pack when it is there, and the exchanges of the first step
@@ -154,7 +154,7 @@ class executor_plan {
  private:
   /// The sum at home for one of the rank's own blocks, and where something is added to it last.
   struct own_result {
-    orrery::block block;
+    orrery::schedule::block block;
     int last_step;
     int last_completion;  ///< of that step; -1: by its tile
   };
@@ -307,4 +307,4 @@ class executor_plan {
   list<own_result> own_results_;
 };
 
-}  // namespace orrery
+}  // namespace orrery::detail

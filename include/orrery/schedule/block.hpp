@@ -3,7 +3,7 @@
 
 #include <cstdint>
 
-namespace orrery {
+namespace orrery::schedule {
 
 /// The two sides of an interaction. For attention: Q and what belongs to a query; K and V and what belongs to a key.
 enum class side : std::uint8_t { query, key };
@@ -33,7 +33,7 @@ enum class pass : std::uint8_t { forward, circulate_keys, circulate_queries };
 /// The unit of every schedule: one side's tensors of one shard of the sequence, for one slice of the heads.
 /// Shard i is at home on rank i, with all its slices.
 struct block {
-  orrery::side side;
+  orrery::schedule::side side;
   int shard;
   int slice;
 
@@ -43,14 +43,14 @@ struct block {
 /// Blocks of one side: those of the `count` shards first, first + stride, ..., each for the `slices` slices of the
 /// heads from `slice` on. A builder takes shards modulo the world, so `key(rank - 1)` is right on rank 0, too.
 struct blocks {
-  orrery::side side;
+  orrery::schedule::side side;
   int first;
   int count = 1;
   int stride = 1;
   int slice = 0;
   int slices = 1;
 
-  constexpr blocks(orrery::side s, int first_shard, int shards = 1, int shard_stride = 1, int first_slice = 0,
+  constexpr blocks(orrery::schedule::side s, int first_shard, int shards = 1, int shard_stride = 1, int first_slice = 0,
                    int slice_count = 1) noexcept
       : side{s}, first{first_shard}, count{shards}, stride{shard_stride}, slice{first_slice}, slices{slice_count} {}
   // NOLINTNEXTLINE(google-explicit-constructor): one block is a range of blocks
@@ -69,4 +69,17 @@ struct blocks {
   return {side::key, first, count, stride};
 }
 
+}  // namespace orrery::schedule
+
+namespace orrery {
+using schedule::key;
+using schedule::keys;
+using schedule::name_of;
+using schedule::pass;
+using schedule::queries;
+using schedule::query;
 }  // namespace orrery
+
+namespace orrery::detail {
+using namespace orrery::schedule;
+}  // namespace orrery::detail

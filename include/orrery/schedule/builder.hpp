@@ -3,7 +3,7 @@
 
 #include "orrery/schedule/program.hpp"
 
-namespace orrery {
+namespace orrery::schedule {
 
 /// A group of ranks first, first + stride, ... that takes part in a collective.
 struct rank_group {
@@ -220,4 +220,8 @@ class builder {
   bool receiving_ = false;
 };
 
+}  // namespace orrery::schedule
+
+namespace orrery {
+using schedule::builder;
 }  // namespace orrery

@@ -3,7 +3,7 @@
 
 #include "orrery/schedule/builder.hpp"
 
-namespace orrery {
+namespace orrery::schedule {
 
 /// The backward of any forward: operands and query partials travel exactly as they do forward (with Q go dO,
 /// log-sum-exp and delta; dQ comes home as the output did), and what a rank has gathered of dK and dV for another
@@ -79,4 +79,4 @@ namespace orrery {
   return backward;
 }
 
-}  // namespace orrery
+}  // namespace orrery::schedule

@@ -1,7 +1,7 @@
 // Copyright The Orrery authors. SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-namespace orrery {
+namespace orrery::schedule {
 
 /// The growable array that schedules are made of.
 ///
@@ -87,4 +87,4 @@ struct list {
   int capacity_ = 0;
 };
 
-}  // namespace orrery
+}  // namespace orrery::schedule

@@ -7,7 +7,7 @@
 #include "orrery/schedule/block.hpp"
 #include "orrery/schedule/list.hpp"
 
-namespace orrery {
+namespace orrery::schedule {
 
 /// A slot number that means: none.
 inline constexpr int no_slot = -1;
@@ -19,7 +19,7 @@ inline constexpr int nobody = -1;
 ///
 /// Slots are buffers of one block each, numbered from 0 for each (side, cargo). A block's home is no slot.
 struct held_block {
-  orrery::block block;
+  orrery::schedule::block block;
   int slot;
 
   constexpr bool operator==(const held_block&) const = default;
@@ -44,7 +44,7 @@ struct exchange {
   int to;
   int from;
   int lane;
-  orrery::cargo cargo;
+  orrery::schedule::cargo cargo;
   int posted;
   int complete_before;
   range sent;
@@ -67,7 +67,7 @@ struct tile {
 struct step {
   range completions;
   range exchanges;
-  orrery::tile tile;
+  orrery::schedule::tile tile;
 
   constexpr bool operator==(const step&) const = default;
 };
@@ -96,7 +96,7 @@ struct program {
   int rank = 0;
   int world = 1;
   int slices = 1;
-  orrery::pass pass = orrery::pass::forward;
+  orrery::schedule::pass pass = orrery::schedule::pass::forward;
 
   list<step> steps;
   range final_completions{0, 0};
@@ -121,4 +121,8 @@ struct program {
   constexpr bool operator==(const program&) const = default;
 };
 
+}  // namespace orrery::schedule
+
+namespace orrery {
+using schedule::program;
 }  // namespace orrery

@@ -3,7 +3,7 @@
 
 #include "orrery/schedule/program.hpp"
 
-namespace orrery {
+namespace orrery::schedule {
 
 /// The pass behind `placed`: rewrites a program as if ranks had other numbers. What rank r did, rank `to[r]` does, with
 /// the shards of the ranks of the new numbers; `to` is a permutation of the ranks. Since a shard stays at home on the
@@ -43,4 +43,4 @@ namespace orrery {
   return renamed;
 }
 
-}  // namespace orrery
+}  // namespace orrery::schedule

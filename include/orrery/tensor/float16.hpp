@@ -9,13 +9,13 @@
 
 #include "orrery/tensor/math.hpp"
 
-namespace orrery {
+namespace orrery::detail {
 
 /// A double as a float that rounds on as the double would: inexact results get an odd last bit, so that rounding them
 /// to a shorter type cannot meet a tie that is none. (Boldo and Melquiond, "When double rounding is odd", 2005.)
 [[nodiscard]] constexpr float round_to_odd(double value) noexcept {
-  const float nearest = elementary::opaque(static_cast<float>(value));
-  if (!elementary::is_finite(nearest)) return nearest;
+  const float nearest = math::opaque(static_cast<float>(value));
+  if (!math::is_finite(nearest)) return nearest;
   const auto back = static_cast<double>(nearest);
   if (back == value) return nearest;
   auto bits = std::bit_cast<std::uint32_t>(nearest);
@@ -23,6 +23,10 @@ namespace orrery {
   if (away) --bits;  // towards zero
   return std::bit_cast<float>(bits | 1u);
 }
+
+}  // namespace orrery::detail
+
+namespace orrery {
 
 /// 16-bit storage with the exponent of a float: 8 significant bits. The bits of `__nv_bfloat16`, `at::BFloat16` and
 /// `std::bfloat16_t`, so that a trainer's address may be cast to this type's.
@@ -36,7 +40,8 @@ struct bfloat16 {
   template <class T>
     requires std::is_arithmetic_v<T>
   explicit constexpr bfloat16(T value) noexcept
-      : bits{from(std::is_same_v<T, float> ? static_cast<float>(value) : round_to_odd(static_cast<double>(value)))} {}
+      : bits{from(std::is_same_v<T, float> ? static_cast<float>(value)
+                                           : detail::round_to_odd(static_cast<double>(value)))} {}
 
   // NOLINTNEXTLINE(google-explicit-constructor): loses nothing
   constexpr operator float() const noexcept { return std::bit_cast<float>(std::uint32_t{bits} << 16); }
@@ -66,7 +71,8 @@ struct float16 {
   template <class T>
     requires std::is_arithmetic_v<T>
   explicit constexpr float16(T value) noexcept
-      : bits{from(std::is_same_v<T, float> ? static_cast<float>(value) : round_to_odd(static_cast<double>(value)))} {}
+      : bits{from(std::is_same_v<T, float> ? static_cast<float>(value)
+                                           : detail::round_to_odd(static_cast<double>(value)))} {}
 
   // NOLINTNEXTLINE(google-explicit-constructor): loses nothing
   constexpr operator float() const noexcept {
@@ -104,6 +110,10 @@ struct float16 {
 static_assert(sizeof(bfloat16) == 2 && std::is_trivially_copyable_v<bfloat16>);
 static_assert(sizeof(float16) == 2 && std::is_trivially_copyable_v<float16>);
 
+}  // namespace orrery
+
+namespace orrery::detail {
+
 /// The name of an element type, for messages and for ranks to compare.
 template <class T>
 [[nodiscard]] inline std::string element_name() {
@@ -114,7 +124,7 @@ template <class T>
   return std::to_string(8 * sizeof(T)) + "-bit elements";
 }
 
-}  // namespace orrery
+}  // namespace orrery::detail
 
 /// What holds of every number of these types, and their special values.
 template <>

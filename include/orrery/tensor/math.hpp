@@ -5,7 +5,7 @@
 
 /// The mathematical library's functions that headers need, by the compilers' own names: <cmath> would cost every file
 /// that includes this library a tenth of a second.
-namespace orrery::elementary {
+namespace orrery::detail::math {
 
 [[nodiscard]] inline float exp(float x) noexcept { return __builtin_expf(x); }
 [[nodiscard]] inline double exp(double x) noexcept { return __builtin_exp(x); }
@@ -77,7 +77,7 @@ template <class T>
 /// -infinity and NaN as constants: a compiler that is told `-ffinite-math-only` does not learn which number it is. (It
 /// takes `c ? x : -infinity` for x, and warns.)
 ///
-///     static constexpr elementary::minus_infinity<float> nothing{};
+///     static constexpr math::minus_infinity<float> nothing{};
 ///     const float lse = seen ? largest : nothing;
 template <class T>
 struct minus_infinity {
@@ -102,4 +102,4 @@ struct quiet_nan {
   }
 };
 
-}  // namespace orrery::elementary
+}  // namespace orrery::detail::math

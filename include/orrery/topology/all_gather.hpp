@@ -15,8 +15,9 @@ namespace orrery {
 struct all_gather {
   [[nodiscard]] static std::string name() { return "all_gather"; }
   [[nodiscard]] static constexpr int team(int) { return 1; }
-  [[nodiscard]] static constexpr orrery::program program(int rank, int world, pass p = pass::forward) {
-    return concentric_program(rank, world, 1, world, p);
+  [[nodiscard]] static constexpr orrery::schedule::program program(int rank, int world,
+                                                                   schedule::pass p = schedule::pass::forward) {
+    return detail::concentric_program(rank, world, 1, world, p);
   }
 };
 

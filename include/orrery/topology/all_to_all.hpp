@@ -6,7 +6,7 @@
 #include "orrery/topology/ring.hpp"
 #include "orrery/topology/topology.hpp"
 
-namespace orrery {
+namespace orrery::detail {
 
 /// The schedule behind `all_to_all` and `ulysses`, with U known at run time; `within` is the inner topology's program
 /// for this rank's group. U must divide the world.
@@ -84,6 +84,10 @@ namespace orrery {
   return schedule;
 }
 
+}  // namespace orrery::detail
+
+namespace orrery {
+
 /// Head parallelism (DeepSpeed-Ulysses, arXiv 2309.14509) around any topology: within groups of U consecutive ranks,
 /// shards × heads are transposed, so that each rank owns 1/U of the heads over the group's whole sequence; `Inner` runs
 /// across the P/U groups; the outputs are transposed back. U must divide P, and Inner must admit P/U. All-to-alls nest.
@@ -96,7 +100,7 @@ struct all_to_all {
   static_assert(U >= 1, "orrery: all_to_all<U, Inner> needs groups of U >= 1 ranks");
 
   [[nodiscard]] static std::string name() { return "all_to_all<" + std::to_string(U) + "," + name_of(Inner{}) + ">"; }
-  [[nodiscard]] static constexpr const char* refuses(int world, pass p = pass::forward) {
+  [[nodiscard]] static constexpr const char* refuses(int world, schedule::pass p = schedule::pass::forward) {
     if (world % U != 0) return "needs a world that U divides: choose U from the world's divisors, or ring";
     return orrery::refuses(Inner{}, world / U, p);
   }
@@ -104,14 +108,15 @@ struct all_to_all {
   [[nodiscard]] static constexpr int team(int world) requires(requires { Inner{}.team(1); }) {
     return U * Inner{}.team(world / U);
   }
-  [[nodiscard]] static constexpr orrery::program program(int rank, int world, pass p = pass::forward) {
-    return all_to_all_program(draft_of(Inner{}, rank / U, world / U, p), rank, world, U);
+  [[nodiscard]] static constexpr orrery::schedule::program program(int rank, int world,
+                                                                   schedule::pass p = schedule::pass::forward) {
+    return detail::all_to_all_program(detail::draft_of(Inner{}, rank / U, world / U, p), rank, world, U);
   }
-  [[nodiscard]] static constexpr list<orrery::program> programs(int world, pass p) requires(
-      !writes_each_rank_alone<Inner>(pass::circulate_keys)) {
-    const list<orrery::program> within = drafts_of(Inner{}, world / U, p);
-    list<orrery::program> all(world);
-    for (int rank = 0; rank < world; ++rank) all[rank] = all_to_all_program(within[rank / U], rank, world, U);
+  [[nodiscard]] static constexpr schedule::list<orrery::schedule::program> programs(
+      int world, schedule::pass p) requires(!detail::writes_each_rank_alone<Inner>(schedule::pass::circulate_keys)) {
+    const schedule::list<orrery::schedule::program> within = detail::drafts_of(Inner{}, world / U, p);
+    schedule::list<orrery::schedule::program> all(world);
+    for (int rank = 0; rank < world; ++rank) all[rank] = detail::all_to_all_program(within[rank / U], rank, world, U);
     return all;
   }
 };
@@ -122,8 +127,9 @@ struct ulysses {
   [[nodiscard]] static std::string name() { return "ulysses"; }
   [[nodiscard]] static constexpr int slices(int world) { return world; }
   [[nodiscard]] static constexpr int team(int world) { return world; }
-  [[nodiscard]] static constexpr orrery::program program(int rank, int world, pass p = pass::forward) {
-    return all_to_all_program(ring::program(0, 1, p), rank, world, world);
+  [[nodiscard]] static constexpr orrery::schedule::program program(int rank, int world,
+                                                                   schedule::pass p = schedule::pass::forward) {
+    return detail::all_to_all_program(ring::program(0, 1, p), rank, world, world);
   }
 };
 

@@ -28,14 +28,18 @@ class any_topology {
       : held_{std::make_shared<const some<Topology>>(t)} {}
 
   [[nodiscard]] std::string name() const { return held_->name(); }
-  [[nodiscard]] const char* refuses(int world, pass p = pass::forward) const { return held_->refuses(world, p); }
+  [[nodiscard]] const char* refuses(int world, schedule::pass p = schedule::pass::forward) const {
+    return held_->refuses(world, p);
+  }
   [[nodiscard]] int slices(int world) const { return held_->slices(world); }
   /// Throws `std::invalid_argument` if the topology does not say how large its teams are.
   [[nodiscard]] int team(int world) const { return held_->team(world); }
-  [[nodiscard]] orrery::program program(int rank, int world, pass p = pass::forward) const {
+  [[nodiscard]] orrery::schedule::program program(int rank, int world,
+                                                  schedule::pass p = schedule::pass::forward) const {
     return held_->program(rank, world, p);
   }
-  [[nodiscard]] list<orrery::program> programs(int world, pass p = pass::forward) const {
+  [[nodiscard]] schedule::list<orrery::schedule::program> programs(int world,
+                                                                   schedule::pass p = schedule::pass::forward) const {
     return held_->programs(world, p);
   }
   [[nodiscard]] bool operator==(const any_topology& other) const {
@@ -51,11 +55,11 @@ class any_topology {
     [[nodiscard]] virtual const void* type() const = 0;
     [[nodiscard]] virtual bool equals(const any& of_same_type) const = 0;
     [[nodiscard]] virtual std::string name() const = 0;
-    [[nodiscard]] virtual const char* refuses(int world, pass p) const = 0;
+    [[nodiscard]] virtual const char* refuses(int world, schedule::pass p) const = 0;
     [[nodiscard]] virtual int slices(int world) const = 0;
     [[nodiscard]] virtual int team(int world) const = 0;
-    [[nodiscard]] virtual orrery::program program(int rank, int world, pass p) const = 0;
-    [[nodiscard]] virtual list<orrery::program> programs(int world, pass p) const = 0;
+    [[nodiscard]] virtual orrery::schedule::program program(int rank, int world, schedule::pass p) const = 0;
+    [[nodiscard]] virtual schedule::list<orrery::schedule::program> programs(int world, schedule::pass p) const = 0;
   };
 
   template <topology Topology>
@@ -69,13 +73,15 @@ class any_topology {
     }
     [[nodiscard]] bool equals(const any& of_same_type) const override {
       if constexpr (comparable_by_value<Topology>) {
-        return is_same_value(held, static_cast<const some&>(of_same_type).held);
+        return detail::is_same_value(held, static_cast<const some&>(of_same_type).held);
       } else {
         return false;
       }
     }
     [[nodiscard]] std::string name() const override { return name_of(held); }
-    [[nodiscard]] const char* refuses(int world, pass p) const override { return orrery::refuses(held, world, p); }
+    [[nodiscard]] const char* refuses(int world, schedule::pass p) const override {
+      return orrery::refuses(held, world, p);
+    }
     [[nodiscard]] int slices(int world) const override { return slices_of(held, world); }
     [[nodiscard]] int team(int world) const override {
       if constexpr (topology_of_teams<Topology>) {
@@ -86,10 +92,12 @@ class any_topology {
                                     "place it by least_egress, which need not know"};
       }
     }
-    [[nodiscard]] orrery::program program(int rank, int world, pass p) const override {
-      return draft_of(held, rank, world, p);
+    [[nodiscard]] orrery::schedule::program program(int rank, int world, schedule::pass p) const override {
+      return detail::draft_of(held, rank, world, p);
     }
-    [[nodiscard]] list<orrery::program> programs(int world, pass p) const override { return drafts_of(held, world, p); }
+    [[nodiscard]] schedule::list<orrery::schedule::program> programs(int world, schedule::pass p) const override {
+      return detail::drafts_of(held, world, p);
+    }
   };
 
   std::shared_ptr<const any> held_;

@@ -5,7 +5,7 @@
 
 #include "orrery/schedule/builder.hpp"
 
-namespace orrery {
+namespace orrery::detail {
 
 /// The schedule behind `concentric`, `ring` and `all_gather`, with the grid's shape known at run time: rows of `A`
 /// consecutive ranks that share one side's shards, columns in which the other side's shards circulate, `B` at a time.
@@ -54,6 +54,10 @@ namespace orrery {
   return schedule;
 }
 
+}  // namespace orrery::detail
+
+namespace orrery {
+
 /// Rows share queries, columns circulate keys: a grid with rows of A consecutive ranks and columns of P/A. Each row
 /// gathers its A query shards and in the end reduce-scatters their outputs; in each column, B shards at a time
 /// (gathered within the column first), keys travel a ring of P/(A·B) stations. B trades messages against exposed time.
@@ -76,8 +80,9 @@ struct concentric {
                                 : "needs a world that A*B divides: choose A and B from the world's divisors, or ring";
   }
   [[nodiscard]] static constexpr int team(int) { return A; }
-  [[nodiscard]] static constexpr orrery::program program(int rank, int world, pass p = pass::forward) {
-    return concentric_program(rank, world, A, B, p);
+  [[nodiscard]] static constexpr orrery::schedule::program program(int rank, int world,
+                                                                   schedule::pass p = schedule::pass::forward) {
+    return detail::concentric_program(rank, world, A, B, p);
   }
 };
 

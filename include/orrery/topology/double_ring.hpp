@@ -23,14 +23,15 @@ struct double_ring {
   }
   [[nodiscard]] static constexpr int team(int) { return I; }
 
-  [[nodiscard]] static constexpr orrery::program program(int rank, int world, pass p = pass::forward) {
+  [[nodiscard]] static constexpr orrery::schedule::program program(int rank, int world,
+                                                                   schedule::pass p = schedule::pass::forward) {
     // With inner rings of one rank the outer ring is the ring; its lanes are then numbered alike.
     const int inner_hops = 0;
     const int inner_partials = 1;
     const int outer_hops = I > 1 ? 2 : 0;
     const int outer_partials = I > 1 ? 3 : 1;
-    const side travelling = travelling_side(p);
-    const bool partials_travel = has_partials(p, travelling);
+    const schedule::side travelling = schedule::travelling_side(p);
+    const bool partials_travel = schedule::has_partials(p, travelling);
     const int turns = world / I;
     const int group = rank / I;
     const int place = rank % I;
@@ -39,14 +40,14 @@ struct double_ring {
     const int inner_previous = in_group(group, place - 1);
     const int outer_next = in_group(group + 1, place);
     const int outer_previous = in_group(group - 1, place);
-    builder schedule{rank, world, p};
+    schedule::builder schedule{rank, world, p};
     // What this rank holds in hop `hop` of turn `turn` goes on.
-    const auto inner_hop = [&](int turn, int hop, int lane, cargo what) {
+    const auto inner_hop = [&](int turn, int hop, int lane, schedule::cargo what) {
       schedule.begin_exchange(inner_next, inner_previous, {lane}, what);
       schedule.send({travelling, in_group(group - turn, place - hop)});
       schedule.receive({travelling, in_group(group - turn, place - hop - 1)});
     };
-    const auto outer_hop = [&](int turn, int lane, int steps, cargo what) {
+    const auto outer_hop = [&](int turn, int lane, int steps, schedule::cargo what) {
       schedule.begin_exchange(outer_next, outer_previous, {lane, steps}, what);
       schedule.send({travelling, in_group(group - turn, place)});
       schedule.receive({travelling, in_group(group - turn - 1, place)});
@@ -59,21 +60,21 @@ struct double_ring {
     for (int now = 0; now < steps; ++now) {
       const int turn = now / I;
       const int hop = now % I;
-      if (hop == 0 && turn + 1 < turns) outer_hop(turn, outer_hops, I, cargo::operand);
-      if (turn < turns && hop + 1 < I) inner_hop(turn, hop, inner_hops, cargo::operand);
+      if (hop == 0 && turn + 1 < turns) outer_hop(turn, outer_hops, I, schedule::cargo::operand);
+      if (turn < turns && hop + 1 < I) inner_hop(turn, hop, inner_hops, schedule::cargo::operand);
       if (partials_travel) {
         const int before = now - 1;
         if (before >= 0 && before / I < turns && before % I > 0) {
-          inner_hop(before / I, before % I, inner_partials, cargo::partial);
+          inner_hop(before / I, before % I, inner_partials, schedule::cargo::partial);
         }
         const int complete = now - return_hops;
         if (complete > 0 && complete % I == 0 && complete / I > 1 && complete / I <= turns) {
           const int last_turn = complete / I == turns ? 1 : I;
-          outer_hop(complete / I - 1, outer_partials, last_turn, cargo::partial);
+          outer_hop(complete / I - 1, outer_partials, last_turn, schedule::cargo::partial);
         }
       }
       if (turn < turns)
-        schedule.interact({other_side(travelling), rank}, {travelling, in_group(group - turn, place - hop)});
+        schedule.interact({schedule::other_side(travelling), rank}, {travelling, in_group(group - turn, place - hop)});
       schedule.next_step();
     }
     return schedule;

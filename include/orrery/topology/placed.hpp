@@ -18,7 +18,7 @@ namespace orrery {
 template <class Placement, class Topology>
 concept placement = topology<Topology> && std::copy_constructible<Placement> &&
     requires(const Placement& p, const Topology& t) {
-  { p.ranks(t, 1, pass::forward) } -> std::convertible_to<list<int>>;
+  { p.ranks(t, 1, schedule::pass::forward) } -> std::convertible_to<schedule::list<int>>;
   { p.name() } -> std::convertible_to<std::string>;
 };
 
@@ -34,8 +34,9 @@ concept topology_of_teams = requires(const Topology& t) {
 struct teams_in_nodes {
   [[nodiscard]] static std::string name() { return "teams_in_nodes"; }
   template <topology Topology>
-  [[nodiscard]] static constexpr list<int> ranks(const Topology&, int world, pass = pass::forward) {
-    list<int> to(world);
+  [[nodiscard]] static constexpr schedule::list<int> ranks(const Topology&, int world,
+                                                           schedule::pass = schedule::pass::forward) {
+    schedule::list<int> to(world);
     for (int rank = 0; rank < world; ++rank) to[rank] = rank;
     return to;
   }
@@ -48,13 +49,14 @@ struct teams_in_nodes {
 struct rings_in_nodes {
   [[nodiscard]] static std::string name() { return "rings_in_nodes"; }
   template <topology Topology>
-  [[nodiscard]] static constexpr list<int> ranks(const Topology& t, int world, pass = pass::forward) {
+  [[nodiscard]] static constexpr schedule::list<int> ranks(const Topology& t, int world,
+                                                           schedule::pass = schedule::pass::forward) {
     static_assert(topology_of_teams<Topology>,
                   "orrery: rings_in_nodes must know how large this topology's teams are: give it `static constexpr int "
                   "team(int world)`, or place it by least_egress, which need not know");
     const int size = t.team(world);
     const int teams = world / size;
-    list<int> to(world);
+    schedule::list<int> to(world);
     for (int rank = 0; rank < world; ++rank) to[rank] = rank % size * teams + rank / size;
     return to;
   }
@@ -84,7 +86,7 @@ struct placed {
   [[no_unique_address]] Placement placement{};
 
   [[nodiscard]] std::string name() const { return "placed<" + name_of(topology) + "," + placement.name() + ">"; }
-  [[nodiscard]] constexpr const char* refuses(int world, pass p = pass::forward) const {
+  [[nodiscard]] constexpr const char* refuses(int world, schedule::pass p = schedule::pass::forward) const {
     if (const char* reason = orrery::refuses(topology, world, p)) return reason;
     if constexpr (requires { placement.refuses(world); }) return placement.refuses(world);
     return nullptr;
@@ -92,9 +94,9 @@ struct placed {
   [[nodiscard]] constexpr int slices(int world) const { return slices_of(topology, world); }
 
   /// Where each rank of the topology goes. The world must be admitted.
-  [[nodiscard]] constexpr list<int> ranks(int world, pass p = pass::forward) const {
-    list<int> to = placement.ranks(topology, world, p);
-    list<int> taken(world);
+  [[nodiscard]] constexpr schedule::list<int> ranks(int world, schedule::pass p = schedule::pass::forward) const {
+    schedule::list<int> to = placement.ranks(topology, world, p);
+    schedule::list<int> taken(world);
     bool all = to.size() == world;
     for (int rank = 0; all && rank < world; ++rank) all = to[rank] >= 0 && to[rank] < world && ++taken[to[rank]] == 1;
     if (!all) {
@@ -105,28 +107,28 @@ struct placed {
     return to;
   }
 
-  [[nodiscard]] constexpr orrery::program program(int rank, int world) const
+  [[nodiscard]] constexpr orrery::schedule::program program(int rank, int world) const
       requires(!topology_with_backward<Topology>) {
-    return written(rank, world, pass::forward);
+    return written(rank, world, schedule::pass::forward);
   }
-  [[nodiscard]] constexpr orrery::program program(int rank, int world,
-                                                  pass p) const requires topology_with_backward<Topology> {
+  [[nodiscard]] constexpr orrery::schedule::program program(int rank, int world, schedule::pass p) const requires
+      topology_with_backward<Topology> {
     return written(rank, world, p);
   }
   [[nodiscard]] constexpr bool operator==(const placed& other) const
       requires(comparable_by_value<Topology>&& comparable_by_value<Placement>) {
-    return is_same_value(topology, other.topology) && is_same_value(placement, other.placement);
+    return detail::is_same_value(topology, other.topology) && detail::is_same_value(placement, other.placement);
   }
-  [[nodiscard]] constexpr list<orrery::program> programs(int world, pass p) const {
-    return relabel(drafts_of(topology, world, p), ranks(world, p));
+  [[nodiscard]] constexpr schedule::list<orrery::schedule::program> programs(int world, schedule::pass p) const {
+    return schedule::relabel(detail::drafts_of(topology, world, p), ranks(world, p));
   }
 
  private:
-  [[nodiscard]] constexpr orrery::program written(int rank, int world, pass p) const {
-    const list<int> to = ranks(world, p);
+  [[nodiscard]] constexpr orrery::schedule::program written(int rank, int world, schedule::pass p) const {
+    const schedule::list<int> to = ranks(world, p);
     int role = 0;
     while (to[role] != rank) ++role;
-    return relabel(draft_of(topology, role, world, p), to);
+    return schedule::relabel(detail::draft_of(topology, role, world, p), to);
   }
 };
 

@@ -28,16 +28,16 @@ namespace orrery {
 template <class Topology>
 concept topology = std::copy_constructible<Topology> &&(
     requires(const Topology& t) {
-      { t.program(0, 1) } -> std::convertible_to<program>;
+      { t.program(0, 1) } -> std::convertible_to<schedule::program>;
     } ||
     requires(const Topology& t) {
-      { t.program(0, 1, pass::forward) } -> std::convertible_to<program>;
+      { t.program(0, 1, schedule::pass::forward) } -> std::convertible_to<schedule::program>;
     });
 
 /// Does the topology write backward programs itself? (Else they are derived from its forward.)
 template <class Topology>
 concept topology_with_backward = requires(const Topology& t) {
-  { t.program(0, 1, pass::forward) } -> std::convertible_to<program>;
+  { t.program(0, 1, schedule::pass::forward) } -> std::convertible_to<schedule::program>;
 };
 
 /// Can two values of this type be told to be the same? All those of an empty type are; another type must have a member
@@ -48,6 +48,10 @@ concept comparable_by_value = std::is_empty_v<T> || requires {
   static_cast<bool (T::*)(const T&) const>(&T::operator==);
 };
 
+}  // namespace orrery
+
+namespace orrery::detail {
+
 /// Are these two values of a topology, or a placement, the same?
 template <comparable_by_value T>
 [[nodiscard]] constexpr bool is_same_value(const T& a, const T& b) {
@@ -57,6 +61,10 @@ template <comparable_by_value T>
     return a == b;
   }
 }
+
+}  // namespace orrery::detail
+
+namespace orrery {
 
 /// The topology's name; "custom topology" if it has none.
 template <topology Topology>
@@ -70,9 +78,9 @@ template <topology Topology>
 
 /// Null if the topology admits the world; else the end of a sentence that says why not and what would work.
 template <topology Topology>
-[[nodiscard]] constexpr const char* refuses(const Topology& t, int world, pass p = pass::forward) {
+[[nodiscard]] constexpr const char* refuses(const Topology& t, int world, schedule::pass p = schedule::pass::forward) {
   if (world < 1) return "needs a world of at least one rank";
-  if (p == pass::circulate_queries && !topology_with_backward<Topology>) {
+  if (p == schedule::pass::circulate_queries && !topology_with_backward<Topology>) {
     return "writes no backward of its own, and only circulate_keys can be derived from a forward: "
            "use pass::circulate_keys, or give it program(rank, world, pass)";
   }
@@ -94,6 +102,10 @@ template <topology Topology>
     return 1;
   }
 }
+
+}  // namespace orrery
+
+namespace orrery::detail {
 
 /// Can a rank's program be written cheaply without those of the others?
 template <topology Topology>
@@ -134,13 +146,22 @@ template <topology Topology>
   }
 }
 
+}  // namespace orrery::detail
+
+namespace orrery {
+
 /// The finished programs of all ranks. Linear in their total size. The world must be admitted.
 template <topology Topology>
-[[nodiscard]] constexpr list<program> programs_of(const Topology& t, int world, pass p = pass::forward) {
-  list<program> all = drafts_of(t, world, p);
-  for (program& one : all) finish(one);
+[[nodiscard]] constexpr schedule::list<schedule::program> programs_of(const Topology& t, int world,
+                                                                      schedule::pass p = schedule::pass::forward) {
+  schedule::list<schedule::program> all = detail::drafts_of(t, world, p);
+  for (schedule::program& one : all) schedule::finish(one);
   return all;
 }
+
+}  // namespace orrery
+
+namespace orrery::detail {
 
 /// Throws `std::invalid_argument` with a sentence if the topology refuses the world.
 template <topology Topology>
@@ -151,13 +172,18 @@ constexpr void require_admitted(const Topology& t, int world, pass p) {
   }
 }
 
+}  // namespace orrery::detail
+
+namespace orrery {
+
 /// One rank's finished program; what an operator runs. Throws `std::invalid_argument` with a sentence if the world is
 /// refused.
 template <topology Topology>
-[[nodiscard]] constexpr program program_of(const Topology& t, int rank, int world, pass p = pass::forward) {
-  require_admitted(t, world, p);
-  program one = draft_of(t, rank, world, p);
-  finish(one);
+[[nodiscard]] constexpr schedule::program program_of(const Topology& t, int rank, int world,
+                                                     schedule::pass p = schedule::pass::forward) {
+  detail::require_admitted(t, world, p);
+  schedule::program one = detail::draft_of(t, rank, world, p);
+  schedule::finish(one);
   return one;
 }
 

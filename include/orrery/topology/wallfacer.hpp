@@ -33,20 +33,21 @@ struct wallfacer {
   }
   [[nodiscard]] static constexpr int team(int) { return C; }
 
-  [[nodiscard]] static constexpr orrery::program program(int rank, int world, pass p = pass::forward) {
+  [[nodiscard]] static constexpr orrery::schedule::program program(int rank, int world,
+                                                                   schedule::pass p = schedule::pass::forward) {
     // What flies at the same time: operands of the travelling side, and the rest.
     enum lane { hops, placement = hops, travelling_team = hops, partial_hops, staying_team = partial_hops };
-    const side travelling = travelling_side(p);
-    const side staying = other_side(travelling);
-    const bool partials_travel = has_partials(p, travelling);
+    const schedule::side travelling = schedule::travelling_side(p);
+    const schedule::side staying = schedule::other_side(travelling);
+    const bool partials_travel = schedule::has_partials(p, travelling);
     const int turns = world / (C * C);  // G, the length of a sub-ring
     const int team = rank / C;
     const int member = rank % C;
     const int group = team / turns;
     const int place_in_ring = team % turns;
-    const rank_group mates{team * C, C};
+    const schedule::rank_group mates{team * C, C};
     const auto rank_of = [](int t, int m) { return t * C + m; };
-    const auto team_blocks = [](side s, int t) { return blocks{s, t * C, C}; };
+    const auto team_blocks = [](schedule::side s, int t) { return schedule::blocks{s, t * C, C}; };
     // The team whose blocks start at the place `back` hops behind in this rank's sub-ring.
     const auto started = [&](int back) { return (place_in_ring - back % turns + turns) % turns * C + member; };
     const auto start_of = [&](int r) { return rank_of(r % C * turns + r / C / C, r / C % C); };
@@ -54,12 +55,13 @@ struct wallfacer {
     const int starts_here = rank_of(started(0), group);  // whose team's blocks start here
     const int next = rank_of(group * turns + (place_in_ring + 1) % turns, member);
     const int previous = rank_of(group * turns + (place_in_ring + turns - 1) % turns, member);
-    builder schedule{rank, world, p};
+    schedule::builder schedule{rank, world, p};
     // A bundle's gradient may pass the home of one of its shards: that shard's part is home then, and travels no
     // further.
-    const auto exchange_bundle = [&](int to, int sent_team, int from, int received_team, int lane, cargo what) {
+    const auto exchange_bundle = [&](int to, int sent_team, int from, int received_team, int lane,
+                                     schedule::cargo what) {
       schedule.begin_exchange(to, from, {lane}, what);
-      if (what == cargo::operand) {
+      if (what == schedule::cargo::operand) {
         schedule.send(team_blocks(travelling, sent_team));
         schedule.receive(team_blocks(travelling, received_team));
         return;
@@ -69,7 +71,7 @@ struct wallfacer {
         if (received_team * C + m != from) schedule.receive({travelling, received_team * C + m});
       }
     };
-    const auto hop_on = [&](int back, int lane, cargo what) {
+    const auto hop_on = [&](int back, int lane, schedule::cargo what) {
       exchange_bundle(next, started(back), previous, started(back + 1), lane, what);
     };
 
@@ -78,21 +80,22 @@ struct wallfacer {
       schedule.all_gather(mates, staying, {staying_team, 2});
       schedule.all_gather(mates, travelling, {travelling_team});
       schedule.next_step();
-      exchange_bundle(start, team, starts_here, started(0), placement, cargo::operand);
+      exchange_bundle(start, team, starts_here, started(0), placement, schedule::cargo::operand);
       schedule.next_step();
     }
     for (int hop = 0; hop < turns; ++hop) {
-      if (hop + 1 < turns) hop_on(hop, hops, cargo::operand);
-      if (partials_travel && hop > 1) hop_on(hop - 1, partial_hops, cargo::partial);
+      if (hop + 1 < turns) hop_on(hop, hops, schedule::cargo::operand);
+      if (partials_travel && hop > 1) hop_on(hop - 1, partial_hops, schedule::cargo::partial);
       schedule.interact(team_blocks(staying, team), team_blocks(travelling, started(hop)));
       schedule.next_step();
     }
     if (partials_travel && turns > 1) {
-      hop_on(turns - 1, partial_hops, cargo::partial);  // back to the starting place
+      hop_on(turns - 1, partial_hops, schedule::cargo::partial);  // back to the starting place
       schedule.next_step();
     }
     if (partials_travel && C > 1) {
-      exchange_bundle(starts_here, started(0), start, team, placement, cargo::partial);  // the placement, undone
+      exchange_bundle(starts_here, started(0), start, team, placement,
+                      schedule::cargo::partial);  // the placement, undone
       schedule.next_step();
     }
     if (partials_travel) {
@@ -100,7 +103,7 @@ struct wallfacer {
       schedule.reduce_scatter(mates, travelling, {travelling_team},
                               [&](int from, int to) { return start_of(from) != to; });
     }
-    if (has_partials(p, staying)) schedule.reduce_scatter(mates, staying, {staying_team});
+    if (schedule::has_partials(p, staying)) schedule.reduce_scatter(mates, staying, {staying_team});
     return schedule;
   }
 };

@@ -41,15 +41,15 @@ class transport_adaptor {
     return self().collective([&] { return world_->all_gather(text); });
   }
   [[nodiscard]] std::vector<std::string> all_gather(const std::string& text,
-                                                    collective_call call) requires naming_calls<World> {
+                                                    detail::collective_call call) requires naming_calls<World> {
     return self().collective([&] { return world_->all_gather(text, call); });
   }
   template <class T>
   void all_reduce_sum(std::span<T> values) {
     self().collective([&] { world_->all_reduce_sum(values); });
   }
-  void abandon(const std::string& why) requires abandonable<World> { world_->abandon(why); }
-  [[nodiscard]] channel_of<World> open(const program& p, std::vector<exchange_pieces> pieces) {
+  void abandon(const std::string& why) requires detail::abandonable<World> { world_->abandon(why); }
+  [[nodiscard]] detail::channel_of<World> open(const schedule::program& p, std::vector<exchange_pieces> pieces) {
     return world_->open(p, std::move(pieces));
   }
 
@@ -75,9 +75,9 @@ class channel_adaptor {
 
   void begin() { inner_.begin(); }
   void post(int exchange) { inner_.post(exchange); }
-  void posted() requires batching<Channel> { inner_.posted(); }
+  void posted() requires detail::batching<Channel> { inner_.posted(); }
   void await(int exchange) { inner_.await(exchange); }
-  void abandon(const std::string& why) requires abandonable<Channel> { inner_.abandon(why); }
+  void abandon(const std::string& why) requires detail::abandonable<Channel> { inner_.abandon(why); }
   [[nodiscard]] auto context() const { return inner_.context(); }
 
  private:

@@ -35,26 +35,28 @@ class counted : public transport_adaptor<World, counted<World>> {
   [[nodiscard]] std::int64_t messages_sent() const noexcept { return totals_->messages; }
   void reset() noexcept { *totals_ = {}; }
 
-  class channel : public channel_adaptor<channel_of<World>> {
+  class channel : public channel_adaptor<detail::channel_of<World>> {
    public:
-    channel(channel_of<World> inner, std::shared_ptr<totals> totals, list<std::int64_t> bytes)
-        : channel_adaptor<channel_of<World>>{std::move(inner)}, totals_{std::move(totals)}, bytes_{std::move(bytes)} {}
+    channel(detail::channel_of<World> inner, std::shared_ptr<totals> totals, schedule::list<std::int64_t> bytes)
+        : channel_adaptor<detail::channel_of<World>>{std::move(inner)},
+          totals_{std::move(totals)},
+          bytes_{std::move(bytes)} {}
 
     void post(int exchange) {
       if (const std::int64_t bytes = bytes_[exchange]; bytes >= 0) {
         totals_->bytes += bytes;
         ++totals_->messages;
       }
-      channel_adaptor<channel_of<World>>::post(exchange);
+      channel_adaptor<detail::channel_of<World>>::post(exchange);
     }
 
    private:
     std::shared_ptr<totals> totals_;
-    list<std::int64_t> bytes_;  // of each exchange; -1 if it sends no message
+    schedule::list<std::int64_t> bytes_;  // of each exchange; -1 if it sends no message
   };
 
-  [[nodiscard]] channel open(const program& p, std::vector<exchange_pieces> pieces) {
-    list<std::int64_t> bytes;
+  [[nodiscard]] channel open(const schedule::program& p, std::vector<exchange_pieces> pieces) {
+    schedule::list<std::int64_t> bytes;
     for (const exchange_pieces& of_exchange : pieces) {
       std::int64_t sum = of_exchange.sent.empty() ? -1 : 0;
       for (const piece& one : of_exchange.sent) sum += one.bytes;

@@ -67,7 +67,7 @@ class group {
   /// How many ranks are about to enqueue into the graph; changed by whoever has the turn.
   [[nodiscard]] std::atomic<int>& enqueuing() noexcept { return enqueuing_; }
   /// An event of each rank, to be shown to the others between two barriers.
-  [[nodiscard]] std::vector<std::shared_ptr<cuda_event>>& shown() noexcept { return shown_; }
+  [[nodiscard]] std::vector<std::shared_ptr<detail::cuda_event>>& shown() noexcept { return shown_; }
 
  private:
   [[noreturn]] static void refuse(const std::string& why) { throw std::invalid_argument{"orrery: device::" + why}; }
@@ -75,13 +75,14 @@ class group {
   /// The number of ranks, if all is well; fills in the devices.
   static int checked(int ranks, options& how) {
     if (ranks < 1) refuse("group: the number of ranks is " + std::to_string(ranks) + ", expected at least 1");
-    if (const std::string wrong = what_is_wrong_with(how.deadline, 1); !wrong.empty()) refuse("options: " + wrong);
+    if (const std::string wrong = detail::what_is_wrong_with(how.deadline, 1); !wrong.empty())
+      refuse("options: " + wrong);
     if (!how.streams.empty() && how.streams.size() != static_cast<std::size_t>(ranks)) {
       refuse("options: there are " + std::to_string(how.streams.size()) + " streams for " + std::to_string(ranks) +
              " ranks; give one for each rank, or none");
     }
     int visible = 0;
-    check_cuda(cudaGetDeviceCount(&visible), "cudaGetDeviceCount");
+    detail::check_cuda(cudaGetDeviceCount(&visible), "cudaGetDeviceCount");
     if (visible < 1) throw device_error{cudaErrorNoDevice, "orrery: device::group: this process sees no CUDA device"};
     if (how.devices.empty()) {
       for (int device = 0; device < visible; ++device) how.devices.push_back(device);
@@ -104,8 +105,10 @@ class group {
   [[nodiscard]] static std::string capability(int device) {
     int major = 0;
     int minor = 0;
-    check_cuda(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device), "cudaDeviceGetAttribute");
-    check_cuda(cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device), "cudaDeviceGetAttribute");
+    detail::check_cuda(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device),
+                       "cudaDeviceGetAttribute");
+    detail::check_cuda(cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device),
+                       "cudaDeviceGetAttribute");
     return std::to_string(major) + "." + std::to_string(minor);
   }
 
@@ -114,7 +117,7 @@ class group {
   std::mutex turn_;
   std::atomic<bool> capturing_{false};
   std::atomic<int> enqueuing_{0};
-  std::vector<std::shared_ptr<cuda_event>> shown_;
+  std::vector<std::shared_ptr<detail::cuda_event>> shown_;
 };
 
 /// One rank's streams: kernels run on one, copies to this rank on others, one for each lane, so that messages of
@@ -138,7 +141,7 @@ class rank_streams {
     while (copies_.size() <= static_cast<std::size_t>(lane)) copies_.emplace_back();
     return copies_[static_cast<std::size_t>(lane)].get();
   }
-  void make_current() const { check_cuda(cudaSetDevice(device_), "cudaSetDevice"); }
+  void make_current() const { detail::check_cuda(cudaSetDevice(device_), "cudaSetDevice"); }
 
   /// From now on the rank's thread holds this while it enqueues, and not while it waits for others; null: no more.
   void take_turns(std::mutex* turn) noexcept { turn_ = turn; }
@@ -160,21 +163,21 @@ class rank_streams {
 
  private:
   void expect_of_device(cudaStream_t given) const {
-    const cuda_event of_device;
+    const detail::cuda_event of_device;
     const cudaError_t code = cudaEventRecord(of_device.get(), given);
     if (code == cudaErrorInvalidResourceHandle) {
-      ignore_cuda(code);
+      detail::ignore_cuda(code);
       throw std::invalid_argument{
           "orrery: device::options: a stream is given to a rank on device " + std::to_string(device_) +
           ", but CUDA does not take it there; give each rank a stream of its own device, or none"};
     }
-    check_cuda(code, "cudaEventRecord");
+    detail::check_cuda(code, "cudaEventRecord");
   }
 
   int device_;
   cudaStream_t compute_;
-  std::vector<cuda_stream> owned_;
-  std::vector<cuda_stream> copies_;
+  std::vector<detail::cuda_stream> owned_;
+  std::vector<detail::cuda_stream> copies_;
   std::mutex* turn_ = nullptr;
 };
 
@@ -191,7 +194,7 @@ class message {
     void enter() const { streams->make_current(); }
     [[nodiscard]] device_context context() const noexcept { return {streams->compute()}; }
     [[nodiscard]] rank_streams::pause pause() const { return rank_streams::pause{*streams}; }
-    void settle() const noexcept { ignore_cuda(cudaStreamSynchronize(streams->compute())); }
+    void settle() const noexcept { detail::ignore_cuda(cudaStreamSynchronize(streams->compute())); }
   };
 
   void expect(const end& receiver, int lane, const std::vector<piece>& received) {
@@ -228,17 +231,18 @@ class message {
     for (const transfer& one : transfers_) {
       const auto bytes = static_cast<std::size_t>(one.bytes);
       if (from_device_ == to_device_) {
-        check_cuda(cudaMemcpyAsync(one.to, one.from, bytes, cudaMemcpyDeviceToDevice, copies_), "cudaMemcpyAsync");
+        detail::check_cuda(cudaMemcpyAsync(one.to, one.from, bytes, cudaMemcpyDeviceToDevice, copies_),
+                           "cudaMemcpyAsync");
       } else {  // through the host where the devices do not reach each other's memory
-        check_cuda(cudaMemcpyPeerAsync(one.to, to_device_, one.from, from_device_, bytes, copies_),
-                   "cudaMemcpyPeerAsync");
+        detail::check_cuda(cudaMemcpyPeerAsync(one.to, to_device_, one.from, from_device_, bytes, copies_),
+                           "cudaMemcpyPeerAsync");
       }
     }
     done_->record(copies_);
   }
 
   void finish(const end& either) const { done_->order(either.streams->compute()); }
-  void settle() const noexcept { ignore_cuda(cudaEventSynchronize(done_->get())); }
+  void settle() const noexcept { detail::ignore_cuda(cudaEventSynchronize(done_->get())); }
 
  private:
   struct transfer {
@@ -251,9 +255,9 @@ class message {
   int to_device_ = 0;
   int from_device_ = 0;
   std::vector<transfer> transfers_;
-  std::optional<cuda_event> sender_;    // of the sender's device: what is sent is complete
-  std::optional<cuda_event> receiver_;  // of the receiver's: where it goes may be written
-  std::optional<cuda_event> done_;
+  std::optional<detail::cuda_event> sender_;    // of the sender's device: what is sent is complete
+  std::optional<detail::cuda_event> receiver_;  // of the receiver's: where it goes may be written
+  std::optional<detail::cuda_event> done_;
 };
 
 using channel = threads::basic_channel<message>;
@@ -267,7 +271,7 @@ using channel = threads::basic_channel<message>;
 /// waits for the others' threads.
 class world {
  public:
-  using memory = device_memory;
+  using memory = detail::device_memory;
 
   /// What `run` makes for each of its threads; for a trainer that has threads of its own. The group outlives it. Throws
   /// `device_error`.
@@ -287,7 +291,7 @@ class world {
   /// Waits until this rank's stream has done all that is enqueued. Throws `device_error` if any of it has failed.
   void synchronize() const {
     streams_->make_current();
-    check_cuda(cudaStreamSynchronize(streams_->compute()), "cudaStreamSynchronize");
+    detail::check_cuda(cudaStreamSynchronize(streams_->compute()), "cudaStreamSynchronize");
   }
 
   /// Returns when all ranks' threads have called it; their streams may be at work.
@@ -296,8 +300,8 @@ class world {
     const rank_streams::pause waiting{*streams_};
     host_.barrier();
   }
-  [[nodiscard]] std::vector<std::string> all_gather(const std::string& text,
-                                                    collective_call call = collective_call::all_gather) {
+  [[nodiscard]] std::vector<std::string> all_gather(
+      const std::string& text, detail::collective_call call = detail::collective_call::all_gather) {
     streams_->make_current();
     const rank_streams::pause waiting{*streams_};
     return host_.all_gather(text, call);
@@ -317,7 +321,7 @@ class world {
 
   /// Throws `transport_error` on every rank if a rank sends what its peer does not expect; the world stays usable.
   /// Costs three events for each message, and a stream for each lane that no plan had before.
-  [[nodiscard]] channel open(const program& p, std::vector<exchange_pieces> pieces) try {
+  [[nodiscard]] channel open(const schedule::program& p, std::vector<exchange_pieces> pieces) try {
     streams_->make_current();
     return {group_->host(), rank(), p, std::move(pieces), message::end{streams_}};
   } catch (...) {
@@ -330,14 +334,14 @@ class world {
   void reach(int other) const {
     if (other == device()) return;
     int can = 0;
-    check_cuda(cudaDeviceCanAccessPeer(&can, device(), other), "cudaDeviceCanAccessPeer");
+    detail::check_cuda(cudaDeviceCanAccessPeer(&can, device(), other), "cudaDeviceCanAccessPeer");
     if (can == 0) return;
     const cudaError_t code = cudaDeviceEnablePeerAccess(other, 0);
     // Devices without a switch reach at most eight others; copies from the rest go through the host.
     if (code == cudaErrorPeerAccessAlreadyEnabled || code == cudaErrorTooManyPeers) {
-      ignore_cuda(code);
+      detail::ignore_cuda(code);
     } else {
-      check_cuda(code, "cudaDeviceEnablePeerAccess");
+      detail::check_cuda(code, "cudaDeviceEnablePeerAccess");
     }
   }
 

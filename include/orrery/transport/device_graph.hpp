@@ -24,8 +24,8 @@ class graph {
   graph& operator=(graph&&) = delete;
   ~graph() {
     if (made_ == nullptr) return;
-    ignore_cuda(cudaStreamSynchronize(world_->stream()));
-    ignore_cuda(cudaGraphExecDestroy(made_));
+    detail::ignore_cuda(cudaStreamSynchronize(world_->stream()));
+    detail::ignore_cuda(cudaGraphExecDestroy(made_));
   }
 
   /// Collective. Enqueues all ranks' work: after what is on each rank's stream, and before what follows there. Costs
@@ -36,7 +36,7 @@ class graph {
     world_->barrier();
     if (made_ != nullptr) {
       for (std::size_t other = 1; other < marks_.size(); ++other) marks_[other]->order(stream);
-      check_cuda(cudaGraphLaunch(made_, stream), "cudaGraphLaunch");
+      detail::check_cuda(cudaGraphLaunch(made_, stream), "cudaGraphLaunch");
       mine().record(stream);
     }
     world_->barrier();
@@ -48,37 +48,37 @@ class graph {
   friend graph capture(world& on, const Body& body);
 
   explicit graph(world& on) : world_{&on} {
-    std::vector<std::shared_ptr<cuda_event>>& shown = on.ranks().shown();
+    std::vector<std::shared_ptr<detail::cuda_event>>& shown = on.ranks().shown();
     on.barrier();
-    shown[static_cast<std::size_t>(on.rank())] = std::make_shared<cuda_event>();
+    shown[static_cast<std::size_t>(on.rank())] = std::make_shared<detail::cuda_event>();
     on.barrier();
     marks_ = shown;
     on.barrier();
     shown[static_cast<std::size_t>(on.rank())] = nullptr;
   }
 
-  [[nodiscard]] const cuda_event& mine() const { return *marks_[static_cast<std::size_t>(world_->rank())]; }
+  [[nodiscard]] const detail::cuda_event& mine() const { return *marks_[static_cast<std::size_t>(world_->rank())]; }
 
   /// Rank 0's capture, which ends in any case.
   class origin {
    public:
     explicit origin(world& on) : world_{&on} {
       // Relaxed: the other ranks' threads enqueue into the same graph.
-      check_cuda(cudaStreamBeginCapture(on.stream(), cudaStreamCaptureModeRelaxed), "cudaStreamBeginCapture");
+      detail::check_cuda(cudaStreamBeginCapture(on.stream(), cudaStreamCaptureModeRelaxed), "cudaStreamBeginCapture");
       on.ranks().capturing() = true;
     }
     origin(const origin&) = delete;
     origin& operator=(const origin&) = delete;
     ~origin() {
-      if (!ended_) ignore_cuda(cudaStreamEndCapture(world_->stream(), &captured_));
-      if (captured_ != nullptr) ignore_cuda(cudaGraphDestroy(captured_));
+      if (!ended_) detail::ignore_cuda(cudaStreamEndCapture(world_->stream(), &captured_));
+      if (captured_ != nullptr) detail::ignore_cuda(cudaGraphDestroy(captured_));
       world_->ranks().capturing() = false;
     }
     [[nodiscard]] cudaGraphExec_t end() {
       ended_ = true;
-      check_cuda(cudaStreamEndCapture(world_->stream(), &captured_), "cudaStreamEndCapture");
+      detail::check_cuda(cudaStreamEndCapture(world_->stream(), &captured_), "cudaStreamEndCapture");
       cudaGraphExec_t made = nullptr;
-      check_cuda(cudaGraphInstantiate(&made, captured_, 0), "cudaGraphInstantiate");
+      detail::check_cuda(cudaGraphInstantiate(&made, captured_, 0), "cudaGraphInstantiate");
       return made;
     }
 
@@ -144,7 +144,7 @@ class graph {
   /// part of it, wait for that.
   void leave(bool as_origin) {
     group& ranks = world_->ranks();
-    const auto deadline = deadline_in(ranks.host().how().deadline);
+    const auto deadline = detail::deadline_in(ranks.host().how().deadline);
     const auto over = [&] {
       if (!as_origin) return !ranks.capturing();
       const std::lock_guard alone{ranks.turn()};
@@ -154,8 +154,8 @@ class graph {
   }
 
   world* world_;
-  std::vector<std::shared_ptr<cuda_event>> marks_;  // of each rank
-  cudaGraphExec_t made_ = nullptr;                  // rank 0's
+  std::vector<std::shared_ptr<detail::cuda_event>> marks_;  // of each rank
+  cudaGraphExec_t made_ = nullptr;                          // rank 0's
 };
 
 /// Collective. Captures what all ranks' `body()` enqueue on their streams, calls of their operators among it, into one

@@ -111,7 +111,7 @@ class faulty : public transport_adaptor<World, faulty<World>> {
 
     /// Stands still. False if the world has not failed by then.
     bool stand(double seconds) const {
-      const auto end = deadline_in(seconds);
+      const auto end = detail::deadline_in(seconds);
       while (std::chrono::steady_clock::now() < end) {
         if (!world->usable()) return true;
         std::this_thread::sleep_for(std::chrono::milliseconds{1});
@@ -134,7 +134,8 @@ class faulty : public transport_adaptor<World, faulty<World>> {
       if (stand(now.seconds)) {
         static_cast<void>(world->all_gather(""));  // throws the world's sentence: nothing is sent any more
       } else if (now.what == kind::stop) {
-        throw injected_fault{where() + " has stopped, and nobody has noticed for " + describe_seconds(now.seconds)};
+        throw injected_fault{where() + " has stopped, and nobody has noticed for " +
+                             detail::describe_seconds(now.seconds)};
       }
     }
 
@@ -154,7 +155,7 @@ class faulty : public transport_adaptor<World, faulty<World>> {
 
   [[nodiscard]] std::vector<std::string> all_gather(const std::string& text) { return base::all_gather(changed(text)); }
   [[nodiscard]] std::vector<std::string> all_gather(const std::string& text,
-                                                    collective_call call) requires naming_calls<World> {
+                                                    detail::collective_call call) requires naming_calls<World> {
     return base::all_gather(changed(text), call);
   }
 
@@ -165,13 +166,13 @@ class faulty : public transport_adaptor<World, faulty<World>> {
     return call();
   }
 
-  class channel : public channel_adaptor<channel_of<World>> {
-    using inner = channel_adaptor<channel_of<World>>;
+  class channel : public channel_adaptor<detail::channel_of<World>> {
+    using inner = channel_adaptor<detail::channel_of<World>>;
 
    public:
-    channel(channel_of<World> below, std::shared_ptr<script> faults, const program& p)
+    channel(detail::channel_of<World> below, std::shared_ptr<script> faults, const schedule::program& p)
         : inner{std::move(below)}, script_{std::move(faults)} {
-      for (const exchange& x : p.exchanges) steps_.push_back({x.posted, x.complete_before});
+      for (const schedule::exchange& x : p.exchanges) steps_.push_back({x.posted, x.complete_before});
     }
 
     void begin() {
@@ -193,7 +194,7 @@ class faulty : public transport_adaptor<World, faulty<World>> {
   };
 
   /// Throws `std::invalid_argument`, on this rank, if an exchange is told to send a wrong length that sends nothing.
-  [[nodiscard]] channel open(const program& p, std::vector<exchange_pieces> pieces) {
+  [[nodiscard]] channel open(const schedule::program& p, std::vector<exchange_pieces> pieces) {
     script_->come();
     const int plan = script_->plans++;
     const scripted_fault now = script_->take(

@@ -102,8 +102,8 @@ class world {
 
   /// The texts of all ranks, of a call that is compared as `call`. Together at most 2 GiB, else all ranks throw
   /// `std::length_error`.
-  [[nodiscard]] std::vector<std::string> all_gather(const std::string& text,
-                                                    collective_call call = collective_call::all_gather) {
+  [[nodiscard]] std::vector<std::string> all_gather(
+      const std::string& text, detail::collective_call call = detail::collective_call::all_gather) {
     return own_->all_gather(text, call);
   }
 
@@ -120,7 +120,7 @@ class world {
     constexpr std::size_t most = (std::size_t{8} << 20) / sizeof(T);
     const communicator::presence here = own_->enter();
     own_->collective("at an all_reduce_sum", [&] {
-      own_->meet(collective_signature::sum<T>(values.size()));
+      own_->meet(detail::collective_signature::sum<T>(values.size()));
       for (std::size_t at = 0; at < values.size(); at += most) {
         sum_part(values.subspan(at, (std::min)(most, values.size() - at)));
       }
@@ -130,10 +130,10 @@ class world {
   /// Costs four small collective calls, and one persistent request for each side of each exchange. With native
   /// collectives the first plan with a group also makes its communicator (`communicator::make_groups`). Throws
   /// `transport_error` on all ranks if a rank sends what its peer does not expect.
-  [[nodiscard]] channel open(const program& p, std::vector<exchange_pieces> pieces) {
+  [[nodiscard]] channel open(const schedule::program& p, std::vector<exchange_pieces> pieces) {
     const communicator::presence here = own_->enter();
     return own_->collective("while it opened a plan", [&] {
-      own_->meet({collective_call::open});
+      own_->meet({detail::collective_call::open});
       own_->start_team();
       return channel{own_, p, std::move(pieces)};
     });

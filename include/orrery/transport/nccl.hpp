@@ -51,7 +51,7 @@ namespace orrery::nccl {
 /// ranks capture and launch the same calls in the same order.
 class world {
  public:
-  using memory = device_memory;
+  using memory = detail::device_memory;
 
   /// Throws `std::invalid_argument` for a communicator that is null, a stream of another device than its, or a deadline
   /// that is not positive (or a period that is negative), `device_error` and `transport_error`. Costs a communicator,
@@ -88,10 +88,10 @@ class world {
     own_->call_ends();
   }
   /// Returns when all ranks have called it.
-  void barrier() { static_cast<void>(own_->all_gather("", {collective_call::barrier})); }
+  void barrier() { static_cast<void>(own_->all_gather("", {detail::collective_call::barrier})); }
   /// The texts of all ranks, of a call that is compared as `call`. Takes device memory for them for a while.
-  [[nodiscard]] std::vector<std::string> all_gather(const std::string& text,
-                                                    collective_call call = collective_call::all_gather) {
+  [[nodiscard]] std::vector<std::string> all_gather(
+      const std::string& text, detail::collective_call call = detail::collective_call::all_gather) {
     return own_->all_gather(text, {call});
   }
   /// This rank gives up and aborts its communicators: NCCL, or their deadline, tells the others. Not collective.
@@ -110,7 +110,7 @@ class world {
     static_assert(std::is_trivially_copyable_v<T>, "orrery: all_reduce_sum: the values are sent as bytes");
     std::string mine(values.size_bytes(), '\0');
     if (!mine.empty()) std::memcpy(mine.data(), values.data(), mine.size());
-    const std::vector<std::string> all = own_->all_gather(mine, collective_signature::sum<T>(values.size()));
+    const std::vector<std::string> all = own_->all_gather(mine, detail::collective_signature::sum<T>(values.size()));
     for (std::size_t i = 0; i < values.size(); ++i) {
       T sum{};
       for (const std::string& one : all) {
@@ -125,7 +125,7 @@ class world {
   /// Throws `transport_error` on all ranks if a rank sends what its peer does not expect, or the programs would wait
   /// for ever. Costs a communicator for each lane, and each set of groups of native collectives, that no plan had
   /// before; two events for each group of messages.
-  [[nodiscard]] channel open(const program& p, std::vector<exchange_pieces> pieces) {
+  [[nodiscard]] channel open(const schedule::program& p, std::vector<exchange_pieces> pieces) {
     own_->enter("opening a plan");
     return {own_, p, std::move(pieces)};
   }
@@ -142,11 +142,11 @@ static_assert(transport<world>);
 /// is no device, and `transport_error` if not all have come before the deadline, or NCCL refuses, with its words.
 [[nodiscard]] inline communicator join(const ncclUniqueId& id, int rank, int size, double deadline = 60) {
   int devices = 0;
-  check_cuda(cudaGetDeviceCount(&devices), "cudaGetDeviceCount");
+  detail::check_cuda(cudaGetDeviceCount(&devices), "cudaGetDeviceCount");
   communicator made;
   ncclConfig_t config = not_blocking();
   const ncclResult_t result = ncclCommInitRankConfig(made.address(), size, id, rank, &config);
-  const std::string wrong = wait_for(made.get(), result, "ncclCommInitRankConfig", deadline_in(deadline));
+  const std::string wrong = wait_for(made.get(), result, "ncclCommInitRankConfig", detail::deadline_in(deadline));
   if (!wrong.empty()) {
     made.abort();
     throw transport_error{"orrery: rank " + std::to_string(rank) + " of " + std::to_string(size) + ": " + wrong};

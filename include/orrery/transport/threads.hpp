@@ -61,7 +61,7 @@ using channel = basic_channel<message>;
 /// One rank of the world: what `run` hands to each thread. See `transport`.
 class world {
  public:
-  using memory = host_memory;
+  using memory = detail::host_memory;
 
   world(shared_world& shared, int rank) noexcept : shared_{&shared}, rank_{rank} {}
 
@@ -75,8 +75,8 @@ class world {
   [[nodiscard]] bool usable() const noexcept { return !shared_->failed(); }
 
   /// The texts of all ranks, of a call that is compared as `call`.
-  [[nodiscard]] std::vector<std::string> all_gather(const std::string& text,
-                                                    collective_call call = collective_call::all_gather) {
+  [[nodiscard]] std::vector<std::string> all_gather(
+      const std::string& text, detail::collective_call call = detail::collective_call::all_gather) {
     return shared_->all_gather(rank_, text, call);
   }
 
@@ -87,7 +87,7 @@ class world {
   /// Throws `std::invalid_argument` on every rank if they do not all give equally many values of one type.
   template <class T>
   void all_reduce_sum(std::span<T> values) {
-    const auto call = collective_signature::sum<T>(values.size());
+    const auto call = detail::collective_signature::sum<T>(values.size());
     shared_->show(rank_, &values, call, [&](const std::vector<void*>& shown) {
       const std::size_t ranks = shown.size();
       const auto values_of = [&](std::size_t rank) { return *static_cast<const std::span<T>*>(shown[rank]); };
@@ -103,7 +103,7 @@ class world {
   }
 
   /// Throws `transport_error` on every rank if a rank sends what its peer does not expect; the world stays usable.
-  [[nodiscard]] channel open(const program& p, std::vector<exchange_pieces> pieces) try {
+  [[nodiscard]] channel open(const schedule::program& p, std::vector<exchange_pieces> pieces) try {
     return {*shared_, rank_, p, std::move(pieces), message::end{shared_->team_of(rank_)}};
   } catch (...) {
     give_up_on_exception(*this, "while it opened a plan");
@@ -137,7 +137,7 @@ inline void run_ranks(shared_world& shared, void (*call)(void* body, int rank), 
     }
   };
   const auto of_rank = [&, crowded](int rank) noexcept {
-    if (crowded) ask_for_long_time_slices();
+    if (crowded) detail::ask_for_long_time_slices();
     try {
       call(body, rank);
     } catch (const transport_error& e) {

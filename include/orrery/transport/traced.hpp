@@ -71,7 +71,7 @@ class traced : public transport_adaptor<World, traced<World>> {
     std::int64_t origin = 0;
     std::vector<event> ring;
     std::int64_t recorded = 0;
-    std::vector<program> plans;
+    std::vector<schedule::program> plans;
     std::vector<std::vector<std::int64_t>> bytes;  // that each exchange of each plan sends
     int calls = 0;
     std::string failure;
@@ -149,23 +149,25 @@ class traced : public transport_adaptor<World, traced<World>> {
       }
     }
 
-    [[nodiscard]] const program& plan_of(const event& e) const { return plans[static_cast<std::size_t>(e.plan)]; }
+    [[nodiscard]] const schedule::program& plan_of(const event& e) const {
+      return plans[static_cast<std::size_t>(e.plan)];
+    }
     [[nodiscard]] int step_of(const event& e) const {
       if (e.what == kind::begin) return 0;
-      const exchange& x = plan_of(e).exchanges[e.exchange];
+      const schedule::exchange& x = plan_of(e).exchanges[e.exchange];
       return e.what == kind::post ? x.posted : x.complete_before;
     }
     /// "key shard 1 from rank 2, key shard 0 to rank 1"
     [[nodiscard]] std::string message_of(const event& e) const {
-      const program& p = plan_of(e);
-      const exchange& x = p.exchanges[e.exchange];
+      const schedule::program& p = plan_of(e);
+      const schedule::exchange& x = p.exchanges[e.exchange];
       std::string text;
       if (x.received.count > 0) {
-        text = describe_message(p, e.exchange, way::receiving) + " from rank " + std::to_string(x.from);
+        text = detail::describe_message(p, e.exchange, detail::way::receiving) + " from rank " + std::to_string(x.from);
       }
       if (x.sent.count > 0) {
-        text += (text.empty() ? "" : ", ") + describe_message(p, e.exchange, way::sending) + " to rank " +
-                std::to_string(x.to);
+        text += (text.empty() ? "" : ", ") + detail::describe_message(p, e.exchange, detail::way::sending) +
+                " to rank " + std::to_string(x.to);
       }
       return text;
     }
@@ -187,7 +189,7 @@ class traced : public transport_adaptor<World, traced<World>> {
       std::vector<event> flying;
       const event* before = nullptr;
       const auto draw_flight = [&](const event& posted, std::int64_t end) {
-        const exchange& x = plan_of(posted).exchanges[posted.exchange];
+        const schedule::exchange& x = plan_of(posted).exchanges[posted.exchange];
         drawn.flight(x.lane, message_of(posted), posted.start - origin, end - origin, details_of(posted));
       };
       each([&](const event& e) {
@@ -264,13 +266,13 @@ class traced : public transport_adaptor<World, traced<World>> {
     // A machine's clock is one. Where a machine does not say which it is, each rank has a clock of its own.
     std::string machine;
     std::getline(std::ifstream{"/proc/sys/kernel/random/boot_id"}, machine);
-    static_cast<void>(all_gather_as(world, "", collective_call::recorder));
+    static_cast<void>(all_gather_as(world, "", detail::collective_call::recorder));
     recording_->origin = recording::now();
     const std::string mine = machine + " ";
     for (const std::string& other :
-         all_gather_as(world, mine + std::to_string(recording_->origin), collective_call::recorder)) {
+         all_gather_as(world, mine + std::to_string(recording_->origin), detail::collective_call::recorder)) {
       if (machine.empty() || other.compare(0, mine.size(), mine) != 0) continue;
-      if (!peer_text{other}.skip(mine).number(recording_->origin).ended()) {
+      if (!detail::peer_text{other}.skip(mine).number(recording_->origin).ended()) {
         throw transport_error{"orrery: traced: a rank gives \"" + other +
                               "\" where all say their clocks: let all ranks make the same calls, in one order"};
       }
@@ -289,16 +291,16 @@ class traced : public transport_adaptor<World, traced<World>> {
     }
   }
 
-  void abandon(const std::string& why) requires abandonable<World> {
+  void abandon(const std::string& why) requires detail::abandonable<World> {
     this->world().abandon(why);
     recording_->fail("failed " + why);
   }
 
-  class channel : public channel_adaptor<channel_of<World>> {
-    using inner = channel_adaptor<channel_of<World>>;
+  class channel : public channel_adaptor<detail::channel_of<World>> {
+    using inner = channel_adaptor<detail::channel_of<World>>;
 
    public:
-    channel(channel_of<World> below, std::shared_ptr<recording> to, int plan)
+    channel(detail::channel_of<World> below, std::shared_ptr<recording> to, int plan)
         : inner{std::move(below)}, recording_{std::move(to)}, plan_{plan} {}
 
     void begin() {
@@ -308,13 +310,13 @@ class traced : public transport_adaptor<World, traced<World>> {
     void post(int exchange) {
       recording_->measure(event_of(kind::post, exchange), [&] { inner::post(exchange); });
     }
-    void posted() requires batching<channel_of<World>> {
+    void posted() requires detail::batching<detail::channel_of<World>> {
       recording_->prolong([&] { inner::posted(); });
     }
     void await(int exchange) {
       recording_->measure(event_of(kind::await, exchange), [&] { inner::await(exchange); });
     }
-    void abandon(const std::string& why) requires abandonable<channel_of<World>> {
+    void abandon(const std::string& why) requires detail::abandonable<detail::channel_of<World>> {
       inner::abandon(why);
       recording_->fail("failed " + why);
     }
@@ -327,7 +329,7 @@ class traced : public transport_adaptor<World, traced<World>> {
     int call_ = 0;
   };
 
-  [[nodiscard]] channel open(const program& p, std::vector<exchange_pieces> pieces) {
+  [[nodiscard]] channel open(const schedule::program& p, std::vector<exchange_pieces> pieces) {
     const auto plan = static_cast<int>(recording_->plans.size());
     recording_->plans.push_back(p);
     std::vector<std::int64_t>& bytes = recording_->bytes.emplace_back();
@@ -367,7 +369,8 @@ class traced : public transport_adaptor<World, traced<World>> {
 
  private:
   [[nodiscard]] std::vector<std::string> gather_events() {
-    return collective([&] { return all_gather_as(this->world(), recording_->events(), collective_call::recorder); });
+    return collective(
+        [&] { return all_gather_as(this->world(), recording_->events(), detail::collective_call::recorder); });
   }
 
   std::shared_ptr<recording> recording_;

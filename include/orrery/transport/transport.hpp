@@ -78,7 +78,7 @@ concept transport_channel = requires(Channel& channel, int exchange) {
 ///
 /// An adaptor derives from `transport_adaptor`, which forwards all of these.
 template <class World>
-concept transport = requires(World& world, const program& p, std::vector<exchange_pieces> pieces,
+concept transport = requires(World& world, const schedule::program& p, std::vector<exchange_pieces> pieces,
                              const std::string& text, std::span<double> values) {
   { world.rank() } -> std::convertible_to<int>;
   { world.size() } -> std::convertible_to<int>;
@@ -89,6 +89,10 @@ concept transport = requires(World& world, const program& p, std::vector<exchang
   { world.open(p, pieces) } -> transport_channel;
   typename World::memory;
 };
+
+}  // namespace orrery
+
+namespace orrery::detail {
 
 /// What `open` returns.
 template <transport World>
@@ -106,15 +110,20 @@ concept abandonable = requires(Channel& channel, const std::string& why) {
   channel.abandon(why);
 };
 
+}  // namespace orrery::detail
+
+namespace orrery {
+
 /// Does a world compare a gathering of texts as the collective call that it is part of?
 template <class World>
-concept naming_calls = requires(World& world, const std::string& text, collective_call call) {
+concept naming_calls = requires(World& world, const std::string& text, detail::collective_call call) {
   { world.all_gather(text, call) } -> std::same_as<std::vector<std::string>>;
 };
 
 /// `all_gather` as part of another collective call, if the world can name it.
 template <transport World>
-[[nodiscard]] std::vector<std::string> all_gather_as(World& world, const std::string& text, collective_call call) {
+[[nodiscard]] std::vector<std::string> all_gather_as(World& world, const std::string& text,
+                                                     detail::collective_call call) {
   if constexpr (naming_calls<World>) {
     return world.all_gather(text, call);
   } else {
@@ -133,7 +142,7 @@ struct disagreement : std::invalid_argument {
 /// it has thrown, also if it goes on after the exception.
 template <class World>
 void give_up_on_exception([[maybe_unused]] World& world, [[maybe_unused]] const char* doing) noexcept {
-  if constexpr (abandonable<World>) {
+  if constexpr (detail::abandonable<World>) {
     try {
       try {
         throw;
@@ -150,21 +159,29 @@ void give_up_on_exception([[maybe_unused]] World& world, [[maybe_unused]] const 
   }
 }
 
+}  // namespace orrery
+
+namespace orrery::detail {
+
 /// One thing that all ranks must say alike.
 struct agreement {
   std::string name;
   std::string value;
 };
 
+}  // namespace orrery::detail
+
+namespace orrery {
+
 /// The text of a rank's agreements: of each its name, a unit separator, its value and a record separator. Separators in
 /// names and values are replaced.
-[[nodiscard]] inline std::string text_of(std::span<const agreement> fields) {
+[[nodiscard]] inline std::string text_of(std::span<const detail::agreement> fields) {
   std::string text;
   const auto add = [&](const std::string& part, char end) {
     for (const char c : part) text += c == '\x1e' || c == '\x1f' ? '?' : c;
     text += end;
   };
-  for (const agreement& field : fields) {
+  for (const detail::agreement& field : fields) {
     add(field.name, '\x1f');
     add(field.value, '\x1e');
   }
@@ -172,7 +189,7 @@ struct agreement {
 }
 
 /// Reads what `text_of` has written. Returns false for anything else.
-[[nodiscard]] inline bool parse_agreements(const std::string& text, list<agreement>& fields) {
+[[nodiscard]] inline bool parse_agreements(const std::string& text, schedule::list<detail::agreement>& fields) {
   for (std::size_t at = 0; at < text.size();) {
     const std::size_t middle = text.find('\x1f', at);
     const std::size_t end = text.find('\x1e', at);
@@ -183,6 +200,10 @@ struct agreement {
   }
   return true;
 }
+
+}  // namespace orrery
+
+namespace orrery::detail {
 
 /// Throws `disagreement` if the ranks' texts, lists of `agreement`s, are not all the same (see `require_agreement`),
 /// and `transport_error` if one of them is no such list.
@@ -242,4 +263,4 @@ void require_agreement(World& world, std::span<const agreement> mine) {
   compare_agreements(all_gather_as(world, text_of(mine), collective_call::agreement));
 }
 
-}  // namespace orrery
+}  // namespace orrery::detail

@@ -33,8 +33,9 @@ struct least_egress {
                : "needs a world that ranks_per_node of its placement, least_egress, divides: give that number";
   }
   template <topology Topology>
-  [[nodiscard]] constexpr list<int> ranks(const Topology& t, int world, pass p = pass::forward) const {
-    return egress_search{traffic(t, world, p, query_heads_per_key_head), ranks_per_node}.run();
+  [[nodiscard]] constexpr schedule::list<int> ranks(const Topology& t, int world,
+                                                    schedule::pass p = schedule::pass::forward) const {
+    return detail::egress_search{traffic(t, world, p, query_heads_per_key_head), ranks_per_node}.run();
   }
 };
 

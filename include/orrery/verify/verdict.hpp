@@ -43,11 +43,11 @@ enum class fault : std::uint8_t {
 struct verdict {
   fault found = fault::none;
   int world = 0;
-  int rank = 0;                  ///< where
-  int step = 0;                  ///< when
-  orrery::block block{};         ///< of what (of a pair: the query block)
-  int peer = 0;                  ///< with whom (of a pair: the key shard)
-  const char* reason = nullptr;  ///< why the world was refused
+  int rank = 0;                     ///< where
+  int step = 0;                     ///< when
+  orrery::schedule::block block{};  ///< of what (of a pair: the query block)
+  int peer = 0;                     ///< with whom (of a pair: the key shard)
+  const char* reason = nullptr;     ///< why the world was refused
 
   [[nodiscard]] constexpr bool ok() const noexcept { return found == fault::none; }
   /// A template, so that a program which converts none need not compile what follows for each number of a rank.
@@ -282,7 +282,7 @@ constexpr verdict::operator Bool() const {
 
 inline std::string verdict::sentence() const {
   const auto number = [](int n) { return std::to_string(n); };
-  const std::string side_name = block.side == side::query ? "query" : "key";
+  const std::string side_name = block.side == schedule::side::query ? "query" : "key";
   const std::string slice_name = block.slice == 0 ? "" : " (slice " + number(block.slice) + ")";
   const std::string what = side_name + " shard " + number(block.shard) + slice_name;
   const std::string where = "rank " + number(rank) + ", step " + number(step) + ": ";

@@ -11,7 +11,7 @@
 #include "orrery/verify/detail/rank_walk.hpp"
 #include "orrery/verify/verdict.hpp"
 
-namespace orrery {
+namespace orrery::detail {
 
 /// Proves the programs of a whole world. What is proven, and by what argument:
 ///
@@ -68,6 +68,10 @@ class verification {
   bool in_step_ = true;
 };
 
+}  // namespace orrery::detail
+
+namespace orrery {
+
 /// All pairs of shards are visible: what a mask that is not known at plan time asks for.
 struct every_pair {
   [[nodiscard]] constexpr bool operator()(int, int) const noexcept { return true; }
@@ -76,7 +80,7 @@ struct every_pair {
 /// Proves the finished programs of all ranks, in the order of the ranks; see `verification` for what and how.
 /// `visible(query shard, key shard)` says which pairs must be computed; others may be.
 template <class Visible = every_pair>
-[[nodiscard]] constexpr verdict verify(const list<program>& programs, const Visible& visible = {}) {
+[[nodiscard]] constexpr verdict verify(const schedule::list<schedule::program>& programs, const Visible& visible = {}) {
   verdict refusal;
   refusal.world = programs.size();
   if (programs.empty()) {
@@ -85,14 +89,14 @@ template <class Visible = every_pair>
     return refusal;
   }
   for (int rank = 0; rank < programs.size(); ++rank) {
-    const program& p = programs[rank];
+    const schedule::program& p = programs[rank];
     if (p.rank == rank && p.world == programs.size() && p.pass == programs[0].pass && p.slices == programs[0].slices)
       continue;
     refusal.found = fault::program_of_another;
     refusal.rank = rank;
     return refusal;
   }
-  return verification{programs}.run(visible);
+  return detail::verification{programs}.run(visible);
 }
 
 /// Proves a topology's schedule for a world: forward, or a backward.
@@ -106,8 +110,8 @@ template <class Visible = every_pair>
 /// `digest`, unless it is null, becomes that of the proven schedule, whatever the type that wrote it: of the remarks of
 /// all ranks and the programs of the first period, from which those of the other ranks follow.
 template <topology Topology>
-[[nodiscard]] constexpr verdict verify(const Topology& t, int world, pass p = pass::forward,
-                                       schedule_digest* digest = nullptr) {
+[[nodiscard]] constexpr verdict verify(const Topology& t, int world, schedule::pass p = schedule::pass::forward,
+                                       schedule::schedule_digest* digest = nullptr) {
   verdict refusal;
   refusal.world = world;
   if (const char* reason = refuses(t, world, p)) {
@@ -115,18 +119,18 @@ template <topology Topology>
     refusal.reason = reason;
     return refusal;
   }
-  list<program> all;  // of all ranks, where they are written together
-  if (!writes_each_rank_alone<Topology>(p)) all = drafts_of(t, world, p);
-  list<program> first;  // of the first period, as far as it is known
+  schedule::list<schedule::program> all;  // of all ranks, where they are written together
+  if (!detail::writes_each_rank_alone<Topology>(p)) all = detail::drafts_of(t, world, p);
+  schedule::list<schedule::program> first;  // of the first period, as far as it is known
   first.reserve(world);
   if (digest != nullptr) *digest = {};
   int period = 0;
   for (int rank = 0; rank < world; ++rank) {
-    program one;
+    schedule::program one;
     if (all.empty()) {
-      one = draft_of(t, rank, world, p);
+      one = detail::draft_of(t, rank, world, p);
     } else {
-      one = static_cast<program&&>(all[rank]);
+      one = static_cast<schedule::program&&>(all[rank]);
     }
     if (one.rank != rank || one.world != world || one.pass != p || one.slices != slices_of(t, world)) {
       refusal.found = fault::program_of_another;
@@ -134,28 +138,28 @@ template <topology Topology>
       return refusal;
     }
     if (digest != nullptr) digest->add_remarks(one);
-    if (period == 0 && rank > 0 && world % rank == 0 && is_translate(first[0], one, rank)) period = rank;
+    if (period == 0 && rank > 0 && world % rank == 0 && schedule::is_translate(first[0], one, rank)) period = rank;
     if (period == 0) {
       if (digest != nullptr) digest->add(one);
-      first.items[first.count++] = static_cast<program&&>(one);
-    } else if (rank % period != 0 && !is_translate(first[rank % period], one, rank - rank % period)) {
+      first.items[first.count++] = static_cast<schedule::program&&>(one);
+    } else if (rank % period != 0 && !schedule::is_translate(first[rank % period], one, rank - rank % period)) {
       period = -1;
-    } else if (rank % period == 0 && rank != period && !is_translate(first[0], one, rank)) {
+    } else if (rank % period == 0 && rank != period && !schedule::is_translate(first[0], one, rank)) {
       period = -1;
     }
     if (period == -1) break;
   }
   if (period != -1) {
-    list<int> alike = first_alike(first);
+    schedule::list<int> alike = schedule::first_alike(first);
     for (int rank = 0; rank < first.count; ++rank) {
-      if (alike.items[rank] == rank) finish(first.items[rank]);
+      if (alike.items[rank] == rank) schedule::finish(first.items[rank]);
     }
-    verification proof{first, world, static_cast<list<int>&&>(alike)};
+    detail::verification proof{first, world, static_cast<schedule::list<int>&&>(alike)};
     const verdict found = proof.run(every_pair{});
     if (!found.ok() || proof.in_step()) return found;
   }
   // The first ranks' programs do not speak for all.
-  const list<program> programs = programs_of(t, world, p);
+  const schedule::list<schedule::program> programs = programs_of(t, world, p);
   if (digest != nullptr) *digest = {};
   for (int rank = 0; digest != nullptr && rank < world; ++rank) {
     digest->add_remarks(programs.items[rank]);

@@ -94,18 +94,19 @@ inline void check_graph(nccl::world& on) {
   on.barrier();
   cudaGraph_t captured = nullptr;
   cudaGraphExec_t graph = nullptr;
-  orrery::check_cuda(cudaStreamBeginCapture(on.stream(), cudaStreamCaptureModeThreadLocal), "cudaStreamBeginCapture");
+  orrery::detail::check_cuda(cudaStreamBeginCapture(on.stream(), cudaStreamCaptureModeThreadLocal),
+                             "cudaStreamBeginCapture");
   mine.enqueue();
-  orrery::check_cuda(cudaStreamEndCapture(on.stream(), &captured), "cudaStreamEndCapture");
-  orrery::check_cuda(cudaGraphInstantiate(&graph, captured, 0), "cudaGraphInstantiate");
+  orrery::detail::check_cuda(cudaStreamEndCapture(on.stream(), &captured), "cudaStreamEndCapture");
+  orrery::detail::check_cuda(cudaGraphInstantiate(&graph, captured, 0), "cudaGraphInstantiate");
   for (int i = 0; i < 3; ++i) {
-    on.watch([&] { orrery::check_cuda(cudaGraphLaunch(graph, on.stream()), "cudaGraphLaunch"); });
+    on.watch([&] { orrery::detail::check_cuda(cudaGraphLaunch(graph, on.stream()), "cudaGraphLaunch"); });
     if (mine.results() != expected) {
       throw std::runtime_error{"rank " + std::to_string(on.rank()) + " has other bits by a graph"};
     }
   }
-  orrery::check_cuda(cudaGraphExecDestroy(graph), "cudaGraphExecDestroy");
-  orrery::check_cuda(cudaGraphDestroy(captured), "cudaGraphDestroy");
+  orrery::detail::check_cuda(cudaGraphExecDestroy(graph), "cudaGraphExecDestroy");
+  orrery::detail::check_cuda(cudaGraphDestroy(captured), "cudaGraphDestroy");
   mine.enqueue();
   if (mine.results() != expected) {
     throw std::runtime_error{"rank " + std::to_string(on.rank()) + " has other bits after a graph"};
@@ -123,7 +124,7 @@ void check_release(nccl::world& on, const Leave& leave) {
   std::string said;
   try {
     mine.enqueue();
-    orrery::ignore_cuda(cudaStreamSynchronize(on.stream()));
+    orrery::detail::ignore_cuda(cudaStreamSynchronize(on.stream()));
     on.barrier();
   } catch (const orrery::transport_error& e) {
     said = e.what();

@@ -48,8 +48,8 @@ int gpus() {
 int run_rank(int rank, int ranks, const std::string& folder) {
   if (gpus() == 0) return skipped;
   try {
-    orrery::check_cuda(cudaSetDevice(0), "cudaSetDevice");
-    const orrery::cuda_stream stream;
+    orrery::detail::check_cuda(cudaSetDevice(0), "cudaSetDevice");
+    const orrery::detail::cuda_stream stream;
     const ncclUniqueId id = share_by_file(folder + "/id", rank, 60);
     nccl::communicator comm;
     try {
@@ -105,7 +105,7 @@ int run_processes(int ranks) {
     }
     children.push_back(child);
   }
-  const auto deadline = orrery::deadline_in(240);
+  const auto deadline = orrery::detail::deadline_in(240);
   int result = 0;
   bool left_out = false;
   for (const pid_t child : children) {
@@ -140,7 +140,7 @@ TEST_CASE("one rank") {
 }
 
 TEST_CASE("a rank that joins alone ends at the deadline") {
-  orrery::check_cuda(cudaSetDevice(0), "cudaSetDevice");
+  orrery::detail::check_cuda(cudaSetDevice(0), "cudaSetDevice");
   ncclUniqueId id;
   REQUIRE(ncclGetUniqueId(&id) == ncclSuccess);
   CHECK(sentence_of([&] { static_cast<void>(nccl::join(id, 0, 2, 2)); }).find("another rank has not come to it") !=

@@ -30,10 +30,11 @@ TEST_CASE("copy changes layout and type, and back") {
   std::vector<double> back(size);
   const auto from = orrery::batch_sequence_head_dim(values.data(), batch, tokens, heads, dim);
   const auto to = orrery::batch_head_sequence_dim(other.data(), batch, heads, tokens, dim);
-  orrery::host_backend::copy(context, orrery::tensor_view<const double>(from), to);
+  orrery::detail::host_backend::copy(context, orrery::tensor_view<const double>(from), to);
   CHECK(*to.at(1, 2, 3) == static_cast<float>(*from.at(1, 2, 3)));
   CHECK(to.at(0, 1, 2)[10] == static_cast<float>(from.at(0, 1, 2)[10]));
-  orrery::host_backend::copy(context, to, orrery::batch_sequence_head_dim(back.data(), batch, tokens, heads, dim));
+  orrery::detail::host_backend::copy(context, to,
+                                     orrery::batch_sequence_head_dim(back.data(), batch, tokens, heads, dim));
   CHECK(back == values);
 }
 
@@ -50,8 +51,8 @@ TEST_CASE("copy of a long tensor copies every token") {
       std::iota(values.begin(), values.end(), 1.0f);
       std::vector<float> copied(values.size());
       const auto from = orrery::batch_sequence_head_dim(values.data(), of_batch, of_tokens, of_heads, of_dim);
-      orrery::host_backend::copy(how, from,
-                                 orrery::batch_sequence_head_dim(copied.data(), of_batch, of_tokens, of_heads, of_dim));
+      orrery::detail::host_backend::copy(
+          how, from, orrery::batch_sequence_head_dim(copied.data(), of_batch, of_tokens, of_heads, of_dim));
       CHECK((copied == values));
     }
   }
@@ -63,10 +64,10 @@ TEST_CASE("copy of rows changes layout") {
   std::vector<double> other(rows.size()), back(rows.size());
   const auto from = orrery::batch_head_sequence(rows.data(), batch, heads, tokens);
   const orrery::row_view<double> to{other.data(), batch, heads, tokens, heads * tokens, 1, heads};
-  orrery::host_backend::copy(context, from, to);
+  orrery::detail::host_backend::copy(context, from, to);
   CHECK(*to.at(1, 3, 2) == *from.at(1, 3, 2));
   CHECK(other != rows);
-  orrery::host_backend::copy(context, to, orrery::batch_head_sequence(back.data(), batch, heads, tokens));
+  orrery::detail::host_backend::copy(context, to, orrery::batch_head_sequence(back.data(), batch, heads, tokens));
   CHECK(back == rows);
 }
 
@@ -74,12 +75,13 @@ TEST_CASE("add and clear") {
   auto values = counting();
   const auto once = values;
   const auto view = orrery::batch_sequence_head_dim(values.data(), batch, tokens, heads, dim);
-  orrery::host_backend::add(context, view, orrery::batch_sequence_head_dim(once.data(), batch, tokens, heads, dim));
+  orrery::detail::host_backend::add(context, view,
+                                    orrery::batch_sequence_head_dim(once.data(), batch, tokens, heads, dim));
   for (std::size_t i = 0; i < size; ++i) CHECK(values[i] == 2 * once[i]);
 
   auto part = view.slice_heads(1, 2);
   part.dim = 10;
-  orrery::host_backend::clear(context, part);
+  orrery::detail::host_backend::clear(context, part);
   for (std::size_t i = 0; i < size; ++i) {
     const std::size_t head = i / dim % heads;
     const bool inside = head >= 1 && head <= 2 && i % dim < 10;
@@ -87,8 +89,8 @@ TEST_CASE("add and clear") {
   }
 
   std::vector<float> lse(static_cast<std::size_t>(batch * heads * tokens));
-  orrery::host_backend::clear(context, orrery::batch_head_sequence(lse.data(), batch, heads, tokens),
-                              -std::numeric_limits<float>::infinity());
+  orrery::detail::host_backend::clear(context, orrery::batch_head_sequence(lse.data(), batch, heads, tokens),
+                                      -std::numeric_limits<float>::infinity());
   for (const float value : lse) CHECK(value == -std::numeric_limits<float>::infinity());
 }
 
@@ -100,7 +102,7 @@ TEST_CASE("row_dot sums over the head dimension") {
   const auto out = orrery::batch_sequence_head_dim(x.data(), batch, tokens, heads, dim);
   const auto grad = orrery::batch_sequence_head_dim(y.data(), batch, tokens, heads, dim);
   const auto rows = orrery::batch_head_sequence(delta.data(), batch, heads, tokens);
-  orrery::host_backend::row_dot(context, out, grad, rows);
+  orrery::detail::host_backend::row_dot(context, out, grad, rows);
   for (std::int64_t b = 0; b < batch; ++b) {
     for (std::int64_t h = 0; h < heads; ++h) {
       for (std::int64_t t = 0; t < tokens; ++t) {

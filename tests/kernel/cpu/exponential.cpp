@@ -24,7 +24,7 @@ void for_each_set(const std::vector<T>& values, Check&& check) {
     CAPTURE(static_cast<int>(set));
     std::vector<T> powers = values;
     powers.resize((values.size() + 63) / 64 * 64);
-    orrery::flash_steps_for<T>(set).powers(powers.data(), static_cast<std::int64_t>(powers.size()));
+    orrery::detail::flash_steps_for<T>(set).powers(powers.data(), static_cast<std::int64_t>(powers.size()));
     powers.resize(values.size());
     check(powers);
   }
@@ -41,7 +41,7 @@ T all_bits() {
 }  // namespace
 
 TEST_CASE_TEMPLATE("powers of two are within 1.25 units in the last place of std::exp2", T, float, double) {
-  using E = orrery::exponential<T>;
+  using E = orrery::detail::exponential<T>;
   std::vector<T> values;
   constexpr int steps = 400'000;
   for (int i = 0; i <= steps; ++i) {
@@ -72,7 +72,7 @@ TEST_CASE_TEMPLATE("powers of two are within 1.25 units in the last place of std
 }
 
 TEST_CASE_TEMPLATE("powers of two are exact where they must be", T, float, double) {
-  using E = orrery::exponential<T>;
+  using E = orrery::detail::exponential<T>;
   const T infinity = std::numeric_limits<T>::infinity();
   const std::vector<T> zeros{-infinity,       std::numeric_limits<T>::lowest(),
                              E::floor * 2,    std::nextafter(E::floor, -infinity),

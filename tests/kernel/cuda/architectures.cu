@@ -37,25 +37,25 @@ void enqueue(const orrery::device_context& context,
 
 // The kernels of compute capability 9.0 are the same program's: elsewhere they are empty, and never launched.
 void enqueue(const orrery::device_context& context,
-             const orrery::device_blocks<orrery::forward_queries<orrery::bfloat16, float>>& queries,
-             const orrery::device_blocks<orrery::forward_keys<orrery::bfloat16>>& keys) {
-  using body = orrery::device_flash_wgmma_forward<orrery::bfloat16, orrery::causal, 128, 128>;
-  orrery::gpu::launch_warpgroups<body::threads_of_block>(context, 1, body::shared_bytes,
-                                                         body::on<orrery::gpu>(queries, keys, {}, 1.0f, {}));
+             const orrery::detail::device_blocks<orrery::forward_queries<orrery::bfloat16, float>>& queries,
+             const orrery::detail::device_blocks<orrery::forward_keys<orrery::bfloat16>>& keys) {
+  using body = orrery::detail::device_flash_wgmma_forward<orrery::bfloat16, orrery::causal, 128, 128>;
+  orrery::detail::gpu::launch_warpgroups<body::threads_of_block>(
+      context, 1, body::shared_bytes, body::on<orrery::detail::gpu>(queries, keys, {}, 1.0f, {}));
 }
 
-template <orrery::device_gradient gradient>
+template <orrery::detail::device_gradient gradient>
 void enqueue_gradient(const orrery::device_context& context,
-                      const orrery::device_blocks<orrery::backward_queries<orrery::bfloat16, float>>& queries,
-                      const orrery::device_blocks<orrery::backward_keys<orrery::bfloat16, float>>& keys) {
-  using body = orrery::device_flash_wgmma_backward<orrery::bfloat16, orrery::causal, 128, 128, gradient>;
-  orrery::gpu::launch_warpgroups<body::threads_of_block>(context, 1, body::shared_bytes,
-                                                         body::template on<orrery::gpu>(queries, keys, {}, 1.0f, {}));
+                      const orrery::detail::device_blocks<orrery::backward_queries<orrery::bfloat16, float>>& queries,
+                      const orrery::detail::device_blocks<orrery::backward_keys<orrery::bfloat16, float>>& keys) {
+  using body = orrery::detail::device_flash_wgmma_backward<orrery::bfloat16, orrery::causal, 128, 128, gradient>;
+  orrery::detail::gpu::launch_warpgroups<body::threads_of_block>(
+      context, 1, body::shared_bytes, body::template on<orrery::detail::gpu>(queries, keys, {}, 1.0f, {}));
 }
 
 void enqueue(const orrery::device_context& context,
-             const orrery::device_blocks<orrery::backward_queries<orrery::bfloat16, float>>& queries,
-             const orrery::device_blocks<orrery::backward_keys<orrery::bfloat16, float>>& keys) {
-  enqueue_gradient<orrery::device_gradient::of_queries>(context, queries, keys);
-  enqueue_gradient<orrery::device_gradient::of_keys_and_values>(context, queries, keys);
+             const orrery::detail::device_blocks<orrery::backward_queries<orrery::bfloat16, float>>& queries,
+             const orrery::detail::device_blocks<orrery::backward_keys<orrery::bfloat16, float>>& keys) {
+  enqueue_gradient<orrery::detail::device_gradient::of_queries>(context, queries, keys);
+  enqueue_gradient<orrery::detail::device_gradient::of_keys_and_values>(context, queries, keys);
 }

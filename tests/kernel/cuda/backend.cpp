@@ -19,8 +19,8 @@
 
 namespace {
 
-using backend = orrery::device_backend<emulator::device>;
-using host = orrery::host_backend;
+using backend = orrery::detail::device_backend<emulator::device>;
+using host = orrery::detail::host_backend;
 using kernel_test::order;
 using orrery::bfloat16;
 using orrery::float16;
@@ -206,7 +206,7 @@ TEST_CASE_TEMPLATE("merge: NaN, in a log-sum-exp or in a row whose weight is too
       const auto view = [](A* data) { return orrery::batch_sequence_head_dim(data, 1, 1, 1, dim); };
       const auto row = [](A& of) { return orrery::batch_head_sequence(&of, 1, 1, 1); };
       A lse_from = from;
-      orrery::merge_row(expected, expected_lse, out_from, from, dim);
+      orrery::detail::merge_row(expected, expected_lse, out_from, from, dim);
       backend::merge(context, view(out_into), row(lse), view(out_from), row(lse_from));
       for (std::int64_t i = 0; i < dim; ++i) {
         CHECK((std::isnan(expected[i]) ? std::isnan(out_into[i]) : out_into[i] == expected[i]));

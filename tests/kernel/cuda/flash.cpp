@@ -50,14 +50,14 @@ struct only_lane {
 template <class Exponent>
 void check_sums(const char* name, int calls, const Exponent& exponent_of) {
   constexpr int keys = 1 << 20, of_tile = 16;  // of the lane
-  using rows = orrery::device_flash_rows<1, 4 * of_tile, 16>;
+  using rows = orrery::detail::device_flash_rows<1, 4 * of_tile, 16>;
   std::vector<std::byte> shared(static_cast<std::size_t>(rows::shared_bytes(16)));
   const only_lane threads{shared.data(), false};
   float lse = 0, out = 0;
   orrery::forward_queries<bfloat16, float> block{};
   block.out = orrery::batch_sequence_head_dim(&out, 1, 1, 1, 1);
   block.lse = orrery::batch_head_sequence(&lse, 1, 1, 1);
-  orrery::device_item item{};
+  orrery::detail::device_item item{};
   item.tokens.count = 1;
   auto running = rows::of(0, 0, 16);
   double sum = 0;

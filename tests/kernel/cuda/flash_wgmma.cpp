@@ -86,11 +86,11 @@ TEST_CASE("which tensors a tensor map can describe") {
     return orrery::batch_sequence_head_dim(memory, batch, sequence, heads, dim);
   };
   const auto has_map = [](const orrery::tensor_view<const bfloat16>& view) {
-    return orrery::tensor_box::of(view, view.sequence, 64).has_map();
+    return orrery::detail::tensor_box::of(view, view.sequence, 64).has_map();
   };
   CHECK(has_map(box(2, 3, 4, 8)));
   CHECK_FALSE(has_map(box(2, 3, 4, 12)));
-  CHECK(orrery::tensor_box::of(box(2, 0, 4, 8), 0, 64).is_empty());
+  CHECK(orrery::detail::tensor_box::of(box(2, 0, 4, 8), 0, 64).is_empty());
   auto view = box(2, 3, 4, 8);
   view.data = memory + 4;
   CHECK_FALSE(has_map(view));

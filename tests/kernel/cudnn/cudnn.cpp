@@ -136,7 +136,7 @@ TEST_CASE("tensors that lie as plans expect are read in place; others are copied
       on.synchronize();
       int in_place = 0;
       for (const cudnn_double::record& engine : cudnn_double::all.engines) {
-        for (const orrery::cudnn_tensors& one : engine.tensors) {
+        for (const orrery::detail::cudnn_tensors& one : engine.tensors) {
           in_place += (one.q == tensors.q.view().data ? 1 : 0) + (one.k == tensors.k.view().data ? 1 : 0) +
                       (one.grad_out == tensors.grad_out.view().data ? 1 : 0);
         }
@@ -178,7 +178,7 @@ TEST_CASE("on one rank a call is cuDNN's, from and to the trainer's tensors, and
         // In the order [batch, head, token], where the suite's has others.
         std::vector<float> numbers(static_cast<std::size_t>(shape.batch * shape.query_heads * shape.length));
         const auto bytes = static_cast<std::int64_t>(numbers.size() * sizeof(float));
-        const orrery::device_memory of_lse{bytes};
+        const orrery::detail::device_memory of_lse{bytes};
         const auto rows = [&](float* data) {
           return orrery::batch_head_sequence(data, shape.batch, shape.query_heads, shape.length);
         };
@@ -194,9 +194,9 @@ TEST_CASE("on one rank a call is cuDNN's, from and to the trainer's tensors, and
                 }) == how.backward);
         }
         tensors.fetch();
-        orrery::check_cuda(cudaMemcpyAsync(numbers.data(), of_lse.data(), static_cast<std::size_t>(bytes),
-                                           cudaMemcpyDeviceToHost, on.stream()),
-                           "cudaMemcpyAsync");
+        orrery::detail::check_cuda(cudaMemcpyAsync(numbers.data(), of_lse.data(), static_cast<std::size_t>(bytes),
+                                                   cudaMemcpyDeviceToHost, on.stream()),
+                                   "cudaMemcpyAsync");
         on.synchronize();
         const auto packed = rows(numbers.data());
         for (std::int64_t b = 0; b < shape.batch; ++b) {
@@ -243,7 +243,7 @@ TEST_CASE("on one rank, where not every token is seen or calls are cut, results 
   for (const std::uint64_t seed : {6u, 7u, 8u}) {
     cuda_double::reset({.seed = seed});
     cudnn_double::reset();
-    cudnn_double::all.workspace = [](const orrery::cudnn_call& call) {
+    cudnn_double::all.workspace = [](const orrery::detail::cudnn_call& call) {
       return call.backward && call.key_heads > 2 ? (std::int64_t{1} << 30) + 1 : 32;
     };
     CHECK(cuda_test::failures<orrery::any_topology, kernel<bfloat16>, orrery::device::world>(
@@ -283,7 +283,7 @@ TEST_CASE("copies of a trainer's tensors are of the call") {
 TEST_CASE("calls are cut by key heads where their workspace would be too large") {
   cuda_double::reset({});
   cudnn_double::reset();
-  cudnn_double::all.workspace = [](const orrery::cudnn_call& call) {
+  cudnn_double::all.workspace = [](const orrery::detail::cudnn_call& call) {
     return call.backward && call.key_heads > 2 ? (std::int64_t{1} << 30) + 1 : 32;
   };
   const orrery::attention_shape how{.length = 12, .query_heads = 14, .key_heads = 7, .head_dim = 8};
@@ -291,9 +291,10 @@ TEST_CASE("calls are cut by key heads where their workspace would be too large")
             on_devices, 2, how, orrery::full{}, orrery::contiguous{}, 3, orrery::ring{}) == "");
   CHECK(found_by_doubles() == "");
   for (const cudnn_double::record& engine : cudnn_double::all.engines) {
-    for (const orrery::cudnn_call& call : engine.run) CHECK(call.key_heads == (call.backward ? call.key_heads : 7));
+    for (const orrery::detail::cudnn_call& call : engine.run)
+      CHECK(call.key_heads == (call.backward ? call.key_heads : 7));
     const auto of = [&](std::int64_t heads) {
-      return std::count_if(engine.run.begin(), engine.run.end(), [&](const orrery::cudnn_call& call) {
+      return std::count_if(engine.run.begin(), engine.run.end(), [&](const orrery::detail::cudnn_call& call) {
         return call.backward && call.key_heads == heads && call.query_heads == 2 * heads;
       });
     };
@@ -324,12 +325,14 @@ TEST_CASE("what cuDNN or the kernel does not have is refused on every rank, befo
       "orrery: rank 0: mask mask 4/0/0 lets only some pairs be seen between queries at positions 0 to 7 and keys at 0 "
       "to 7, of which kernel device_cudnn<bfloat16> only knows full and causal masks; orrery::device_flash has every "
       "mask");
-  cudnn_double::all.refuses = [](const orrery::cudnn_call& call) { return call.keys == 5 ? "odd" : ""; };
+  cudnn_double::all.refuses = [](const orrery::detail::cudnn_call& call) { return call.keys == 5 ? "odd" : ""; };
   CHECK(
       refusal({.length = 8, .query_heads = 2, .head_dim = 8, .key_length = 9}, orrery::full{}, orrery::contiguous{}) ==
       "orrery: rank 0: cuDNN does not have the forward of 4 queries and 5 keys, batch 1, 2 query heads and 2 key "
       "heads of dimensions 8 and 8: odd");
-  cudnn_double::all.refuses = [](const orrery::cudnn_call& call) { return call.causal ? "no such engine" : ""; };
+  cudnn_double::all.refuses = [](const orrery::detail::cudnn_call& call) {
+    return call.causal ? "no such engine" : "";
+  };
   CHECK(refusal({.length = 8, .query_heads = 2, .head_dim = 8}, orrery::causal{}, orrery::contiguous{}) ==
         "orrery: rank 0: cuDNN does not have the forward of 4 queries and 4 keys, causal, batch 1, 2 query heads and 2 "
         "key heads of dimensions 8 and 8: no such engine");
@@ -344,8 +347,8 @@ TEST_CASE("delta that is NaN, where grad_out is 0, too; and rows that have seen 
   float lse[tokens] = {1, -std::numeric_limits<float>::infinity()}, packed[tokens] = {};
   const auto view = [&](bfloat16* data) { return orrery::batch_head_sequence_dim(data, 1, 1, tokens, dim); };
   const auto rows = [&](float* data) { return orrery::batch_head_sequence(data, 1, 1, tokens); };
-  orrery::launch_cudnn_rows<emulator::device>(
-      {}, orrery::device_cudnn_rows<bfloat16>{view(grad_out), rows(lse), rows(delta), view(out), rows(packed)});
+  orrery::detail::launch_cudnn_rows<emulator::device>(
+      {}, orrery::detail::device_cudnn_rows<bfloat16>{view(grad_out), rows(lse), rows(delta), view(out), rows(packed)});
   for (std::size_t i = 0; i < dim; ++i) {
     CHECK(std::isnan(static_cast<float>(out[i])));
     CHECK(static_cast<float>(out[dim + i]) == 0);
@@ -376,8 +379,8 @@ TEST_CASE("delta, as cuDNN's backward sees it, whatever the size of the gradient
     const auto rows = [&](std::vector<float>& data) {
       return orrery::batch_head_sequence(data.data(), 1, heads, tokens);
     };
-    orrery::launch_cudnn_rows<emulator::device>(
-        {}, orrery::device_cudnn_rows<T>{view(grad_out), rows(lse), rows(delta), view(out), rows(packed)});
+    orrery::detail::launch_cudnn_rows<emulator::device>(
+        {}, orrery::detail::device_cudnn_rows<T>{view(grad_out), rows(lse), rows(delta), view(out), rows(packed)});
     CHECK(packed == lse);
     for (std::size_t row = 0; row < heads * tokens; ++row) {
       double sum = 0, terms = 0, norm = 0;

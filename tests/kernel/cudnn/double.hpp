@@ -25,17 +25,17 @@ namespace cudnn_double {
 
 /// What one engine, of one rank's operator, was asked for.
 struct record {
-  std::vector<orrery::cudnn_call> planned;
-  std::vector<orrery::cudnn_call> run;
-  std::vector<orrery::cudnn_tensors> tensors;
+  std::vector<orrery::detail::cudnn_call> planned;
+  std::vector<orrery::detail::cudnn_call> run;
+  std::vector<orrery::detail::cudnn_tensors> tensors;
 };
 
 struct state {
   std::mutex mutex;
   std::vector<record> engines;  ///< in the order in which they were made
   /// Empty, or what to say of a call.
-  std::function<std::string(const orrery::cudnn_call&)> refuses;
-  std::function<std::int64_t(const orrery::cudnn_call&)> workspace;
+  std::function<std::string(const orrery::detail::cudnn_call&)> refuses;
+  std::function<std::int64_t(const orrery::detail::cudnn_call&)> workspace;
   std::string faults;
 };
 inline state all;
@@ -44,7 +44,7 @@ inline void reset() {
   const std::lock_guard lock{all.mutex};
   all.engines.clear();
   all.refuses = nullptr;
-  all.workspace = [](const orrery::cudnn_call& call) {
+  all.workspace = [](const orrery::detail::cudnn_call& call) {
     return call.backward ? call.batch * call.query_heads * call.queries * call.keys * 2 : 48;
   };
   all.faults.clear();
@@ -53,7 +53,7 @@ inline void reset() {
 template <class T>
 class attention {
  public:
-  attention(const orrery::cudnn_call& call, const orrery::cudnn_tensors& t)
+  attention(const orrery::detail::cudnn_call& call, const orrery::detail::cudnn_tensors& t)
       : call_{call},
         q_{strided(t.q, call.query_heads, call.queries, call.key_dim, call.q)},
         k_{strided(t.k, call.key_heads, call.keys, call.key_dim, call.k)},
@@ -139,11 +139,11 @@ class attention {
     }
   }
   [[nodiscard]] orrery::tensor_view<const T> strided(const void* data, std::int64_t heads, std::int64_t tokens,
-                                                     std::int64_t dim, const orrery::cudnn_strides& s) const {
+                                                     std::int64_t dim, const orrery::detail::cudnn_strides& s) const {
     return {static_cast<const T*>(data), call_.batch, tokens, heads, dim, s.batch, s.sequence, s.head};
   }
   [[nodiscard]] orrery::tensor_view<T> written(void* data, std::int64_t heads, std::int64_t tokens, std::int64_t dim,
-                                               const orrery::cudnn_strides& s) const {
+                                               const orrery::detail::cudnn_strides& s) const {
     return {static_cast<T*>(data), call_.batch, tokens, heads, dim, s.batch, s.sequence, s.head};
   }
   template <class Visit>
@@ -165,7 +165,7 @@ class attention {
     return sum * static_cast<double>(call_.scale);
   }
 
-  orrery::cudnn_call call_;
+  orrery::detail::cudnn_call call_;
   orrery::tensor_view<const T> q_, k_, v_, grad_out_;
   orrery::tensor_view<T> out_, grad_q_, grad_k_, grad_v_;
   orrery::row_view<float> lse_;
@@ -179,13 +179,13 @@ class engine {
     all.engines.emplace_back();
   }
 
-  int plan(const orrery::cudnn_call& call) {
+  int plan(const orrery::detail::cudnn_call& call) {
     const std::lock_guard lock{all.mutex};
     std::string why = all.refuses ? all.refuses(call) : "";
     for (const std::int64_t dim : {call.key_dim, call.value_dim}) {
       if (dim % 8 != 0 || dim > 256) why = "head dimension";
     }
-    for (const orrery::cudnn_strides& s :
+    for (const orrery::detail::cudnn_strides& s :
          {call.q, call.k, call.v, call.out, call.grad_out, call.grad_q, call.grad_k, call.grad_v}) {
       if (s.batch % 8 != 0 || s.head % 8 != 0 || s.sequence % 8 != 0)
         why = "strides that are not multiples of 16 bytes";
@@ -195,7 +195,7 @@ class engine {
     if (call.backward && call.queries == 1 && call.keys == 1) why = "s_q = s_kv = 1 is not supported.";
     if (call.queries < 1 || call.keys < 1 || call.batch < 1) why = "sizes";
     if (!why.empty()) throw std::invalid_argument{"orrery: cuDNN does not have the " + call.text() + ": " + why};
-    for (const orrery::cudnn_call& known : plans_) {
+    for (const orrery::detail::cudnn_call& known : plans_) {
       if (known == call) all.faults += "planned twice: " + call.text() + "\n";
     }
     plans_.push_back(call);
@@ -207,8 +207,9 @@ class engine {
     return all.workspace(plans_.at(static_cast<std::size_t>(plan)));
   }
 
-  void run(int plan, const orrery::device_context& context, const orrery::cudnn_tensors& tensors, void* workspace) {
-    const orrery::cudnn_call& call = plans_.at(static_cast<std::size_t>(plan));
+  void run(int plan, const orrery::device_context& context, const orrery::detail::cudnn_tensors& tensors,
+           void* workspace) {
+    const orrery::detail::cudnn_call& call = plans_.at(static_cast<std::size_t>(plan));
     {
       const std::lock_guard lock{all.mutex};
       all.engines[index_].run.push_back(call);
@@ -230,7 +231,7 @@ class engine {
         std::memset(workspace, 0xff, bytes);
       });
     };
-    if (call.type == orrery::cudnn_type::bfloat16) {
+    if (call.type == orrery::detail::cudnn_type::bfloat16) {
       enqueue(attention<orrery::bfloat16>{call, tensors});
     } else {
       enqueue(attention<orrery::float16>{call, tensors});
@@ -239,7 +240,7 @@ class engine {
 
  private:
   std::size_t index_;
-  std::vector<orrery::cudnn_call> plans_;
+  std::vector<orrery::detail::cudnn_call> plans_;
 };
 
 }  // namespace cudnn_double

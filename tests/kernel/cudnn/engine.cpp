@@ -16,14 +16,14 @@ class engine::hidden : public orrery::cudnn_graphs {};
 
 engine::engine() : hidden_{std::make_unique<hidden>()} {}
 engine::~engine() = default;
-int engine::plan(const orrery::cudnn_call& call) { return hidden_->plan(call); }
+int engine::plan(const orrery::detail::cudnn_call& call) { return hidden_->plan(call); }
 std::int64_t engine::workspace_bytes(int plan) const { return hidden_->workspace_bytes(plan); }
-void engine::run(int plan, const orrery::device_context& context, const orrery::cudnn_tensors& tensors,
+void engine::run(int plan, const orrery::device_context& context, const orrery::detail::cudnn_tensors& tensors,
                  void* workspace) {
   hidden_->run(plan, context, tensors, workspace);
 }
 
-std::string unsupported(const orrery::cudnn_call& call, int compute_capability) {
+std::string unsupported(const orrery::detail::cudnn_call& call, int compute_capability) {
   // Of an H100, as cuDNN says of one (CUDNN_ATTR_DEVICEPROP_JSON_REPRESENTATION), but for the capability.
   const std::string device = "{\"deviceVer\": " + std::to_string(10 * compute_capability) +
                              R"(, "cudaDeviceId": 0, "driverVer": 13000, "multiProcessorCount": 132,

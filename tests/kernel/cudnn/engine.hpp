@@ -18,9 +18,10 @@ class engine {
   engine(const engine&) = delete;
   engine& operator=(const engine&) = delete;
   ~engine();
-  int plan(const orrery::cudnn_call& call);
+  int plan(const orrery::detail::cudnn_call& call);
   [[nodiscard]] std::int64_t workspace_bytes(int plan) const;
-  void run(int plan, const orrery::device_context& context, const orrery::cudnn_tensors& tensors, void* workspace);
+  void run(int plan, const orrery::device_context& context, const orrery::detail::cudnn_tensors& tensors,
+           void* workspace);
 
  private:
   class hidden;
@@ -29,7 +30,7 @@ class engine {
 
 /// Empty, or why cuDNN does not support the call on a device of this compute capability (major * 10 + minor). No device
 /// is needed: cuDNN asks its heuristics and engines for one that is described to it.
-[[nodiscard]] std::string unsupported(const orrery::cudnn_call& call, int compute_capability);
+[[nodiscard]] std::string unsupported(const orrery::detail::cudnn_call& call, int compute_capability);
 
 /// What making a `cudnn_graphs` throws.
 [[nodiscard]] std::string sentence_without_device();

@@ -16,8 +16,9 @@
 namespace {
 
 /// q and grad_out as packed blocks, k and v as a trainer's own.
-orrery::cudnn_call call_of(std::int64_t queries, std::int64_t keys, std::int64_t key_dim, std::int64_t value_dim) {
-  orrery::cudnn_call call;
+orrery::detail::cudnn_call call_of(std::int64_t queries, std::int64_t keys, std::int64_t key_dim,
+                                   std::int64_t value_dim) {
+  orrery::detail::cudnn_call call;
   call.scale = 0.125f;
   call.batch = 2;
   call.query_heads = 8;
@@ -26,10 +27,10 @@ orrery::cudnn_call call_of(std::int64_t queries, std::int64_t keys, std::int64_t
   call.keys = keys;
   call.key_dim = key_dim;
   call.value_dim = value_dim;
-  call.q = orrery::cudnn_strides::packed(8, 2 * queries, key_dim);
+  call.q = orrery::detail::cudnn_strides::packed(8, 2 * queries, key_dim);
   call.k = {keys * 2 * key_dim, key_dim, 2 * key_dim};
   call.v = {keys * 2 * value_dim, value_dim, 2 * value_dim};
-  call.grad_out = orrery::cudnn_strides::packed(8, 2 * queries, value_dim);
+  call.grad_out = orrery::detail::cudnn_strides::packed(8, 2 * queries, value_dim);
   call.pack_results();
   return call;
 }
@@ -43,8 +44,9 @@ TEST_CASE("cuDNN has every call, full and causal, forward and deterministic back
       for (const auto& [queries, keys] : {std::pair{512, 1024}, {512, 512}, {33, 47}, {1, 7}, {8192, 8192}}) {
         for (const bool backward : {false, true}) {
           for (const bool causal : {false, true}) {
-            for (const orrery::cudnn_type type : {orrery::cudnn_type::bfloat16, orrery::cudnn_type::float16}) {
-              orrery::cudnn_call call = call_of(queries, keys, key_dim, value_dim);
+            for (const orrery::detail::cudnn_type type :
+                 {orrery::detail::cudnn_type::bfloat16, orrery::detail::cudnn_type::float16}) {
+              orrery::detail::cudnn_call call = call_of(queries, keys, key_dim, value_dim);
               call.backward = backward;
               call.causal = causal;
               call.type = type;
@@ -70,9 +72,9 @@ TEST_CASE("results that lie as a trainer's tensors, all heads and some of them")
         for (const bool backward : {false, true}) {
           for (const bool causal : {false, true}) {
             // 2 key heads of 8 query heads, in tensors of as many or of four times as many.
-            orrery::cudnn_call call = call_of(512, 512, dim, dim);
+            orrery::detail::cudnn_call call = call_of(512, 512, dim, dim);
             const auto trainers = [&](std::int64_t heads) {
-              return orrery::cudnn_strides{512 * heads * of_each * dim, dim, heads * of_each * dim};
+              return orrery::detail::cudnn_strides{512 * heads * of_each * dim, dim, heads * of_each * dim};
             };
             call.backward = backward;
             call.causal = causal;
@@ -94,7 +96,7 @@ TEST_CASE("results that lie as a trainer's tensors, all heads and some of them")
 
 TEST_CASE("more queries than keys, all of which they see") {
   for (const bool backward : {false, true}) {
-    orrery::cudnn_call call = call_of(512, 64, 128, 128);
+    orrery::detail::cudnn_call call = call_of(512, 64, 128, 128);
     call.backward = backward;
     call.pack_results();
     CHECK(cudnn_test::unsupported(call, 90) == "");

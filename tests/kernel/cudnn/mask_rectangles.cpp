@@ -17,8 +17,8 @@
 namespace {
 
 using orrery::causal;
-using orrery::cudnn_part;
 using orrery::segments;
+using orrery::detail::cudnn_part;
 
 constexpr const char* kernel = "device_cudnn<bfloat16>";
 
@@ -57,7 +57,7 @@ segments piece(std::int64_t begin, std::int64_t count) {
 template <class Mask>
 std::string refusal(const segments& queries, const segments& keys, const Mask& mask) {
   try {
-    static_cast<void>(orrery::cudnn_parts_of(queries, keys, mask, kernel));
+    static_cast<void>(orrery::detail::cudnn_parts_of(queries, keys, mask, kernel));
   } catch (const std::invalid_argument& e) {
     return e.what();
   }
@@ -79,11 +79,11 @@ TEST_CASE("parts are what the mask lets be seen, each pair once, under every lay
             for (const std::int64_t offset : {0, 1, 7, 100, -1, -7, -100}) {
               const causal mask{offset};
               INFO(layout.name(), " ", world, " ", length, " ", key_length, " ", i, " ", offset);
-              CHECK(wrong(queries, keys, mask, orrery::cudnn_parts_of(queries, keys, mask, kernel)) == "");
+              CHECK(wrong(queries, keys, mask, orrery::detail::cudnn_parts_of(queries, keys, mask, kernel)) == "");
               ++checked;
             }
-            CHECK(wrong(queries, keys, orrery::full{}, orrery::cudnn_parts_of(queries, keys, orrery::full{}, kernel)) ==
-                  "");
+            CHECK(wrong(queries, keys, orrery::full{},
+                        orrery::detail::cudnn_parts_of(queries, keys, orrery::full{}, kernel)) == "");
           }
         }
       }
@@ -97,30 +97,36 @@ TEST_CASE("as few parts as can be") {
   using parts = std::vector<cudnn_part>;
   // The two pieces of a zigzag shard among themselves: one triangle; with another's: one rectangle.
   const orrery::zigzag zigzag;
-  CHECK(orrery::cudnn_parts_of(shard(zigzag, 1), shard(zigzag, 1), causal{}, kernel) == parts{{0, 16, 0, 16, true}});
-  CHECK(orrery::cudnn_parts_of(shard(zigzag, 2), shard(zigzag, 1), causal{}, kernel) == parts{{0, 16, 0, 8, false}});
-  CHECK(orrery::cudnn_parts_of(shard(zigzag, 1), shard(zigzag, 2), causal{}, kernel) == parts{{8, 8, 0, 16, false}});
-  CHECK(orrery::cudnn_parts_of(shard(zigzag, 1), shard(zigzag, 2), orrery::full{}, kernel) ==
+  CHECK(orrery::detail::cudnn_parts_of(shard(zigzag, 1), shard(zigzag, 1), causal{}, kernel) ==
+        parts{{0, 16, 0, 16, true}});
+  CHECK(orrery::detail::cudnn_parts_of(shard(zigzag, 2), shard(zigzag, 1), causal{}, kernel) ==
+        parts{{0, 16, 0, 8, false}});
+  CHECK(orrery::detail::cudnn_parts_of(shard(zigzag, 1), shard(zigzag, 2), causal{}, kernel) ==
+        parts{{8, 8, 0, 16, false}});
+  CHECK(orrery::detail::cudnn_parts_of(shard(zigzag, 1), shard(zigzag, 2), orrery::full{}, kernel) ==
         parts{{0, 16, 0, 16, false}});
   const orrery::striped<1> striped;
-  CHECK(orrery::cudnn_parts_of(shard(striped, 2), shard(striped, 1), causal{}, kernel) == parts{{0, 16, 0, 16, true}});
-  CHECK(orrery::cudnn_parts_of(shard(striped, 1), shard(striped, 2), causal{}, kernel) == parts{{1, 15, 0, 15, true}});
+  CHECK(orrery::detail::cudnn_parts_of(shard(striped, 2), shard(striped, 1), causal{}, kernel) ==
+        parts{{0, 16, 0, 16, true}});
+  CHECK(orrery::detail::cudnn_parts_of(shard(striped, 1), shard(striped, 2), causal{}, kernel) ==
+        parts{{1, 15, 0, 15, true}});
   // A diagonal above the first query, and one below.
-  CHECK(orrery::cudnn_parts_of(piece(10, 8), piece(6, 20), causal{}, kernel) == parts{{0, 8, 0, 12, true}});
-  CHECK(orrery::cudnn_parts_of(piece(6, 20), piece(10, 8), causal{}, kernel) ==
+  CHECK(orrery::detail::cudnn_parts_of(piece(10, 8), piece(6, 20), causal{}, kernel) == parts{{0, 8, 0, 12, true}});
+  CHECK(orrery::detail::cudnn_parts_of(piece(6, 20), piece(10, 8), causal{}, kernel) ==
         parts{{4, 8, 0, 8, true}, {12, 8, 0, 8, false}});
-  CHECK(orrery::cudnn_parts_of(piece(0, 8), piece(8, 8), causal{}, kernel).empty());
-  CHECK(orrery::cudnn_parts_of(piece(0, 0), piece(8, 8), causal{}, kernel).empty());
-  CHECK(orrery::cudnn_parts_of(piece(0, 8), piece(8, 0), orrery::full{}, kernel).empty());
+  CHECK(orrery::detail::cudnn_parts_of(piece(0, 8), piece(8, 8), causal{}, kernel).empty());
+  CHECK(orrery::detail::cudnn_parts_of(piece(0, 0), piece(8, 8), causal{}, kernel).empty());
+  CHECK(orrery::detail::cudnn_parts_of(piece(0, 8), piece(8, 0), orrery::full{}, kernel).empty());
 }
 
 TEST_CASE("other masks: what their interval tests know") {
   const cuda_test::band band{10};
-  CHECK(wrong(piece(0, 5), piece(2, 6), band, orrery::cudnn_parts_of(piece(0, 5), piece(2, 6), band, kernel)) == "");
+  CHECK(wrong(piece(0, 5), piece(2, 6), band, orrery::detail::cudnn_parts_of(piece(0, 5), piece(2, 6), band, kernel)) ==
+        "");
   segments two;
   two.add({0, 4, 4, 4});
   two.add({40, 4, 4, 4});
-  CHECK(orrery::cudnn_parts_of(two, two, band, kernel) ==
+  CHECK(orrery::detail::cudnn_parts_of(two, two, band, kernel) ==
         std::vector<cudnn_part>{{0, 4, 0, 4, false}, {4, 4, 4, 4, false}});
   CHECK(
       refusal(piece(0, 12), piece(2, 12), band) ==
@@ -131,7 +137,8 @@ TEST_CASE("other masks: what their interval tests know") {
 TEST_CASE("a diagonal in too many steps is refused") {
   const orrery::striped<4> striped;
   CHECK(wrong(striped.shard(1, 2, 64), striped.shard(1, 2, 64), causal{},
-              orrery::cudnn_parts_of(striped.shard(1, 2, 64), striped.shard(1, 2, 64), causal{}, kernel)) == "");
+              orrery::detail::cudnn_parts_of(striped.shard(1, 2, 64), striped.shard(1, 2, 64), causal{}, kernel)) ==
+        "");
   CHECK(refusal(striped.shard(1, 2, 128), striped.shard(0, 2, 128), causal{}) ==
         "orrery: mask causal between queries at positions 4 to 127 and keys at 0 to 123 is not made of a "
         "few rectangles and triangles, which are all that kernel device_cudnn<bfloat16> has; orrery::device_flash has "
@@ -155,11 +162,11 @@ TEST_CASE("heads are in groups that read as many key heads each, whatever the sl
       const std::int64_t query_heads = group * key_heads;
       for (int slices = 1; slices <= query_heads; ++slices) {
         for (int s = 0; s < slices; ++s) {
-          const orrery::head_slice slice = orrery::head_slice::of(s, slices, query_heads, key_heads);
+          const orrery::detail::head_slice slice = orrery::detail::head_slice::of(s, slices, query_heads, key_heads);
           const orrery::head_map map{slice.first_query_head, slice.first_key_head, group};
           std::int64_t next = 0;
           std::int64_t groups = 0;
-          orrery::for_cudnn_heads(map, slice.query_heads, [&](const orrery::cudnn_heads& heads) {
+          orrery::detail::for_cudnn_heads(map, slice.query_heads, [&](const orrery::detail::cudnn_heads& heads) {
             REQUIRE(heads.first_query_head == next);
             REQUIRE(heads.query_heads % heads.key_heads == 0);
             for (std::int64_t h = 0; h < heads.query_heads; ++h) {

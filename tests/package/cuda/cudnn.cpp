@@ -7,5 +7,5 @@
 
 int main() {
   std::printf("cuDNN %zu, cudnn-frontend %d: %s\n", cudnnGetVersion(), CUDNN_FRONTEND_VERSION,
-              orrery::cudnn_call{}.text().c_str());
+              orrery::detail::cudnn_call{}.text().c_str());
 }

@@ -39,14 +39,14 @@ class staged {
   /// Enqueues the way to the device.
   void bring() const {
     if (bytes_ == 0) return;
-    orrery::check_cuda(
+    orrery::detail::check_cuda(
         cudaMemcpyAsync(memory_.data(), host_.data, static_cast<std::size_t>(bytes_), cudaMemcpyHostToDevice, stream_),
         "cudaMemcpyAsync");
   }
   /// Enqueues the way back.
   void fetch() const {
     if (bytes_ == 0) return;
-    orrery::check_cuda(
+    orrery::detail::check_cuda(
         cudaMemcpyAsync(host_.data, memory_.data(), static_cast<std::size_t>(bytes_), cudaMemcpyDeviceToHost, stream_),
         "cudaMemcpyAsync");
   }
@@ -65,7 +65,7 @@ class staged {
 
   View host_;
   std::int64_t bytes_;
-  orrery::device_memory memory_;
+  orrery::detail::device_memory memory_;
   View device_;
   cudaStream_t stream_;
 };

@@ -116,13 +116,14 @@ TEST_CASE("every wait is needed, and is missed by the double where it is missing
   const auto run = [] {
     device::run(2, [](auto& on) {
       orrery::builder schedule{on.rank(), 2};
-      schedule.begin_exchange(on.rank() == 1 ? 0 : orrery::nobody, on.rank() == 0 ? 1 : orrery::nobody);
+      schedule.begin_exchange(on.rank() == 1 ? 0 : orrery::schedule::nobody,
+                              on.rank() == 0 ? 1 : orrery::schedule::nobody);
       if (on.rank() == 1) schedule.send(orrery::key(1));
       if (on.rank() == 0) schedule.receive(orrery::key(1));
       schedule.next_step();
       orrery::program p = schedule;
-      orrery::finish(p);
-      const orrery::device_memory memory{64};
+      orrery::schedule::finish(p);
+      const orrery::detail::device_memory memory{64};
       const orrery::piece all{memory.data(), 64};
       std::vector<orrery::exchange_pieces> pieces(1);
       (on.rank() == 1 ? pieces[0].sent : pieces[0].received).push_back(all);
@@ -264,9 +265,9 @@ TEST_CASE("devices and options that cannot be") {
 TEST_CASE("a trainer's own streams") {
   cuda_double::reset();
   {
-    const std::vector<orrery::cuda_stream> streams(3);
+    const std::vector<orrery::detail::cuda_stream> streams(3);
     device::options how;
-    for (const orrery::cuda_stream& one : streams) how.streams.push_back(one.get());
+    for (const orrery::detail::cuda_stream& one : streams) how.streams.push_back(one.get());
     device::run(3, how, [&](auto& on) {
       CHECK(on.stream() == streams[static_cast<std::size_t>(on.rank())].get());
       call<orrery::all_gather>(on, 2);
@@ -283,7 +284,7 @@ TEST_CASE("a rank that never comes is named, and no thread waits for a device") 
     device::run(2, {.deadline = 0.2}, [&](auto& on) {
       orrery::attention<orrery::ring, kernel> attend{on, small};
       if (on.rank() == 1) return until.wait();
-      const orrery::device_memory memory{4096};
+      const orrery::detail::device_memory memory{4096};
       auto* const numbers = reinterpret_cast<double*>(memory.data());
       const auto tensor = orrery::batch_sequence_head_dim(numbers, 1, 6, 2, 2);
       try {

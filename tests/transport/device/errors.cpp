@@ -45,10 +45,10 @@ using plain = cuda_test::enqueued<orrery::reference<double>>;
 
 /// An emulated device that has what the runtime double says of the current one, and asks that for code as `gpu` does.
 struct queried_device : cuda_test::streamed_device {
-  static void require(const std::string& kernel, const orrery::device_needs& needs) {
-    const orrery::device_limits has = orrery::limits_of_current_device();
+  static void require(const std::string& kernel, const orrery::detail::device_needs& needs) {
+    const orrery::detail::device_limits has = orrery::detail::limits_of_current_device();
     has.require(kernel, needs);
-    static_cast<void>(orrery::require_code(kernel, has, nullptr));
+    static_cast<void>(orrery::detail::require_code(kernel, has, nullptr));
   }
 };
 using flash = orrery::device_flash<orrery::bfloat16, 64, queried_device>;
@@ -209,7 +209,7 @@ TEST_CASE("an error that stays: told on all ranks, and by every call from then o
 TEST_CASE("a stream of another device than the rank's") {
   cuda_double::reset({.compute_capabilities = {{9, 0}, {9, 0}}});
   {
-    const orrery::cuda_stream of_first;
+    const orrery::detail::cuda_stream of_first;
     const std::vector<cudaStream_t> streams(3, of_first.get());
     CHECK(
         sentence<plain>({.devices = {1}, .streams = streams}) ==

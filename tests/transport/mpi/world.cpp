@@ -199,17 +199,17 @@ TEST_CASE("collectives are calls of MPI where all members of the group remark th
 TEST_CASE("remarks that do not mean the same on all members are not taken for collectives") {
   if (ranks() < 2) return;
   orrery::mpi::world world{MPI_COMM_WORLD, {.collectives = orrery::mpi::collectives::native}};
-  const orrery::rank_group all{0, ranks()};
+  const orrery::schedule::rank_group all{0, ranks()};
   const int next = (rank() + 1) % ranks();
   const int previous = (rank() + ranks() - 1) % ranks();
   orrery::builder schedule{rank(), ranks()};
-  schedule.begin_exchange(next, orrery::nobody, {0, 2});
+  schedule.begin_exchange(next, orrery::schedule::nobody, {0, 2});
   schedule.send(orrery::key(rank()));
-  schedule.remark(orrery::collective_kind::all_to_all, all, 0);
+  schedule.remark(orrery::schedule::collective_kind::all_to_all, all, 0);
   schedule.next_step();
-  schedule.begin_exchange(orrery::nobody, previous, {0, 1});
+  schedule.begin_exchange(orrery::schedule::nobody, previous, {0, 1});
   schedule.receive(orrery::key(previous));
-  schedule.remark(orrery::collective_kind::all_to_all, all, 1);
+  schedule.remark(orrery::schedule::collective_kind::all_to_all, all, 1);
   schedule.next_step();
   const orrery::program p = schedule;
   const int mine = rank();
@@ -289,8 +289,8 @@ TEST_CASE("blocks anywhere in memory go as one message") {
   const int next = (rank() + 1) % ranks();
   const int previous = (rank() + ranks() - 1) % ranks();
   orrery::builder schedule{rank(), ranks()};
-  schedule.begin_exchange(next, previous, {}, orrery::cargo::operand);
-  for (const orrery::side s : {orrery::side::query, orrery::side::key}) {
+  schedule.begin_exchange(next, previous, {}, orrery::schedule::cargo::operand);
+  for (const orrery::schedule::side s : {orrery::schedule::side::query, orrery::schedule::side::key}) {
     schedule.send({s, rank()});
     schedule.receive({s, previous});
   }

@@ -163,7 +163,7 @@ TEST_CASE("a device that is full when a plan is made: all ranks hear of it, and 
     const auto free = [] {
       std::size_t left = 0;
       std::size_t total = 0;
-      orrery::check_cuda(cudaMemGetInfo(&left, &total), "cudaMemGetInfo");
+      orrery::detail::check_cuda(cudaMemGetInfo(&left, &total), "cudaMemGetInfo");
       return static_cast<std::int64_t>(left);
     };
     const auto plan = [&] {
@@ -174,7 +174,7 @@ TEST_CASE("a device that is full when a plan is made: all ranks hear of it, and 
     const std::int64_t needed = plan();
     {
       // On rank 1 all but the last bytes are there: those into which keys are gathered.
-      const orrery::device_memory taken{on.rank() == 1 ? free() - needed + 1 : 0};
+      const orrery::detail::device_memory taken{on.rank() == 1 ? free() - needed + 1 : 0};
       const std::string sentence = sentence_of([&] { static_cast<void>(plan()); });
       says(sentence, "orrery: rank 1: a plan needs ");
       says(sentence, " bytes more on device 1, where ");
@@ -237,8 +237,8 @@ TEST_CASE("arguments that cannot be, and ranks that do not fit") {
             ncclUniqueId id;
             ncclGetUniqueId(&id);
             const nccl::communicator comm = nccl::join(id, 0, 1, 20);
-            orrery::check_cuda(cudaSetDevice(1), "cudaSetDevice");
-            const orrery::cuda_stream stream;
+            orrery::detail::check_cuda(cudaSetDevice(1), "cudaSetDevice");
+            const orrery::detail::cuda_stream stream;
             const nccl::world mixed{comm.get(), stream.get()};
           });
         }) ==
@@ -265,8 +265,8 @@ TEST_CASE("arguments that cannot be, and ranks that do not fit") {
     schedule.shift(orrery::key(on.rank()), +1);
     schedule.next_step();
     orrery::program p = schedule;
-    orrery::finish(p);
-    const orrery::device_memory memory{64};
+    orrery::schedule::finish(p);
+    const orrery::detail::device_memory memory{64};
     const std::int64_t bytes = on.rank() == 0 ? 32 : 16;
     says(sentence_of([&] {
            const auto channel = on.open(p, {{{{memory.data(), bytes}}, {{memory.data() + 32, 32}}}});
@@ -300,15 +300,15 @@ TEST_CASE("a program that is not proven is refused, and a call that awaits what 
       // Each rank waits for what the other sends afterwards.
       orrery::builder schedule{on.rank(), 2};
       const int peer = 1 - on.rank();
-      schedule.begin_exchange(orrery::nobody, peer);
+      schedule.begin_exchange(orrery::schedule::nobody, peer);
       schedule.receive(orrery::key(peer));
       schedule.next_step();
-      schedule.begin_exchange(peer, orrery::nobody);
+      schedule.begin_exchange(peer, orrery::schedule::nobody);
       schedule.send(orrery::key(on.rank()));
       schedule.next_step();
       orrery::program p = schedule;
-      orrery::finish(p);
-      const orrery::device_memory memory{64};
+      orrery::schedule::finish(p);
+      const orrery::detail::device_memory memory{64};
       const std::vector<orrery::exchange_pieces> pieces{{{}, {{memory.data(), 32}}}, {{{memory.data() + 32, 32}}, {}}};
       says(sentence_of([&] { const auto channel = on.open(p, pieces); }), "would wait for ever in step 1");
       CHECK(on.usable());
@@ -317,7 +317,7 @@ TEST_CASE("a program that is not proven is refused, and a call that awaits what 
       fine.shift(orrery::key(on.rank()), +1);
       fine.next_step();
       p = fine;
-      orrery::finish(p);
+      orrery::schedule::finish(p);
       auto channel = on.open(p, {{{{memory.data(), 32}}, {{memory.data() + 32, 32}}}});
       channel.begin();
       says(sentence_of([&] { channel.await(0); }), ", which it has not posted");

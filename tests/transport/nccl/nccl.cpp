@@ -210,7 +210,7 @@ TEST_CASE("a step has one group end, however many lanes its messages travel in")
     CHECK(found_by_doubles() == "");
     for (int rank = 0; rank < ranks; ++rank) {
       for (const orrery::pass p : {orrery::pass::forward, circulate}) {
-        for (const orrery::step& one : orrery::program_of(topology, rank, ranks, p).steps) {
+        for (const orrery::schedule::step& one : orrery::program_of(topology, rank, ranks, p).steps) {
           all.steps += one.exchanges.count > 0 ? 1 : 0;
         }
       }
@@ -242,38 +242,38 @@ TEST_CASE("a forward and backward captured into a graph give the same bits at ev
     std::atomic<bool> open{false};
     std::barrier together{4};  // no rank asks its stream for anything while another captures
     const nccl::options how{.native_all_gather = native, .native_all_to_all = native, .watchdog_period = 0.001};
-    CHECK(
-        sentence_of([&] {
-          run(4, how, [&](auto& on) {
-            trainer<orrery::all_to_all<2, orrery::ring>> mine{on, {.length = 16, .query_heads = 4, .head_dim = 2}};
-            mine.step();
-            const std::string expected = mine.results(on);
-            // A call that has not ended when the capture begins, which the watchdog asks about meanwhile.
-            orrery::check_cuda(cuda_double::enqueue(on.stream(), {"a gate", {}, {}}, [&] { return open.load(); }), "");
-            mine.step();
-            together.arrive_and_wait();
-            cudaGraph_t captured = nullptr;
-            cudaGraphExec_t graph = nullptr;
-            orrery::check_cuda(cudaStreamBeginCapture(on.stream(), cudaStreamCaptureModeGlobal), "begin");
-            mine.step();
-            const int asked = cuda_double::calls("cudaEventQuery");
-            while (cuda_double::calls("cudaEventQuery") < asked + 8) std::this_thread::yield();
-            orrery::check_cuda(cudaStreamEndCapture(on.stream(), &captured), "end");
-            together.arrive_and_wait();
-            open.store(true);
-            cuda_double::wake();
-            orrery::check_cuda(cudaGraphInstantiate(&graph, captured, 0), "instantiate");
-            CHECK(mine.results(on) == expected);  // of the call before
-            for (int i = 0; i < 3; ++i) {
-              on.watch([&] { orrery::check_cuda(cudaGraphLaunch(graph, on.stream()), "launch"); });
+    CHECK(sentence_of([&] {
+            run(4, how, [&](auto& on) {
+              trainer<orrery::all_to_all<2, orrery::ring>> mine{on, {.length = 16, .query_heads = 4, .head_dim = 2}};
+              mine.step();
+              const std::string expected = mine.results(on);
+              // A call that has not ended when the capture begins, which the watchdog asks about meanwhile.
+              orrery::detail::check_cuda(
+                  cuda_double::enqueue(on.stream(), {"a gate", {}, {}}, [&] { return open.load(); }), "");
+              mine.step();
+              together.arrive_and_wait();
+              cudaGraph_t captured = nullptr;
+              cudaGraphExec_t graph = nullptr;
+              orrery::detail::check_cuda(cudaStreamBeginCapture(on.stream(), cudaStreamCaptureModeGlobal), "begin");
+              mine.step();
+              const int asked = cuda_double::calls("cudaEventQuery");
+              while (cuda_double::calls("cudaEventQuery") < asked + 8) std::this_thread::yield();
+              orrery::detail::check_cuda(cudaStreamEndCapture(on.stream(), &captured), "end");
+              together.arrive_and_wait();
+              open.store(true);
+              cuda_double::wake();
+              orrery::detail::check_cuda(cudaGraphInstantiate(&graph, captured, 0), "instantiate");
+              CHECK(mine.results(on) == expected);  // of the call before
+              for (int i = 0; i < 3; ++i) {
+                on.watch([&] { orrery::detail::check_cuda(cudaGraphLaunch(graph, on.stream()), "launch"); });
+                CHECK(mine.results(on) == expected);
+              }
+              mine.step();  // and calls go on
               CHECK(mine.results(on) == expected);
-            }
-            mine.step();  // and calls go on
-            CHECK(mine.results(on) == expected);
-            orrery::check_cuda(cudaGraphExecDestroy(graph), "destroy");
-            orrery::check_cuda(cudaGraphDestroy(captured), "destroy");
-          });
-        }) == "");
+              orrery::detail::check_cuda(cudaGraphExecDestroy(graph), "destroy");
+              orrery::detail::check_cuda(cudaGraphDestroy(captured), "destroy");
+            });
+          }) == "");
     CHECK(found_by_doubles() == "");
   }
 }
@@ -289,7 +289,7 @@ struct looking_kernel : kernel {
                       std::span<const orrery::forward_keys<storage>> keys, const orrery::head_map& heads,
                       accumulator scale, const Mask& mask) {
     int rank = 0;
-    orrery::check_cuda(cudaGetDevice(&rank), "cudaGetDevice");
+    orrery::detail::check_cuda(cudaGetDevice(&rank), "cudaGetDevice");
     beside += nccl_double::is_enqueuing(rank) ? 1 : 0;
     kernel::forward(how, queries, keys, heads, scale, mask);
   }
@@ -305,10 +305,10 @@ TEST_CASE("a tile is enqueued while NCCL enqueues its step's messages, but not i
     CHECK(looking_kernel::beside == 1);
     on.synchronize();
     cudaGraph_t captured = nullptr;
-    orrery::check_cuda(cudaStreamBeginCapture(on.stream(), cudaStreamCaptureModeThreadLocal), "begin");
+    orrery::detail::check_cuda(cudaStreamBeginCapture(on.stream(), cudaStreamCaptureModeThreadLocal), "begin");
     mine.step();
-    orrery::check_cuda(cudaStreamEndCapture(on.stream(), &captured), "end");
-    orrery::check_cuda(cudaGraphDestroy(captured), "destroy");
+    orrery::detail::check_cuda(cudaStreamEndCapture(on.stream(), &captured), "end");
+    orrery::detail::check_cuda(cudaGraphDestroy(captured), "destroy");
     CHECK(looking_kernel::beside == 1);
   });
   CHECK(found_by_doubles() == "");

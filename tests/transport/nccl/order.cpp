@@ -328,7 +328,7 @@ TEST_CASE("any schedule that ends by its own rules ends by NCCL's") {
 TEST_CASE("what ranks say is heard") {
   rank_messages mine;
   mine.steps = 4;
-  mine.natives.push_back({orrery::collective_kind::all_to_all, 1, 3, 2, 5, 1});
+  mine.natives.push_back({orrery::schedule::collective_kind::all_to_all, 1, 3, 2, 5, 1});
   mine.ends.push_back({true, 2, 5, 0, 1, 3, 0, "2 16 8"});
   mine.ends.push_back({false, 3, 5, 0, 1, 3, -1, "0"});
   const rank_messages heard = hear(tell(mine), 0, 6);
@@ -393,7 +393,7 @@ TEST_CASE("a native call is one that all its members name, among themselves, in 
     const int members = last - first + 1;
     for (int rank = first; rank <= last; ++rank) {
       rank_messages& mine = world.told[static_cast<std::size_t>(rank)];
-      mine.natives.push_back({orrery::collective_kind::all_gather, first, members, 1, 0, 0});
+      mine.natives.push_back({orrery::schedule::collective_kind::all_gather, first, members, 1, 0, 0});
       for (int peer = first; peer <= last; ++peer) {
         if (peer == rank) continue;
         world.end(rank, true, peer, 0, 1);

@@ -81,7 +81,7 @@ struct waiting_kernel : kernel {
   static void forward(const context& how, std::span<const orrery::forward_queries<storage, accumulator>> queries,
                       std::span<const orrery::forward_keys<storage>> keys, const orrery::head_map& heads,
                       accumulator scale, const Mask& mask) {
-    if (waits) orrery::check_cuda(cudaStreamSynchronize(how.stream), "cudaStreamSynchronize");
+    if (waits) orrery::detail::check_cuda(cudaStreamSynchronize(how.stream), "cudaStreamSynchronize");
     kernel::forward(how, queries, keys, heads, scale, mask);
   }
 };
@@ -106,7 +106,7 @@ TEST_CASE(
     config.blocking = blocking ? 1 : 0;
     nccl::communicator made;
     const ncclResult_t result = ncclCommInitRankConfig(made.address(), 2, id, rank, &config);
-    CHECK(nccl::wait_for(made.get(), result, "ncclCommInitRankConfig", orrery::deadline_in(20)) == "");
+    CHECK(nccl::wait_for(made.get(), result, "ncclCommInitRankConfig", orrery::detail::deadline_in(20)) == "");
     return made;
   };
   for (const bool blocking : {true, false}) {
@@ -118,8 +118,8 @@ TEST_CASE(
       std::promise<void> over;
       std::string said;
       std::thread other{[&] {
-        orrery::check_cuda(cudaSetDevice(1), "cudaSetDevice");
-        const orrery::cuda_stream stream;
+        orrery::detail::check_cuda(cudaSetDevice(1), "cudaSetDevice");
+        const orrery::detail::cuda_stream stream;
         const nccl::communicator comm = joined(id, 1, blocking);
         if (comes) {
           nccl::world world{comm.get(), stream.get(), {.deadline = 20}};
@@ -130,7 +130,7 @@ TEST_CASE(
         }
       }};
       {
-        const orrery::cuda_stream stream;
+        const orrery::detail::cuda_stream stream;
         nccl::communicator comm = joined(id, 0, blocking);
         said = sentence_of([&] {
           nccl::world world{comm.get(), stream.get(), {.deadline = comes ? 20 : 0.3}};
@@ -181,7 +181,7 @@ TEST_CASE("a trainer that waits in cudaStreamSynchronize does not hang: the watc
   for (const int calls : {1, 5, 200}) {
     const auto said = without_rank_2(true, {.deadline = 0.3, .watchdog_period = 0.02}, [&](auto& on, auto& mine) {
       for (int i = 0; i < calls; ++i) mine.tensors.forward(mine.attend);
-      orrery::check_cuda(cudaStreamSynchronize(on.stream()), "cudaStreamSynchronize");
+      orrery::detail::check_cuda(cudaStreamSynchronize(on.stream()), "cudaStreamSynchronize");
     });
     for (const int rank : {0, 1}) {
       const std::string& one = said[static_cast<std::size_t>(rank)];
@@ -200,14 +200,14 @@ TEST_CASE("the same for the launch of a graph") {
   const auto said = without_rank_2(true, {.deadline = 0.3, .watchdog_period = 0.02}, [](auto& on, auto& mine) {
     cudaGraph_t captured = nullptr;
     cudaGraphExec_t graph = nullptr;
-    orrery::check_cuda(cudaStreamBeginCapture(on.stream(), cudaStreamCaptureModeThreadLocal), "begin");
+    orrery::detail::check_cuda(cudaStreamBeginCapture(on.stream(), cudaStreamCaptureModeThreadLocal), "begin");
     mine.tensors.forward(mine.attend);
-    orrery::check_cuda(cudaStreamEndCapture(on.stream(), &captured), "end");
-    orrery::check_cuda(cudaGraphInstantiate(&graph, captured, 0), "instantiate");
-    on.watch([&] { orrery::check_cuda(cudaGraphLaunch(graph, on.stream()), "launch"); });
-    orrery::check_cuda(cudaStreamSynchronize(on.stream()), "cudaStreamSynchronize");
-    orrery::check_cuda(cudaGraphExecDestroy(graph), "destroy");
-    orrery::check_cuda(cudaGraphDestroy(captured), "destroy");
+    orrery::detail::check_cuda(cudaStreamEndCapture(on.stream(), &captured), "end");
+    orrery::detail::check_cuda(cudaGraphInstantiate(&graph, captured, 0), "instantiate");
+    on.watch([&] { orrery::detail::check_cuda(cudaGraphLaunch(graph, on.stream()), "launch"); });
+    orrery::detail::check_cuda(cudaStreamSynchronize(on.stream()), "cudaStreamSynchronize");
+    orrery::detail::check_cuda(cudaGraphExecDestroy(graph), "destroy");
+    orrery::detail::check_cuda(cudaGraphDestroy(captured), "destroy");
   });
   for (const int rank : {0, 1}) {
     says(said[static_cast<std::size_t>(rank)],
@@ -219,11 +219,11 @@ TEST_CASE("a call that the host is in the middle of is late when the host stands
   using std::chrono::seconds;
   start(devices(1));
   {
-    const orrery::cuda_stream stream;
+    const orrery::detail::cuda_stream stream;
     nccl::call_marks marks{10};
     const auto now = nccl::call_marks::clock::now();
     marks.begin(stream.get(), nullptr);
-    orrery::check_cuda(cudaStreamSynchronize(stream.get()), "cudaStreamSynchronize");
+    orrery::detail::check_cuda(cudaStreamSynchronize(stream.get()), "cudaStreamSynchronize");
     CHECK(marks.overdue(now) == "");
     CHECK(marks.overdue(now + seconds{9}) == "");
     marks.go_on();
@@ -231,7 +231,7 @@ TEST_CASE("a call that the host is in the middle of is late when the host stands
     CHECK(marks.overdue(now + seconds{20}) == "");
     says(marks.overdue(now + seconds{21}), "has waited 10 s ");
     marks.end(stream.get());
-    orrery::check_cuda(cudaStreamSynchronize(stream.get()), "cudaStreamSynchronize");
+    orrery::detail::check_cuda(cudaStreamSynchronize(stream.get()), "cudaStreamSynchronize");
     CHECK(marks.overdue(now + seconds{100}) == "");
   }
   CHECK(found_by_doubles() == "");

@@ -29,8 +29,8 @@ void run_each(int ranks, const std::function<nccl::options(int)>& how, const Bod
   for (int rank = 0; rank < ranks; ++rank) {
     threads.emplace_back([&, rank] {
       try {
-        orrery::check_cuda(cudaSetDevice(rank), "cudaSetDevice");
-        const orrery::cuda_stream stream;
+        orrery::detail::check_cuda(cudaSetDevice(rank), "cudaSetDevice");
+        const orrery::detail::cuda_stream stream;
         const nccl::communicator comm = nccl::join(id, rank, ranks, 20);
         nccl::world world{comm.get(), stream.get(), how(rank)};
         body(world);

@@ -9,7 +9,7 @@
 #include "orrery/host/context.hpp"
 #include "orrery/tensor/view.hpp"
 
-namespace orrery {
+namespace orrery::detail {
 
 /// What every kernel that computes on the host shares: the data movement and the sums between tiles.
 ///
@@ -119,4 +119,4 @@ struct host_backend {
   }
 };
 
-}  // namespace orrery
+}  // namespace orrery::detail

@@ -4,7 +4,7 @@
 #include <cstdint>
 #include <limits>
 
-namespace orrery {
+namespace orrery::detail {
 
 /// The vector kernels' power of two: 2^y for y <= `ceiling`, and *exactly zero* for y < `floor` and for -infinity.
 ///
@@ -55,4 +55,4 @@ template <class T>
   return static_cast<T>(y > most ? most : y < -most ? -most : y);
 }
 
-}  // namespace orrery
+}  // namespace orrery::detail

@@ -15,7 +15,7 @@
 #include "orrery/mask/mask.hpp"
 #include "orrery/tensor/math.hpp"
 
-namespace orrery {
+namespace orrery::detail {
 
 /// The backward tile of `flash` as a list of independent work items: one for each (batch, key head), so that no two
 /// items write the same gradient and threads may share them in any way without changing a bit of the result.
@@ -62,7 +62,7 @@ class flash_backward {
   /// before `turn.leave(stage)`, in stages 0, 1, ..., the same blocks of queries for all blocks of keys.
   template <class Turn>
   void run_block(std::int64_t item, std::int64_t index, const Turn& turn, const host_context& context) const {
-    run_keys(item, index, turn, context);
+    run_keys(item, index, turn, nullptr, context);
   }
 
   /// All items, on all threads of the context.
@@ -214,7 +214,7 @@ class flash_backward {
     for (std::int64_t i = 0; i < keys.count; ++i) {
       A* key = work.keys + i * key_ld();
       for (std::int64_t c = 0; c < key_width(); ++c) {
-        const bool is_finite = elementary::is_finite(key[c]);
+        const bool is_finite = math::is_finite(key[c]);
         key[c] = is_finite ? key[c] * scale_ : A{0};
         finite = finite && is_finite;
       }
@@ -270,15 +270,15 @@ class flash_backward {
     bool some_empty = false;
     for (std::int64_t i = 0; i < padded_rows; ++i) {
       const A lse = i < rows.count ? *block.lse.at(b, head, rows.first + i) : nothing;
-      const bool empty = elementary::is_minus_infinity(lse);
+      const bool empty = math::is_minus_infinity(lse);
       // A probability is as exact as its exponent: where scores are small, let these be as small.
       const A exponent = log2_of_log(lse);
       const bool moderate = exponent < A{32} && exponent > A{-32};
       work.base[i] = empty ? -nothing : moderate ? A{0} : exponent;
-      work.factors[i] = moderate ? static_cast<A>(elementary::exp(-static_cast<double>(lse))) : A{1};
+      work.factors[i] = moderate ? static_cast<A>(math::exp(-static_cast<double>(lse))) : A{1};
       work.delta[i] = empty ? A{0} : *block.delta.at(b, head, rows.first + i);
       if (i >= rows.count) continue;
-      if (!empty) finite = finite && elementary::is_finite(lse) && elementary::is_finite(work.delta[i]);
+      if (!empty) finite = finite && math::is_finite(lse) && math::is_finite(work.delta[i]);
       if (!empty) continue;
       // Nothing depends on a row that has seen no key, whatever it holds.
       some_empty = true;
@@ -348,7 +348,7 @@ class flash_backward {
   void mark_hidden_scores(std::int64_t rows, std::int64_t keys, const A* scores, A* probabilities) const {
     for (std::int64_t i = 0; i < rows; ++i) {
       for (std::int64_t j = i * score_ld(); j < i * score_ld() + keys; ++j) {
-        if (elementary::is_minus_infinity(scores[j])) probabilities[j] = A{-1};
+        if (math::is_minus_infinity(scores[j])) probabilities[j] = A{-1};
       }
     }
   }
@@ -362,7 +362,7 @@ class flash_backward {
         if (probabilities[j] == A{-1}) probabilities[j] = grad_scores[j] = A{0};
       }
       A* query = work.queries + i * key_ld();
-      for (std::int64_t c = 0; c < key_width(); ++c) query[c] = elementary::is_finite(query[c]) ? query[c] : A{0};
+      for (std::int64_t c = 0; c < key_width(); ++c) query[c] = math::is_finite(query[c]) ? query[c] : A{0};
     }
   }
 
@@ -370,7 +370,7 @@ class flash_backward {
   void clear_empty_rows(std::int64_t rows, std::int64_t keys, A* grad_scores, A* probabilities,
                         const workspace& work) const {
     for (std::int64_t i = 0; i < rows; ++i) {
-      if (!elementary::is_minus_infinity(-work.base[i])) continue;
+      if (!math::is_minus_infinity(-work.base[i])) continue;
       fill_zero(probabilities + i * score_ld(), keys);
       fill_zero(grad_scores + i * score_ld(), keys);
     }
@@ -415,7 +415,7 @@ class flash_backward {
   void carry(A* from, std::int64_t ld, A factor, const tensor_view<A>& to, bool fresh, std::int64_t b,
              std::int64_t head, const token_block& tokens) const {
     const A inverse = A{1} / factor;
-    const A back = elementary::is_finite(inverse) ? inverse : A{0};
+    const A back = math::is_finite(inverse) ? inverse : A{0};
     for (std::int64_t i = 0; i < tokens.count; ++i) {
       A* line = to.at(b, tokens.first + i, head);
       if (fresh) fill_zero(line, to.dim);
@@ -431,7 +431,7 @@ class flash_backward {
     }
   }
 
-  static constexpr elementary::minus_infinity<A> nothing{};
+  static constexpr math::minus_infinity<A> nothing{};
 
   std::span<const backward_queries<S, A>> queries_;
   std::span<const backward_keys<S, A>> keys_;
@@ -445,4 +445,4 @@ class flash_backward {
   std::int64_t row_block_ = 0;
 };
 
-}  // namespace orrery
+}  // namespace orrery::detail

@@ -16,7 +16,7 @@
 #include "orrery/mask/mask.hpp"
 #include "orrery/tensor/math.hpp"
 
-namespace orrery {
+namespace orrery::detail {
 
 /// The forward tile of `flash` as a list of independent work items: one for each (query block, batch, head, block of
 /// rows), so that threads may share it in any way without changing a bit of the result.
@@ -69,7 +69,7 @@ class flash_forward {
   }
 
  private:
-  static constexpr elementary::minus_infinity<A> nothing{};
+  static constexpr math::minus_infinity<A> nothing{};
   static constexpr std::int64_t most_columns = 64;
   static constexpr std::int64_t most_keys = 96;
   static constexpr std::int64_t blocks_in_part = 16;  // of keys, summed before they are carried to the totals
@@ -354,7 +354,7 @@ class flash_forward {
   /// Their number is a power of two, so that nothing is rounded, and such that the score is about as large as those of
   /// the keys that were many: differences of scores are then small, and as exact as they can be.
   static running_result running(A lse) noexcept {
-    if (elementary::is_minus_infinity(lse)) return {nothing, A{0}};
+    if (math::is_minus_infinity(lse)) return {nothing, A{0}};
     constexpr int most = 24;
     const double exact = static_cast<double>(lse) * log2_e<double>;
     if (!(exact >= 0.5)) return {log2_of_log(lse), A{1}};
@@ -372,11 +372,11 @@ class flash_forward {
     for (std::int64_t i = row; i < row + columns; ++i) {
       const A before = work.total_largest[i];
       const A now = work.largest[i];
-      const bool none = elementary::is_minus_infinity(before);
+      const bool none = math::is_minus_infinity(before);
       if (before == now || none) {
         work.factors[i - row] = none ? A{0} : A{1};
       } else {
-        work.factors[i - row] = static_cast<A>(elementary::exp(ln_2<double> * static_cast<double>(before - now)));
+        work.factors[i - row] = static_cast<A>(math::exp(ln_2<double> * static_cast<double>(before - now)));
         same = false;
       }
       work.total_largest[i] = now;
@@ -432,10 +432,8 @@ class flash_forward {
         const running_result before = running(lse);
         if (sum == before.weight && largest == before.largest) continue;
       }
-      lse =
-          empty
-              ? nothing
-              : static_cast<A>(static_cast<double>(largest) * ln_2<double> + elementary::log(static_cast<double>(sum)));
+      lse = empty ? nothing
+                  : static_cast<A>(static_cast<double>(largest) * ln_2<double> + math::log(static_cast<double>(sum)));
     }
     steps_.transpose_back(work.out + row * value_rows(), steps_.columns, work.factors,
                           block.out.at(b, rows.first + row, head), block.out.sequence_stride, count, value_dim_);
@@ -463,4 +461,4 @@ class flash_forward {
   std::int64_t row_block_ = 0;
 };
 
-}  // namespace orrery
+}  // namespace orrery::detail

@@ -11,7 +11,7 @@
 #include "orrery/tensor/float16.hpp"
 #include "orrery/tensor/math.hpp"
 
-namespace orrery {
+namespace orrery::detail {
 
 /// Head dimensions that the flash kernel can hold, and the stack that one of its work items uses for it: enough for one
 /// tile of queries and a few keys at the largest dimension; at 64 to 128, for hundreds, so that copying and storing
@@ -219,4 +219,4 @@ template <class T>
   return baseline::steps<T>::table();
 }
 
-}  // namespace orrery
+}  // namespace orrery::detail

@@ -10,7 +10,7 @@
 #include "orrery/kernel/cpu/microkernels.hpp"
 #include "orrery/tensor/view.hpp"
 
-namespace orrery {
+namespace orrery::detail {
 
 /// Takes arrays one after the other, each on a cache line of its own, from memory that somebody else owns.
 template <class T>
@@ -171,4 +171,4 @@ inline void transpose_tokens(const flash_steps<A>& steps, const tensor_view<cons
   }
 }
 
-}  // namespace orrery
+}  // namespace orrery::detail

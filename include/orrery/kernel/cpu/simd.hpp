@@ -25,6 +25,10 @@ enum class instruction_set : std::uint8_t {
   return instruction_set::baseline;
 }
 
+}  // namespace orrery
+
+namespace orrery::detail {
+
 /// A bit for each lane of an AVX-512 vector of floats or doubles, in the types that compilers declare their own
 /// functions with.
 #if defined(__clang__)
@@ -98,4 +102,4 @@ struct simd<double, 64> {
   using unsigned_bits [[gnu::vector_size(64)]] = std::uint64_t;
 };
 
-}  // namespace orrery
+}  // namespace orrery::detail

@@ -3,7 +3,7 @@
 
 #include <cstdint>
 
-namespace orrery {
+namespace orrery::detail {
 
 /// Which of a block's keys some row sees, for `flash`: products over keys leave out the others, which may hold
 /// anything, since a weight of 0 times an infinity or NaN is NaN. Until `begin` is called all keys are seen, at no
@@ -37,4 +37,4 @@ class flash_seen_keys {
   bool seen_[static_cast<std::uint64_t>(most)];
 };
 
-}  // namespace orrery
+}  // namespace orrery::detail

@@ -11,7 +11,7 @@
 #include "orrery/kernel/cuda/row_partition.cuh"
 #include "orrery/tensor/view.hpp"
 
-namespace orrery {
+namespace orrery::detail {
 
 /// What every kernel that computes on a CUDA device shares: the data movement and the sums between tiles, as
 /// `host_backend` has them for processors.
@@ -125,4 +125,4 @@ struct device_backend {
   }
 };
 
-}  // namespace orrery
+}  // namespace orrery::detail

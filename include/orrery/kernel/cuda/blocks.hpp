@@ -10,7 +10,7 @@
 #include "orrery/attention/token_blocks.hpp"
 #include "orrery/mask/mask.hpp"
 
-namespace orrery {
+namespace orrery::detail {
 
 /// The blocks of one side of a tile that one launch is about, by value, since a launch's arguments are copied. A tile
 /// with more blocks is several launches, one after the other, whose running results meet in memory.
@@ -187,4 +187,4 @@ class device_cursor {
   visibility seen_ = visibility::none;
 };
 
-}  // namespace orrery
+}  // namespace orrery::detail

@@ -15,7 +15,7 @@
 #include "orrery/mask/mask.hpp"
 #include "orrery/tensor/math.hpp"
 
-namespace orrery {
+namespace orrery::detail {
 
 /// Which gradients one kernel of `device_flash`'s backward sums up.
 enum class device_gradient { of_queries, of_keys, of_values, of_keys_and_values };
@@ -157,9 +157,7 @@ struct device_flash_backward {
   };
 
   /// Probabilities of a query that saw no key are 0: as if its log-sum-exp were infinite.
-  static ORRERY_DEVICE float exponent_of(float lse) {
-    return elementary::is_minus_infinity(lse) ? infinity : lse * log2_e;
-  }
+  static ORRERY_DEVICE float exponent_of(float lse) { return math::is_minus_infinity(lse) ? infinity : lse * log2_e; }
 
   constexpr const auto& row_side() const noexcept {
     if constexpr (rows_are_queries) {
@@ -267,7 +265,7 @@ struct device_flash_backward {
         ORRERY_UNROLL
         for (int i = 0; i < 4; ++i) {
           const float score = scores.of[0][n][i];
-          scores.of[0][n][i] = elementary::is_minus_infinity(score) ? 0.0f : probability(score, n, i);
+          scores.of[0][n][i] = math::is_minus_infinity(score) ? 0.0f : probability(score, n, i);
         }
       }
       return;
@@ -308,8 +306,7 @@ struct device_flash_backward {
     bool is_nan = false;
     ORRERY_UNROLL
     for (int i = 0; i < columns / 32; ++i) {
-      is_nan =
-          is_nan || elementary::is_nan(threads.template load<float>(stage + lse_at + 4 * (32 * i + threads.lane())));
+      is_nan = is_nan || math::is_nan(threads.template load<float>(stage + lse_at + 4 * (32 * i + threads.lane())));
     }
     return threads.any(is_nan);
   }
@@ -409,4 +406,4 @@ struct device_flash_backward {
   }
 };
 
-}  // namespace orrery
+}  // namespace orrery::detail

@@ -11,7 +11,7 @@
 #include "orrery/kernel/cuda/softmax_rows.cuh"
 #include "orrery/mask/mask.hpp"
 
-namespace orrery {
+namespace orrery::detail {
 
 /// The forward of `device_flash`, for head dimensions up to key_dim and value_dim.
 ///
@@ -155,4 +155,4 @@ struct device_flash_forward {
   }
 };
 
-}  // namespace orrery
+}  // namespace orrery::detail

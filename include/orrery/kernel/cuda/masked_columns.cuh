@@ -7,7 +7,7 @@
 #include "orrery/device/code.hpp"
 #include "orrery/kernel/cuda/shared_tiles.cuh"
 
-namespace orrery {
+namespace orrery::detail {
 
 /// Columns of a tile, up to 64, as a set: word t has bit 2n + i for column 8n + 2t + i.
 struct alignas(16) column_set {
@@ -80,4 +80,4 @@ ORRERY_DEVICE void clear_rows(const Threads& threads, const shared_tile<T, rows,
   }
 }
 
-}  // namespace orrery
+}  // namespace orrery::detail

@@ -11,7 +11,7 @@
 #include "orrery/tensor/view.hpp"
 
 /// The kernels that move data between tiles and sum it up: what `device_backend` launches.
-namespace orrery {
+namespace orrery::detail {
 
 /// The kernel of `copy` and `add` of tensors: `count` elements at a time.
 template <class T, class U, int count, bool accumulate>
@@ -136,8 +136,8 @@ struct device_merge {
       const A from = static_cast<A>(*lse_from.at(rows.batch, rows.head, rows.first + i));
       const merge_weighting<A> weight = merge_weights(into, from);
       *lse = weight.lse;
-      threads.store(2 * i * size, elementary::is_minus_infinity(into) ? empty : weight.into);
-      threads.store((2 * i + 1) * size, elementary::is_minus_infinity(from) ? empty : weight.from);
+      threads.store(2 * i * size, math::is_minus_infinity(into) ? empty : weight.into);
+      threads.store((2 * i + 1) * size, math::is_minus_infinity(from) ? empty : weight.from);
     }
     threads.barrier();
     const F* const source = out_from.at(rows.batch, rows.first, rows.head);
@@ -224,4 +224,4 @@ struct device_row_dot {
   }
 };
 
-}  // namespace orrery
+}  // namespace orrery::detail

@@ -9,7 +9,7 @@
 #include "orrery/tensor/view.hpp"
 
 /// How the kernels that move data cut their work, and the elements that their threads hold.
-namespace orrery {
+namespace orrery::detail {
 
 /// Which part of a tensor one block of threads works on: some tokens of one head. Blocks are counted with the heads
 /// fastest and the batch slowest: those that run together read whole tokens of a trainer's [..., head, dim] tensors,
@@ -125,4 +125,4 @@ struct device_row_lanes {
   }
 };
 
-}  // namespace orrery
+}  // namespace orrery::detail

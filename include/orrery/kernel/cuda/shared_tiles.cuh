@@ -9,7 +9,7 @@
 #include "orrery/kernel/cuda/row_partition.cuh"
 #include "orrery/tensor/view.hpp"
 
-namespace orrery {
+namespace orrery::detail {
 
 /// What device_flash's kernels are made of: tiles of 16-bit elements in shared memory, and a warp's products of them by
 /// mma.m16n8k16. A warp's results are fragments: of each 8 columns a thread has, of rows g and g + 8 (g = lane / 4),
@@ -192,4 +192,4 @@ ORRERY_DEVICE std::uint32_t visible_columns(const Threads& threads, int count, c
   return bits;
 }
 
-}  // namespace orrery
+}  // namespace orrery::detail

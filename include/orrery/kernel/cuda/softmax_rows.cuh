@@ -11,7 +11,7 @@
 #include "orrery/kernel/cuda/shared_tiles.cuh"
 #include "orrery/tensor/math.hpp"
 
-namespace orrery {
+namespace orrery::detail {
 
 /// A thread's part of the online softmax (Dao, arXiv 2307.08691, algorithm 1) in the forward of `device_flash`: its
 /// warp has 16 `row_tiles` queries of the block's tile, and their scores with `columns` keys as fragments of
@@ -87,7 +87,7 @@ struct device_flash_rows {
     for_rows(threads, [&](int m, int half, int row) {
       float lse = nothing;
       if (!block.fresh && row < item.tokens.count) lse = *block.lse.at(item.batch, item.head, item.tokens.first + row);
-      const bool is_counted = !elementary::is_minus_infinity(lse) && threads.lane() % 4 == 0;
+      const bool is_counted = !math::is_minus_infinity(lse) && threads.lane() % 4 == 0;
       origin.of[m][half] = lse * log2_e;
       threads.store(flushed_of(threads, m, half), origin.of[m][half]);
       threads.store(sum_of(threads, m, half), weight_sum{is_counted ? 1.0f : 0.0f, 0.0f});
@@ -184,7 +184,7 @@ struct device_flash_rows {
     for_rows(threads, [&](int m, int half, int row) {
       const auto flushed = threads.template load<float>(flushed_of(threads, m, half));
       // A row that had seen nothing may hold anything.
-      const bool is_there = row < item.tokens.count && !elementary::is_minus_infinity(flushed);
+      const bool is_there = row < item.tokens.count && !math::is_minus_infinity(flushed);
       const float factor = threads.exp2(flushed - exponent_of(origin.of[m][half]));
       const float* const from = block.out.at(item.batch, item.tokens.first + (is_there ? row : 0), item.head);
       ORRERY_UNROLL
@@ -213,7 +213,7 @@ struct device_flash_rows {
       all += threads.shuffle_xor(all, 1);
       all += threads.shuffle_xor(all, 2);
       const float from = origin.of[m][half];
-      const bool is_empty = elementary::is_minus_infinity(from) && all == 0;
+      const bool is_empty = math::is_minus_infinity(from) && all == 0;
       const bool untouched = !block.fresh && (is_empty || (all == 1 && from == before));
       if (!present || untouched) return;
       // Scores so large that a rounding of one is more than weights can be: rather no result than a wrong one.
@@ -256,4 +256,4 @@ struct device_flash_rows {
   }
 };
 
-}  // namespace orrery
+}  // namespace orrery::detail

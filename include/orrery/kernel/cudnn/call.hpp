@@ -11,7 +11,7 @@
 #include "orrery/tensor/float16.hpp"
 #include "orrery/tensor/view.hpp"
 
-namespace orrery {
+namespace orrery::detail {
 
 /// Where the elements of one of cuDNN's tensors lie, in elements; those of one head are contiguous.
 struct cudnn_strides {
@@ -113,6 +113,10 @@ concept cudnn_engine = std::default_initializable<Engine> &&
   { engine.workspace_bytes(plan) } -> std::same_as<std::int64_t>;
   engine.run(plan, context, tensors, workspace);
 };
+
+}  // namespace orrery::detail
+
+namespace orrery {
 
 /// cuDNN itself, see `kernel/device_cudnn_graphs.hpp`.
 class cudnn_graphs;

@@ -10,7 +10,7 @@
 #include "orrery/tensor/math.hpp"
 #include "orrery/tensor/view.hpp"
 
-namespace orrery {
+namespace orrery::detail {
 
 /// What cuDNN's backward is given in the place of the forward's output, which does not travel with queries: it only
 /// takes delta, the row sums of out * grad_out, from it. So out = grad_out * (delta / |grad_out|²), of which all terms
@@ -84,7 +84,7 @@ struct device_cudnn_rows {
           // Probabilities of a row that has seen nothing are 0: as if its log-sum-exp were infinite.
           constexpr float infinity = std::numeric_limits<float>::infinity();
           *packed_lse.at(rows.batch, rows.head, rows.first + at) =
-              elementary::is_minus_infinity(lse_of[i]) ? infinity : lse_of[i];
+              math::is_minus_infinity(lse_of[i]) ? infinity : lse_of[i];
         }
       }
     }
@@ -99,4 +99,4 @@ void launch_cudnn_rows(const device_context& context, const device_cudnn_rows<T>
       body);
 }
 
-}  // namespace orrery
+}  // namespace orrery::detail

@@ -15,7 +15,7 @@
 #include "orrery/kernel/cudnn/mask_rectangles.hpp"
 #include "orrery/layout/segment.hpp"
 
-namespace orrery {
+namespace orrery::detail {
 
 /// All that `device_cudnn` knows of an operator's tiles before they are called: the parts of each pair of blocks, and
 /// an execution plan for each distinct call.
@@ -123,4 +123,4 @@ class device_cudnn_calls {
   std::map<cudnn_call, planned_call> calls_;
 };
 
-}  // namespace orrery
+}  // namespace orrery::detail

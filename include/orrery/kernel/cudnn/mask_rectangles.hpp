@@ -11,7 +11,7 @@
 #include "orrery/layout/segment.hpp"
 #include "orrery/mask/mask.hpp"
 
-namespace orrery {
+namespace orrery::detail {
 
 /// A part of the pairs of a query block and a key block that cuDNN computes in one call: tokens of the blocks, in their
 /// local order. Every query sees every key; or, if `causal`, query i sees the keys at most at i + (keys - queries).
@@ -171,4 +171,4 @@ void for_cudnn_heads(const head_map& map, std::int64_t query_heads, const Visit&
   }
 }
 
-}  // namespace orrery
+}  // namespace orrery::detail

@@ -25,7 +25,7 @@
 #include "orrery/tensor/float16.hpp"
 #include "orrery/tensor/view.hpp"
 
-namespace orrery {
+namespace orrery::detail {
 
 /// What `device_cudnn` plans for an operator (see `planned_kernel`), and its calls.
 template <class T, class Engine, class Device, class Memory>
@@ -373,4 +373,4 @@ class device_cudnn_plan : device_cudnn_tiles<T, Engine, Device, Memory> {
   std::vector<char> keys_fresh_;  // of the call under way
 };
 
-}  // namespace orrery
+}  // namespace orrery::detail

@@ -15,7 +15,7 @@
 #include "orrery/tensor/float16.hpp"
 #include "orrery/tensor/view.hpp"
 
-namespace orrery {
+namespace orrery::detail {
 
 /// What all of `device_cudnn`'s calls share: which of cuDNN's calls a pair of blocks is, and its tensors. Queries and
 /// keys are those of a tile or of a whole call, of the forward or of the backward.
@@ -129,4 +129,4 @@ class device_cudnn_tiles {
   memory memory_;
 };
 
-}  // namespace orrery
+}  // namespace orrery::detail

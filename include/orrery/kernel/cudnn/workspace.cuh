@@ -12,7 +12,7 @@
 #include "orrery/kernel/cudnn/call.hpp"
 #include "orrery/tensor/view.hpp"
 
-namespace orrery {
+namespace orrery::detail {
 
 /// What `device_cudnn` needs memory for: one call's results, its workspace, and the rank's own tensors where they do
 /// not lie as plans expect.
@@ -120,4 +120,4 @@ class device_cudnn_memory {
   Memory memory_;
 };
 
-}  // namespace orrery
+}  // namespace orrery::detail

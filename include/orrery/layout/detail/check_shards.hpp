@@ -65,7 +65,7 @@ struct shard_fault {
 class shard_check {
  public:
   /// `length` is at least 0.
-  [[nodiscard]] static constexpr shard_fault run(const list<segments>& shards, std::int64_t length) {
+  [[nodiscard]] static constexpr shard_fault run(const schedule::list<segments>& shards, std::int64_t length) {
     shard_check check{length};
     for (int rank = 0; rank < shards.size(); ++rank) {
       if (const shard_fault found = check.take(rank, shards[rank]); found.found != shard_fault::kind::none)
@@ -88,7 +88,7 @@ class shard_check {
 
   /// A heap of runs with the smallest next position at the top.
   struct queue {
-    list<runs> all;
+    schedule::list<runs> all;
 
     constexpr void push(const runs& one) {
       all.push_back(one);
@@ -220,10 +220,10 @@ class shard_check {
 
 /// What `shard_check` finds, found once in a process for shards that are right: ranks that are threads, and operators
 /// of the same layout and length, share it. Keeps up to 16 answers.
-[[nodiscard]] inline shard_fault check_shards(const list<segments>& shards, std::int64_t length) {
+[[nodiscard]] inline shard_fault check_shards(const schedule::list<segments>& shards, std::int64_t length) {
   struct answer {
     std::int64_t length;
-    list<segments> shards;
+    schedule::list<segments> shards;
   };
   constexpr std::size_t most = 16;
   static std::mutex mutex;
@@ -246,7 +246,7 @@ class shard_check {
 }
 
 /// A number by which ranks can tell whether they have the same shards (FNV-1a).
-[[nodiscard]] inline std::uint64_t digest_of(const list<segments>& shards,
+[[nodiscard]] inline std::uint64_t digest_of(const schedule::list<segments>& shards,
                                              std::uint64_t digest = 0xcbf29ce484222325U) noexcept {
   const auto add = [&](std::int64_t number) {
     for (int byte = 0; byte < 8; ++byte) {

@@ -9,7 +9,7 @@
 #include "orrery/schedule/list.hpp"
 #include "orrery/schedule/program.hpp"
 
-namespace orrery {
+namespace orrery::schedule {
 
 /// A hash of 64 bits of what a topology has written, for ranks to compare: equal schedules have equal digests on every
 /// machine, and two that differ have, but for a chance of 2^-64, different ones.
@@ -81,4 +81,4 @@ class schedule_digest {
   std::uint64_t state_ = 0;
 };
 
-}  // namespace orrery
+}  // namespace orrery::schedule

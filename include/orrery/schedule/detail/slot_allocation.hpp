@@ -4,7 +4,7 @@
 #include "orrery/schedule/detail/slot_state.hpp"
 #include "orrery/schedule/program.hpp"
 
-namespace orrery {
+namespace orrery::schedule {
 
 /// Gives every block that a program receives, and every partial that it begins, a slot, and reuses the slot when its
 /// last reader is done: a register allocation over the program's steps.
@@ -178,4 +178,4 @@ constexpr void finish(program& p) {
   slot_assignment{p}.run();
 }
 
-}  // namespace orrery
+}  // namespace orrery::schedule

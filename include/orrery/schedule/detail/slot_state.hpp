@@ -3,7 +3,7 @@
 
 #include "orrery/schedule/program.hpp"
 
-namespace orrery {
+namespace orrery::schedule {
 
 /// Which block is in which slot of one rank, as its program is walked through: the one place that knows how a step
 /// finds its blocks. The verifier and the executor both ask it.
@@ -86,4 +86,4 @@ class residency {
   list<int> newest_;
 };
 
-}  // namespace orrery
+}  // namespace orrery::schedule

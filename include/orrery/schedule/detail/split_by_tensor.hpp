@@ -7,7 +7,7 @@
 
 #include "orrery/schedule/program.hpp"
 
-namespace orrery {
+namespace orrery::schedule {
 
 /// How a rank's own operands leave it, if they consist of several tensors (a key block: K and V).
 ///
@@ -27,7 +27,7 @@ inline constexpr int every_tensor = -1;
 /// A finished program whose exchanges may carry a single tensor of their blocks: `tensor[e]` is the tensor of exchange
 /// e, or `every_tensor`; none at all if there is no such exchange.
 struct tensor_program {
-  orrery::program program;
+  orrery::schedule::program program;
   list<int> tensor;
 
   [[nodiscard]] int tensor_of(int exchange) const { return tensor.empty() ? every_tensor : tensor[exchange]; }
@@ -115,4 +115,9 @@ struct tensor_program {
   return split;
 }
 
+}  // namespace orrery::schedule
+
+namespace orrery {
+using schedule::hand_over;
+using schedule::name_of;
 }  // namespace orrery

@@ -3,7 +3,7 @@
 
 #include "orrery/schedule/program.hpp"
 
-namespace orrery {
+namespace orrery::schedule {
 
 /// Do two programs of one world differ in nothing but the names of peers, shards and slices? Compares what topologies
 /// write, not what `finish` adds. Costs time linear in the number of exchanges and steps.
@@ -109,4 +109,4 @@ template <class Agree>
   return first;
 }
 
-}  // namespace orrery
+}  // namespace orrery::schedule

@@ -11,7 +11,7 @@
 
 /// What ranks compare when they meet in a collective call, so that calls which do not fit are an error instead of a
 /// text read as another, or memory read past its end. Used by every transport.
-namespace orrery {
+namespace orrery::detail {
 
 /// What a rank calls.
 enum class collective_call : std::uint8_t {
@@ -195,4 +195,4 @@ void require_same_call(std::span<const collective_signature> of_ranks, const Fai
   fail(wrong.text);
 }
 
-}  // namespace orrery
+}  // namespace orrery::detail

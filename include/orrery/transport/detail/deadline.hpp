@@ -6,7 +6,7 @@
 
 #include "orrery/tensor/math.hpp"
 
-namespace orrery {
+namespace orrery::detail {
 
 /// The moment `seconds` from now; at most 30 years, since a clock ends after 292.
 [[nodiscard]] inline std::chrono::steady_clock::time_point deadline_in(double seconds) {
@@ -16,7 +16,7 @@ namespace orrery {
 
 /// Empty, or what is wrong with the options that every transport of the host has.
 [[nodiscard]] inline std::string what_is_wrong_with(double deadline, int threads_per_rank) {
-  if (!(deadline > 0) || !elementary::is_finite(deadline)) {
+  if (!(deadline > 0) || !math::is_finite(deadline)) {
     return "deadline is " + std::to_string(deadline) + ", expected a positive number of seconds";
   }
   if (threads_per_rank < 1) {
@@ -25,4 +25,4 @@ namespace orrery {
   return "";
 }
 
-}  // namespace orrery
+}  // namespace orrery::detail

@@ -7,7 +7,7 @@
 #include "orrery/schedule/program.hpp"
 
 /// What every transport's sentences are made of.
-namespace orrery {
+namespace orrery::detail {
 
 /// The two ends of a message, seen from one rank.
 enum class way : std::uint8_t { receiving, sending };
@@ -62,4 +62,4 @@ inline constexpr const char* world_is_usable = "; this world can still be used";
   return "orrery: " + who + " stops: " + why + (doing.empty() ? "" : "; " + who + " was " + doing) + end;
 }
 
-}  // namespace orrery
+}  // namespace orrery::detail

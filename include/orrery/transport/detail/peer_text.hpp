@@ -8,7 +8,7 @@
 #include <string_view>
 #include <type_traits>
 
-namespace orrery {
+namespace orrery::detail {
 
 /// Reads a text that another rank has written, and accepts nothing but what is asked for: a chain of calls, of which
 /// the first that does not find its part fails all that follow. Never reads past the end, and never loops.
@@ -78,4 +78,4 @@ class peer_text {
   bool good_ = true;
 };
 
-}  // namespace orrery
+}  // namespace orrery::detail

@@ -34,7 +34,7 @@ namespace orrery::mpi {
 /// nothing to exchange and so no remark, say, all members send their messages.
 class channel {
  public:
-  channel(std::shared_ptr<communicator> world, const program& p, std::vector<exchange_pieces> pieces)
+  channel(std::shared_ptr<communicator> world, const schedule::program& p, std::vector<exchange_pieces> pieces)
       : plan_{std::make_unique<plan>(std::move(world), p, std::move(pieces))} {}
 
   void begin() {
@@ -71,8 +71,8 @@ class channel {
 
  private:
   struct plan {
-    static constexpr auto receiving = static_cast<std::size_t>(way::receiving);
-    static constexpr auto sending = static_cast<std::size_t>(way::sending);
+    static constexpr auto receiving = static_cast<std::size_t>(detail::way::receiving);
+    static constexpr auto sending = static_cast<std::size_t>(detail::way::sending);
     struct flight {
       MPI_Request requests[2] = {MPI_REQUEST_NULL, MPI_REQUEST_NULL};
       bool flying = false;
@@ -80,7 +80,7 @@ class channel {
     };
 
     std::shared_ptr<communicator> world;
-    program steps;
+    schedule::program steps;
     std::vector<exchange_pieces> pieces;
     std::vector<flight> flights;
     std::vector<std::unique_ptr<message_type>> types;
@@ -90,7 +90,7 @@ class channel {
     std::size_t awaited;   // exchanges of this call
     bool refused = false;  // the last call, by the communicator
 
-    plan(std::shared_ptr<communicator> on, const program& p, std::vector<exchange_pieces> where_blocks_lie)
+    plan(std::shared_ptr<communicator> on, const schedule::program& p, std::vector<exchange_pieces> where_blocks_lie)
         : world{std::move(on)},
           steps{p},
           pieces{std::move(where_blocks_lie)},
@@ -113,7 +113,7 @@ class channel {
       for (std::size_t i = 0; i < flights.size(); ++i) {
         if (flights[i].part_of != nullptr) continue;
         const int e = static_cast<int>(i);
-        const exchange& x = steps.exchanges[e];
+        const schedule::exchange& x = steps.exchanges[e];
         if (x.received.count > 0) {
           const message_type& message = *types.emplace_back(std::make_unique<message_type>(*world, pieces[i].received));
           world->check(MPI_Recv_init(message.address(), message.count(), message.type(), x.from, first_tag + x.lane,
@@ -230,24 +230,24 @@ class channel {
           [&] {
             int received = 0;
             MPI_Request_get_status(one.requests[receiving], &received, MPI_STATUS_IGNORE);
-            const exchange& x = steps.exchanges[e];
+            const schedule::exchange& x = steps.exchanges[e];
             return waiting{where(e, received != 0 ? sending : receiving), {received != 0 ? x.to : x.from}};
           });
     }
 
     [[nodiscard]] std::string where(int e, std::size_t end) const {
-      return describe_wait(steps, e, static_cast<way>(end));
+      return detail::describe_wait(steps, e, static_cast<detail::way>(end));
     }
 
     /// "in step 1 for key shard 1 from rank 1, and key shard 2 from rank 2": what a collective has yet to bring, for
     /// all that is known.
-    [[nodiscard]] std::string describe(const range& exchanges) const {
+    [[nodiscard]] std::string describe(const schedule::range& exchanges) const {
       std::string text;
       for (int e = exchanges.first; e < exchanges.end(); ++e) {
-        const exchange& x = steps.exchanges[e];
-        if (x.from == nobody) continue;
+        const schedule::exchange& x = steps.exchanges[e];
+        if (x.from == schedule::nobody) continue;
         text += text.empty() ? "in step " + std::to_string(x.complete_before) + " for " : ", and ";
-        text += describe_message(steps, e, way::receiving) + " from rank " + std::to_string(x.from);
+        text += detail::describe_message(steps, e, detail::way::receiving) + " from rank " + std::to_string(x.from);
       }
       return text.empty() ? where(exchanges.first, sending) : text;
     }
@@ -260,7 +260,7 @@ class channel {
 
     /// Reads what a rank says in `agree`. False if it is malformed.
     [[nodiscard]] static bool parse(const std::string& of_rank, int& lanes, std::string_view& wrong) {
-      peer_text read{of_rank};
+      detail::peer_text read{of_rank};
       read.number(lanes, 1).skip(" ");
       while (read.at(';')) {
         read.skip(";");
@@ -293,7 +293,7 @@ class channel {
       std::vector<std::uint64_t> sent(2 * ranks, 0xcbf29ce484222325);
       std::vector<std::uint64_t> expected = sent;
       const auto mix = [](std::uint64_t& digest, std::uint64_t number) { digest = (digest ^ number) * 0x100000001b3; };
-      const auto add = [&](std::uint64_t* digests, const exchange& x, const std::vector<piece>& message,
+      const auto add = [&](std::uint64_t* digests, const schedule::exchange& x, const std::vector<piece>& message,
                            const candidate* part_of) {
         mix(digests[0], static_cast<std::uint64_t>(x.lane));
         mix(digests[0], message.size());
@@ -304,10 +304,10 @@ class channel {
       };
       // Messages of different lanes may be posted in another order than they are expected.
       int lanes = 1;
-      for (const exchange& x : steps.exchanges) lanes = (std::max)(lanes, x.lane + 1);
+      for (const schedule::exchange& x : steps.exchanges) lanes = (std::max)(lanes, x.lane + 1);
       for (int lane = 0; lane < lanes; ++lane) {
         for (int e = 0; e < steps.exchanges.size(); ++e) {
-          const exchange& x = steps.exchanges[e];
+          const schedule::exchange& x = steps.exchanges[e];
           const auto i = static_cast<std::size_t>(e);
           if (x.lane != lane) continue;
           if (x.sent.count > 0) add(&sent[2 * static_cast<std::size_t>(x.to)], x, pieces[i].sent, candidate_of[i]);
@@ -346,7 +346,7 @@ class channel {
                       " says of its plan what is no list of lanes and collectives; build all ranks with one version of "
                       "this library");
         }
-        if (!wrong.empty()) throw transport_error{"orrery: " + std::string{wrong} + world_is_usable};
+        if (!wrong.empty()) throw transport_error{"orrery: " + std::string{wrong} + detail::world_is_usable};
         all.lanes = (std::max)(all.lanes, its_lanes);
         all.natives_anywhere = all.natives_anywhere || of_rank.find(';') != std::string::npos;
       }

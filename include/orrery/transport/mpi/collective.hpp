@@ -24,8 +24,8 @@ namespace orrery::mpi {
 /// A program's remark that could be one call of MPI, as far as one rank knows: all its exchanges are of one step and
 /// one lane, with members of the group, and at most one message each way for each of them.
 struct candidate {
-  range exchanges;
-  rank_group members;
+  schedule::range exchanges;
+  schedule::rank_group members;
   int lane = 0;
   int step = 0;
   bool gathers = false;  ///< MPI_Iallgatherv can do it; else it takes MPI_Ialltoallw
@@ -42,15 +42,15 @@ struct candidate {
 
 /// Do the pieces of an all_gather fit one call: does each rank send one contiguous message to all, which also lies
 /// where an int reaches it from the others?
-[[nodiscard]] inline bool gathers_in_one(const collective& c, const program& p,
+[[nodiscard]] inline bool gathers_in_one(const schedule::collective& c, const schedule::program& p,
                                          const std::vector<exchange_pieces>& pieces) {
-  if (c.kind != collective_kind::all_gather || c.exchanges.count != c.ranks - 1) return false;
+  if (c.kind != schedule::collective_kind::all_gather || c.exchanges.count != c.ranks - 1) return false;
   const std::byte* lowest = nullptr;
   const std::byte* highest = nullptr;
   const std::vector<piece>& first = pieces[static_cast<std::size_t>(c.exchanges.first)].sent;
   for (int e = c.exchanges.first; e < c.exchanges.end(); ++e) {
     const exchange_pieces& of_exchange = pieces[static_cast<std::size_t>(e)];
-    if (p.exchanges[e].to == nobody || p.exchanges[e].from == nobody) return false;
+    if (p.exchanges[e].to == schedule::nobody || p.exchanges[e].from == schedule::nobody) return false;
     for (const std::vector<piece>* message : {&of_exchange.sent, &of_exchange.received}) {
       if (message->size() != 1) return false;
       const piece& one = message->front();
@@ -66,23 +66,23 @@ struct candidate {
 
 /// The remarks of a program that could be native collectives. Two of one group, lane and step are not told apart: none
 /// of them is.
-[[nodiscard]] inline std::vector<candidate> candidates_of(const program& p,
+[[nodiscard]] inline std::vector<candidate> candidates_of(const schedule::program& p,
                                                           const std::vector<exchange_pieces>& pieces) {
   std::vector<candidate> found;
-  for (const collective& c : p.collectives) {
-    const rank_group members{c.first_rank, c.ranks, c.rank_stride};
-    const exchange& first = p.exchanges[c.exchanges.first];
+  for (const schedule::collective& c : p.collectives) {
+    const schedule::rank_group members{c.first_rank, c.ranks, c.rank_stride};
+    const schedule::exchange& first = p.exchanges[c.exchanges.first];
     std::vector<int> met_to(static_cast<std::size_t>(c.ranks), 0);
     std::vector<int> met_from = met_to;
     const auto meets = [&](std::vector<int>& met, int peer) {
-      if (peer == nobody) return true;
+      if (peer == schedule::nobody) return true;
       const int index = members.index_of(peer);
       return index >= 0 && index < members.count && members.member(index) == peer &&
              met[static_cast<std::size_t>(index)]++ == 0;
     };
     bool fits = c.rank_stride > 0;
     for (int e = c.exchanges.first; fits && e < c.exchanges.end(); ++e) {
-      const exchange& x = p.exchanges[e];
+      const schedule::exchange& x = p.exchanges[e];
       fits = x.posted == first.posted && x.lane == first.lane && meets(met_to, x.to) && meets(met_from, x.from);
     }
     if (fits) found.push_back({c.exchanges, members, first.lane, first.posted, gathers_in_one(c, p, pieces)});
@@ -102,7 +102,7 @@ class native_collective {
  public:
   /// Of a group that has its communicator (see `communicator::make_groups`), and whose members have found out that all
   /// of them want it, and alike.
-  native_collective(communicator& world, const candidate& what, const program& p,
+  native_collective(communicator& world, const candidate& what, const schedule::program& p,
                     const std::vector<exchange_pieces>& pieces)
       : exchanges_{what.exchanges},
         members_{what.members},
@@ -141,14 +141,14 @@ class native_collective {
       side.types[index_of(peer)] = type.type();
     };
     for (int e = exchanges_.first; e < exchanges_.end(); ++e) {
-      const exchange& x = p.exchanges[e];
-      if (x.to != nobody) add(all.sent, x.to, pieces[static_cast<std::size_t>(e)].sent);
-      if (x.from != nobody) add(all.received, x.from, pieces[static_cast<std::size_t>(e)].received);
+      const schedule::exchange& x = p.exchanges[e];
+      if (x.to != schedule::nobody) add(all.sent, x.to, pieces[static_cast<std::size_t>(e)].sent);
+      if (x.from != schedule::nobody) add(all.received, x.from, pieces[static_cast<std::size_t>(e)].received);
     }
   }
 
-  [[nodiscard]] const range& exchanges() const noexcept { return exchanges_; }
-  [[nodiscard]] const rank_group& members() const noexcept { return members_; }
+  [[nodiscard]] const schedule::range& exchanges() const noexcept { return exchanges_; }
+  [[nodiscard]] const schedule::rank_group& members() const noexcept { return members_; }
   /// A number that all members give this call, and hardly ever another one. Plans are known by their first tag.
   [[nodiscard]] std::uint64_t number_of_call(int plan, std::uint64_t call_of_plan) const noexcept {
     std::uint64_t number = call_of_plan;
@@ -188,8 +188,8 @@ class native_collective {
     std::vector<std::unique_ptr<message_type>> messages;
   };
 
-  range exchanges_;
-  rank_group members_;
+  schedule::range exchanges_;
+  schedule::rank_group members_;
   int step_;
   int lane_;
   bool gathers_;

@@ -172,7 +172,7 @@ class communicator {
 
   /// Members that have a communicator of their own for one lane.
   struct group {
-    rank_group members;
+    schedule::rank_group members;
     int lane = 0;
   };
 
@@ -244,7 +244,7 @@ class communicator {
     forget(kept);
   }
   /// Made before.
-  [[nodiscard]] MPI_Comm of_group(const rank_group& members, int lane) const {
+  [[nodiscard]] MPI_Comm of_group(const schedule::rank_group& members, int lane) const {
     return groups_.at(key_of({members, lane}));
   }
 
@@ -278,8 +278,9 @@ class communicator {
   template <class Done, class What>
   void wait_until(const Done& done, const What& what) {
     if (done()) return;
-    const auto deadline = deadline_in(options_.deadline);
-    const auto time_to_ask = deadline_in(options_.deadline - (std::min)(options_.deadline / 2, longest_inquiry));
+    const auto deadline = detail::deadline_in(options_.deadline);
+    const auto time_to_ask =
+        detail::deadline_in(options_.deadline - (std::min)(options_.deadline / 2, longest_inquiry));
     bool asking = false;
     for (unsigned looks = 1; !done(); ++looks) {
       if (looks % 16 == 0 || failed_) {
@@ -292,7 +293,7 @@ class communicator {
           static_cast<void>(follow_inquiry());
         }
         if (now >= deadline) {
-          fail("rank " + std::to_string(rank_) + " has waited " + describe_seconds(options_.deadline) + " " +
+          fail("rank " + std::to_string(rank_) + " has waited " + detail::describe_seconds(options_.deadline) + " " +
                what().text + follow_inquiry());
         }
       }
@@ -378,13 +379,13 @@ class communicator {
   /// Returns when all ranks have come to the same call: every collective call begins with this one, so that no rank
   /// reads what belongs to another call. Throws `std::invalid_argument` on all ranks if only the type or number of
   /// their values differ, and fails if they are in different calls.
-  void meet(collective_signature call) {
+  void meet(detail::collective_signature call) {
     const presence here = enter();
     call.sequence = signatures_++;
     struct buffers {
       std::vector<std::byte> all;
     };
-    constexpr std::size_t each = collective_signature::size;
+    constexpr std::size_t each = detail::collective_signature::size;
     const auto ranks = static_cast<std::size_t>(size_);
     const auto kept = keep<buffers>();
     kept->all.resize(each * ranks);
@@ -395,23 +396,23 @@ class communicator {
                          &request),
           "MPI_Iallgather", nothing);
     wait_for_all(request, "MPI_Iallgather");
-    std::vector<collective_signature> calls(ranks);
+    std::vector<detail::collective_signature> calls(ranks);
     for (std::size_t r = 0; r < ranks; ++r) {
-      if (collective_signature::parse(std::span{kept->all}.subspan(each * r, each), calls[r])) continue;
+      if (detail::collective_signature::parse(std::span{kept->all}.subspan(each * r, each), calls[r])) continue;
       fail("rank " + std::to_string(r) + " comes to a collective call with something that is no signature of one; " +
            "build all ranks with one version of this library");
     }
     forget(kept);
-    require_same_call(calls, [this](const std::string& why) { fail(why); });
+    detail::require_same_call(calls, [this](const std::string& why) { fail(why); });
   }
 
   void barrier() {
     const presence here = enter();
-    collective("at a barrier", [&] { meet({collective_call::barrier}); });
+    collective("at a barrier", [&] { meet({detail::collective_call::barrier}); });
   }
 
   /// The texts of all ranks. Together at most 2 GiB.
-  [[nodiscard]] std::vector<std::string> all_gather(const std::string& text, collective_call call) {
+  [[nodiscard]] std::vector<std::string> all_gather(const std::string& text, detail::collective_call call) {
     const presence here = enter();
     return collective("at an all_gather", [&] {
       meet({call});
@@ -535,7 +536,8 @@ class communicator {
 
   /// MPI's thread level, if all is well with the arguments.
   [[nodiscard]] static int checked(MPI_Comm parent, const options& how) {
-    if (const std::string wrong = what_is_wrong_with(how.deadline, how.threads_per_rank); !wrong.empty()) refuse(wrong);
+    if (const std::string wrong = detail::what_is_wrong_with(how.deadline, how.threads_per_rank); !wrong.empty())
+      refuse(wrong);
     if (!(how.progress_interval >= 0)) {
       refuse("progress_interval is " + std::to_string(how.progress_interval) + ", expected seconds, at least 0");
     }
@@ -598,7 +600,8 @@ class communicator {
   [[noreturn]] void throw_failure(const std::string& doing) {
     tell();
     if (sentence_.empty()) {
-      sentence_ = describe_stop(rank_, failure_, doing, "; this world and its communicator cannot be used any more");
+      sentence_ =
+          detail::describe_stop(rank_, failure_, doing, "; this world and its communicator cannot be used any more");
     }
     throw transport_error{sentence_};
   }
@@ -621,7 +624,7 @@ class communicator {
         failed_ = true;
       } else if (read.kind == letters::kind::question) {
         std::uint64_t inquiry = 0;
-        if (!peer_text{read.text}.number(inquiry).ended())
+        if (!detail::peer_text{read.text}.number(inquiry).ended())
           malformed(read.from, "that asks nothing: \"" + read.text + "\"");
         const waiting mine = what();
         std::ostringstream written;
@@ -631,8 +634,8 @@ class communicator {
       } else {
         std::uint64_t inquiry = 0;
         waiting theirs;
-        rank_group& whom = theirs.whom;
-        peer_text numbers{read.text};
+        schedule::rank_group& whom = theirs.whom;
+        detail::peer_text numbers{read.text};
         numbers.number(inquiry).skip(" ").number(whom.first, 0, size_ - 1).skip(" ").number(whom.count, 0, size_);
         numbers.skip(" ").number(whom.stride, 1).skip(" ").number(theirs.call);
         if (!numbers.ended() || (whom.count > 0 && (size_ - 1 - whom.first) / whom.stride < whom.count - 1)) {

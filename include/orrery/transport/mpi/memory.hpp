@@ -88,18 +88,18 @@ class given_up {
 class memory {
  public:
   memory() = default;
-  explicit memory(std::int64_t bytes) : held_{new host_memory{bytes}, release{bytes}} {}
+  explicit memory(std::int64_t bytes) : held_{new detail::host_memory{bytes}, release{bytes}} {}
   [[nodiscard]] std::byte* data() const noexcept { return held_ == nullptr ? nullptr : held_->data(); }
 
  private:
   struct release {
     std::int64_t bytes;
-    void operator()(host_memory* held) const noexcept {
-      std::unique_ptr<host_memory> mine{held};
+    void operator()(detail::host_memory* held) const noexcept {
+      std::unique_ptr<detail::host_memory> mine{held};
       if (given_up::all().uses(held->data(), bytes)) given_up::all().keep_forever(std::move(mine));
     }
   };
-  std::unique_ptr<host_memory, release> held_;
+  std::unique_ptr<detail::host_memory, release> held_;
 };
 
 }  // namespace orrery::mpi

@@ -14,9 +14,9 @@ namespace orrery::mpi {
 
 /// What a rank waits for: a message from or to one rank, or a collective call with all members of a group.
 struct waiting {
-  std::string text;          ///< "in step 3 for key shard 1 from rank 2"
-  rank_group whom{0, 0, 1};  ///< nobody: it does not wait
-  std::uint64_t call = 0;    ///< the same number on all members of a collective call; 0: a message
+  std::string text;                    ///< "in step 3 for key shard 1 from rank 2"
+  schedule::rank_group whom{0, 0, 1};  ///< nobody: it does not wait
+  std::uint64_t call = 0;              ///< the same number on all members of a collective call; 0: a message
 };
 
 /// Whom does a rank wait for in the end? It asks those that it waits for, then those that these wait for, and so on: a

@@ -47,9 +47,9 @@ struct failed_call {
   const char* name = "";
   const burst* of = nullptr;
   int exchange = -1;  ///< -1: the burst's only call
-  way direction = way::sending;
+  detail::way direction = detail::way::sending;
 
-  void keep(ncclResult_t now, const char* call, const burst& at, int e = -1, way w = way::sending) {
+  void keep(ncclResult_t now, const char* call, const burst& at, int e = -1, detail::way w = detail::way::sending) {
     if (result != ncclSuccess || now == ncclSuccess || now == ncclInProgress) return;
     *this = {now, call, &at, e, w};
   }
@@ -60,22 +60,22 @@ struct burst {
   ordered_call what;
   std::size_t number = 0;  // in the plan
   nccl::line* line = nullptr;
-  cuda_event ready;
-  cuda_event done;
+  detail::cuda_event ready;
+  detail::cuda_event done;
   // Of a native call: what it sends and gets, in the order of the group's ranks; the exchanges that send to and
   // receive from each of them (-1: this rank itself), and the bytes of each.
-  collective_kind kind = collective_kind::all_gather;
-  device_memory sent;
-  device_memory received;
+  schedule::collective_kind kind = schedule::collective_kind::all_gather;
+  detail::device_memory sent;
+  detail::device_memory received;
   std::vector<int> to_rank;
   std::vector<int> from_rank;
   std::size_t bytes = 0;
 
   /// The burst's calls, inside a group.
-  void give(const program& steps, const std::vector<exchange_pieces>& pieces, failed_call& failed) const {
+  void give(const schedule::program& steps, const std::vector<exchange_pieces>& pieces, failed_call& failed) const {
     const cudaStream_t stream = line->stream.get();
     const ncclComm_t comm = line->comm.get();
-    if (what.native >= 0 && kind == collective_kind::all_gather) {
+    if (what.native >= 0 && kind == schedule::collective_kind::all_gather) {
       const piece& own = pieces[static_cast<std::size_t>(what.sends[0])].sent[0];
       failed.keep(ncclAllGather(own.data, received.data(), bytes, ncclUint8, comm, stream), "ncclAllGather", *this);
       return;
@@ -90,7 +90,7 @@ struct burst {
         if (one.bytes == 0) continue;
         const auto size = static_cast<std::size_t>(one.bytes);
         failed.keep(ncclSend(one.data, size, ncclUint8, steps.exchanges[e].to, comm, stream), "ncclSend", *this, e,
-                    way::sending);
+                    detail::way::sending);
       }
     }
     for (const int e : what.receives) {
@@ -98,14 +98,14 @@ struct burst {
         if (one.bytes == 0) continue;
         const auto size = static_cast<std::size_t>(one.bytes);
         failed.keep(ncclRecv(one.data, size, ncclUint8, steps.exchanges[e].from, comm, stream), "ncclRecv", *this, e,
-                    way::receiving);
+                    detail::way::receiving);
       }
     }
   }
 
   /// Before an all-to-all: what the burst sends, in a row. After a native call: what it got, to where it belongs.
   void pack(const std::vector<exchange_pieces>& pieces) const {
-    if (what.native < 0 || kind == collective_kind::all_gather) return;
+    if (what.native < 0 || kind == schedule::collective_kind::all_gather) return;
     for (std::size_t r = 0; r < to_rank.size(); ++r) {
       std::byte* to = sent.data() + r * bytes;
       if (to_rank[r] < 0) continue;
@@ -129,7 +129,8 @@ struct burst {
 
  private:
   void copy(std::byte* to, const std::byte* from, std::size_t size) const {
-    check_cuda(cudaMemcpyAsync(to, from, size, cudaMemcpyDeviceToDevice, line->stream.get()), "cudaMemcpyAsync");
+    detail::check_cuda(cudaMemcpyAsync(to, from, size, cudaMemcpyDeviceToDevice, line->stream.get()),
+                       "cudaMemcpyAsync");
   }
 };
 

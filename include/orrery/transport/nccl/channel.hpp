@@ -42,7 +42,7 @@ namespace orrery::nccl {
 /// the step's tile, and asks when it awaits the burst, or gives NCCL the next one.
 class channel {
  public:
-  channel(std::shared_ptr<communicators> world, const program& p, std::vector<exchange_pieces> pieces)
+  channel(std::shared_ptr<communicators> world, const schedule::program& p, std::vector<exchange_pieces> pieces)
       : plan_{std::make_unique<plan>(std::move(world), p, std::move(pieces))} {}
 
   void begin() { plan_->begin(); }
@@ -58,7 +58,7 @@ class channel {
  private:
   struct plan final : watched_call, communicators::given_calls {
     std::shared_ptr<communicators> world;
-    program steps;
+    schedule::program steps;
     std::vector<exchange_pieces> pieces;
     std::vector<std::unique_ptr<burst>> bursts;  // in the order in which they are issued
     struct ends {
@@ -74,11 +74,11 @@ class channel {
     bool begun = false;
     int awaited = 0;  // exchanges of this call
 
-    plan(std::shared_ptr<communicators> on, const program& p, std::vector<exchange_pieces> where)
+    plan(std::shared_ptr<communicators> on, const schedule::program& p, std::vector<exchange_pieces> where)
         : world{std::move(on)}, steps{p}, pieces{std::move(where)}, ends_of(pieces.size()) {
       const auto [mine, remarks] = messages();
       std::vector<rank_messages> all;
-      for (const std::string& text : world->all_gather(tell(mine), {collective_call::open})) {
+      for (const std::string& text : world->all_gather(tell(mine), {detail::collective_call::open})) {
         all.push_back(hear(text, static_cast<int>(all.size()), world->size()));
       }
       call_order order = world_messages{std::move(all)}.order(world->rank());
@@ -93,8 +93,8 @@ class channel {
       }
       if (order.natives.empty()) return;
       // Native calls take memory, which a rank may not have.
-      const agreement said{"error", wrong};
-      compare_agreements(world->all_gather(text_of({&said, 1}), {collective_call::open}));
+      const detail::agreement said{"error", wrong};
+      detail::compare_agreements(world->all_gather(text_of({&said, 1}), {detail::collective_call::open}));
     }
     plan(const plan&) = delete;
     plan& operator=(const plan&) = delete;
@@ -110,8 +110,8 @@ class channel {
       }
       world->forget(this, this);
       if (!world->failed()) return;
-      ignore_cuda(cudaStreamSynchronize(world->compute()));
-      for (const auto& one : bursts) ignore_cuda(cudaStreamSynchronize(one->line->stream.get()));
+      detail::ignore_cuda(cudaStreamSynchronize(world->compute()));
+      for (const auto& one : bursts) detail::ignore_cuda(cudaStreamSynchronize(one->line->stream.get()));
     }
 
     void begin() {
@@ -159,15 +159,15 @@ class channel {
       of.done.order(world->compute());
     }
 
-    [[nodiscard]] std::string where(int e, way w) const { return describe_wait(steps, e, w); }
+    [[nodiscard]] std::string where(int e, detail::way w) const { return detail::describe_wait(steps, e, w); }
     /// Where the first burst waits that is not done. Not while one is issued.
     [[nodiscard]] std::string waits() const override {
       for (const auto& one : bursts) {
         const cudaError_t done = cudaEventQuery(one->done.get());
         if (done == cudaSuccess) continue;
-        ignore_cuda(done);
+        detail::ignore_cuda(done);
         const cudaError_t ready = cudaEventQuery(one->ready.get());
-        ignore_cuda(ready);
+        detail::ignore_cuda(ready);
         if (done != cudaErrorNotReady || ready != cudaSuccess) return "";
         return place(*one);
       }
@@ -176,8 +176,8 @@ class channel {
     /// "in step 3 for key shard 1 from rank 2, or for another of 5 messages".
     [[nodiscard]] std::string place(const burst& of) const {
       const std::size_t messages = of.what.sends.size() + of.what.receives.size();
-      return (of.what.receives.empty() ? where(of.what.sends[0], way::sending)
-                                       : where(of.what.receives[0], way::receiving)) +
+      return (of.what.receives.empty() ? where(of.what.sends[0], detail::way::sending)
+                                       : where(of.what.receives[0], detail::way::receiving)) +
              (messages > 1 ? ", or for another of " + std::to_string(messages) + " messages" : "");
     }
 
@@ -222,13 +222,13 @@ class channel {
     }
 
     /// What this rank has to say of its program, and the remark behind each native call in it.
-    [[nodiscard]] std::pair<rank_messages, std::vector<collective>> messages() const {
+    [[nodiscard]] std::pair<rank_messages, std::vector<schedule::collective>> messages() const {
       rank_messages mine;
-      std::vector<collective> remarks;
+      std::vector<schedule::collective> remarks;
       std::vector<int> native_of(pieces.size(), -1);
       std::map<native_call, int> alike;
       mine.steps = steps.steps.size();
-      for (const collective& c : steps.collectives) {
+      for (const schedule::collective& c : steps.collectives) {
         if (!fits_one_call(c)) continue;
         native_call one{c.kind, c.first_rank, c.ranks, c.rank_stride, steps.exchanges[c.exchanges.first].lane, 0};
         one.number = alike[one]++;
@@ -239,7 +239,7 @@ class channel {
         remarks.push_back(c);
       }
       for (int e = 0; e < steps.exchanges.size(); ++e) {
-        const exchange& x = steps.exchanges[e];
+        const schedule::exchange& x = steps.exchanges[e];
         const auto add_end = [&](bool sends, int peer, const std::vector<piece>& bytes) {
           std::string sizes = std::to_string(bytes.size());
           for (const piece& one : bytes) sizes += " " + std::to_string(one.bytes);
@@ -263,7 +263,7 @@ class channel {
       for (const auto& [shape, first] : mine) static_cast<void>(world->groups(shape.first, shape.second, first));
     }
 
-    void add(ordered_call call, const rank_messages& mine, const std::vector<collective>& remarks) {
+    void add(ordered_call call, const rank_messages& mine, const std::vector<schedule::collective>& remarks) {
       burst& of = *bursts.emplace_back(std::make_unique<burst>());
       of.number = bursts.size() - 1;
       of.what = std::move(call);
@@ -274,7 +274,7 @@ class channel {
         return;
       }
       const native_call& one = mine.natives[static_cast<std::size_t>(of.what.native)];
-      const collective& c = remarks[static_cast<std::size_t>(of.what.native)];
+      const schedule::collective& c = remarks[static_cast<std::size_t>(of.what.native)];
       of.line = &world->groups(one.ranks, one.rank_stride, one.first_rank);
       of.kind = one.kind;
       of.bytes = static_cast<std::size_t>(size_of(pieces[static_cast<std::size_t>(c.exchanges.first)].sent));
@@ -288,8 +288,8 @@ class channel {
         of.from_rank[index_of(steps.exchanges[e].from)] = e;
       }
       const auto all = static_cast<std::int64_t>(of.bytes) * one.ranks;
-      of.received = device_memory{all};
-      if (of.kind != collective_kind::all_gather) of.sent = device_memory{all};
+      of.received = detail::device_memory{all};
+      if (of.kind != schedule::collective_kind::all_gather) of.sent = detail::device_memory{all};
     }
 
     [[nodiscard]] static std::int64_t size_of(const std::vector<piece>& message) {
@@ -300,17 +300,17 @@ class channel {
 
     /// Could this remark be one call of NCCL's, as far as this rank knows? Then it exchanges as many bytes with each
     /// other member, both ways, in one step; in an all-gather it sends the same to all.
-    [[nodiscard]] bool fits_one_call(const collective& c) const {
-      const bool gathers = c.kind == collective_kind::all_gather;
+    [[nodiscard]] bool fits_one_call(const schedule::collective& c) const {
+      const bool gathers = c.kind == schedule::collective_kind::all_gather;
       if (!(gathers ? world->how().native_all_gather : world->how().native_all_to_all)) return false;
       if (c.ranks < 2 || c.rank_stride < 1 || c.exchanges.count != c.ranks - 1) return false;
       const native_call group{c.kind, c.first_rank, c.ranks, c.rank_stride, 0, 0};
-      const exchange& first = steps.exchanges[c.exchanges.first];
+      const schedule::exchange& first = steps.exchanges[c.exchanges.first];
       const std::vector<piece>& sample = pieces[static_cast<std::size_t>(c.exchanges.first)].sent;
       std::set<int> to;
       std::set<int> from;
       for (int e = c.exchanges.first; e < c.exchanges.end(); ++e) {
-        const exchange& x = steps.exchanges[e];
+        const schedule::exchange& x = steps.exchanges[e];
         const exchange_pieces& of = pieces[static_cast<std::size_t>(e)];
         if (x.sent.count == 0 || x.received.count == 0 || !group.has(x.to) || !group.has(x.from)) return false;
         if (!to.insert(x.to).second || !from.insert(x.from).second) return false;

@@ -108,7 +108,7 @@ class patient_split {
 
  private:
   void run(ncclComm_t parent, int key, int device) {
-    ignore_cuda(cudaSetDevice(device));
+    detail::ignore_cuda(cudaSetDevice(device));
     const ncclResult_t result = ncclCommSplit(parent, 0, key, &child_, &config_);
     const std::lock_guard lock{mutex_};
     result_ = result;

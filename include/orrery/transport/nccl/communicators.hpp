@@ -39,7 +39,8 @@ namespace orrery::nccl {
 class communicators {
  public:
   communicators(ncclComm_t parent, cudaStream_t compute, const options& how) : compute_{compute}, options_{how} {
-    if (const std::string wrong = what_is_wrong_with(how.deadline, 1); !wrong.empty()) refuse("options: " + wrong);
+    if (const std::string wrong = detail::what_is_wrong_with(how.deadline, 1); !wrong.empty())
+      refuse("options: " + wrong);
     if (!(how.watchdog_period >= 0)) {
       refuse("options: watchdog_period is " + std::to_string(how.watchdog_period) +
              ", expected seconds, or 0 for no watchdog");
@@ -52,7 +53,7 @@ class communicators {
     compare_devices();
     lines_.control = line{};  // with a stream of this device
     const std::string wrong =
-        patient_split::make(parent, rank_, device_, deadline_in(how.deadline), lines_.control.comm);
+        patient_split::make(parent, rank_, device_, detail::deadline_in(how.deadline), lines_.control.comm);
     if (!wrong.empty()) fail("rank " + std::to_string(rank_) + " makes a communicator, and " + wrong);
     if (how.watchdog_period <= 0) return;
     marks_ = std::make_unique<call_marks>(how.deadline);
@@ -122,7 +123,7 @@ class communicators {
   void call_begins(const watched_call* what) {
     const own_turn mine{*this};
     cudaStreamCaptureStatus status = cudaStreamCaptureStatusNone;
-    check_cuda(cudaStreamIsCapturing(compute_, &status), "cudaStreamIsCapturing");
+    detail::check_cuda(cudaStreamIsCapturing(compute_, &status), "cudaStreamIsCapturing");
     capturing_ = status != cudaStreamCaptureStatusNone;
     marking_ = marks_ != nullptr && !capturing_;
     if (marking_) marks_->begin(compute_, what);
@@ -143,7 +144,7 @@ class communicators {
     if (given_ == given) given_ = nullptr;
   }
 
-  void make_current() const { check_cuda(cudaSetDevice(device_), "cudaSetDevice"); }
+  void make_current() const { detail::check_cuda(cudaSetDevice(device_), "cudaSetDevice"); }
 
   /// Throws if the world has failed, or NCCL says that one of its communicators has.
   void enter(const std::string& doing = "") {
@@ -183,7 +184,7 @@ class communicators {
   template <class Where>
   void finish(ncclComm_t comm, ncclResult_t result, const char* call, const Where& where) {
     if (result == ncclSuccess) return;
-    const std::string wrong = wait_for(comm, result, call, deadline_in(options_.deadline));
+    const std::string wrong = wait_for(comm, result, call, detail::deadline_in(options_.deadline));
     if (wrong.empty()) return;
     const std::string place = where();
     fail(wrong + (place.empty() ? "" : ", " + place));
@@ -192,13 +193,13 @@ class communicators {
   /// Waits until all that is on the stream is done, up to the deadline; `what` for, in words. None: for the calls on
   /// it.
   void synchronize(cudaStream_t stream, const char* what = nullptr) {
-    const auto deadline = deadline_in(options_.deadline);
+    const auto deadline = detail::deadline_in(options_.deadline);
     for (;;) {
       const cudaError_t state = cudaStreamQuery(stream);
       if (state == cudaSuccess) return;
-      if (is_sticky(state)) give_up("rank " + std::to_string(rank_) + " has lost its device");
-      if (state != cudaErrorNotReady) check_cuda(state, "cudaStreamQuery");
-      ignore_cuda(state);
+      if (detail::is_sticky(state)) give_up("rank " + std::to_string(rank_) + " has lost its device");
+      if (state != cudaErrorNotReady) detail::check_cuda(state, "cudaStreamQuery");
+      detail::ignore_cuda(state);
       enter(what != nullptr ? std::string{"waiting "} + what : "");
       if (std::chrono::steady_clock::now() >= deadline) fail(who_waits(what));
       std::this_thread::yield();
@@ -208,10 +209,10 @@ class communicators {
   /// The texts of all ranks, over the device: their signatures and sizes, which are compared, then all texts padded to
   /// the largest. Throws `std::invalid_argument` on all ranks if only the arguments of their calls differ, and fails if
   /// ranks are in different calls.
-  [[nodiscard]] std::vector<std::string> all_gather(const std::string& text, collective_signature call) {
+  [[nodiscard]] std::vector<std::string> all_gather(const std::string& text, detail::collective_signature call) {
     enter("at a collective call");
     call.sequence = collective_calls_++;
-    constexpr std::size_t header = collective_signature::size + sizeof(std::uint64_t);
+    constexpr std::size_t header = detail::collective_signature::size + sizeof(std::uint64_t);
     const auto ranks = static_cast<std::size_t>(size_);
     std::array<std::byte, header> mine{};
     const auto signature = call.serialize();
@@ -221,16 +222,16 @@ class communicators {
     std::vector<std::byte> headers(header * ranks);
     gather(mine.data(), headers.data(), header);
 
-    std::vector<collective_signature> calls(ranks);
+    std::vector<detail::collective_signature> calls(ranks);
     std::vector<std::uint64_t> sizes(ranks);
     for (std::size_t r = 0; r < ranks; ++r) {
       const std::span of_rank = std::span{headers}.subspan(header * r, header);
-      if (!collective_signature::parse(of_rank.first(collective_signature::size), calls[r])) {
+      if (!detail::collective_signature::parse(of_rank.first(detail::collective_signature::size), calls[r])) {
         fail("rank " + std::to_string(r) + " comes to a collective call with something that is no signature of one");
       }
-      std::memcpy(&sizes[r], of_rank.data() + collective_signature::size, sizeof(sizes[r]));
+      std::memcpy(&sizes[r], of_rank.data() + detail::collective_signature::size, sizeof(sizes[r]));
     }
-    require_same_call(calls, [this](const std::string& why) { fail(why); });
+    detail::require_same_call(calls, [this](const std::string& why) { fail(why); });
 
     return gather_texts(text, sizes);
   }
@@ -277,7 +278,7 @@ class communicators {
   void compare_devices() const {
 #if CUDART_VERSION >= 12080
     int of_stream = device_;
-    check_cuda(cudaStreamGetDevice(compute_, &of_stream), "cudaStreamGetDevice");
+    detail::check_cuda(cudaStreamGetDevice(compute_, &of_stream), "cudaStreamGetDevice");
     if (of_stream == device_) return;
     refuse("world: the stream is of device " + std::to_string(of_stream) + ", the communicator of device " +
            std::to_string(device_) + "; make the stream while the communicator's device is the current one");
@@ -287,7 +288,8 @@ class communicators {
   [[nodiscard]] line split_off(int color) {
     finish_given();
     line made;
-    const std::string wrong = split(lines_.control.comm.get(), color, rank_, deadline_in(options_.deadline), made.comm);
+    const std::string wrong =
+        split(lines_.control.comm.get(), color, rank_, detail::deadline_in(options_.deadline), made.comm);
     if (wrong.empty()) return made;
     give_up("rank " + std::to_string(rank_) + " makes a communicator, and " + wrong);
     made.comm.abort();
@@ -295,10 +297,10 @@ class communicators {
   }
 
   void gather(const void* mine, void* of_all, std::size_t bytes) {
-    const device_memory sent{static_cast<std::int64_t>(bytes)};
-    const device_memory received{static_cast<std::int64_t>(bytes) * size_};
+    const detail::device_memory sent{static_cast<std::int64_t>(bytes)};
+    const detail::device_memory received{static_cast<std::int64_t>(bytes) * size_};
     const cudaStream_t stream = lines_.control.stream.get();
-    check_cuda(cudaMemcpyAsync(sent.data(), mine, bytes, cudaMemcpyHostToDevice, stream), "cudaMemcpyAsync");
+    detail::check_cuda(cudaMemcpyAsync(sent.data(), mine, bytes, cudaMemcpyHostToDevice, stream), "cudaMemcpyAsync");
     {
       const own_turn mine_now{*this};
       go_on();
@@ -309,9 +311,9 @@ class communicators {
     }
     const char* const what = "for all ranks to come to the same collective call";
     synchronize(stream, what);
-    check_cuda(cudaMemcpyAsync(of_all, received.data(), bytes * static_cast<std::size_t>(size_), cudaMemcpyDeviceToHost,
-                               stream),
-               "cudaMemcpyAsync");
+    detail::check_cuda(cudaMemcpyAsync(of_all, received.data(), bytes * static_cast<std::size_t>(size_),
+                                       cudaMemcpyDeviceToHost, stream),
+                       "cudaMemcpyAsync");
     synchronize(stream, what);
   }
 
@@ -321,7 +323,8 @@ class communicators {
   }
   void abort(const std::string& why) {
     if (failed()) return;
-    failure_ = describe_stop(rank_, why, "", "; its communicators are aborted, and this world cannot be used any more");
+    failure_ = detail::describe_stop(rank_, why, "",
+                                     "; its communicators are aborted, and this world cannot be used any more");
     failed_.store(true, std::memory_order_release);
     lines_.each([](line& one) { one.comm.abort(); });
   }
@@ -347,7 +350,7 @@ class communicators {
   [[nodiscard]] std::string who_waits(const char* what) {
     const own_turn mine{*this};
     const std::string who = "rank " + std::to_string(rank_) + " ";
-    if (what != nullptr) return who + "has waited " + describe_seconds(options_.deadline) + " " + what;
+    if (what != nullptr) return who + "has waited " + detail::describe_seconds(options_.deadline) + " " + what;
     return who + (marks_ != nullptr ? marks_->waited(options_.deadline) : call_marks::nothing_known(options_.deadline));
   }
 

@@ -18,18 +18,18 @@ namespace orrery::nccl {
 
 /// A communicator and the stream that its calls are enqueued on.
 struct line {
-  cuda_stream stream;
+  detail::cuda_stream stream;
   communicator comm;
 };
 
 /// Waits until the stream has nothing to do, at most so many seconds. Has it ended, and without an error?
 [[nodiscard]] inline bool becomes_idle(cudaStream_t stream, double seconds) noexcept {
-  const auto deadline = deadline_in(seconds);
+  const auto deadline = detail::deadline_in(seconds);
   cudaError_t state = cudaErrorNotReady;
   while ((state = cudaStreamQuery(stream)) == cudaErrorNotReady && std::chrono::steady_clock::now() < deadline) {
     std::this_thread::yield();
   }
-  ignore_cuda(state);
+  detail::ignore_cuda(state);
   return state == cudaSuccess;
 }
 

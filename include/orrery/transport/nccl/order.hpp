@@ -68,7 +68,7 @@ struct message_end {
 
 /// A remark that could be one call of NCCL's, as far as its rank knows.
 struct native_call {
-  collective_kind kind;
+  schedule::collective_kind kind;
   int first_rank;
   int ranks;
   int rank_stride;
@@ -107,17 +107,17 @@ struct rank_messages {
   constexpr int most = (std::numeric_limits<int>::max)();
   constexpr int most_steps = 1 << 20;
   rank_messages told;
-  peer_text read{text};
+  detail::peer_text read{text};
   read.number(told.steps, 0, most_steps).skip("\n");
   while (read.good() && !read.ended()) {
     if (read.at('n')) {
       int kind = 0;
       native_call one{};
-      read.skip("n ").number(kind, 0, static_cast<int>(collective_kind::reduce_scatter)).skip(" ");
+      read.skip("n ").number(kind, 0, static_cast<int>(schedule::collective_kind::reduce_scatter)).skip(" ");
       read.number(one.first_rank, 0, ranks - 1).skip(" ").number(one.ranks, 1, ranks).skip(" ");
       read.number(one.rank_stride, 1, most).skip(" ").number(one.lane, 0, most).skip(" ");
       read.number(one.number, 0, most).skip("\n");
-      one.kind = static_cast<collective_kind>(kind);
+      one.kind = static_cast<schedule::collective_kind>(kind);
       told.natives.push_back(one);
     } else {
       message_end one{};
@@ -211,7 +211,7 @@ class world_messages {
       if (same) return;
       throw transport_error{"orrery: rank " + std::to_string(from) + " sends to rank " + std::to_string(to) +
                             " other messages than that expects: their number, their lanes or their sizes differ" +
-                            world_is_usable};
+                            detail::world_is_usable};
     };
     std::set<std::tuple<int, int, int>> pairs;
     for (const auto& [pair, ends] : sent) pairs.insert(pair);
@@ -330,7 +330,7 @@ class world_messages {
       if (clocks[rank].size() == awaited[rank].size()) continue;
       stuck_ = "orrery: rank " + std::to_string(rank) + " would wait for ever in step " +
                std::to_string(clocks[rank].size()) +
-               ": the programs are not proven; let orrery::verify name what is wrong" + world_is_usable;
+               ": the programs are not proven; let orrery::verify name what is wrong" + detail::world_is_usable;
     }
     return stuck_.empty();
   }

@@ -105,7 +105,7 @@ class call_marks {
       }
       if (const cudaError_t state = cudaEventQuery(one.ended.get()); state != cudaSuccess) {
         if (state != cudaErrorNotReady) return failure(state);
-        ignore_cuda(state);
+        detail::ignore_cuda(state);
         return late(one, now);
       }
     }
@@ -122,17 +122,17 @@ class call_marks {
       }
       if (calls == 1) where = marks_[oldest_].what->waits();
     }
-    return where.empty() ? nothing_known(seconds) : "has waited " + describe_seconds(seconds) + " " + where;
+    return where.empty() ? nothing_known(seconds) : "has waited " + detail::describe_seconds(seconds) + " " + where;
   }
   [[nodiscard]] static std::string nothing_known(double seconds) {
-    return "has waited " + describe_seconds(seconds) +
+    return "has waited " + detail::describe_seconds(seconds) +
            " for its stream: for a peer that has not come, or a kernel that does not end";
   }
 
  private:
   struct mark {
-    cuda_event begun;
-    cuda_event ended;
+    detail::cuda_event begun;
+    detail::cuda_event ended;
     const watched_call* what = nullptr;
     int calls = 0;
     bool enqueued = true;    // to its end
@@ -147,7 +147,7 @@ class call_marks {
     return age.count() < deadline_ * one.calls ? "" : waited(deadline_ * one.calls);
   }
   [[nodiscard]] static std::string failure(cudaError_t state) {
-    ignore_cuda(state);
+    detail::ignore_cuda(state);
     if (state == cudaErrorNotReady) return "";
     return std::string{"has lost its device: cudaEventQuery failed: "} + cudaGetErrorString(state) + " (" +
            cudaGetErrorName(state) + ")";
@@ -178,10 +178,10 @@ class watchdog {
 
  private:
   void watch(std::chrono::duration<double> period, int device, const std::function<bool()>& look) {
-    ignore_cuda(cudaSetDevice(device));
+    detail::ignore_cuda(cudaSetDevice(device));
     // So that asking an event disturbs no capture that another thread has under way.
     cudaStreamCaptureMode mode = cudaStreamCaptureModeRelaxed;
-    ignore_cuda(cudaThreadExchangeStreamCaptureMode(&mode));
+    detail::ignore_cuda(cudaThreadExchangeStreamCaptureMode(&mode));
     std::unique_lock lock{mutex_};
     while (!wake_.wait_for(lock, period, [this] { return over_; })) {
       lock.unlock();

@@ -73,25 +73,26 @@ class basic_channel {
  public:
   using end = typename Message::end;
 
-  basic_channel(shared_world& world, int rank, const program& p, std::vector<exchange_pieces> pieces, end mine)
+  basic_channel(shared_world& world, int rank, const schedule::program& p, std::vector<exchange_pieces> pieces,
+                end mine)
       : world_{&world}, alive_{world.watched()}, rank_{rank}, plan_{std::make_unique<plan>(std::move(mine))} {
     plan_->steps = p;
     plan_->pieces = std::move(pieces);
     const int exchanges = p.exchanges.size();
-    plan_->leaving = plan_->arriving = list<message*>(exchanges);
+    plan_->leaving = plan_->arriving = schedule::list<message*>(exchanges);
     for (int e = 0; e < exchanges; ++e) {
-      const exchange& x = p.exchanges[e];
+      const schedule::exchange& x = p.exchanges[e];
       if (x.received.count == 0) continue;
       plan_->arriving[e] = new message;
       plan_->arriving[e]->expect(plan_->mine, x.lane, plan_->pieces[static_cast<std::size_t>(e)].received);
     }
 
     std::string wrong;
-    world_->show(rank, plan_.get(), {collective_call::open}, [&](const std::vector<void*>& plans) {
+    world_->show(rank, plan_.get(), {detail::collective_call::open}, [&](const std::vector<void*>& plans) {
       for (int e = 0; e < exchanges && wrong.empty(); ++e) wrong = find_receiver(e, plans);
     });
-    for (const std::string& of_rank : world_->all_gather(rank, wrong, collective_call::open)) {
-      if (!of_rank.empty()) throw transport_error{"orrery: " + of_rank + world_is_usable};
+    for (const std::string& of_rank : world_->all_gather(rank, wrong, detail::collective_call::open)) {
+      if (!of_rank.empty()) throw transport_error{"orrery: " + of_rank + detail::world_is_usable};
     }
   }
 
@@ -108,7 +109,7 @@ class basic_channel {
 
   void post(int e) {
     expect_world();
-    const exchange& x = plan_->steps.exchanges[e];
+    const schedule::exchange& x = plan_->steps.exchanges[e];
     if (x.sent.count > 0) {
       message& m = *plan_->leaving[e];
       m.leave(plan_->mine);
@@ -123,9 +124,9 @@ class basic_channel {
 
   void await(int e) {
     expect_world();
-    const exchange& x = plan_->steps.exchanges[e];
-    if (x.received.count > 0) finish(*plan_->arriving[e], x.from, e, way::receiving);
-    if (x.sent.count > 0) finish(*plan_->leaving[e], x.to, e, way::sending);
+    const schedule::exchange& x = plan_->steps.exchanges[e];
+    if (x.received.count > 0) finish(*plan_->arriving[e], x.from, e, detail::way::receiving);
+    if (x.sent.count > 0) finish(*plan_->leaving[e], x.to, e, detail::way::sending);
     ++awaited_;
   }
 
@@ -143,10 +144,10 @@ class basic_channel {
   };
   struct plan {
     end mine;
-    program steps;
+    schedule::program steps;
     std::vector<exchange_pieces> pieces;
-    list<message*> arriving;  // by exchange; null where nothing does
-    list<message*> leaving;
+    schedule::list<message*> arriving;  // by exchange; null where nothing does
+    schedule::list<message*> leaving;
 
     explicit plan(end of_rank) : mine{std::move(of_rank)} {}
     plan(const plan&) = delete;
@@ -175,16 +176,16 @@ class basic_channel {
 
   /// The k-th message to a rank in a lane is the k-th that it expects from here in that lane. Empty, or what is wrong.
   [[nodiscard]] std::string find_receiver(int e, const std::vector<void*>& plans) {
-    const exchange& x = plan_->steps.exchanges[e];
+    const schedule::exchange& x = plan_->steps.exchanges[e];
     if (x.sent.count == 0) return "";
     int before = 0;
     for (int d = 0; d < e; ++d) {
-      const exchange& y = plan_->steps.exchanges[d];
+      const schedule::exchange& y = plan_->steps.exchanges[d];
       if (y.sent.count > 0 && y.to == x.to && y.lane == x.lane) ++before;
     }
     const plan& other = *static_cast<const plan*>(plans[static_cast<std::size_t>(x.to)]);
     for (int r = 0; r < other.steps.exchanges.size(); ++r) {
-      const exchange& y = other.steps.exchanges[r];
+      const schedule::exchange& y = other.steps.exchanges[r];
       if (y.received.count == 0 || y.from != rank_ || y.lane != x.lane || before-- > 0) continue;
       const std::vector<piece>& sent = plan_->pieces[static_cast<std::size_t>(e)].sent;
       const std::vector<piece>& expected = other.pieces[static_cast<std::size_t>(r)].received;
@@ -197,19 +198,21 @@ class basic_channel {
       plan_->leaving[e] = &found;
       return "";
     }
-    return "rank " + std::to_string(rank_) + " sends " + describe_message(plan_->steps, e, way::sending) + " to rank " +
-           std::to_string(x.to) + ", which does not expect it, or not in this size";
+    return "rank " + std::to_string(rank_) + " sends " +
+           detail::describe_message(plan_->steps, e, detail::way::sending) + " to rank " + std::to_string(x.to) +
+           ", which does not expect it, or not in this size";
   }
 
   void hand_over(message& m, int peer) {
     if (m.ends.post([&] { m.copy(); })) world_->wake(peer);
   }
 
-  void finish(message& m, int peer, int e, way w) {
+  void finish(message& m, int peer, int e, detail::way w) {
     if (m.ends.copied() < call_) {
       [[maybe_unused]] const auto waiting = plan_->mine.pause();
       world_->wait(
-          rank_, peer, [&] { return m.ends.copied() >= call_; }, [&] { return describe_wait(plan_->steps, e, w); });
+          rank_, peer, [&] { return m.ends.copied() >= call_; },
+          [&] { return detail::describe_wait(plan_->steps, e, w); });
     }
     m.finish(plan_->mine);
   }

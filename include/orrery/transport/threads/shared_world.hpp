@@ -63,19 +63,19 @@ class shared_world {
   void wait(int rank, int peer, const Done& done, const What& what) {
     if (done()) return;
     sleeper& me = ranks_[static_cast<std::size_t>(rank)];
-    const auto deadline = deadline_in(options_.deadline);
+    const auto deadline = detail::deadline_in(options_.deadline);
     const wait_mark registered{me, peer};
     bool in_time = true;
     std::unique_lock lock{me.mutex};
     while (!done()) {
       std::string why;
-      if (const int ended = who_ended(rank, peer); ended != nobody) {
+      if (const int ended = who_ended(rank, peer); ended != schedule::nobody) {
         if (done()) return;
         why =
             "rank " + std::to_string(rank) + " waits " + what() + ", but rank " + std::to_string(ended) + " has ended";
       } else if (!in_time) {
-        why = "rank " + std::to_string(rank) + " has waited " + describe_seconds(options_.deadline) + " " + what() +
-              who_is_late(rank, peer);
+        why = "rank " + std::to_string(rank) + " has waited " + detail::describe_seconds(options_.deadline) + " " +
+              what() + who_is_late(rank, peer);
       }
       if (!why.empty() || failed()) {
         lock.unlock();
@@ -146,11 +146,11 @@ class shared_world {
   /// Returns when all ranks have come.
   void barrier(int rank) {
     check(rank, coming);
-    meet(rank, numbered(rank, {collective_call::barrier}));
+    meet(rank, numbered(rank, {detail::collective_call::barrier}));
   }
 
   /// The texts of all ranks.
-  [[nodiscard]] std::vector<std::string> all_gather(int rank, std::string text, collective_call call) {
+  [[nodiscard]] std::vector<std::string> all_gather(int rank, std::string text, detail::collective_call call) {
     std::vector<std::string> all;
     show(rank, &text, {call}, [&](const std::vector<void*>& shown) {
       all.reserve(shown.size());
@@ -163,8 +163,8 @@ class shared_world {
   /// ranks make the same call, which `call` describes, and so show things of one type. Returns, or throws, when nobody
   /// looks any more: what a rank shows need not live longer than this call, even if it is given up in between.
   template <class Look>
-  void show(int rank, void* mine, const collective_signature& call, const Look& look) {
-    const collective_signature signature = numbered(rank, call);
+  void show(int rank, void* mine, const detail::collective_signature& call, const Look& look) {
+    const detail::collective_signature signature = numbered(rank, call);
     std::atomic<bool>& looking = ranks_[static_cast<std::size_t>(rank)].looking;
     looking.store(true, std::memory_order_seq_cst);
     bool refused = false;
@@ -199,24 +199,24 @@ class shared_world {
       throw std::invalid_argument{"orrery: threads::run: the number of ranks is " + std::to_string(size) +
                                   ", expected at least 1"};
     }
-    if (const std::string wrong = what_is_wrong_with(how.deadline, how.threads_per_rank); !wrong.empty()) {
+    if (const std::string wrong = detail::what_is_wrong_with(how.deadline, how.threads_per_rank); !wrong.empty()) {
       throw std::invalid_argument{"orrery: threads::options: " + wrong};
     }
     return size;
   }
 
   /// The signature of this rank's next collective call.
-  [[nodiscard]] collective_signature numbered(int rank, collective_signature call) noexcept {
+  [[nodiscard]] detail::collective_signature numbered(int rank, detail::collective_signature call) noexcept {
     call.sequence = ranks_[static_cast<std::size_t>(rank)].calls++;
     return call;
   }
 
   /// Returns when all ranks have come with the same signature. Throws `std::invalid_argument` on all of them if only
   /// their arguments differ, and fails the world if they are in different calls.
-  void meet(int rank, const collective_signature& mine) {
+  void meet(int rank, const detail::collective_signature& mine) {
     sleeper& me = ranks_[static_cast<std::size_t>(rank)];
     // A rank is at most one meeting ahead of those that still read the signatures of the last one.
-    const std::span<collective_signature> of_ranks =
+    const std::span<detail::collective_signature> of_ranks =
         std::span{signatures_}.subspan(me.meetings++ % 2 * ranks_.size(), ranks_.size());
     of_ranks[static_cast<std::size_t>(rank)] = mine;
     me.arrivals.fetch_add(1, std::memory_order_relaxed);
@@ -228,7 +228,7 @@ class shared_world {
     } else {
       wait(rank, anyone, complete, [] { return std::string{"for all ranks to come to the same collective call"}; });
     }
-    require_same_call(of_ranks, [&](const std::string& why) {
+    detail::require_same_call(of_ranks, [&](const std::string& why) {
       fail(why);
       throw_failure(rank, "");
     });
@@ -238,13 +238,13 @@ class shared_world {
     std::mutex mutex;
     std::condition_variable wake;
     std::atomic<bool> left{false};
-    std::atomic<bool> looking{false};        // at what others show
-    std::atomic<int> waits_for{nobody};      // a rank, anyone, or nobody: it does not wait
-    std::atomic<std::uint64_t> arrivals{0};  // at meetings
-    std::uint64_t meetings = 0;              // the same, for the rank itself
-    std::uint64_t calls = 0;                 // collective ones
-    std::string sentence;                    // that the rank throws, once the world has failed
-    std::unique_ptr<thread_team> team;       // the rank's own, if it has helpers
+    std::atomic<bool> looking{false};              // at what others show
+    std::atomic<int> waits_for{schedule::nobody};  // a rank, anyone, or nobody: it does not wait
+    std::atomic<std::uint64_t> arrivals{0};        // at meetings
+    std::uint64_t meetings = 0;                    // the same, for the rank itself
+    std::uint64_t calls = 0;                       // collective ones
+    std::string sentence;                          // that the rank throws, once the world has failed
+    std::unique_ptr<thread_team> team;             // the rank's own, if it has helpers
   };
 
   struct wait_mark {
@@ -252,16 +252,16 @@ class shared_world {
     wait_mark(sleeper& of, int peer) noexcept : me{of} { me.waits_for.store(peer, std::memory_order_relaxed); }
     wait_mark(const wait_mark&) = delete;
     wait_mark& operator=(const wait_mark&) = delete;
-    ~wait_mark() { me.waits_for.store(nobody, std::memory_order_relaxed); }
+    ~wait_mark() { me.waits_for.store(schedule::nobody, std::memory_order_relaxed); }
   };
 
   [[nodiscard]] int who_ended(int rank, int peer) const {
-    if (peer == nobody) return nobody;
+    if (peer == schedule::nobody) return schedule::nobody;
     for (int other = 0; other < size_; ++other) {
       if (other == rank || (peer != anyone && peer != other)) continue;
       if (ranks_[static_cast<std::size_t>(other)].left.load(std::memory_order_acquire)) return other;
     }
-    return nobody;
+    return schedule::nobody;
   }
 
   /// Whom `rank`, which waits for `peer`, waits for in the end: the deadlines of several ranks may pass together, and
@@ -277,7 +277,7 @@ class shared_world {
         text += (hops == 0 ? ", which itself waits for rank " : ", which waits for rank ") + std::to_string(peer);
     }
     if (peer >= 0) return text;  // round in a circle
-    if (peer == nobody) {
+    if (peer == schedule::nobody) {
       return text + "; rank " + std::to_string(last) + " does not wait for anybody: it is late, or stands still";
     }
     std::string absent;
@@ -297,7 +297,7 @@ class shared_world {
     if (sentence.empty()) {
       const std::lock_guard lock{failure_mutex_};
       const std::string nothing_known = "rank " + std::to_string(culprit_) + " failed";
-      sentence = describe_stop(rank, failure_.empty() ? nothing_known : failure_, doing);
+      sentence = detail::describe_stop(rank, failure_.empty() ? nothing_known : failure_, doing);
     }
     throw transport_error{sentence};
   }
@@ -312,8 +312,9 @@ class shared_world {
   std::mutex failure_mutex_;
   std::atomic<bool> failed_{false};
   std::string failure_;
-  int culprit_ = nobody;  // the rank that failed first, where there was no memory for its message
-  std::vector<collective_signature> signatures_;  // of all ranks at this meeting, and at the one before or after it
+  int culprit_ = schedule::nobody;  // the rank that failed first, where there was no memory for its message
+  std::vector<detail::collective_signature>
+      signatures_;  // of all ranks at this meeting, and at the one before or after it
   std::vector<void*> shown_;
 };
 

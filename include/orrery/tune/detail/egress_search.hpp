@@ -6,7 +6,7 @@
 #include "orrery/predict/traffic.hpp"
 #include "orrery/schedule/list.hpp"
 
-namespace orrery {
+namespace orrery::detail {
 
 /// The schedule's costs between ranks, and a search for a distribution of the ranks over nodes of equal size in which
 /// the busiest node sends least to others, and then the squares of what nodes send add up to least.
@@ -158,4 +158,4 @@ class egress_search {
   list<double> with_node_;
 };
 
-}  // namespace orrery
+}  // namespace orrery::detail

@@ -4,7 +4,7 @@
 #include "orrery/schedule/program.hpp"
 #include "orrery/verify/detail/proof_subject.hpp"
 
-namespace orrery {
+namespace orrery::detail {
 
 /// Proves all messages of a world: each has its counterpart, and all ranks reach their end.
 class message_proof {
@@ -160,4 +160,4 @@ class message_proof {
   bool in_step_ = true;
 };
 
-}  // namespace orrery
+}  // namespace orrery::detail

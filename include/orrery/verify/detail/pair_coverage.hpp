@@ -6,7 +6,7 @@
 #include "orrery/schedule/program.hpp"
 #include "orrery/verify/detail/proof_subject.hpp"
 
-namespace orrery {
+namespace orrery::detail {
 
 /// Proves all tiles of a world: each visible pair of shards is computed exactly once in each slice.
 class pair_coverage {
@@ -167,4 +167,4 @@ class pair_coverage {
   int period_;
 };
 
-}  // namespace orrery
+}  // namespace orrery::detail

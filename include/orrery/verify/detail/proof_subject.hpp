@@ -4,7 +4,7 @@
 #include "orrery/schedule/program.hpp"
 #include "orrery/verify/verdict.hpp"
 
-namespace orrery {
+namespace orrery::detail {
 
 /// What the parts of a proof share: the programs, and the first fault that was found.
 struct proof_subject {
@@ -24,4 +24,4 @@ struct proof_subject {
   }
 };
 
-}  // namespace orrery
+}  // namespace orrery::detail

@@ -5,7 +5,7 @@
 #include "orrery/schedule/program.hpp"
 #include "orrery/verify/detail/proof_subject.hpp"
 
-namespace orrery {
+namespace orrery::detail {
 
 /// Proves one rank alone, step by step: each block that a tile or an exchange reads is in a slot, has arrived, and
 /// stays until the reading is done; each partial that is sent is held and given up; none remains at the end but at
@@ -192,4 +192,4 @@ class rank_walk {
   int lanes_ = 1;
 };
 
-}  // namespace orrery
+}  // namespace orrery::detail

@@ -9,7 +9,7 @@
 #include "orrery/topology/topology.hpp"
 #include "orrery/verify/verify.hpp"
 
-namespace orrery {
+namespace orrery::detail {
 
 /// What a proof says, and of which schedule.
 struct proven_schedule {
@@ -31,7 +31,7 @@ template <topology Topology>
     struct answer {
       Topology topology;
       int world;
-      orrery::pass pass;
+      orrery::schedule::pass pass;
       proven_schedule proven;
     };
     constexpr std::size_t most = 64;
@@ -59,4 +59,4 @@ template <topology Topology>
   return prove_once(t, world, p).found;
 }
 
-}  // namespace orrery
+}  // namespace orrery::detail

@@ -15,7 +15,7 @@
 #include "orrery/kernel/cuda/wgmma/shared_tiles.cuh"
 #include "orrery/mask/mask.hpp"
 
-namespace orrery {
+namespace orrery::detail {
 
 /// The backward of `device_flash` by warpgroups, for head dimensions up to key_dim and value_dim: what
 /// `device_flash_backward` computes, with the instructions of compute capability 9.0.
@@ -420,4 +420,4 @@ struct device_flash_wgmma_backward {
   }
 };
 
-}  // namespace orrery
+}  // namespace orrery::detail

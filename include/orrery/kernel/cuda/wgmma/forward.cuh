@@ -12,7 +12,7 @@
 #include "orrery/kernel/cuda/wgmma/shared_tiles.cuh"
 #include "orrery/mask/mask.hpp"
 
-namespace orrery {
+namespace orrery::detail {
 
 /// The forward of `device_flash` by warpgroups, for head dimensions up to key_dim and value_dim: what
 /// `device_flash_forward` computes, with the instructions of compute capability 9.0.
@@ -315,4 +315,4 @@ struct device_flash_wgmma_forward {
   }
 };
 
-}  // namespace orrery
+}  // namespace orrery::detail

@@ -14,7 +14,7 @@
 #include "orrery/tensor/math.hpp"
 #include "orrery/tensor/view.hpp"
 
-namespace orrery {
+namespace orrery::detail {
 
 /// What `device_flash_wgmma_backward` knows of its two sides' blocks besides tensor maps, which is little, since a
 /// launch's arguments have 4096 bytes.
@@ -56,9 +56,7 @@ struct device_flash_wgmma_pairs {
   }
 
   /// Probabilities of a query that saw no key are 0: as if its log-sum-exp were infinite.
-  static ORRERY_DEVICE float exponent_of(float lse) {
-    return elementary::is_minus_infinity(lse) ? infinity : lse * log2_e;
-  }
+  static ORRERY_DEVICE float exponent_of(float lse) { return math::is_minus_infinity(lse) ? infinity : lse * log2_e; }
 
   /// The numbers of a thread's rows.
   struct row_numbers {
@@ -108,7 +106,7 @@ struct device_flash_wgmma_pairs {
       if constexpr (rows_are_queries) return false;
       bool is_nan = false;
       ORRERY_UNROLL
-      for (int i = 0; i < columns / 32; ++i) is_nan = is_nan || elementary::is_nan(lse[i]);
+      for (int i = 0; i < columns / 32; ++i) is_nan = is_nan || math::is_nan(lse[i]);
       return threads.any(is_nan);
     }
     template <class Threads>
@@ -151,7 +149,7 @@ struct device_flash_wgmma_pairs {
     for (int n = 0; n < columns / 8; ++n) {
       ORRERY_UNROLL
       for (int i = 0; i < 4; ++i) {
-        if (elementary::is_minus_infinity(all.of[0][n][i] * factor)) visible.of[i / 2] &= ~(1u << (2 * n + i % 2));
+        if (math::is_minus_infinity(all.of[0][n][i] * factor)) visible.of[i / 2] &= ~(1u << (2 * n + i % 2));
       }
     }
   }
@@ -243,4 +241,4 @@ struct device_flash_wgmma_pairs {
   };
 };
 
-}  // namespace orrery
+}  // namespace orrery::detail

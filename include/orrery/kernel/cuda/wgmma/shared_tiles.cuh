@@ -11,7 +11,7 @@
 #include "orrery/kernel/cuda/shared_tiles.cuh"
 #include "orrery/mask/mask.hpp"
 
-namespace orrery {
+namespace orrery::detail {
 
 /// What device_flash's kernels by warpgroups are made of. One warp brings tiles of columns to shared memory by tensor
 /// copies, into stages that are used in turn; warpgroups of 64 rows multiply them, and let the stages go again.
@@ -178,4 +178,4 @@ ORRERY_DEVICE bool any_meets(visibility interval, const Visible& visible) {
   return false;
 }
 
-}  // namespace orrery
+}  // namespace orrery::detail

@@ -1,6 +1,6 @@
 # cmake -D COMPILER=… -D INCLUDE=… -D SOURCE=… -P compile_fail.cmake
 #
-# A program that must not compile, and the sentence the compiler must say. Each `// EXPECT: regex` line of SOURCE has to
+# A program that must not compile, and the message the compiler must say. Each `// EXPECT: regex` line of SOURCE has to
 # match what the compiler prints; with ORRERY_CONTROL defined, the corrected program has to compile, so that the
 # refusal is about the one thing that differs.
 set(compile ${COMPILER} -std=c++20 -fsyntax-only -fmessage-length=0 -I ${INCLUDE} ${SOURCE})
@@ -24,6 +24,6 @@ foreach(expectation IN LISTS expectations)
   string(REGEX REPLACE "^// EXPECT: " "" expectation "${expectation}")
   if(NOT output MATCHES "${expectation}")
     message("${output}")
-    message(FATAL_ERROR "Refused, but without the sentence \"${expectation}\".")
+    message(FATAL_ERROR "Refused, but without the message \"${expectation}\".")
   endif()
 endforeach()

@@ -5,7 +5,7 @@
 #   2. the distribution's package, downloaded by apt-get and unpacked into the build tree (no root needed),
 #   3. the upstream release, pinned by its hash,
 #
-# and otherwise with one sentence that says what to install. cudnn_frontend, headers that are optional and that no
+# and otherwise with one message that says what to install. cudnn_frontend, headers that are optional and that no
 # distribution has, comes from the wheel of its Python package, pinned by its hash, or not at all.
 include(FetchContent)
 

@@ -33,7 +33,7 @@ static_assert(orrery::verify(two_way_ring{}, 7,
                              orrery::pass::circulate_keys));  // its backward follows from its forward
 
 /// The same with one hop too few. `static_assert(orrery::verify(forgetful_ring{}, 8))` would stop the compiler with the
-/// pair that is missing; at run time a verdict prints as a sentence.
+/// pair that is missing; at run time a verdict prints as a message.
 struct forgetful_ring {
   constexpr orrery::program program(int rank, int world) const {
     orrery::builder schedule{rank, world};

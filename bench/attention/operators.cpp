@@ -15,8 +15,8 @@
 
 #include "orrery/orrery.hpp"
 
-#include "common/figures.hpp"
 #include "common/problem.hpp"
+#include "common/statistics.hpp"
 
 namespace {
 

@@ -34,7 +34,7 @@ void verify(benchmark::State& state, pass p) {
   const auto ranks = static_cast<int>(state.range(0));
   for ([[maybe_unused]] auto _ : state) {
     const orrery::verdict found = orrery::verify(Topology{}, ranks, p);
-    if (!found.ok()) state.SkipWithError(found.sentence().c_str());
+    if (!found.ok()) state.SkipWithError(found.message().c_str());
   }
 }
 

@@ -9,7 +9,7 @@
 #include "orrery/device/context.hpp"
 #include "orrery/device/handles.hpp"
 
-#include "common/figures.hpp"
+#include "common/statistics.hpp"
 
 namespace bench {
 

@@ -14,7 +14,7 @@
 #include "orrery/transport/device_graph.hpp"
 
 #include "common/device_shard.hpp"
-#include "common/figures.hpp"
+#include "common/statistics.hpp"
 #include "kernels.cuh"
 #include "report.hpp"
 #include "sizes.hpp"

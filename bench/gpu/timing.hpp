@@ -8,7 +8,7 @@
 #include "orrery/device/context.hpp"
 #include "orrery/device/handles.hpp"
 
-#include "common/figures.hpp"
+#include "common/statistics.hpp"
 #include "sizes.hpp"
 
 namespace bench {

@@ -21,8 +21,8 @@
 
 #include "orrery/orrery.hpp"
 
-#include "common/figures.hpp"
 #include "common/problem.hpp"
+#include "common/statistics.hpp"
 
 extern "C" {
 void sgemm_(const char* transpose_a, const char* transpose_b, const int* m, const int* n, const int* k,

@@ -25,7 +25,9 @@ struct candidate {
 
   [[nodiscard]] std::string title() const { return as_written.name(); }
   [[nodiscard]] std::string name() const { return title() + " placed " + placement; }
-  [[nodiscard]] const char* refuses(int world, orrery::pass p) const { return as_written.refuses(world, p); }
+  [[nodiscard]] const char* unsupported_reason(int world, orrery::pass p) const {
+    return as_written.unsupported_reason(world, p);
+  }
   [[nodiscard]] int slices(int world) const { return as_written.slices(world); }
   [[nodiscard]] orrery::program program(int rank, int world, orrery::pass p) const {
     if (placement == "teams") return as_written.program(rank, world, p);
@@ -73,10 +75,11 @@ inline std::vector<candidate> all_candidates() {
   return all;
 }
 
-/// Empty, or the end of a sentence that says why a call cannot have this topology.
+/// Empty, or the end of a message that says why a call cannot have this topology.
 inline std::string refusal(const candidate& c, int world, int query_heads, const std::vector<orrery::pass>& passes) {
   for (const orrery::pass p : passes) {
-    if (const char* reason = c.refuses(world, p)) return "over " + std::to_string(world) + " ranks " + reason;
+    if (const char* reason = c.unsupported_reason(world, p))
+      return "over " + std::to_string(world) + " ranks " + reason;
   }
   if (c.slices(world) > query_heads) {
     return "cuts the heads into " + std::to_string(c.slices(world)) + " slices, but there are " +

@@ -12,7 +12,7 @@
 #include "orrery/topology/ring.hpp"
 #include "orrery/transport/device.hpp"
 
-#include "common/alone.hpp"
+#include "common/compute_only.hpp"
 #include "common/device_memory.hpp"
 #include "common/device_shard.hpp"
 #include "common/problem.hpp"
@@ -59,7 +59,7 @@ class device_ranks {
   }
   template <class T, class World>
   static auto nothing_moves(World& world) {
-    return unmoved<filled_device_memory<T>, orrery::device_context, World>{world, {world.stream()}};
+    return null_transport<filled_device_memory<T>, orrery::device_context, World>{world, {world.stream()}};
   }
   template <class World>
   static void complete(const World& world) {

@@ -152,7 +152,7 @@ struct abilities {
   std::int64_t largest_dim = 256;
 };
 
-/// Throws `std::invalid_argument` with a sentence. If ranks have been started already, there are so many.
+/// Throws `std::invalid_argument` with a message. If ranks have been started already, there are so many.
 inline flags read_flags(const std::vector<std::string>& arguments, int ranks_started = 0, const abilities& can = {}) {
   using namespace flag_values;
   flags f;

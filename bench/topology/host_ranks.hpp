@@ -8,7 +8,7 @@
 #include "orrery/host/context.hpp"
 #include "orrery/orrery.hpp"
 
-#include "common/alone.hpp"
+#include "common/compute_only.hpp"
 #include "common/problem.hpp"
 #include "flags.hpp"
 
@@ -40,7 +40,7 @@ struct host_ranks {
   }
   template <class T, class World>
   static auto nothing_moves(World& world) {
-    return unmoved<filled_memory<T>, orrery::host_context, World>{world, {}};
+    return null_transport<filled_memory<T>, orrery::host_context, World>{world, {}};
   }
   template <class World>
   static void complete(const World&) {}  // when the call returns

@@ -29,9 +29,9 @@
 #include "orrery/transport/counted.hpp"
 
 #include "candidates.hpp"
-#include "common/alone.hpp"
-#include "common/figures.hpp"
+#include "common/compute_only.hpp"
 #include "common/problem.hpp"
+#include "common/statistics.hpp"
 #include "flags.hpp"
 #include "intervals.hpp"
 
@@ -304,7 +304,8 @@ int run(const Ranks& ranks, const flags& f, std::ostream* json, const Mask& mask
 /// - `count()`, how many there are (0: as many as the flags say), `first()`, whether this process has rank 0 and so
 ///   prints; and `run(ranks, body)`, which calls `body` with each rank's world;
 /// - `with_kernel(flags, work)`, which calls `work(std::type_identity<Kernel>{})` with the kernel that they name;
-/// - `tensors<T>(world, shape, positions)`, a rank's shard; `nothing_moves<T>(world)`, the transport of `alone.hpp`;
+/// - `tensors<T>(world, shape, positions)`, a rank's shard; `nothing_moves<T>(world)`, the transport of
+/// `compute_only.hpp`;
 ///   `complete(world)`, which returns when the rank's calls have done their work;
 /// - `whole<T>(shape, mask, backward)`, the whole sequence with the results of one rank, in the host's memory.
 template <class Ranks>

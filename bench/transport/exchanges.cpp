@@ -15,7 +15,7 @@
 #include "orrery/transport/counted.hpp"
 #include "orrery/transport/threads.hpp"
 
-#include "common/figures.hpp"
+#include "common/statistics.hpp"
 
 namespace {
 

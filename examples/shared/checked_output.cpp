@@ -1,7 +1,7 @@
 // Copyright The Orrery authors. SPDX-License-Identifier: Apache-2.0
 //
 // Linked into every example and benchmark: a program whose standard output could not be written (a full disk, a closed
-// pipe) has failed. It then ends with status 1 and a sentence on the standard error, whatever its main returned.
+// pipe) has failed. It then ends with status 1 and a message on the standard error, whatever its main returned.
 #include <cerrno>
 #include <cstdio>
 #include <cstdlib>

@@ -25,7 +25,7 @@ struct options {
   gpt_shape shape;
   std::string device = "host";
   std::string dtype = "double";
-  orrery::hand_over hand_over = orrery::hand_over::by_tensor;
+  orrery::operand_messages operand_messages = orrery::operand_messages::per_tensor;
   std::string topology;  // only this one; all of them if empty
   std::vector<std::string> text;
   bool quiet = false;  // losses are not shown
@@ -54,7 +54,7 @@ leaves that of one rank by more than rounding.
   --text FILE      what to learn, may be given several times (default: this repository's LICENSE and README.md)
 )";
 
-/// Throws `std::invalid_argument` with a sentence. What is not said stays as it is in `o`.
+/// Throws `std::invalid_argument` with a message. What is not said stays as it is in `o`.
 inline options parse(const std::vector<std::string>& arguments, options o = {}) {
   struct number {
     const char* flag;
@@ -94,7 +94,8 @@ inline options parse(const std::vector<std::string>& arguments, options o = {}) 
     } else if (flag == "--hand-over") {
       if (value != "together" && value != "by_tensor")
         throw std::invalid_argument{"--hand-over needs by_tensor or together, not '" + value + "'"};
-      o.hand_over = value == "together" ? orrery::hand_over::together : orrery::hand_over::by_tensor;
+      o.operand_messages =
+          value == "together" ? orrery::operand_messages::per_block : orrery::operand_messages::per_tensor;
     } else if (flag == "--device") {
       if (value != "host" && value != "cuda")
         throw std::invalid_argument{"--device needs host or cuda, not '" + value + "'"};

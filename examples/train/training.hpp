@@ -70,7 +70,7 @@ outcome train_with(const Ranks& on, const std::string& name, const orrery::any_t
                                         .query_heads = o.shape.query_heads,
                                         .key_heads = o.shape.key_heads,
                                         .head_dim = o.shape.head_dim(),
-                                        .hand_over = o.hand_over};
+                                        .operand_messages = o.operand_messages};
     orrery::attention<orrery::any_topology, typename Ranks::template kernel<S>> attend{counted, shape, orrery::causal{},
                                                                                        orrery::zigzag{}, topology};
     const auto place = Ranks::place(world);

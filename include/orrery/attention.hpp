@@ -7,6 +7,7 @@
 #include <exception>
 #include <limits>
 #include <memory>
+#include <new>
 #include <stdexcept>
 #include <string>
 #include <utility>
@@ -31,7 +32,7 @@ namespace orrery {
 /// A kernel of attention: element and accumulator types, the execution context that it is called with, and the largest
 /// head dimension; `forward`, `backward` and the copies and sums of a backend (see `reference`, the readable one). It
 /// says by `supports<Mask>` for which masks it is right. One that needs handles or a workspace is a `planned_kernel`;
-/// one that not every device can run is a `demanding_kernel`.
+/// one that not every device can run is a `device_checked_kernel`.
 template <class Kernel>
 concept attention_kernel = requires {
   typename Kernel::storage;
@@ -131,9 +132,9 @@ class attention {
   ///     project(x, w_v, v), call.values(v);
   ///     call.finish([&](const orrery::output_part& heads) { project(out, w_out, heads); });
   ///
-  /// With `hand_over::by_tensor` in the shape; with `hand_over::together` it is right, too, but a block leaves when its
-  /// last tensor is there. One call at a time: the operator takes the next one when `finish` has returned. Throws as
-  /// `forward` does.
+  /// With `operand_messages::per_tensor` in the shape; with `operand_messages::per_block` it is right, too, but a block
+  /// leaves when its last tensor is there. One call at a time: the operator takes the next one when `finish` has
+  /// returned. Throws as `forward` does.
   [[nodiscard]] started_forward<Kernel> begin_forward(const tensor_view<storage>& out,
                                                       const row_view<accumulator>& lse) {
     constexpr const char* call = "begin_forward";
@@ -210,12 +211,14 @@ class attention {
     const void* self;
     segments (*shard)(const void* self, int rank, int world, std::int64_t length);
 
-    /// Writes the shards of all ranks. Empty, or a sentence that says why they are not right.
+    /// Writes the shards of all ranks. Empty, or a message that says why they are not right.
     [[nodiscard]] std::string deal(const detail::attention_request& request, const char* length_name,
                                    std::int64_t length, schedule::list<segments>& shards) const try {
       for (int rank = 0; rank < request.world; ++rank) shards.push_back(shard(self, rank, request.world, length));
       const shard_fault wrong = check_shards(shards, length);
       return wrong.found == shard_fault::kind::none ? "" : request.wrong_shards(length_name, length, wrong.message());
+    } catch (const std::bad_alloc&) {
+      throw;  // says nothing of the layout
     } catch (const std::exception& e) {
       return request.wrong_shards(length_name, length, std::string{"threw: "} + e.what());
     }
@@ -229,7 +232,7 @@ class attention {
         shape.completed(), world.size(),         name_of(topology), slices_of(topology, world.size()),
         Kernel::name(),    Kernel::max_head_dim, mask.name(),       layout.name};
     using memory = typename World::memory;
-    std::string error = what_is_wrong(request, topology);
+    std::string error = validate(request, topology);
     schedule::list<segments> query_shards, key_shards;
     if (error.empty()) error = layout.deal(request, "length", request.shape.length, query_shards);
     if (error.empty()) error = layout.deal(request, "key_length", *request.shape.key_length, key_shards);
@@ -242,43 +245,44 @@ class attention {
     schedule::program forward = program_of(topology, world.rank(), world.size());
     schedule::program backward = program_of(topology, world.rank(), world.size(), request.shape.circulate);
     detail::kernel_plan<Kernel, memory> kernels_own;
-    if constexpr (planned_kernel<Kernel, memory> || demanding_kernel<Kernel>) {
-      error = what_the_kernel_refuses(kernels_own, plan, forward, backward);
+    if constexpr (planned_kernel<Kernel, memory> || device_checked_kernel<Kernel>) {
+      error = kernel_error(kernels_own, plan, forward, backward);
     }
     detail::require_agreement(world, request.fields(error));
     shape_ = request.shape;
     query_positions_ = plan.query_shards[world.rank()];
     key_positions_ = plan.key_shards[world.rank()];
     calls_ = std::make_unique<detail::planned_attention<Kernel, World, Mask>>(
-        world, std::move(plan), std::move(kernels_own), std::move(forward), std::move(backward), shape_.hand_over);
+        world, std::move(plan), std::move(kernels_own), std::move(forward), std::move(backward),
+        shape_.operand_messages);
   }
 
-  /// Asks the kernel, and lets it plan. Empty, or its sentence.
+  /// Asks the kernel, and lets it plan. Empty, or its message.
   template <class Memory, class Mask>
-  [[nodiscard]] static std::string what_the_kernel_refuses(detail::kernel_plan<Kernel, Memory>& kernels_own,
-                                                           const detail::attention_plan<Mask>& plan,
-                                                           const schedule::program& forward,
-                                                           const schedule::program& backward) try {
-    if constexpr (demanding_kernel<Kernel>) Kernel::require(plan.head_dim, plan.value_dim);
+  [[nodiscard]] static std::string kernel_error(detail::kernel_plan<Kernel, Memory>& kernels_own,
+                                                const detail::attention_plan<Mask>& plan,
+                                                const schedule::program& forward,
+                                                const schedule::program& backward) try {
+    if constexpr (device_checked_kernel<Kernel>) Kernel::require(plan.head_dim, plan.value_dim);
     kernels_own.expect(plan, forward);
     kernels_own.expect(plan, backward);
     kernels_own.take_memory();
     return "";
   } catch (const std::exception& e) {
-    const std::string sentence = e.what();
+    const std::string message = e.what();
     const std::string prefix = "orrery: ";
-    return sentence.compare(0, prefix.size(), prefix) == 0 ? sentence.substr(prefix.size()) : sentence;
+    return message.compare(0, prefix.size(), prefix) == 0 ? message.substr(prefix.size()) : message;
   }
 
-  /// Empty, or a sentence. Notes the digests of the schedules that it has proven.
-  [[nodiscard]] static std::string what_is_wrong(detail::attention_request& request, const Topology& topology) {
+  /// Empty, or a message. Notes the digests of the schedules that it has proven.
+  [[nodiscard]] static std::string validate(detail::attention_request& request, const Topology& topology) {
     std::string error = request.what_is_wrong_with_sizes();
     if (!error.empty()) return error;
     error = request.what_is_wrong_with_scale(static_cast<double>((std::numeric_limits<accumulator>::max)()));
     if (!error.empty()) return error;
     const schedule::pass passes[] = {schedule::pass::forward, request.shape.circulate};
     for (const schedule::pass p : passes) {
-      if (const char* reason = refuses(topology, request.world, p)) return request.refused(reason);
+      if (const char* reason = unsupported_reason(topology, request.world, p)) return request.refused(reason);
     }
     error = request.what_is_wrong_with_slices();
     if (!error.empty()) return error;

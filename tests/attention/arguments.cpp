@@ -1,6 +1,6 @@
 // Copyright The Orrery authors. SPDX-License-Identifier: Apache-2.0
 //
-// What an operator refuses, and with which sentence; nothing is written then, and the operator still works.
+// What an operator refuses, and with which message; nothing is written then, and the operator still works.
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
@@ -25,21 +25,21 @@ namespace {
 using orrery::attention_shape;
 using orrery::pass;
 
-/// The sentence with which all ranks refuse to construct an operator; says so if they do not agree.
+/// The message with which all ranks refuse to construct an operator; says so if they do not agree.
 template <class Topology, class Kernel = orrery::flash<float>>
 std::string refusal(int world, const attention_shape& shape, const Topology& topology = {}) {
-  std::vector<std::string> sentences(static_cast<std::size_t>(world), "not refused");
+  std::vector<std::string> messages(static_cast<std::size_t>(world), "not refused");
   orrery::threads::run(world, [&](auto& on) {
     try {
       const orrery::attention<Topology, Kernel> attend{on, shape, orrery::full{}, orrery::contiguous{}, topology};
     } catch (const std::invalid_argument& e) {
-      sentences[static_cast<std::size_t>(on.rank())] = e.what();
+      messages[static_cast<std::size_t>(on.rank())] = e.what();
     }
   });
-  for (const std::string& one : sentences) {
-    if (one != sentences[0]) return "ranks say different things: " + sentences[0] + " / " + one;
+  for (const std::string& one : messages) {
+    if (one != messages[0]) return "ranks say different things: " + messages[0] + " / " + one;
   }
-  return sentences[0];
+  return messages[0];
 }
 
 /// A ring whose rank 1 computes its last tile twice.
@@ -143,7 +143,7 @@ TEST_CASE("scale and policy") {
         "orrery: rank 0: circulate is pass::forward, expected pass::circulate_keys or pass::circulate_queries");
 }
 
-TEST_CASE("sizes whose products overflow: the sentence names the largest") {
+TEST_CASE("sizes whose products overflow: the message names the largest") {
   const auto said = [](auto change) { return refusal<orrery::ring, orrery::reference<float>>(2, but(change)); };
   const auto too_large = [](const char* name, std::int64_t size, const char* others) {
     return std::string{"orrery: rank 0: "} + name + " is " + std::to_string(size) + ", too large: with " + others +
@@ -202,18 +202,18 @@ struct listed {
   static std::string name() { return "listed"; }
 };
 
-/// The sentence with which all of two ranks refuse a layout for 8 queries and `key_length` keys.
+/// The message with which all of two ranks refuse a layout for 8 queries and `key_length` keys.
 std::string refused_layout(const listed& layout, std::int64_t key_length = 8) {
-  std::vector<std::string> sentences(2, "not refused");
+  std::vector<std::string> messages(2, "not refused");
   orrery::threads::run(2, [&](auto& on) {
     try {
       const orrery::attention<orrery::ring, orrery::flash<float>> attend{
           on, {.length = 8, .head_dim = 1, .key_length = key_length}, orrery::full{}, layout};
     } catch (const std::invalid_argument& e) {
-      sentences[static_cast<std::size_t>(on.rank())] = e.what();
+      messages[static_cast<std::size_t>(on.rank())] = e.what();
     }
   });
-  return sentences[0] == sentences[1] ? sentences[0] : sentences[0] + " / " + sentences[1];
+  return messages[0] == messages[1] ? messages[0] : messages[0] + " / " + messages[1];
 }
 
 }  // namespace
@@ -272,7 +272,7 @@ TEST_CASE("a policy that the topology does not write") {
         "can be derived from a forward: use pass::circulate_keys, or give it program(rank, world, pass)");
 }
 
-TEST_CASE("more slices than query heads: the sentence names a hybrid that works, and it does") {
+TEST_CASE("more slices than query heads: the message names a hybrid that works, and it does") {
   const auto heads = [](std::int64_t count) {
     return attention_shape{.length = 24, .query_heads = count, .head_dim = 8};
   };
@@ -290,12 +290,12 @@ TEST_CASE("more slices than query heads: the sentence names a hybrid that works,
       std::string::npos);
 }
 
-TEST_CASE("a wrong schedule is refused at run time, with the verifier's sentence") {
-  const std::string verdict = orrery::verify(twice{}, 4).sentence();
+TEST_CASE("a wrong schedule is refused at run time, with the verifier's message") {
+  const std::string verdict = orrery::verify(twice{}, 4).message();
   CHECK(verdict.find("query shard 1 meets key shard 2 for the second time") != std::string::npos);
   CHECK(refusal<twice>(4, good) ==
         "orrery: rank 0: the schedule of topology twice (forward) is wrong for 4 ranks: " + verdict);
-  const std::string backward = orrery::verify(no_way_back{}, 3, pass::circulate_queries).sentence();
+  const std::string backward = orrery::verify(no_way_back{}, 3, pass::circulate_queries).message();
   CHECK(refusal<no_way_back>(3, but([](auto& s) { s.circulate = pass::circulate_queries; })) ==
         "orrery: rank 0: the schedule of topology no_way_back (circulate_queries) is wrong for 3 ranks: " + backward);
 }
@@ -333,9 +333,9 @@ struct call {
 constexpr attention_shape called{
     .batch = 2, .length = 10, .query_heads = 4, .key_heads = 2, .head_dim = 3, .value_dim = 5, .key_length = 6};
 
-/// Each rank makes a call whose views `change` has spoilt, compares its sentence (up to "..."), makes sure that nothing
+/// Each rank makes a call whose views `change` has spoilt, compares its message (up to "..."), makes sure that nothing
 /// was written, and then makes the right call. Empty if all is well.
-std::string refused_call(bool forward, const std::string& sentence, const std::function<void(call&)>& change) {
+std::string refused_call(bool forward, const std::string& message, const std::function<void(call&)>& change) {
   const auto p = oracle::random_problem<double>(conformance::oracle_shape(called), 1);
   const oracle::answer a = oracle::solve(p, orrery::full{});
   try {
@@ -356,9 +356,9 @@ std::string refused_call(bool forward, const std::string& sentence, const std::f
       } catch (const std::invalid_argument& e) {
         said = e.what();
       }
-      const bool begins = sentence.size() > 3 && sentence.compare(sentence.size() - 3, 3, "...") == 0;
-      const std::string begin = sentence.substr(0, sentence.size() - 3);
-      if (begins ? said.find(begin) != 0 : said != sentence) throw std::logic_error{"it says: " + said};
+      const bool begins = message.size() > 3 && message.compare(message.size() - 3, 3, "...") == 0;
+      const std::string begin = message.substr(0, message.size() - 3);
+      if (begins ? said.find(begin) != 0 : said != message) throw std::logic_error{"it says: " + said};
       if (mine.bits() != before) throw std::logic_error{"something was written"};
       if (forward) mine.forward(attend);
       mine.backward(attend);
@@ -385,8 +385,8 @@ void check_view(bool forward, const std::string& name, const View& view, int tok
   const auto has = [&](const char* what, int got, int expected) {
     return begin + "has " + what + " " + std::to_string(got) + ", expected " + std::to_string(expected);
   };
-  const auto check = [&](const std::string& sentence, const auto& spoil) {
-    CHECK(refused_call(forward, sentence, [&](call& c) { spoil(view(c)); }) == "");
+  const auto check = [&](const std::string& message, const auto& spoil) {
+    CHECK(refused_call(forward, message, [&](call& c) { spoil(view(c)); }) == "");
   };
   check(has("batch", 3, 2), [](auto& v) { v.batch = 3; });
   check(has("sequence (this rank's tokens)", tokens - 1, tokens), [&](auto& v) { v.sequence = tokens - 1; });
@@ -404,27 +404,27 @@ void check_view(bool forward, const std::string& name, const View& view, int tok
   check(begin + "has head_stride -7, expected at least 0", [](auto& v) { v.head_stride = -7; });
 }
 
-/// Lays the output `first` over the view `second`, and the other way round; the sentence names both, in this order.
+/// Lays the output `first` over the view `second`, and the other way round; the message names both, in this order.
 template <class Output, class Other>
 void check_shared(bool forward, const std::string& first, const Output& output, const std::string& second,
                   const Other& other) {
-  const std::string sentence = std::string{"orrery: attention::"} + (forward ? "forward: " : "backward: ") + second +
-                               " shares memory with " + first +
-                               "; an output needs memory of its own, apart from the inputs and the other outputs";
-  INFO(sentence);
-  CHECK(refused_call(forward, sentence, [&](call& c) { output(c).data = const_cast<double*>(other(c).data); }) == "");
-  CHECK(refused_call(forward, sentence, [&](call& c) { output(c).data = const_cast<double*>(other(c).data) + 1; }) ==
+  const std::string message = std::string{"orrery: attention::"} + (forward ? "forward: " : "backward: ") + second +
+                              " shares memory with " + first +
+                              "; an output needs memory of its own, apart from the inputs and the other outputs";
+  INFO(message);
+  CHECK(refused_call(forward, message, [&](call& c) { output(c).data = const_cast<double*>(other(c).data); }) == "");
+  CHECK(refused_call(forward, message, [&](call& c) { output(c).data = const_cast<double*>(other(c).data) + 1; }) ==
         "");
-  CHECK(refused_call(forward, sentence, [&](call& c) { other(c).data = output(c).data; }) == "");
+  CHECK(refused_call(forward, message, [&](call& c) { other(c).data = output(c).data; }) == "");
 }
 
 /// Gives an output elements that share memory.
 template <class Output>
 void check_shared_within(bool forward, const std::string& name, const Output& output) {
   const auto check = [&](const auto& spoil) {
-    const std::string sentence = std::string{"orrery: attention::"} + (forward ? "forward: " : "backward: ") + name +
-                                 " has elements that share memory: ...";
-    CHECK(refused_call(forward, sentence, [&](call& c) { spoil(output(c)); }) == "");
+    const std::string message = std::string{"orrery: attention::"} + (forward ? "forward: " : "backward: ") + name +
+                                " has elements that share memory: ...";
+    CHECK(refused_call(forward, message, [&](call& c) { spoil(output(c)); }) == "");
   };
   check([](auto& v) { v.batch_stride = 0; });
   check([](auto& v) { v.sequence_stride = 0; });
@@ -528,7 +528,7 @@ TEST_CASE("strides that lead out of the address space") {
 
 TEST_CASE("a forward that is begun refuses operands that share memory with its outputs") {
   const auto said = [](int operand, int output) {
-    std::string sentence = "not refused";
+    std::string message = "not refused";
     orrery::threads::run(1, [&](auto& on) {
       attention attend{on, {.length = 2, .head_dim = 2}};
       std::vector<double> numbers(40, 0.0);
@@ -546,10 +546,10 @@ TEST_CASE("a forward that is begun refuses operands that share memory with its o
         begun.values(tensor(place(2)));
         begun.finish();
       } catch (const std::invalid_argument& e) {
-        sentence = e.what();
+        message = e.what();
       }
     });
-    return sentence;
+    return message;
   };
   const char* const operands[] = {"q", "k", "v"};
   const char* const outputs[] = {"out", "lse"};

@@ -37,7 +37,7 @@ oracle::problem problem(std::uint64_t seed) {
 
 TEST_CASE("the same bits in every run") {
   for (const orrery::any_topology& topology : any::topologies()) {
-    const int world = topology.refuses(8) == nullptr ? 8 : 9;
+    const int world = topology.unsupported_reason(8) == nullptr ? 8 : 9;
     const oracle::problem p = problem(1);
     std::vector<std::string> first(static_cast<std::size_t>(world));
     for (int attempt = 0; attempt < 4; ++attempt) {

@@ -24,14 +24,14 @@
 namespace {
 
 using kernel = orrery::flash<float>;
-using orrery::hand_over;
+using orrery::operand_messages;
 using orrery::output_part;
 using tensors = conformance::rank_tensors<kernel>;
 
 constexpr int world_size = 4;
 
-orrery::attention_shape shape_with(hand_over how) {
-  return {.length = 20, .query_heads = 8, .key_heads = 4, .head_dim = 6, .value_dim = 3, .hand_over = how};
+orrery::attention_shape shape_with(operand_messages how) {
+  return {.length = 20, .query_heads = 8, .key_heads = 4, .head_dim = 6, .value_dim = 3, .operand_messages = how};
 }
 
 template <class Attention>
@@ -42,7 +42,7 @@ tensors problem_for(const Attention& attend) {
 
 /// Bytes that rank 0 has sent after each of queries, keys, values and finish.
 template <class Topology>
-std::vector<std::int64_t> bytes_sent_after_each_call(hand_over how) {
+std::vector<std::int64_t> bytes_sent_after_each_call(operand_messages how) {
   std::vector<std::int64_t> sent;
   orrery::threads::run(world_size, [&](auto& world) {
     orrery::counted counted{world};
@@ -75,23 +75,23 @@ TEST_CASE("each tensor leaves when it is given") {
   using bytes = std::vector<std::int64_t>;
   constexpr std::int64_t q = q_bytes, k = k_bytes, v = v_bytes, o = out_bytes;
   // Three quarters of the heads go to other ranks, and three quarters of their outputs come from there.
-  CHECK(bytes_sent_after_each_call<orrery::ulysses>(hand_over::by_tensor) ==
+  CHECK(bytes_sent_after_each_call<orrery::ulysses>(operand_messages::per_tensor) ==
         bytes{q / 4 * 3, (q + k) / 4 * 3, (q + k + v) / 4 * 3, (q + k + v + o) / 4 * 3});
-  CHECK(bytes_sent_after_each_call<orrery::ulysses>(hand_over::together) ==
+  CHECK(bytes_sent_after_each_call<orrery::ulysses>(operand_messages::per_block) ==
         bytes{0, 0, (q + k + v) / 4 * 3, (q + k + v + o) / 4 * 3});
-  CHECK(bytes_sent_after_each_call<orrery::ring>(hand_over::by_tensor) == bytes{0, k, k + v, 3 * (k + v)});
-  CHECK(bytes_sent_after_each_call<orrery::ring>(hand_over::together) == bytes{0, 0, k + v, 3 * (k + v)});
+  CHECK(bytes_sent_after_each_call<orrery::ring>(operand_messages::per_tensor) == bytes{0, k, k + v, 3 * (k + v)});
+  CHECK(bytes_sent_after_each_call<orrery::ring>(operand_messages::per_block) == bytes{0, 0, k + v, 3 * (k + v)});
   // The row gathers queries, the column keys. Queries that travel alone need no splitting.
-  CHECK(bytes_sent_after_each_call<orrery::concentric<2, 2>>(hand_over::by_tensor) ==
+  CHECK(bytes_sent_after_each_call<orrery::concentric<2, 2>>(operand_messages::per_tensor) ==
         bytes{q, q + k, q + k + v, q + k + v + o});
-  CHECK(bytes_sent_after_each_call<orrery::concentric<2, 2>>(hand_over::together) ==
+  CHECK(bytes_sent_after_each_call<orrery::concentric<2, 2>>(operand_messages::per_block) ==
         bytes{q, q, q + k + v, q + k + v + o});
 }
 
 TEST_CASE("every head of every result is said to be final, once") {
   using kernel_of_sums = orrery::flash<orrery::bfloat16>;
   for (const orrery::any_topology& topology : any::topologies()) {
-    const int world = topology.refuses(8) == nullptr ? 8 : 9;
+    const int world = topology.unsupported_reason(8) == nullptr ? 8 : 9;
     // Slices that share key heads, and slices that do not, in a type that is not the one that is summed.
     for (const std::int64_t key_heads : {3, 9}) {
       const orrery::attention_shape shape{.length = 20, .query_heads = 9, .key_heads = key_heads, .head_dim = 4};
@@ -126,7 +126,7 @@ template <class Call>
 std::string refusal(const Call& call_wrongly) {
   std::string said = "nothing";
   orrery::threads::run(1, [&](auto& world) {
-    orrery::attention<orrery::ring, kernel> attend{world, shape_with(hand_over::by_tensor)};
+    orrery::attention<orrery::ring, kernel> attend{world, shape_with(operand_messages::per_tensor)};
     tensors mine = problem_for(attend);
     try {
       auto call = attend.begin_forward(mine.out.view(), mine.lse.view());
@@ -172,7 +172,7 @@ TEST_CASE("another order is refused") {
 
 TEST_CASE("a view that does not fit is refused before anything is sent, and may be given again") {
   orrery::threads::run(world_size, [&](auto& world) {
-    orrery::attention<orrery::ulysses, kernel> attend{world, shape_with(hand_over::by_tensor)};
+    orrery::attention<orrery::ulysses, kernel> attend{world, shape_with(operand_messages::per_tensor)};
     tensors mine = problem_for(attend);
     auto call = attend.begin_forward(mine.out.view(), mine.lse.view());
     std::string said;
@@ -235,7 +235,7 @@ void give_all(Call& call, tensors& mine) {
 TEST_CASE("a forward is over when finish returns: the operator works on beside its handle") {
   using kernel_of_sums = orrery::flash<orrery::bfloat16>;
   for (const orrery::any_topology& topology : any::topologies()) {
-    const int world = topology.refuses(8) == nullptr ? 8 : 9;
+    const int world = topology.unsupported_reason(8) == nullptr ? 8 : 9;
     const orrery::attention_shape shape{.length = 20, .query_heads = 9, .key_heads = 3, .head_dim = 4};
     const auto p = oracle::random_problem<orrery::bfloat16>(conformance::oracle_shape(shape), 1);
     INFO(topology.name());
@@ -271,7 +271,7 @@ TEST_CASE("a forward is over when finish returns: the operator works on beside i
 
 TEST_CASE("a handle that is done leaves the next forward alone") {
   orrery::threads::run(1, [&](auto& world) {
-    orrery::attention<orrery::ring, kernel> attend{world, shape_with(hand_over::by_tensor)};
+    orrery::attention<orrery::ring, kernel> attend{world, shape_with(operand_messages::per_tensor)};
     tensors mine = problem_for(attend);
     const auto begin = [&] {
       return std::unique_ptr<orrery::started_forward<kernel>>{
@@ -297,7 +297,7 @@ TEST_CASE("finish ends a forward that fails, too") {
       orrery::threads::run(
           1,
           [&](auto& world) {
-            orrery::attention<orrery::ring, kernel> attend{world, shape_with(hand_over::by_tensor)};
+            orrery::attention<orrery::ring, kernel> attend{world, shape_with(operand_messages::per_tensor)};
             tensors mine = problem_for(attend);
             auto call = attend.begin_forward(mine.out.view(), mine.lse.view());
             give_all(call, mine);
@@ -328,7 +328,7 @@ template <class End>
 std::vector<std::string> said_by_handle_without_operator(int given, const End& end_operator) {
   std::vector<std::string> said;
   orrery::threads::run(1, [&](auto& world) {
-    std::optional<operator_type> attend{std::in_place, world, shape_with(hand_over::by_tensor)};
+    std::optional<operator_type> attend{std::in_place, world, shape_with(operand_messages::per_tensor)};
     tensors mine = problem_for(*attend);
     auto call = attend->begin_forward(mine.out.view(), mine.lse.view());
     if (given > 0) call.queries(mine.q.view());
@@ -351,7 +351,7 @@ TEST_CASE("a handle without its operator says so") {
   const std::string names[] = {"queries", "keys", "values", "finish"};
   const auto destroy = [](auto& attend, auto&) { attend.reset(); };
   const auto assign = [](auto& attend, auto& world) {
-    *attend = operator_type{world, shape_with(hand_over::by_tensor)};
+    *attend = operator_type{world, shape_with(operand_messages::per_tensor)};
   };
   const auto check = [&](int given, const std::vector<std::string>& said) {
     for (const std::string& call : {std::string{"progress"}, names[given]}) {
@@ -371,8 +371,8 @@ TEST_CASE("an operator that goes in the middle of a forward is named on all rank
   for (const bool assigned : {false, true}) {
     std::vector<std::string> said(world_size);
     orrery::threads::run(world_size, [&](auto& world) {
-      std::optional<operator_type> attend{std::in_place, world, shape_with(hand_over::by_tensor)};
-      operator_type other{world, shape_with(hand_over::by_tensor)};
+      std::optional<operator_type> attend{std::in_place, world, shape_with(operand_messages::per_tensor)};
+      operator_type other{world, shape_with(operand_messages::per_tensor)};
       tensors mine = problem_for(*attend);
       said[static_cast<std::size_t>(world.rank())] = what([&] {
         auto call = attend->begin_forward(mine.out.view(), mine.lse.view());
@@ -395,7 +395,7 @@ TEST_CASE("an operator that goes in the middle of a forward is named on all rank
 
 TEST_CASE("a started forward moves with its operator") {
   orrery::threads::run(world_size, [&](auto& world) {
-    operator_type first{world, shape_with(hand_over::by_tensor)};
+    operator_type first{world, shape_with(operand_messages::per_tensor)};
     tensors mine = problem_for(first);
     mine.forward(first);
     const std::string bits = mine.bits();
@@ -407,7 +407,7 @@ TEST_CASE("a started forward moves with its operator") {
     expect(what([&] { mine.forward(second); }),
            "orrery: attention::forward: a forward was begun on this operator and is not finished; finish it first, or "
            "use another operator");
-    operator_type third{world, shape_with(hand_over::by_tensor)};
+    operator_type third{world, shape_with(operand_messages::per_tensor)};
     third = std::move(second);
     call.values(mine.v.view());
     call.finish();
@@ -420,7 +420,7 @@ TEST_CASE("an operator that was moved from says so in every call, and may be des
   static_assert(std::is_nothrow_move_constructible_v<operator_type> &&
                 std::is_nothrow_move_assignable_v<operator_type> && !std::is_copy_constructible_v<operator_type>);
   orrery::threads::run(2, [&](auto& world) {
-    operator_type attend{world, shape_with(hand_over::by_tensor)};
+    operator_type attend{world, shape_with(operand_messages::per_tensor)};
     tensors mine = problem_for(attend);
     operator_type other{std::move(attend)};
     const auto expect_refused = [&](const std::string& call, const std::string& said) {
@@ -450,7 +450,7 @@ TEST_CASE("an operator that was moved from says so in every call, and may be des
 TEST_CASE("whoever leaves a forward that it has begun is named on all ranks") {
   std::vector<std::string> said(world_size);
   orrery::threads::run(world_size, [&](auto& world) {
-    orrery::attention<orrery::ring, kernel> attend{world, shape_with(hand_over::by_tensor)};
+    orrery::attention<orrery::ring, kernel> attend{world, shape_with(operand_messages::per_tensor)};
     tensors mine = problem_for(attend);
     std::string& mine_said = said[static_cast<std::size_t>(world.rank())];
     try {
@@ -477,11 +477,12 @@ TEST_CASE("ranks that disagree about the hand-over are refused") {
   orrery::threads::run(2, [&](auto& world) {
     try {
       orrery::attention<orrery::ring, kernel>{
-          world, shape_with(world.rank() == 0 ? hand_over::together : hand_over::by_tensor)};
+          world, shape_with(world.rank() == 0 ? operand_messages::per_block : operand_messages::per_tensor)};
     } catch (const std::invalid_argument& e) {
       if (world.rank() == 0) said = e.what();
     }
   });
   CHECK(said ==
-        "orrery: ranks disagree about hand_over: rank 0 has together; rank 1 has by_tensor; give all ranks the same");
+        "orrery: ranks disagree about operand_messages: rank 0 has together; rank 1 has by_tensor; give all ranks the "
+        "same");
 }

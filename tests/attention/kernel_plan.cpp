@@ -133,9 +133,9 @@ constexpr orrery::attention_shape shape{
 TEST_CASE("a kernel's plan is told every tile before the first call") {
   std::uint64_t seed = 0;
   for (const orrery::any_topology& topology : any::topologies()) {
-    if (topology.refuses(4, orrery::pass::forward) != nullptr) continue;
+    if (topology.unsupported_reason(4, orrery::pass::forward) != nullptr) continue;
     for (const orrery::pass circulate : {orrery::pass::circulate_keys, orrery::pass::circulate_queries}) {
-      if (topology.refuses(4, circulate) != nullptr) continue;
+      if (topology.unsupported_reason(4, circulate) != nullptr) continue;
       orrery::attention_shape how = shape;
       how.circulate = circulate;
       // The trainer's tensors as a plan expects them: seeds that are multiples of 6.
@@ -175,13 +175,13 @@ TEST_CASE("what a plan refuses is said on every rank") {
   orrery::threads::run(3, {.deadline = 10}, [&](auto& world) {
     orrery::attention_shape how = shape;
     if (world.rank() == 1) how.head_dim = planning::refused;
-    std::string sentence;
+    std::string message;
     try {
       orrery::attention<orrery::ring, planning> attend{world, how};
     } catch (const std::invalid_argument& e) {
-      sentence = e.what();
+      message = e.what();
     }
-    if (sentence != "orrery: rank 1: head_dim is 77, which kernel planning refuses") throw std::runtime_error{sentence};
+    if (message != "orrery: rank 1: head_dim is 77, which kernel planning refuses") throw std::runtime_error{message};
     if (!world.usable()) throw std::runtime_error{"the world cannot be used any more"};
   });
 }

@@ -62,7 +62,7 @@ void check_policies(const orrery::any_topology& topology, int world, orrery::att
                     const conformance::any_layout& layout, std::uint64_t& seed,
                     const conformance::change_of_problem& change = {}) {
   for (const orrery::pass circulate : {orrery::pass::circulate_keys, orrery::pass::circulate_queries}) {
-    if (topology.refuses(world, circulate) != nullptr) continue;
+    if (topology.unsupported_reason(world, circulate) != nullptr) continue;
     shape.circulate = circulate;
     expect_none(conformance::failures<orrery::any_topology, Kernel, orrery::threads::world>(
                     on_threads, world, shape, mask, layout, ++seed, topology, change),
@@ -111,7 +111,7 @@ void check_masks_and_layouts(int world) {
 template <class Topology>
 void check_worlds() {
   for (const int world : {1, 2, 3, 4, 5, 6, 7, 8, 9, 16}) {
-    if (orrery::refuses(Topology{}, world) != nullptr) continue;
+    if (orrery::unsupported_reason(Topology{}, world) != nullptr) continue;
     const std::int64_t heads = orrery::slices_of(Topology{}, world) > 4 ? 16 : 4;
     check<Topology>(world, {.length = 83, .query_heads = heads, .key_heads = heads / 2, .head_dim = 4},
                     orrery::causal{}, orrery::zigzag{});

@@ -1,7 +1,7 @@
 // Copyright The Orrery authors. SPDX-License-Identifier: Apache-2.0
 //
 // Sizes of all magnitudes: an operator either is made, and is right about its sizes, or all ranks refuse with a
-// sentence that says why. Under the sanitizer of undefined behaviour no size overflows on the way.
+// message that says why. Under the sanitizer of undefined behaviour no size overflows on the way.
 #include <cstdint>
 #include <exception>
 #include <random>

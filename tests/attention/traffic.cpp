@@ -31,7 +31,7 @@ struct sent {
 /// The bytes of a block, from its definition: how many tokens its shard has, which heads its slice has, which tensors
 /// travel on its side in this pass, of which element type.
 template <class Kernel, class Layout>
-std::int64_t bytes_of(const orrery::schedule::block& b, orrery::schedule::cargo c, orrery::pass p,
+std::int64_t bytes_of(const orrery::schedule::block& b, orrery::schedule::payload c, orrery::pass p,
                       const orrery::attention_shape& s, int world, int slices) {
   const auto stored = static_cast<std::int64_t>(sizeof(typename Kernel::storage));
   const auto summed = static_cast<std::int64_t>(sizeof(typename Kernel::accumulator));
@@ -43,7 +43,7 @@ std::int64_t bytes_of(const orrery::schedule::block& b, orrery::schedule::cargo 
   }
   const std::int64_t tokens = Layout{}.shard(b.shard, world, is_query ? s.length : *s.key_length).tokens();
   const std::int64_t numbers = s.batch * tokens * static_cast<std::int64_t>(heads.size());
-  if (c == orrery::schedule::cargo::operand) {
+  if (c == orrery::schedule::payload::operand) {
     if (!is_query) return numbers * (s.head_dim + *s.value_dim) * stored;  // K, V
     if (p == orrery::pass::forward) return numbers * s.head_dim * stored;  // Q
     return numbers * ((s.head_dim + *s.value_dim) * stored + 2 * summed);  // Q, dO, lse, delta
@@ -59,7 +59,7 @@ sent expected(const orrery::program& steps, const orrery::attention_shape& s) {
   for (const orrery::schedule::exchange& x : steps.exchanges) {
     sum.messages += x.sent.count > 0 ? 1 : 0;
     for (int i = x.sent.first; i < x.sent.end(); ++i) {
-      sum.bytes += bytes_of<Kernel, Layout>(steps.sent[i], x.cargo, steps.pass, s, steps.world, steps.slices);
+      sum.bytes += bytes_of<Kernel, Layout>(steps.sent[i], x.payload, steps.pass, s, steps.world, steps.slices);
     }
   }
   return sum;
@@ -98,7 +98,7 @@ TEST_CASE_TEMPLATE("uneven shapes: each block's own size, exactly", Topology, OR
   using kernel = orrery::reference<float>;  // stores 4 bytes, sums 8
   for (const int world : {1, 3, 6, 8, 9}) {
     for (const orrery::pass circulate : {orrery::pass::circulate_keys, orrery::pass::circulate_queries}) {
-      if (orrery::refuses(Topology{}, world, circulate) != nullptr) continue;
+      if (orrery::unsupported_reason(Topology{}, world, circulate) != nullptr) continue;
       const orrery::attention_shape shape{.batch = 2,
                                           .length = 29,
                                           .query_heads = 14,
@@ -122,7 +122,7 @@ TEST_CASE_TEMPLATE("even shapes: traffic's units", Topology, ORRERY_TEST_TOPOLOG
   using kernel = orrery::reference<double>;
   for (const int world : {1, 4, 8, 9}) {
     for (const orrery::pass circulate : {orrery::pass::circulate_keys, orrery::pass::circulate_queries}) {
-      if (orrery::refuses(Topology{}, world, circulate) != nullptr) continue;
+      if (orrery::unsupported_reason(Topology{}, world, circulate) != nullptr) continue;
       // As many tokens and heads as each of these worlds divides; three query heads to a key head, so that each slice
       // has whole groups.
       const std::int64_t shard = 2;
@@ -159,7 +159,7 @@ TEST_CASE_TEMPLATE("memory: traffic's slots times a block, and own operands that
   using kernel = orrery::reference<double>;
   for (const int world : {1, 4, 8, 9}) {
     for (const orrery::pass circulate : {orrery::pass::circulate_keys, orrery::pass::circulate_queries}) {
-      if (orrery::refuses(Topology{}, world, circulate) != nullptr) continue;
+      if (orrery::unsupported_reason(Topology{}, world, circulate) != nullptr) continue;
       const orrery::attention_shape shape{.length = 2 * world,
                                           .query_heads = 3 * world,
                                           .key_heads = world,
@@ -175,7 +175,7 @@ TEST_CASE_TEMPLATE("memory: traffic's slots times a block, and own operands that
         for (const orrery::pass p : {orrery::pass::forward, circulate}) {
           const orrery::program steps = orrery::program_of(Topology{}, on.rank(), world, p);
           const orrery::rank_traffic mine = orrery::traffic(Topology{}, world, p, 3).ranks[on.rank()];
-          const auto block = [&](orrery::schedule::side s, orrery::schedule::cargo c) {
+          const auto block = [&](orrery::schedule::side s, orrery::schedule::payload c) {
             const orrery::schedule::block one{s, on.rank(), 0};
             const std::int64_t bytes = bytes_of<kernel, orrery::contiguous>(one, c, p, shape, world, steps.slices);
             return (bytes + 63) / 64 * 64;
@@ -184,13 +184,13 @@ TEST_CASE_TEMPLATE("memory: traffic's slots times a block, and own operands that
           for (const orrery::schedule::exchange& x : steps.exchanges) {
             for (int i = x.sent.first; i < x.sent.end(); ++i) {
               const orrery::schedule::block& b = steps.sent[i];
-              if (x.cargo == orrery::schedule::cargo::operand && b.shard == on.rank()) own.emplace(b.side, b.slice);
+              if (x.payload == orrery::schedule::payload::operand && b.shard == on.rank()) own.emplace(b.side, b.slice);
             }
           }
-          for (const auto& [s, slice] : own) expected += block(s, orrery::schedule::cargo::operand);
+          for (const auto& [s, slice] : own) expected += block(s, orrery::schedule::payload::operand);
           for (const orrery::schedule::side s : {orrery::schedule::side::query, orrery::schedule::side::key}) {
-            for (const orrery::schedule::cargo c :
-                 {orrery::schedule::cargo::operand, orrery::schedule::cargo::partial}) {
+            for (const orrery::schedule::payload c :
+                 {orrery::schedule::payload::operand, orrery::schedule::payload::partial}) {
               const std::size_t kind = 2 * static_cast<std::size_t>(s) + static_cast<std::size_t>(c);
               if (mine.slots[kind] > 0) expected += mine.slots[kind] * block(s, c);
             }

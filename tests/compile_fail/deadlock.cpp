@@ -4,9 +4,9 @@
 //
 // EXPECT: ranks wait for each other in a circle: post the exchange earlier, or let it complete later
 // EXPECT: ranks_wait_for_each_other
-// EXPECT: refused::rank<0>|ranks_wait_for_each_other\(1, 0, 1\)
-// EXPECT: refused::step<1>|ranks_wait_for_each_other\(1, 0, 1\)
-// EXPECT: refused::peer<1>|ranks_wait_for_each_other\(1, 0, 1\)
+// EXPECT: invalid_schedule::rank<0>|ranks_wait_for_each_other\(1, 0, 1\)
+// EXPECT: invalid_schedule::step<1>|ranks_wait_for_each_other\(1, 0, 1\)
+// EXPECT: invalid_schedule::peer<1>|ranks_wait_for_each_other\(1, 0, 1\)
 
 #include "orrery/schedule/builder.hpp"
 #include "orrery/verify/verify.hpp"
@@ -20,10 +20,10 @@ constexpr bool waits_first = true;
 struct my_pair {
   constexpr orrery::program program(int rank, int world) const {
     orrery::builder schedule{rank, world};
-    schedule.begin_exchange(1 - rank, orrery::schedule::nobody);
+    schedule.begin_exchange(1 - rank, orrery::schedule::no_rank);
     schedule.send(orrery::key(rank));
     if (waits_first) schedule.next_step();
-    schedule.begin_exchange(orrery::schedule::nobody, 1 - rank);
+    schedule.begin_exchange(orrery::schedule::no_rank, 1 - rank);
     schedule.receive(orrery::key(1 - rank));
     schedule.next_step();
     schedule.interact(orrery::query(rank), orrery::keys(0, 2));

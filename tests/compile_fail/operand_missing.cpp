@@ -4,9 +4,9 @@
 //
 // EXPECT: a tile or an exchange uses a block that has not arrived on this rank: receive it in an earlier step
 // EXPECT: operand_is_not_on_this_rank
-// EXPECT: refused::shard<4>|operand_is_not_on_this_rank\(4, 0, 3, 7\)
-// EXPECT: refused::rank<3>|operand_is_not_on_this_rank\(4, 0, 3, 7\)
-// EXPECT: refused::step<7>|operand_is_not_on_this_rank\(4, 0, 3, 7\)
+// EXPECT: invalid_schedule::shard<4>|operand_is_not_on_this_rank\(4, 0, 3, 7\)
+// EXPECT: invalid_schedule::rank<3>|operand_is_not_on_this_rank\(4, 0, 3, 7\)
+// EXPECT: invalid_schedule::step<7>|operand_is_not_on_this_rank\(4, 0, 3, 7\)
 
 #include "orrery/schedule/builder.hpp"
 #include "orrery/verify/verify.hpp"
@@ -24,7 +24,7 @@ struct my_ring {
     for (int hop = 0; hop < world; ++hop) {
       const bool takes = !(rank == forgetful && hop + 2 == world);
       if (hop + 1 < world) {
-        schedule.begin_exchange((rank + 1) % world, takes ? (rank + world - 1) % world : orrery::schedule::nobody);
+        schedule.begin_exchange((rank + 1) % world, takes ? (rank + world - 1) % world : orrery::schedule::no_rank);
         schedule.send(orrery::key(rank - hop));
         schedule.receive(orrery::key(rank - hop - 1));
       }

@@ -4,9 +4,9 @@
 //
 // EXPECT: a pair of a query shard and a key shard is computed by no rank: this rank has the query shard
 // EXPECT: query_shard_never_meets_key_shard
-// EXPECT: refused::query_shard<0>|query_shard_never_meets_key_shard\(0, 1, 0, 0\)
-// EXPECT: refused::key_shard<1>|query_shard_never_meets_key_shard\(0, 1, 0, 0\)
-// EXPECT: refused::rank<0>|query_shard_never_meets_key_shard\(0, 1, 0, 0\)
+// EXPECT: invalid_schedule::query_shard<0>|query_shard_never_meets_key_shard\(0, 1, 0, 0\)
+// EXPECT: invalid_schedule::key_shard<1>|query_shard_never_meets_key_shard\(0, 1, 0, 0\)
+// EXPECT: invalid_schedule::rank<0>|query_shard_never_meets_key_shard\(0, 1, 0, 0\)
 
 #include "orrery/schedule/builder.hpp"
 #include "orrery/verify/verify.hpp"

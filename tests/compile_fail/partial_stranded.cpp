@@ -2,10 +2,10 @@
 
 // A backward whose partial sums are not sent home.
 //
-// EXPECT: a partial ends on this rank, which is not its shard's home: send it on, with cargo::partial
+// EXPECT: a partial ends on this rank, which is not its shard's home: send it on, with payload::partial
 // EXPECT: partial_never_comes_home
-// EXPECT: refused::rank<0>|partial_never_comes_home\([1-3], 0, 0\)
-// EXPECT: refused::shard<[1-3]>|partial_never_comes_home\([1-3], 0, 0\)
+// EXPECT: invalid_schedule::rank<0>|partial_never_comes_home\([1-3], 0, 0\)
+// EXPECT: invalid_schedule::shard<[1-3]>|partial_never_comes_home\([1-3], 0, 0\)
 
 #include "orrery/schedule/builder.hpp"
 #include "orrery/verify/verify.hpp"

@@ -29,7 +29,7 @@ template <class Kernel>
 void check(int world) {
   std::uint64_t seed = 0;
   for (const orrery::any_topology& topology : any::topologies()) {
-    if (topology.refuses(world, orrery::pass::forward) != nullptr) continue;
+    if (topology.unsupported_reason(world, orrery::pass::forward) != nullptr) continue;
     cuda_double::reset({.seed = ++seed});
     const auto on_devices = [](int ranks, auto&& body) { orrery::device::run(ranks, body); };
     INFO(topology.name(), " over ", world);

@@ -48,7 +48,7 @@ TEST_CASE("shared memory and barriers") {
   for (int i = 0; i < 128; ++i) CHECK(got[static_cast<std::size_t>(i)] == 100 * (i / 64) + 63 - i % 64);
 }
 
-TEST_CASE("misuse of shared memory has a sentence") {
+TEST_CASE("misuse of shared memory has a message") {
   CHECK(contains(blame([](const emulator::threads& t) { static_cast<void>(t.load<int>(4 * t.thread())); }),
                  "reads shared memory that nobody has written"));
   CHECK(contains(blame([](const emulator::threads& t) { t.store(8 * t.thread(), 1); }), "256 bytes, accessed at 256"));
@@ -68,7 +68,7 @@ TEST_CASE("misuse of shared memory has a sentence") {
   CHECK(contains(blame([](const emulator::threads& t) { t.store(0, t.thread()); }), "writes what thread 0 wrote"));
 }
 
-TEST_CASE("threads that part ways have a sentence") {
+TEST_CASE("threads that part ways have a message") {
   CHECK(contains(blame([](const emulator::threads& t) {
                    if (t.thread() != 7) t.barrier();
                  }),
@@ -160,7 +160,7 @@ TEST_CASE_TEMPLATE("a product of matrices by way of shared memory, as loaded by 
   }
 }
 
-TEST_CASE("a device that is too old or too small has a sentence") {
+TEST_CASE("a device that is too old or too small has a message") {
   const orrery::detail::device_limits old{1, 75, 64 * 1024};
   CHECK_THROWS_WITH_AS(old.require("device_flash<bfloat16>", {80, 0}),
                        "orrery: device 1 has compute capability 7.5, but kernel device_flash<bfloat16> needs 8.0 or "

@@ -20,7 +20,7 @@
 /// A device on the host, for the tests of kernels: the threads of a block run in turn on one processor thread, and what
 /// they may do together is done as PTX says, with the layouts of its fragments.
 ///
-/// It is stricter than a GPU. It throws `misuse`, a sentence, for: shared memory that is read before it is written,
+/// It is stricter than a GPU. It throws `misuse`, a message, for: shared memory that is read before it is written,
 /// while it is being copied to, out of bounds or misaligned; accesses of two threads, one of them a write, without a
 /// barrier between them; collectives that some threads of a warp or a block do not reach, or reach at different places;
 /// vectors in global memory that are misaligned; copies whose arrival nobody waits for. What it can do of compute

@@ -191,7 +191,7 @@ std::string blame_for(flaw what) {
 
 }  // namespace
 
-TEST_CASE("misuse of the asynchronous proxy has a sentence") {
+TEST_CASE("misuse of the asynchronous proxy has a message") {
   CHECK(blame_for(flaw::none) == "");
   const auto expect = [](flaw what, const char* part) {
     const std::string found = blame_for(what);
@@ -222,7 +222,7 @@ TEST_CASE("misuse of the asynchronous proxy has a sentence") {
   expect(flaw::one_arrival_is_enough, "stands still");
 }
 
-TEST_CASE("misuse of barriers and registers has a sentence") {
+TEST_CASE("misuse of barriers and registers has a message") {
   CHECK(
       contains(blame([](const warpgroup_threads& t) { t.mbarrier_arrive(8); }), "an mbarrier that is not initialised"));
   CHECK(contains(blame([](const warpgroup_threads& t) {

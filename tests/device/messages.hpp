@@ -10,7 +10,7 @@ namespace cuda_test {
 
 /// What `body` throws; empty if it does not.
 template <class Body>
-std::string sentence_of(const Body& body) {
+std::string message_of_exception(const Body& body) {
   try {
     body();
   } catch (const std::exception& e) {
@@ -19,9 +19,9 @@ std::string sentence_of(const Body& body) {
   return "";
 }
 
-inline bool says(const std::string& sentence, const std::string& part) {
-  INFO("said: ", sentence);
-  const bool found = sentence.find(part) != std::string::npos;
+inline bool says(const std::string& message, const std::string& part) {
+  INFO("said: ", message);
+  const bool found = message.find(part) != std::string::npos;
   CHECK_MESSAGE(found, "without: ", part);
   return found;
 }

@@ -45,7 +45,7 @@ void ignore_wait(int nth);
 /// How often a function has been called since `reset`.
 [[nodiscard]] int calls(const std::string& function);
 
-/// Races and misuse, as sentences, since `reset`; the first hundred.
+/// Races and misuse, as messages, since `reset`; the first hundred.
 [[nodiscard]] std::vector<std::string> faults();
 /// Empty, or what is still allocated.
 [[nodiscard]] std::string leaks();

@@ -35,8 +35,8 @@ inline const std::byte* address(const void* of) { return static_cast<const std::
 struct fault_list {
   std::vector<std::string> all;
 
-  void add(const std::string& sentence) {
-    if (all.size() < 100) all.push_back(sentence);
+  void add(const std::string& message) {
+    if (all.size() < 100) all.push_back(message);
   }
 };
 

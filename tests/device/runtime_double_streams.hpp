@@ -127,7 +127,7 @@ class simulated_runtime {
     enqueued.notify_all();
   }
 
-  void fault(const std::string& sentence) { faults.add(sentence); }
+  void fault(const std::string& message) { faults.add(message); }
 
   void reset(const settings& now) {
     if (const std::string left = leaks(); !left.empty()) {
@@ -303,8 +303,8 @@ class simulated_runtime {
     return cudaSuccess;
   }
 
-  cudaError_t misuse(const std::string& sentence) {
-    fault(sentence);
+  cudaError_t misuse(const std::string& message) {
+    fault(message);
     return cudaErrorInvalidResourceHandle;
   }
 

@@ -31,7 +31,8 @@ void check_topologies(int world, const device::options& how) {
       orrery::double_ring<2>{}, orrery::ulysses{},    orrery::usp<2>{},       my_ring{}};
   for (const orrery::any_topology& topology : topologies) {
     for (const orrery::pass circulate : {orrery::pass::circulate_keys, orrery::pass::circulate_queries}) {
-      if (topology.refuses(world, orrery::pass::forward) != nullptr || topology.refuses(world, circulate) != nullptr)
+      if (topology.unsupported_reason(world, orrery::pass::forward) != nullptr ||
+          topology.unsupported_reason(world, circulate) != nullptr)
         continue;
       const orrery::attention_shape shape{.length = 83,
                                           .query_heads = world > 8 ? 16 : 8,

@@ -302,8 +302,8 @@ TEST_CASE("fewer key heads weigh less") {
   CHECK((weights_of(pass::forward, 4).of == std::array<double, 4>{1, 1, 0.5, 0}));
   CHECK((weights_of(pass::circulate_keys, 4).of == std::array<double, 4>{2, 1, 0.5, 0.5}));
   CHECK((weights_of(pass::circulate_queries).of == std::array<double, 4>{2, 1, 2, 2}));
-  CHECK(weights_of(pass::forward, 8)(side::key, cargo::operand) == 0.25);
-  CHECK(weights_of(pass::forward, 8)(side::query, cargo::partial) == 1);
+  CHECK(weights_of(pass::forward, 8)(side::key, payload::operand) == 0.25);
+  CHECK(weights_of(pass::forward, 8)(side::query, payload::partial) == 1);
   CHECK(measure(ring{}, 8, pass::forward, 8).units_sent == 14.0 / 8);
   CHECK(measure(ring{}, 8, pass::circulate_keys, 8).units_sent == 28.0 / 8);
   CHECK(measure(ring{}, 8, pass::circulate_queries, 8).units_sent == 21);
@@ -421,7 +421,7 @@ TEST_CASE("the figures of a report are those of its busiest rank, whichever it i
     for (int rank = 0; rank < 3; ++rank) {
       builder schedule{rank, 3};
       for (int message = 0; message < 2; ++message) {
-        schedule.begin_exchange(rank == busiest ? receiver : nobody, rank == receiver ? busiest : nobody);
+        schedule.begin_exchange(rank == busiest ? receiver : no_rank, rank == receiver ? busiest : no_rank);
         schedule.send(key(busiest));
         schedule.receive(key(busiest));
       }

@@ -73,8 +73,9 @@ TEST_CASE("a training on devices has the losses of one on the host") {
   CHECK(expected.front() > 5);  // the logarithm of 256, about
   for (const orrery::any_topology& topology : std::vector<orrery::any_topology>{
            orrery::ring{}, orrery::wallfacer<2>{}, orrery::concentric<2>{}, orrery::ulysses{}}) {
-    o.hand_over =
-        o.hand_over == orrery::hand_over::together ? orrery::hand_over::by_tensor : orrery::hand_over::together;
+    o.operand_messages = o.operand_messages == orrery::operand_messages::per_block
+                             ? orrery::operand_messages::per_tensor
+                             : orrery::operand_messages::per_block;
     INFO(topology.name());
     CHECK(distance(expected, on_devices<double>(topology, 4, o)) < 1e-13);
   }

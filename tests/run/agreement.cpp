@@ -27,7 +27,7 @@ namespace {
 
 using orrery::detail::agreement;
 
-/// The sentence that all ranks throw when `body` runs on them.
+/// The message that all ranks throw when `body` runs on them.
 template <class Body>
 std::string said_by_all(int ranks, const Body& body) {
   std::vector<std::string> said(static_cast<std::size_t>(ranks), "nothing");
@@ -245,7 +245,7 @@ TEST_CASE("nothing to agree about, or one rank alone") {
         }) == "nothing");
 }
 
-TEST_CASE("blocks in sentences") {
+TEST_CASE("blocks in messages") {
   using orrery::schedule::side;
   CHECK(orrery::detail::describe_blocks({}) == "");
   orrery::schedule::list<orrery::schedule::block> several;

@@ -23,7 +23,7 @@ TEST_CASE_TEMPLATE("every pair meets once, in every slice, in every pass", Topol
   for (const int world : {1, 2, 3, 4, 5, 6, 7, 8, 9, 12, 16}) {
     for (const orrery::pass p :
          {orrery::pass::forward, orrery::pass::circulate_keys, orrery::pass::circulate_queries}) {
-      if (orrery::refuses(Topology{}, world, p) != nullptr) continue;
+      if (orrery::unsupported_reason(Topology{}, world, p) != nullptr) continue;
       INFO(orrery::name_of(Topology{}), " over ", world, ", ", orrery::name_of(p));
       for (const std::int64_t length : {37, 5}) {
         CHECK_NOTHROW(orrery::threads::run(world, [&](auto& on) { pairs::check_rank<Topology>(on, p, length, 23); }));
@@ -58,7 +58,7 @@ TEST_CASE("a pair that is missing is found by the verifier, and by the meetings 
 
 namespace {
 
-/// An interaction that does nothing, and throws where it is told to: a number, or an exception with a sentence.
+/// An interaction that does nothing, and throws where it is told to: a number, or an exception with a message.
 struct throwing {
   enum place { nowhere, prepare_, pack_, interact_, merge_, finish_ };
   static constexpr std::array operands{orrery::schedule::side::query, orrery::schedule::side::key};
@@ -70,7 +70,7 @@ struct throwing {
   void at(place here) const {
     if (here != where) return;
     if (number) throw 42;
-    throw std::runtime_error{"the kernel's own sentence"};
+    throw std::runtime_error{"the kernel's own message"};
   }
   [[nodiscard]] static std::int64_t operand_bytes(int, const orrery::schedule::block&) { return 8; }
   [[nodiscard]] static std::int64_t partial_bytes(const orrery::schedule::block&) { return 8; }
@@ -119,9 +119,9 @@ TEST_CASE("whatever the interaction throws, wherever: the other rank fails with 
           if (on.rank() == 1) thrown = std::to_string(value);
         }
       });
-      CHECK(thrown == (number ? "42" : "the kernel's own sentence"));
+      CHECK(thrown == (number ? "42" : "the kernel's own message"));
       CHECK(said.find("rank 1 failed in step ") != std::string::npos);
-      CHECK((said.find(": the kernel's own sentence") != std::string::npos) == !number);
+      CHECK((said.find(": the kernel's own message") != std::string::npos) == !number);
     }
   }
 }

@@ -151,7 +151,7 @@ class work {
   std::vector<std::vector<std::uint64_t>> own_;
 };
 
-/// Runs a topology's schedule twice and compares what all tokens know with what they should. Throws a sentence.
+/// Runs a topology's schedule twice and compares what all tokens know with what they should. Throws a message.
 template <class Topology, class World>
 void check_rank(World& world, orrery::pass p, std::int64_t queries, std::int64_t keys) {
   const Topology topology{};

@@ -61,7 +61,7 @@ TEST_CASE("shards are taken modulo the world") {
 
 TEST_CASE("slices of blocks follow each other, shard by shard") {
   builder schedule{0, 4, pass::forward, 6};
-  schedule.begin_exchange(1, nobody);
+  schedule.begin_exchange(1, no_rank);
   schedule.send(blocks{side::key, 3, 2, 1, 4, 2});
   schedule.send(key(2).in_slice(5));
   const program p = schedule;
@@ -78,14 +78,14 @@ TEST_CASE("slices of blocks follow each other, shard by shard") {
 TEST_CASE("a shift is the same for all ranks") {
   for (int rank = 0; rank < 5; ++rank) {
     builder schedule{rank, 5};
-    schedule.shift(keys(rank, 2), +2, {3, 4}, cargo::partial);
+    schedule.shift(keys(rank, 2), +2, {3, 4}, payload::partial);
     const program p = schedule;
     REQUIRE(p.exchanges.size() == 1);
     const exchange& x = p.exchanges[0];
     CHECK(x.to == (rank + 2) % 5);
     CHECK(x.from == (rank + 3) % 5);
     CHECK(x.lane == 3);
-    CHECK((x.cargo == cargo::partial));
+    CHECK((x.payload == payload::partial));
     CHECK(x.posted == 0);
     CHECK(x.complete_before == 4);
     CHECK((sent_by(p, x) == std::vector<block>{{side::key, rank, 0}, {side::key, (rank + 1) % 5, 0}}));
@@ -105,7 +105,7 @@ TEST_CASE("an exchange with oneself is none") {
   schedule.send(key(2));
   schedule.receive(key(1));
   schedule.shift(key(2), 4);
-  schedule.begin_exchange(nobody, nobody);
+  schedule.begin_exchange(no_rank, no_rank);
   schedule.send(key(2));
   schedule.receive(key(2));
   schedule.begin_exchange(2, 3);  // only receives
@@ -116,12 +116,12 @@ TEST_CASE("an exchange with oneself is none") {
   schedule.receive(key(3));
   const program p = schedule;
   REQUIRE(p.exchanges.size() == 2);
-  CHECK(p.exchanges[0].to == nobody);
+  CHECK(p.exchanges[0].to == no_rank);
   CHECK(p.exchanges[0].from == 3);
   CHECK(p.exchanges[0].sent.count == 0);
   CHECK(p.exchanges[0].received.count == 1);
   CHECK(p.exchanges[1].to == 3);
-  CHECK(p.exchanges[1].from == nobody);
+  CHECK(p.exchanges[1].from == no_rank);
   CHECK(p.exchanges[1].sent.count == 1);
   CHECK(p.exchanges[1].received.count == 0);
   CHECK(p.sent.size() == 1);
@@ -217,10 +217,10 @@ TEST_CASE("collectives are direct exchanges, and are remarked") {
   }
   for (int e = 3; e < 6; ++e) {
     const exchange& x = p.exchanges[e];
-    CHECK((x.cargo == cargo::partial));
+    CHECK((x.payload == payload::partial));
     CHECK(x.to == to[e - 3]);
     CHECK((sent_by(p, x) == std::vector<block>{{side::key, x.to, 0}}));
-    CHECK(x.from == (from[e - 3] == 8 ? nobody : from[e - 3]));
+    CHECK(x.from == (from[e - 3] == 8 ? no_rank : from[e - 3]));
     CHECK(x.received.count == (from[e - 3] == 8 ? 0 : 1));
   }
   REQUIRE(p.collectives.size() == 2);
@@ -233,7 +233,7 @@ TEST_CASE("a step of another program can be written again") {
   first.shift(key(1).in_slice(1), 1, {3, 2});
   first.next_step();
   first.all_gather({0, 4}, side::query);
-  first.begin_exchange(2, nobody, {7}, cargo::partial);
+  first.begin_exchange(2, no_rank, {7}, payload::partial);
   first.send(query(2));
   first.interact(queries(0, 2), key(1));
   const program original = first;
@@ -253,7 +253,7 @@ TEST_CASE("a step of another program can be written again") {
     CHECK(x.to == y.to);
     CHECK(x.from == y.from);
     CHECK(x.lane == y.lane);
-    CHECK((x.cargo == y.cargo));
+    CHECK((x.payload == y.payload));
     CHECK(x.posted + 1 == y.posted);
     CHECK(x.complete_before + 1 == y.complete_before);
     CHECK((sent_by(original, x) == sent_by(copy, y)));

@@ -1,6 +1,6 @@
 // Copyright The Orrery authors. SPDX-License-Identifier: Apache-2.0
 
-// What is done to programs after they are written: finish, derive_backward, is_translate, is_renamed.
+// What is done to programs after they are written: finish, derive_backward, is_rotation, is_relabeling.
 
 #include <algorithm>
 #include <string>
@@ -33,7 +33,7 @@ traffic_report measure(const Topology& t, int world, pass p) {
 int most_needed_at_once(const program& p, side s) {
   std::vector<int> needed(static_cast<std::size_t>(p.steps.size()));
   for (const exchange& x : p.exchanges) {
-    if (x.cargo != cargo::operand) continue;
+    if (x.payload != payload::operand) continue;
     for (int r = x.received.first; r < x.received.end(); ++r) {
       const block& what = p.received[r].block;
       if (what.side != s) continue;
@@ -45,7 +45,7 @@ int most_needed_at_once(const program& p, side s) {
         }
         for (int e = p.steps[i].exchanges.first; e < p.steps[i].exchanges.end(); ++e) {
           const exchange& y = p.exchanges[e];
-          for (int b = y.sent.first; y.cargo == cargo::operand && b < y.sent.end(); ++b) {
+          for (int b = y.sent.first; y.payload == payload::operand && b < y.sent.end(); ++b) {
             if (p.sent[b] == what) last = std::max(last, y.complete_before - 1);
           }
         }
@@ -105,8 +105,8 @@ TEST_CASE("finish needs no more slots than blocks are needed at once") {
         INFO(draw_grid(programs));
         for (const program& mine : programs) {
           for (const side s : {side::query, side::key}) {
-            CHECK(mine.slots_of(s, cargo::operand) == most_needed_at_once(mine, s));
-            if (!has_partials(p, s)) CHECK(mine.slots_of(s, cargo::partial) == 0);
+            CHECK(mine.slots_of(s, payload::operand) == most_needed_at_once(mine, s));
+            if (!has_partials(p, s)) CHECK(mine.slots_of(s, payload::partial) == 0);
           }
         }
       }
@@ -129,7 +129,7 @@ TEST_CASE("a ring has two slots, one for what it uses and one for what arrives")
 TEST_CASE("a partial that is never sent keeps its slot") {
   builder schedule{0, 3};
   for (int shard = 1; shard < 3; ++shard) {
-    schedule.begin_exchange(nobody, shard);
+    schedule.begin_exchange(no_rank, shard);
     schedule.receive(query(shard));
   }
   for (int shard = 1; shard < 3; ++shard) {
@@ -138,7 +138,7 @@ TEST_CASE("a partial that is never sent keeps its slot") {
   }
   program p = schedule;
   finish(p);
-  CHECK(p.slots_of(side::query, cargo::partial) == 2);
+  CHECK(p.slots_of(side::query, payload::partial) == 2);
 }
 
 TEST_CASE("finish can be called again") {
@@ -180,7 +180,7 @@ TEST_CASE("a backward can be derived from any forward") {
     CAPTURE(world);
     const list<program> programs = programs_of(topologies::my_ring{}, world, pass::circulate_keys);
     INFO(draw_grid(programs));
-    INFO(verify(programs).sentence());
+    INFO(verify(programs).message());
     CHECK(verify(programs).ok());
     const traffic_report report = measure(topologies::my_ring{}, world, pass::circulate_keys);
     // The operands go round as they did, and each gradient goes straight home.
@@ -200,12 +200,12 @@ TEST_CASE("a derived backward sends a gradient home after the last tile that add
     CHECK(verify(my_two_tiles{}, world).ok());
     const list<program> backward = programs_of(my_two_tiles{}, world, pass::circulate_keys);
     INFO(draw_grid(backward));
-    INFO(verify(backward).sentence());
+    INFO(verify(backward).message());
     CHECK(verify(backward).ok());
     for (const program& mine : backward) {
       int sent = 0;
       for (const exchange& x : mine.exchanges) {
-        if (x.cargo != cargo::partial || x.sent.count == 0 || mine.sent[x.sent.first].side != side::key) continue;
+        if (x.payload != payload::partial || x.sent.count == 0 || mine.sent[x.sent.first].side != side::key) continue;
         CHECK(x.posted == 3);
         ++sent;
       }
@@ -222,19 +222,19 @@ TEST_CASE("gradients of a derived backward have a lane of their own") {
       schedule.shift(key(rank), +1);
       schedule.interact(query(rank), key(rank));
       schedule.next_step();
-      schedule.begin_exchange((rank + 1) % world, nobody, {0, 3});
+      schedule.begin_exchange((rank + 1) % world, no_rank, {0, 3});
       schedule.send(query(rank));
       schedule.interact(query(rank), key(rank - 1));
       schedule.next_step();
       schedule.next_step();
-      schedule.begin_exchange(nobody, (rank + 1) % world);
+      schedule.begin_exchange(no_rank, (rank + 1) % world);
       schedule.receive(query(rank + 1));
       return schedule;
     }
   };
   CHECK(verify(my_late_receive{}, 2).ok());
   const verdict found = verify(my_late_receive{}, 2, pass::circulate_keys);
-  INFO(found.sentence());
+  INFO(found.message());
   CHECK(found.ok());
 }
 
@@ -250,7 +250,7 @@ TEST_CASE("a derived backward is right for the forward of every topology") {
         finish(one);
       }
       INFO(draw_grid(backward));
-      INFO(verify(backward).sentence());
+      INFO(verify(backward).message());
       CHECK(verify(backward).ok());
     }
   }
@@ -262,20 +262,20 @@ TEST_CASE("a ring's programs are each other's translates") {
   for (int a = 0; a < world; ++a) {
     for (int b = 0; b < world; ++b) {
       const int distance = (b - a + world) % world;
-      CHECK(is_translate(programs[a], programs[b], distance));
-      CHECK_FALSE(is_translate(programs[a], programs[b], (distance + 1) % world));
+      CHECK(is_rotation(programs[a], programs[b], distance));
+      CHECK_FALSE(is_rotation(programs[a], programs[b], (distance + 1) % world));
     }
   }
 }
 
 TEST_CASE("programs that differ anywhere are no translates") {
-  const list<program> programs = detail::drafts_of(usp<2>{}, 8, pass::circulate_queries);
-  REQUIRE(is_translate(programs[1], programs[3], 2));
-  CHECK_FALSE(is_translate(programs[0], programs[1], 1));  // another member of the group
+  const list<program> programs = detail::unallocated_programs(usp<2>{}, 8, pass::circulate_queries);
+  REQUIRE(is_rotation(programs[1], programs[3], 2));
+  CHECK_FALSE(is_rotation(programs[0], programs[1], 1));  // another member of the group
   const auto differs = [&](auto change) {
     program changed = programs[3];
     change(changed);
-    return !is_translate(programs[1], changed, 2);
+    return !is_rotation(programs[1], changed, 2);
   };
   CHECK_FALSE(differs([](program&) {}));
   CHECK(differs([](program& p) { p.rank = 5; }));
@@ -287,7 +287,7 @@ TEST_CASE("programs that differ anywhere are no translates") {
   CHECK(differs([](program& p) { --p.steps[1].tile.keys.count; }));
   for (int e = 0; e < programs[3].exchanges.size(); ++e) {
     CHECK(differs([&](program& p) { p.exchanges[e].to = (p.exchanges[e].to + 1) % 8; }));
-    CHECK(differs([&](program& p) { p.exchanges[e].to = nobody; }));
+    CHECK(differs([&](program& p) { p.exchanges[e].to = no_rank; }));
     CHECK(differs([&](program& p) { p.exchanges[e].from = (p.exchanges[e].from + 1) % 8; }));
     CHECK(differs([&](program& p) { ++p.exchanges[e].lane; }));
     CHECK(differs([&](program& p) { ++p.exchanges[e].posted; }));
@@ -295,7 +295,7 @@ TEST_CASE("programs that differ anywhere are no translates") {
     CHECK(differs([&](program& p) { --p.exchanges[e].sent.count; }));
     CHECK(differs([&](program& p) { --p.exchanges[e].received.count; }));
     CHECK(differs([&](program& p) {
-      p.exchanges[e].cargo = p.exchanges[e].cargo == cargo::operand ? cargo::partial : cargo::operand;
+      p.exchanges[e].payload = p.exchanges[e].payload == payload::operand ? payload::partial : payload::operand;
     }));
   }
   const auto each_block = [&](auto block_of, int count) {
@@ -311,19 +311,19 @@ TEST_CASE("programs that differ anywhere are no translates") {
   each_block([](program& p, int b) -> block& { return p.queries[b].block; }, programs[3].queries.size());
   each_block([](program& p, int b) -> block& { return p.keys[b].block; }, programs[3].keys.size());
   // Without slices, a slice must not count on with the rank.
-  program alone = detail::draft_of(ring{}, 1, 4);
+  program alone = detail::unallocated_program(ring{}, 1, 4);
   alone.keys[0].block.slice = 1;
-  CHECK_FALSE(is_translate(detail::draft_of(ring{}, 0, 4), alone, 1));
+  CHECK_FALSE(is_rotation(detail::unallocated_program(ring{}, 0, 4), alone, 1));
 }
 
 TEST_CASE("programs that are renamed get the same slots") {
   for (const auto& [programs, alike] :
-       {std::pair{detail::drafts_of(ring{}, 6, pass::circulate_keys), 1},
-        std::pair{detail::drafts_of(wallfacer<2>{}, 8, pass::forward), 0},
-        std::pair{detail::drafts_of(ulysses{}, 5, pass::forward), 1},
-        std::pair{detail::drafts_of(usp<4>{}, 4, pass::circulate_keys), 1},
-        std::pair{detail::drafts_of(double_ring<3>{}, 12, pass::circulate_queries), 1}}) {
-    const list<int> first = first_alike(programs);
+       {std::pair{detail::unallocated_programs(ring{}, 6, pass::circulate_keys), 1},
+        std::pair{detail::unallocated_programs(wallfacer<2>{}, 8, pass::forward), 0},
+        std::pair{detail::unallocated_programs(ulysses{}, 5, pass::forward), 1},
+        std::pair{detail::unallocated_programs(usp<4>{}, 4, pass::circulate_keys), 1},
+        std::pair{detail::unallocated_programs(double_ring<3>{}, 12, pass::circulate_queries), 1}}) {
+    const list<int> first = first_equivalent(programs);
     int different = 0;
     for (int rank = 0; rank < programs.size(); ++rank) {
       different += first[rank] == rank ? 1 : 0;
@@ -342,12 +342,12 @@ TEST_CASE("programs that are renamed get the same slots") {
 }
 
 TEST_CASE("programs that differ in more than names are not renamed") {
-  const list<program> programs = detail::drafts_of(usp<2>{}, 8, pass::circulate_queries);
-  REQUIRE(is_renamed(programs[1], programs[3]));
+  const list<program> programs = detail::unallocated_programs(usp<2>{}, 8, pass::circulate_queries);
+  REQUIRE(is_relabeling(programs[1], programs[3]));
   const auto differs = [&](auto change) {
     program changed = programs[3];
     change(changed);
-    return !is_renamed(programs[1], changed);
+    return !is_relabeling(programs[1], changed);
   };
   CHECK_FALSE(differs([](program&) {}));
   CHECK(differs([](program& p) { p.rank = 5; }));  // its home is another one's
@@ -358,7 +358,7 @@ TEST_CASE("programs that differ in more than names are not renamed") {
   for (int e = 0; e < programs[3].exchanges.size(); ++e) {
     CHECK(differs([&](program& p) { p.exchanges[e].to = p.rank; }));
     CHECK(differs([&](program& p) { p.exchanges[e].to = 8; }));
-    CHECK(differs([&](program& p) { p.exchanges[e].to = nobody; }));
+    CHECK(differs([&](program& p) { p.exchanges[e].to = no_rank; }));
     CHECK(differs([&](program& p) { p.exchanges[e].from = p.rank; }));
     CHECK(differs([&](program& p) { p.exchanges[e].from = -2; }));
     CHECK(differs([&](program& p) { ++p.exchanges[e].lane; }));
@@ -376,11 +376,11 @@ TEST_CASE("programs that differ in more than names are not renamed") {
   each_block([](program& p, int b) -> block& { return p.queries[b].block; }, programs[3].queries.size());
   each_block([](program& p, int b) -> block& { return p.keys[b].block; }, programs[3].keys.size());
   // One name for two shards, and two for one.
-  program ring_of_four = detail::draft_of(ring{}, 1, 4);
-  CHECK(is_renamed(detail::draft_of(ring{}, 0, 4), ring_of_four));
+  program ring_of_four = detail::unallocated_program(ring{}, 1, 4);
+  CHECK(is_relabeling(detail::unallocated_program(ring{}, 0, 4), ring_of_four));
   ring_of_four.keys[1].block.shard = ring_of_four.keys[2].block.shard;
-  CHECK_FALSE(is_renamed(detail::draft_of(ring{}, 0, 4), ring_of_four));
-  CHECK_FALSE(is_renamed(ring_of_four, detail::draft_of(ring{}, 0, 4)));
+  CHECK_FALSE(is_relabeling(detail::unallocated_program(ring{}, 0, 4), ring_of_four));
+  CHECK_FALSE(is_relabeling(ring_of_four, detail::unallocated_program(ring{}, 0, 4)));
   // Two shards that get one name where no shard has that name itself.
   const auto receives = [](int first, int second) {
     builder schedule{0, 4};
@@ -392,8 +392,8 @@ TEST_CASE("programs that differ in more than names are not renamed") {
     schedule.add_to_tile(key(second));
     return static_cast<program>(schedule);
   };
-  CHECK(is_renamed(receives(1, 2), receives(3, 1)));
-  CHECK_FALSE(is_renamed(receives(1, 2), receives(1, 1)));
-  CHECK_FALSE(is_renamed(receives(1, 1), receives(1, 2)));
-  CHECK_FALSE(is_renamed(receives(1, 2), receives(1, 0)));  // rank 0's own shard keeps its name
+  CHECK(is_relabeling(receives(1, 2), receives(3, 1)));
+  CHECK_FALSE(is_relabeling(receives(1, 2), receives(1, 1)));
+  CHECK_FALSE(is_relabeling(receives(1, 1), receives(1, 2)));
+  CHECK_FALSE(is_relabeling(receives(1, 2), receives(1, 0)));  // rank 0's own shard keeps its name
 }

@@ -28,7 +28,7 @@ template <class Topology>
 std::pair<traffic, traffic> messages(int world, orrery::pass p) {
   traffic sent, received;
   for (int rank = 0; rank < world; ++rank) {
-    const auto split = orrery::schedule::by_tensor(orrery::program_of(Topology{}, rank, world, p), sides);
+    const auto split = orrery::schedule::split_by_tensor(orrery::program_of(Topology{}, rank, world, p), sides);
     const orrery::program& steps = split.program;
     for (int e = 0; e < steps.exchanges.size(); ++e) {
       const orrery::schedule::exchange& x = steps.exchanges[e];
@@ -47,7 +47,7 @@ std::pair<traffic, traffic> messages(int world, orrery::pass p) {
 TEST_CASE_TEMPLATE("both ends of every message split it alike", Topology, ORRERY_TEST_TOPOLOGIES) {
   for (const int world : {1, 2, 3, 4, 6, 8, 9, 12, 16}) {
     for (const orrery::pass p : {orrery::pass::forward, orrery::pass::circulate_keys}) {
-      if (orrery::refuses(Topology{}, world, p) != nullptr) continue;
+      if (orrery::unsupported_reason(Topology{}, world, p) != nullptr) continue;
       INFO(orrery::name_of(Topology{}), " over ", world);
       const auto [sent, received] = messages<Topology>(world, p);
       CHECK((sent == received));
@@ -57,10 +57,10 @@ TEST_CASE_TEMPLATE("both ends of every message split it alike", Topology, ORRERY
 
 TEST_CASE_TEMPLATE("every block travels with all its tensors, each of them once", Topology, ORRERY_TEST_TOPOLOGIES) {
   for (const int world : {4, 8, 9}) {
-    if (orrery::refuses(Topology{}, world, orrery::pass::forward) != nullptr) continue;
+    if (orrery::unsupported_reason(Topology{}, world, orrery::pass::forward) != nullptr) continue;
     for (int rank = 0; rank < world; ++rank) {
       const orrery::program whole = orrery::program_of(Topology{}, rank, world, orrery::pass::forward);
-      const auto split = orrery::schedule::by_tensor(whole, sides);
+      const auto split = orrery::schedule::split_by_tensor(whole, sides);
       std::map<std::tuple<int, int, int, int>, int> of_whole, of_split;  // peer, side, shard, slice
       const auto count = [](auto& counts, const orrery::program& p, int e, int weight_of_query, int weight_of_key) {
         for (int s = p.exchanges[e].sent.first; s < p.exchanges[e].sent.end(); ++s) {
@@ -86,7 +86,7 @@ TEST_CASE_TEMPLATE("every block travels with all its tensors, each of them once"
 
 TEST_CASE("the first step's exchanges come tensor by tensor, and collectives stay collectives") {
   const auto split =
-      orrery::schedule::by_tensor(orrery::program_of(orrery::ulysses{}, 1, 4, orrery::pass::forward), sides);
+      orrery::schedule::split_by_tensor(orrery::program_of(orrery::ulysses{}, 1, 4, orrery::pass::forward), sides);
   CHECK(std::vector<int>(split.tensor.begin(), split.tensor.begin() + 9) ==
         std::vector<int>{0, 0, 0, 1, 1, 1, 2, 2, 2});
   REQUIRE(split.program.collectives.size() == 4);
@@ -110,15 +110,15 @@ TEST_CASE("each end of an exchange is split by the blocks that it names") {
   schedule.interact(orrery::query(0), orrery::key(1));
   orrery::program p = schedule;
   orrery::schedule::finish(p);
-  const auto split = orrery::schedule::by_tensor(p, sides);
+  const auto split = orrery::schedule::split_by_tensor(p, sides);
   int sends = 0, receives = 0;
   for (int e = 0; e < split.program.exchanges.size(); ++e) {
     const orrery::schedule::exchange& x = split.program.exchanges[e];
     sends += x.sent.count > 0 ? 1 : 0;
     receives += x.received.count > 0 ? 1 : 0;
     CHECK((x.received.count > 0) == (split.tensor_of(e) == orrery::schedule::every_tensor));
-    CHECK((x.to == orrery::schedule::nobody) == (x.sent.count == 0));
-    CHECK((x.from == orrery::schedule::nobody) == (x.received.count == 0));
+    CHECK((x.to == orrery::schedule::no_rank) == (x.sent.count == 0));
+    CHECK((x.from == orrery::schedule::no_rank) == (x.received.count == 0));
   }
   CHECK(sends == 2);
   CHECK(receives == 1);
@@ -128,14 +128,14 @@ TEST_CASE("a part of a collective's exchanges is no collective") {
   // Of three exchanges one relays another rank's keys, which stay one message.
   orrery::builder schedule{0, 4};
   for (int peer = 1; peer < 4; ++peer) {
-    schedule.begin_exchange(peer, orrery::schedule::nobody);
+    schedule.begin_exchange(peer, orrery::schedule::no_rank);
     schedule.send(orrery::key(peer == 2 ? 3 : 0));
   }
   schedule.remark(orrery::schedule::collective_kind::all_gather, {0, 4}, 0);
   orrery::program p = schedule;
   orrery::schedule::finish(p);
   REQUIRE(p.collectives.size() == 1);
-  const auto split = orrery::schedule::by_tensor(p, sides);
+  const auto split = orrery::schedule::split_by_tensor(p, sides);
   CHECK(split.program.exchanges.size() == 2 * 2 + 1);
   CHECK(split.program.collectives.empty());
 }
@@ -143,13 +143,13 @@ TEST_CASE("a part of a collective's exchanges is no collective") {
 TEST_CASE("tensors of different lanes do not share a lane") {
   orrery::builder schedule{0, 2};
   for (int lane = 0; lane < 3; ++lane) {
-    schedule.begin_exchange(1, orrery::schedule::nobody, {lane});
+    schedule.begin_exchange(1, orrery::schedule::no_rank, {lane});
     schedule.send(orrery::query(0));
     schedule.send(orrery::key(0));
   }
   orrery::program p = schedule;
   orrery::schedule::finish(p);
-  const auto split = orrery::schedule::by_tensor(p, sides);
+  const auto split = orrery::schedule::split_by_tensor(p, sides);
   std::set<int> lanes;
   for (const orrery::schedule::exchange& x : split.program.exchanges) lanes.insert(x.lane);
   CHECK(split.program.exchanges.size() == 3 * 3);

@@ -34,7 +34,7 @@ struct options {
   double growth = 16;  ///< MiB that the resident memory may grow after a fifth of 1000 calls or more
 };
 
-/// Throws a sentence for what is not understood.
+/// Throws a message for what is not understood.
 [[nodiscard]] inline options parse(int argc, char** argv) {
   options read;
   for (int i = 1; i < argc; i += 2) {
@@ -74,11 +74,11 @@ struct lot {
   [[nodiscard]] std::string text() const {
     const auto number = [](std::int64_t n) { return std::to_string(n); };
     return "seed " + std::to_string(seed) + ": " + topology.name() + " over " + number(world) + ", " +
-           orrery::name_of(shape.circulate) + ", handed over " + orrery::name_of(shape.hand_over) + ", " + mask.name() +
-           ", " + make_layout().name() + ", " + (in_double ? "double" : "float") + ", batch " + number(shape.batch) +
-           ", length " + number(shape.length) + ", key length " + number(*shape.key_length) + ", heads " +
-           number(shape.query_heads) + "/" + number(*shape.key_heads) + ", dims " + number(shape.head_dim) + "/" +
-           number(*shape.value_dim);
+           orrery::name_of(shape.circulate) + ", handed over " + orrery::name_of(shape.operand_messages) + ", " +
+           mask.name() + ", " + make_layout().name() + ", " + (in_double ? "double" : "float") + ", batch " +
+           number(shape.batch) + ", length " + number(shape.length) + ", key length " + number(*shape.key_length) +
+           ", heads " + number(shape.query_heads) + "/" + number(*shape.key_heads) + ", dims " +
+           number(shape.head_dim) + "/" + number(*shape.value_dim);
   }
 
   /// The same everywhere for the same seed.
@@ -95,9 +95,9 @@ struct lot {
       one.world = static_cast<int>(from(1, largest_world));
       one.topology = topologies[static_cast<std::size_t>(from(0, static_cast<std::int64_t>(topologies.size()) - 1))];
       one.shape.circulate = passes[from(0, 1)];
-    } while (one.topology.refuses(one.world, orrery::pass::forward) != nullptr ||
-             one.topology.refuses(one.world, one.shape.circulate) != nullptr);
-    if (from(0, 1) == 0) one.shape.hand_over = orrery::hand_over::by_tensor;
+    } while (one.topology.unsupported_reason(one.world, orrery::pass::forward) != nullptr ||
+             one.topology.unsupported_reason(one.world, one.shape.circulate) != nullptr);
+    if (from(0, 1) == 0) one.shape.operand_messages = orrery::operand_messages::per_tensor;
     one.shape.key_heads = from(1, 4);
     const std::int64_t slices = one.topology.slices(one.world);
     do {

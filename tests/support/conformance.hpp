@@ -402,7 +402,8 @@ template <class Topology, class Kernel, class World, class Run, class Mask>
   }
   const std::function<std::unique_ptr<any_attention<Kernel>>(World&)> make = [&](World& on) {
     orrery::attention_shape planned = shape;
-    if ((seed + static_cast<std::uint64_t>(world)) % 2 == 0) planned.hand_over = orrery::hand_over::by_tensor;
+    if ((seed + static_cast<std::uint64_t>(world)) % 2 == 0)
+      planned.operand_messages = orrery::operand_messages::per_tensor;
     return std::make_unique<some_attention<Kernel>>(on, planned, mask, layout, topology);
   };
   return failures_of<Kernel>(run, world, make, p, oracle::solve(for_oracle, mask), seed);

@@ -25,7 +25,7 @@ void check_same(int first_world, int last_world) {
   int compared = 0;
   for (int world = first_world; world <= last_world; ++world) {
     for (const pass p : topologies::every_pass) {
-      if (refuses(A{}, world, p) != nullptr || refuses(B{}, world, p) != nullptr) continue;
+      if (unsupported_reason(A{}, world, p) != nullptr || unsupported_reason(B{}, world, p) != nullptr) continue;
       CAPTURE(name_of(A{}));
       CAPTURE(name_of(B{}));
       CAPTURE(world);
@@ -128,7 +128,7 @@ TEST_CASE("ranks may be relabelled") {
         const list<program> programs = topology.programs(world, p);
         list<program> others = relabel(programs, to);
         CHECK_FALSE((others == programs));
-        INFO(verify(others).sentence());
+        INFO(verify(others).message());
         INFO(draw_grid(others));
         CHECK(verify(others).ok());
         // And what is wrong stays wrong, at the rank of the new name.
@@ -155,19 +155,20 @@ TEST_CASE("topologies have names") {
 }
 
 TEST_CASE("a refused world says what would work") {
-  CHECK(refuses(ring{}, 7) == nullptr);
-  CHECK(std::string{refuses(ring{}, 0)} == "needs a world of at least one rank");
-  CHECK(std::string{refuses(wallfacer<2>{}, 6)} ==
+  CHECK(unsupported_reason(ring{}, 7) == nullptr);
+  CHECK(std::string{unsupported_reason(ring{}, 0)} == "needs a world of at least one rank");
+  CHECK(std::string{unsupported_reason(wallfacer<2>{}, 6)} ==
         "needs a world that C*C divides: choose a smaller C, or concentric<C>, for which C need only divide it");
-  CHECK(std::string{refuses(concentric<2, 2>{}, 6)} ==
+  CHECK(std::string{unsupported_reason(concentric<2, 2>{}, 6)} ==
         "needs a world that A*B divides: choose A and B from the world's divisors, or ring");
-  CHECK(std::string{refuses(double_ring<4>{}, 6)} ==
+  CHECK(std::string{unsupported_reason(double_ring<4>{}, 6)} ==
         "needs a world that I divides: choose I from the world's divisors, or ring");
-  CHECK(std::string{refuses(usp<4>{}, 6)} ==
+  CHECK(std::string{unsupported_reason(usp<4>{}, 6)} ==
         "needs a world that U divides: choose U from the world's divisors, or ring");
   // The inner topology's own reason.
-  CHECK(std::string{refuses(all_to_all<2, wallfacer<2>>{}, 4)} == std::string{refuses(wallfacer<2>{}, 2)});
-  CHECK(refuses(all_to_all<2, topologies::my_ring>{}, 4, pass::circulate_queries) != nullptr);
+  CHECK(std::string{unsupported_reason(all_to_all<2, wallfacer<2>>{}, 4)} ==
+        std::string{unsupported_reason(wallfacer<2>{}, 2)});
+  CHECK(unsupported_reason(all_to_all<2, topologies::my_ring>{}, 4, pass::circulate_queries) != nullptr);
 
   CHECK_THROWS_WITH_AS(
       static_cast<void>(program_of(wallfacer<2>{}, 0, 6)),

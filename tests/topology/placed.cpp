@@ -46,7 +46,7 @@ struct any_topology {
   int (*of_team)(int world);
 
   [[nodiscard]] std::string name() const { return title; }
-  [[nodiscard]] const char* refuses(int world, pass p) const { return refused(world, p); }
+  [[nodiscard]] const char* unsupported_reason(int world, pass p) const { return refused(world, p); }
   [[nodiscard]] int slices(int world) const { return sliced(world); }
   [[nodiscard]] int team(int world) const { return of_team(world); }
   [[nodiscard]] orrery::program program(int rank, int world, pass p) const { return write(rank, world, p); }
@@ -58,8 +58,9 @@ any_topology any_of() {
     if constexpr (topology_of_teams<Topology>) return Topology{}.team(world);
     return 1;
   };
-  return {name_of(Topology{}), [](int rank, int world, pass p) { return detail::draft_of(Topology{}, rank, world, p); },
-          [](int world, pass p) { return orrery::refuses(Topology{}, world, p); },
+  return {name_of(Topology{}),
+          [](int rank, int world, pass p) { return detail::unallocated_program(Topology{}, rank, world, p); },
+          [](int world, pass p) { return orrery::unsupported_reason(Topology{}, world, p); },
           [](int world) { return slices_of(Topology{}, world); }, team};
 }
 
@@ -153,12 +154,12 @@ template <class Topology, class Placement>
 void check_laws(const Topology& topology, const Placement& placement, int world) {
   const placed other{topology, placement};
   for (const pass p : topologies::every_pass) {
-    if (refuses(other, world, p) != nullptr) continue;
+    if (unsupported_reason(other, world, p) != nullptr) continue;
     CAPTURE(other.name());
     CAPTURE(world);
     CAPTURE(std::string{name_of(p)});
     const verdict found = verify(other, world, p);
-    INFO(found.sentence());
+    INFO(found.message());
     CHECK(found.ok());
     const traffic_report costs = traffic(topology, world, p);
     const traffic_report placed_costs = traffic(other, world, p);
@@ -177,7 +178,7 @@ void check_laws(const Topology& topology, const Placement& placement, int world)
 
 void check_every_placement(const any_topology& topology) {
   for (const int world : {1, 2, 3, 4, 6, 8, 9, 12, 16, 18}) {
-    if (refuses(topology, world) != nullptr) continue;
+    if (unsupported_reason(topology, world) != nullptr) continue;
     check_laws(topology, teams_in_nodes{}, world);
     check_laws(topology, rings_in_nodes{}, world);
     check_laws(topology, shuffled{static_cast<unsigned>(world)}, world);
@@ -208,7 +209,7 @@ TEST_CASE("a placed topology is the same topology, elsewhere") {
 TEST_CASE("what is wrong stays wrong, at the rank's new number") {
   for (const int world : {4, 8, 12}) {
     for (const pass p : topologies::every_pass) {
-      list<program> drafts = detail::drafts_of(wallfacer<2>{}, world, p);
+      list<program> drafts = detail::unallocated_programs(wallfacer<2>{}, world, p);
       drafts[1].queries[0].block.shard = (drafts[1].queries[0].block.shard + 2) % world;
       list<program> wrong = drafts;
       const list<int> to = shuffled{7}.ranks(wallfacer<2>{}, world, p);
@@ -236,8 +237,8 @@ TEST_CASE("rings in nodes: no hop leaves a node, and every collective does") {
   const list<program> programs = programs_of(placed<wallfacer<2>, rings_in_nodes>{}, 16);
   for (const program& p : programs) {
     for (const exchange& x : p.exchanges) {
-      const bool hop = x.posted >= 2 && x.cargo == cargo::operand;
-      const bool team = x.posted == 0 || x.cargo == cargo::partial;
+      const bool hop = x.posted >= 2 && x.payload == payload::operand;
+      const bool team = x.posted == 0 || x.payload == payload::partial;
       if (hop) CHECK(x.to / 4 == p.rank / 4);
       if (team) CHECK(x.to / 4 != p.rank / 4);
     }
@@ -350,11 +351,12 @@ TEST_CASE("names and refusals") {
         "all_to_all<2,placed<wallfacer<2>,rings_in_nodes>>");
   CHECK(verify(all_to_all<2, placed<wallfacer<2>, rings_in_nodes>>{}, 16, pass::circulate_queries));
   CHECK(slices_of(placed<usp<4>, rings_in_nodes>{}, 8) == 4);
-  CHECK(std::string{refuses(placed<wallfacer<2>, rings_in_nodes>{}, 6)} == refuses(wallfacer<2>{}, 6));
-  CHECK(refuses(placed<topologies::my_ring, best_on_pairs>{}, 6, pass::circulate_queries) != nullptr);
-  CHECK(std::string{refuses(placed{ring{}, least_egress{4}}, 6)} ==
+  CHECK(std::string{unsupported_reason(placed<wallfacer<2>, rings_in_nodes>{}, 6)} ==
+        unsupported_reason(wallfacer<2>{}, 6));
+  CHECK(unsupported_reason(placed<topologies::my_ring, best_on_pairs>{}, 6, pass::circulate_queries) != nullptr);
+  CHECK(std::string{unsupported_reason(placed{ring{}, least_egress{4}}, 6)} ==
         "needs a world that ranks_per_node of its placement, least_egress, divides: give that number");
-  CHECK(refuses(placed{ring{}, least_egress{0}}, 6) != nullptr);
+  CHECK(unsupported_reason(placed{ring{}, least_egress{0}}, 6) != nullptr);
   CHECK_THROWS_WITH_AS(static_cast<void>(verify(placed<ring, everyone_on_rank_0>{}, 3)),
                        "orrery: placed<ring,everyone_on_rank_0> over 3 ranks: the placement is not a permutation; it "
                        "must give every rank from 0 to 2 once",

@@ -91,7 +91,7 @@ void check_wallfacer(int world, pass p) {
       for (int e = now.exchanges.first; e < now.exchanges.end(); ++e) {
         CHECK(mine.exchanges[e].to == next);
         CHECK(mine.exchanges[e].from == previous);
-        operands += mine.exchanges[e].cargo == cargo::operand ? 1 : 0;
+        operands += mine.exchanges[e].payload == payload::operand ? 1 : 0;
       }
       CHECK(operands == (hop + 1 < G ? 1 : 0));
     }
@@ -127,7 +127,7 @@ TEST_CASE("in a ring, each hop flies behind the tile of its own step") {
           CHECK(x.complete_before == x.posted + 1);
           CHECK(x.to == (rank + 1) % world);
           CHECK(x.from == (rank + world - 1) % world);
-          if (x.cargo == cargo::operand) {
+          if (x.payload == payload::operand) {
             CHECK_FALSE(mine.steps[x.posted].tile.empty());
             CHECK(x.posted == hops++);
           } else if (x.posted < world) {
@@ -155,7 +155,7 @@ void check_outer_hops(int world, pass p) {
     for (const exchange& x : mine.exchanges) {
       const bool leaves = x.to / I != rank / I;
       CHECK((x.from / I != rank / I) == leaves);
-      if (x.cargo == cargo::partial) continue;
+      if (x.payload == payload::partial) continue;
       if (leaves) {
         CHECK(x.to == (rank + I) % world);
         CHECK(x.complete_before - x.posted == I);
@@ -258,9 +258,9 @@ TEST_CASE("a collective is as many messages as there are pairs of members") {
               CHECK(x.posted == first.posted);
               CHECK(x.complete_before == first.complete_before);
               CHECK(x.lane == first.lane);
-              CHECK((x.cargo == cargo::partial || c.kind != collective_kind::reduce_scatter));
-              CHECK((x.cargo == cargo::operand || c.kind != collective_kind::all_gather));
-              if (x.to != nobody) CHECK(group.messages.emplace(mine.rank, x.to).second);
+              CHECK((x.payload == payload::partial || c.kind != collective_kind::reduce_scatter));
+              CHECK((x.payload == payload::operand || c.kind != collective_kind::all_gather));
+              if (x.to != no_rank) CHECK(group.messages.emplace(mine.rank, x.to).second);
             }
             kinds.insert(c.kind);
           }

@@ -22,7 +22,7 @@ namespace {
 /// Rank 0 sends its key shard and its query shard in one message and gets nothing.
 orrery::program gift(int rank) {
   orrery::builder schedule{rank, 2};
-  schedule.begin_exchange(rank == 0 ? 1 : orrery::schedule::nobody, rank == 1 ? 0 : orrery::schedule::nobody);
+  schedule.begin_exchange(rank == 0 ? 1 : orrery::schedule::no_rank, rank == 1 ? 0 : orrery::schedule::no_rank);
   schedule.send(orrery::key(0));
   schedule.send(orrery::query(0));
   schedule.receive(orrery::key(0));

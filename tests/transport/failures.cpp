@@ -1,6 +1,6 @@
 // Copyright The Orrery authors. SPDX-License-Identifier: Apache-2.0
 //
-// Whatever goes wrong on one rank, and in whichever topology: every rank ends in a sentence that names the rank at
+// Whatever goes wrong on one rank, and in whichever topology: every rank ends in a message that names the rank at
 // fault, and the step, block and peer that it waited for itself; and says whether the world can still be used.
 #include <cstddef>
 #include <functional>
@@ -44,13 +44,13 @@ constexpr orrery::attention_shape shape{.length = 40, .query_heads = 6, .key_hea
 
 /// What one rank has thrown, and what it says when it is called again.
 struct ending {
-  std::string sentence = "nothing";
+  std::string message = "nothing";
   std::string again = "nothing";
   bool usable = true;
 };
 
 template <class Call>
-std::string sentence_of(const Call& call) {
+std::string message_of_exception(const Call& call) {
   try {
     call();
   } catch (const std::exception& e) {
@@ -70,7 +70,7 @@ std::vector<ending> endings(
     orrery::counted counting{on};
     world_with_faults unlucky{counting, script};
     at_rank(on.rank());
-    mine.sentence = sentence_of([&] {
+    mine.message = message_of_exception([&] {
       attention attend{unlucky, shape, any::mask{}, orrery::contiguous{}, topology};
       const auto p = oracle::random_problem<double>(conformance::oracle_shape(shape), 1);
       conformance::rank_tensors<throwing> tensors{p, attend.query_positions(), attend.key_positions(), {}};
@@ -79,13 +79,13 @@ std::vector<ending> endings(
         tensors.backward(attend);
         tensors.forward(attend);
       } catch (...) {
-        mine.again = sentence_of([&] { tensors.forward(attend); });
+        mine.again = message_of_exception([&] { tensors.forward(attend); });
         throw;
       }
       on.barrier();  // nobody ends before the others: that would be a failure of its own
     });
     tiles_left = forever;
-    if (mine.again == "nothing") mine.again = sentence_of([&] { on.barrier(); });
+    if (mine.again == "nothing") mine.again = message_of_exception([&] { on.barrier(); });
     mine.usable = unlucky.usable();
   });
   return all;
@@ -106,7 +106,7 @@ std::vector<ending> endings_after_deadline(int ranks, const orrery::any_topology
   for (double deadline = 0.4;; deadline *= 3) {
     std::vector<ending> all = endings(ranks, topology, script, deadline);
     bool right = true;
-    for (const ending& one : all) right = right && matches(one.sentence, cause);
+    for (const ending& one : all) right = right && matches(one.message, cause);
     if (right || deadline > 10) return all;
   }
 }
@@ -122,16 +122,16 @@ void check_lost(const std::vector<ending>& all, int culprit, const std::string& 
   for (std::size_t rank = 0; rank < all.size(); ++rank) {
     const ending& one = all[rank];
     CAPTURE(rank);
-    CAPTURE(one.sentence);
+    CAPTURE(one.message);
     CHECK_FALSE(one.usable);
     CHECK(matches(one.again, cause));
     CHECK(matches(one.again, "this world cannot be used any more$"));
     if (static_cast<int>(rank) == culprit) continue;
-    CHECK(matches(one.sentence, "^orrery: rank " + std::to_string(rank) + " stops: .*" + cause));
-    CHECK((matches(one.sentence, step_block_peer) || matches(one.sentence, "; rank [0-9] was beginning a call; ") ||
-           matches(one.sentence, "; rank [0-9] was (coming to|waiting for all ranks to come to) .*collective call; ")));
-    CHECK(one.again == one.sentence);
-    CHECK(matches(one.sentence, "this world cannot be used any more$"));
+    CHECK(matches(one.message, "^orrery: rank " + std::to_string(rank) + " stops: .*" + cause));
+    CHECK((matches(one.message, step_block_peer) || matches(one.message, "; rank [0-9] was beginning a call; ") ||
+           matches(one.message, "; rank [0-9] was (coming to|waiting for all ranks to come to) .*collective call; ")));
+    CHECK(one.again == one.message);
+    CHECK(matches(one.message, "this world cannot be used any more$"));
   }
 }
 
@@ -140,7 +140,7 @@ void check_lost(const std::vector<ending>& all, int culprit, const std::string& 
 TEST_CASE("nothing goes wrong") {
   for (const orrery::any_topology& topology : topologies()) {
     for (const ending& one : endings(4, topology, {}, 3600)) {
-      CHECK(one.sentence == "nothing");
+      CHECK(one.message == "nothing");
       CHECK(one.again == "nothing");
       CHECK(one.usable);
     }
@@ -165,12 +165,12 @@ TEST_CASE("a rank that is held up for longer than the deadline learns that the o
 
 TEST_CASE("a rank that comes late is waited for; too late, and it is named") {
   for (const ending& one : endings(3, {orrery::ring{}}, {orrery::arrives_late(1, 0.05)}, 3600)) {
-    CHECK(one.sentence == "nothing");
+    CHECK(one.message == "nothing");
   }
   const std::string cause =
       "has waited [0-9.]+ s for all ranks to come to the same collective call; not there: rank 1(;|$)";
   for (const ending& one : endings_after_deadline(3, {orrery::ring{}}, {orrery::arrives_late(1, 3600)}, cause)) {
-    CHECK(matches(one.sentence, cause));
+    CHECK(matches(one.message, cause));
     CHECK_FALSE(one.usable);
   }
 }
@@ -182,7 +182,7 @@ TEST_CASE("a rank that fails stops the others at once") {
       const auto all = endings(4, topology, {orrery::fails(2, {call, 1})}, 3600);
       check_lost(all, 2,
                  "rank 2 failed in step [0-9]+: rank 2 in step [0-9]+ of call " + std::to_string(call) + " fails");
-      CHECK(matches(all[2].sentence, "as its script says$"));
+      CHECK(matches(all[2].message, "as its script says$"));
     }
   }
 }
@@ -192,7 +192,7 @@ TEST_CASE("a kernel that throws stops the others at once, and its exception is t
     CAPTURE(topology.name());
     const auto all = endings(4, topology, {}, 3600, [](int rank) { tiles_left = rank == 1 ? 0 : forever; });
     check_lost(all, 1, "rank 1 failed in step [0-9]+: the kernel has thrown");
-    CHECK(all[1].sentence == "the kernel has thrown");
+    CHECK(all[1].message == "the kernel has thrown");
   }
 }
 
@@ -200,14 +200,14 @@ TEST_CASE("a wrong length and another shape are refused by all, and the world ca
   for (const orrery::any_topology& topology : topologies()) {
     CAPTURE(topology.name());
     for (const ending& one : endings(4, topology, {orrery::sends_wrong_length(1, 0)}, 3600)) {
-      CHECK(matches(one.sentence,
+      CHECK(matches(one.message,
                     "^orrery: rank 1 sends (key|query) shard .* to rank [0-9], which does not expect it, or "
                     "not in this size; this world can still be used$"));
       CHECK(one.again == "nothing");
       CHECK(one.usable);
     }
     for (const ending& one : endings(4, topology, {orrery::disagrees(3, "length")}, 3600)) {
-      CHECK(one.sentence ==
+      CHECK(one.message ==
             "orrery: ranks disagree about length: ranks 0, 1, 2 have 40; rank 3 has not 40; give all "
             "ranks the same");
       CHECK(one.again == "nothing");
@@ -219,7 +219,7 @@ TEST_CASE("a wrong length and another shape are refused by all, and the world ca
 TEST_CASE("a rank that goes on after its kernel has thrown is told so, and does not mix up two calls") {
   // Alone it has nobody to tell, and nobody who could tell it.
   const auto all = endings(1, {orrery::ring{}}, {}, 3600, [](int) { tiles_left = 0; });
-  CHECK(all[0].sentence == "the kernel has thrown");
+  CHECK(all[0].message == "the kernel has thrown");
   CHECK(matches(all[0].again,
                 "stops: rank 0 failed in step 0: the kernel has thrown; rank 0 was beginning a call; this world "));
 }
@@ -252,7 +252,7 @@ TEST_CASE(
             new orrery::started_forward<throwing>(attend->begin_forward(tensors.out.view(), tensors.lse.view())));
       } else {
         tiles_left = rank == 1 ? 1 : forever;
-        const std::string said = sentence_of([&] { tensors.forward(*attend); });
+        const std::string said = message_of_exception([&] { tensors.forward(*attend); });
         CHECK((rank != 1 || said == "the kernel has thrown"));
         tiles_left = forever;
       }
@@ -261,7 +261,7 @@ TEST_CASE(
     const auto p = oracle::random_problem<double>(conformance::oracle_shape(shape), 1);
     for (auto& attend : outliving()) {
       conformance::rank_tensors<throwing> tensors{p, attend->query_positions(), attend->key_positions(), {}};
-      CHECK(matches(sentence_of([&] { tensors.forward(*attend); }),
+      CHECK(matches(message_of_exception([&] { tensors.forward(*attend); }),
                     "^orrery: rank [0-2]: this operator's world has ended, so it cannot be called any more$"));
     }
   }

@@ -58,12 +58,12 @@ TEST_CASE("a script for other ranks, calls or steps changes nothing") {
 }
 
 TEST_CASE("a rank fails in the step and the call of its script") {
-  const auto sentence = [](int call, int step) {
+  const auto message = [](int call, int step) {
     return said<orrery::injected_fault>({orrery::fails(1, {call, step})});
   };
-  CHECK(sentence(0, 0) == "rank 1 in step 0 of call 0 fails, as its script says");
-  CHECK(sentence(0, 2) == "rank 1 in step 2 of call 0 fails, as its script says");
-  CHECK(sentence(1, 3) == "rank 1 in step 3 of call 1 fails, as its script says");
+  CHECK(message(0, 0) == "rank 1 in step 0 of call 0 fails, as its script says");
+  CHECK(message(0, 2) == "rank 1 in step 2 of call 0 fails, as its script says");
+  CHECK(message(1, 3) == "rank 1 in step 3 of call 1 fails, as its script says");
 }
 
 TEST_CASE("a rank that has stopped wakes when the world has failed, or when nobody notices") {

@@ -19,7 +19,7 @@ bool reads(const std::string& text, T expected) {
   return peer_text{text}.number(read).ended() && read == expected;
 }
 template <class T>
-bool refuses(const std::string& text) {
+bool unsupported_reason(const std::string& text) {
   T read = 77;
   peer_text whole{text};
   const bool number = whole.number(read).good();

@@ -59,12 +59,13 @@ constexpr threads::options impatient{.deadline = 0.3};
 const std::string lost = "; this world cannot be used any more";
 
 /// Rank 0 receives key shard 1 (or the partial of query shard 0) from rank 1.
-orrery::program one_message(int rank, orrery::schedule::cargo cargo = orrery::schedule::cargo::operand) {
+orrery::program one_message(int rank, orrery::schedule::payload payload = orrery::schedule::payload::operand) {
   orrery::builder schedule{rank, 2};
-  const orrery::schedule::blocks what = cargo == orrery::schedule::cargo::operand ? orrery::key(1) : orrery::query(0);
+  const orrery::schedule::blocks what =
+      payload == orrery::schedule::payload::operand ? orrery::key(1) : orrery::query(0);
   schedule.next_step();
-  schedule.begin_exchange(rank == 1 ? 0 : orrery::schedule::nobody, rank == 0 ? 1 : orrery::schedule::nobody, {},
-                          cargo);
+  schedule.begin_exchange(rank == 1 ? 0 : orrery::schedule::no_rank, rank == 0 ? 1 : orrery::schedule::no_rank, {},
+                          payload);
   if (rank == 1) schedule.send(what);
   if (rank == 0) schedule.receive(what);
   schedule.next_step();
@@ -79,8 +80,8 @@ struct end_of_message {
   threads::channel channel;
 
   end_of_message(threads::world& on, std::int64_t bytes = 8,
-                 orrery::schedule::cargo cargo = orrery::schedule::cargo::operand)
-      : channel{on.open(one_message(on.rank(), cargo), pieces(on.rank(), bytes))} {}
+                 orrery::schedule::payload payload = orrery::schedule::payload::operand)
+      : channel{on.open(one_message(on.rank(), payload), pieces(on.rank(), bytes))} {}
 
   void call() {
     channel.begin();
@@ -346,11 +347,11 @@ TEST_CASE("a failure stops those who wait for a message, and every later call") 
 
 TEST_CASE("a rank that never comes is named, with the step, the block and who waits") {
   // Rank `late` waits for something else, here for the failure of the other; the other waits for it.
-  const auto run = [](int late, orrery::schedule::cargo cargo) {
+  const auto run = [](int late, orrery::schedule::payload payload) {
     std::promise<void> over;
     const std::shared_future<void> until = over.get_future().share();
     return failures(2, impatient, [&](auto& on) {
-      end_of_message end{on, 8, cargo};
+      end_of_message end{on, 8, payload};
       if (on.rank() == late) {
         until.wait();
         end.call();
@@ -374,9 +375,9 @@ TEST_CASE("a rank that never comes is named, with the step, the block and who wa
     both[static_cast<std::size_t>(1 - waits)] = "orrery: " + late + why + "; " + late + " was beginning a call" + lost;
     return both;
   };
-  CHECK(run(1, orrery::schedule::cargo::operand) == says(0, "key shard 1 from rank 1"));
-  CHECK(run(0, orrery::schedule::cargo::operand) == says(1, "rank 0 to take key shard 1"));
-  CHECK(run(1, orrery::schedule::cargo::partial) == says(0, "the partial of query shard 0 from rank 1"));
+  CHECK(run(1, orrery::schedule::payload::operand) == says(0, "key shard 1 from rank 1"));
+  CHECK(run(0, orrery::schedule::payload::operand) == says(1, "rank 0 to take key shard 1"));
+  CHECK(run(1, orrery::schedule::payload::partial) == says(0, "the partial of query shard 0 from rank 1"));
 }
 
 TEST_CASE("a rank that never comes to a collective call") {
@@ -596,7 +597,7 @@ TEST_CASE("a message that nobody expects") {
     std::array<std::byte, 8> memory{};
     std::vector<orrery::exchange_pieces> pieces;
     if (on.rank() == 1) {
-      schedule.begin_exchange(0, orrery::schedule::nobody);
+      schedule.begin_exchange(0, orrery::schedule::no_rank);
       schedule.send(orrery::key(1));
       pieces.push_back({{{memory.data(), 8}}, {}});
     }

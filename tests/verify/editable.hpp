@@ -14,7 +14,7 @@ struct exchange {
   int to;
   int from;
   int lane;
-  orrery::schedule::cargo cargo;
+  orrery::schedule::payload payload;
   int complete_before;
   std::vector<orrery::schedule::block> sent;
   std::vector<orrery::schedule::held_block> received;
@@ -35,7 +35,8 @@ struct program {
       step& to = steps.emplace_back();
       for (int e = now.exchanges.first; e < now.exchanges.end(); ++e) {
         const orrery::schedule::exchange& x = p.exchanges[e];
-        exchange& copy = to.exchanges.emplace_back(exchange{x.to, x.from, x.lane, x.cargo, x.complete_before, {}, {}});
+        exchange& copy =
+            to.exchanges.emplace_back(exchange{x.to, x.from, x.lane, x.payload, x.complete_before, {}, {}});
         copy.sent.assign(p.sent.begin() + x.sent.first, p.sent.begin() + x.sent.end());
         copy.received.assign(p.received.begin() + x.received.first, p.received.begin() + x.received.end());
       }
@@ -58,7 +59,7 @@ struct program {
         p.exchanges.push_back({x.to,
                                x.from,
                                x.lane,
-                               x.cargo,
+                               x.payload,
                                p.steps.size(),
                                x.complete_before,
                                {p.sent.size(), static_cast<int>(x.sent.size())},

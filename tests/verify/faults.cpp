@@ -1,6 +1,6 @@
 // Copyright The Orrery authors. SPDX-License-Identifier: Apache-2.0
 
-// Faults in topologies as a user might write them, and the sentences that name them.
+// Faults in topologies as a user might write them, and the messages that name them.
 
 #include <array>
 #include <sstream>
@@ -52,7 +52,8 @@ struct wrong_ring {
       const int next = (rank + (made == hops_by_two ? 2 : 1)) % world;
       const int previous = (rank + world - (made == hops_by_two ? 2 : 1)) % world;
       if (!last && !(made == forgets_the_last_hop && hop + 2 == world)) {
-        schedule.begin_exchange(made == receives_only ? nobody : next, made == sends_only ? nobody : previous, {lane});
+        schedule.begin_exchange(made == receives_only ? no_rank : next, made == sends_only ? no_rank : previous,
+                                {lane});
         schedule.send(key(rank - hop).in_slice(slice));
         schedule.receive(key(rank - hop - (made == names_another_block && hop > 0 ? 2 : 1)).in_slice(slice));
       }
@@ -72,11 +73,11 @@ struct circle {
     builder schedule{rank, world};
     schedule.all_gather({0, world}, side::key);
     schedule.next_step();
-    schedule.begin_exchange((rank + 1) % world, nobody, {1});
+    schedule.begin_exchange((rank + 1) % world, no_rank, {1});
     schedule.send(query(rank));
     schedule.interact(query(rank), keys(rank, world));
     schedule.next_step();
-    schedule.begin_exchange(nobody, (rank + world - 1) % world, {1});
+    schedule.begin_exchange(no_rank, (rank + world - 1) % world, {1});
     schedule.receive(query(rank - 1));
     return schedule;
   }
@@ -90,11 +91,11 @@ list<program> two_ranks(const std::array<int, 2>& sends, const std::array<int, 2
     builder schedule{rank, 2};
     for (int i = 0; i < 4; ++i) {
       if (i == sends[static_cast<unsigned>(rank)]) {
-        schedule.begin_exchange(1 - rank, nobody);
+        schedule.begin_exchange(1 - rank, no_rank);
         schedule.send(key(rank));
       }
       if (i == receives[static_cast<unsigned>(rank)]) {
-        schedule.begin_exchange(nobody, 1 - rank);
+        schedule.begin_exchange(no_rank, 1 - rank);
         schedule.receive(key(1 - rank));
       }
       schedule.next_step();
@@ -120,7 +121,7 @@ list<program> partials_go_home(const std::array<int, 2>& sends, const std::array
         const auto which = static_cast<unsigned>(distance - 1);
         if (i != sends[which]) continue;
         schedule.begin_exchange((rank + 3 - distance) % 3, (rank + distance) % 3, {2 + distance, steps[which]},
-                                cargo::partial);
+                                payload::partial);
         schedule.send(query(rank - distance));
         schedule.receive(query(rank));
       }
@@ -145,7 +146,7 @@ std::vector<int*> slots_of_partials(program& p) {
 /// The slot in which a partial arrives whose exchange is posted in `step`.
 int& slot_of_arrival(program& p, int step) {
   for (const exchange& x : p.exchanges)
-    if (x.cargo == cargo::partial && x.posted == step) return p.received[x.received.first].slot;
+    if (x.payload == payload::partial && x.posted == step) return p.received[x.received.first].slot;
   throw std::logic_error{"no partial is received in this step"};
 }
 
@@ -180,10 +181,10 @@ TEST_CASE("mistakes that all ranks make alike are found by symmetry and without 
         CAPTURE(static_cast<int>(expected.made));
         CAPTURE(world);
         const verdict by_symmetry = verify(topology, world, p);
-        INFO(by_symmetry.sentence());
+        INFO(by_symmetry.message());
         CHECK(by_symmetry.found == expected.found);
         const verdict by_all_ranks = verify(programs_of(topology, world, p));
-        INFO(by_all_ranks.sentence());
+        INFO(by_all_ranks.message());
         CHECK(by_all_ranks.found == expected.found);
         CHECK(by_all_ranks.rank == by_symmetry.rank);
         CHECK(by_all_ranks.step == by_symmetry.step);
@@ -258,7 +259,7 @@ TEST_CASE("a missing pair is found among all keys of a large world") {
       if (all[0].keys[now.tile.keys.first].block.shard == forgotten) now.tile = {{0, 0}, {0, 0}};
     }
     const verdict found = verify(all);
-    INFO(found.sentence());
+    INFO(found.message());
     CHECK(found.found == fault::pair_missing);
     CHECK((found.block == block{side::query, 0, 0}));
     CHECK(found.peer == forgotten);
@@ -270,7 +271,7 @@ TEST_CASE("a circle of waiting ranks is a deadlock") {
     const verdict by_symmetry = verify(circle{}, world);
     const list<program> programs = programs_of(circle{}, world);
     INFO(draw_grid(programs));
-    INFO(by_symmetry.sentence());
+    INFO(by_symmetry.message());
     CHECK(by_symmetry.found == fault::deadlock);
     CHECK(by_symmetry.rank == 0);
     CHECK(by_symmetry.step == 2);
@@ -297,7 +298,7 @@ TEST_CASE("two ranks deadlock exactly if each waits before it posts what the oth
     };
     const bool deadlock = order(0) * order(1) < 0;
     CAPTURE(choice);
-    INFO(found.sentence());
+    INFO(found.message());
     INFO(draw_grid(programs));
     CHECK(found.found == (deadlock ? fault::deadlock : fault::none));
     deadlocks += deadlock ? 1 : 0;
@@ -315,56 +316,56 @@ TEST_CASE("a deadlock of some ranks does not hide behind the others' progress") 
     schedule.next_step();
     const bool stuck = rank == 1 || rank == 2;
     if (stuck) {
-      schedule.begin_exchange(3 - rank, nobody, {1});
+      schedule.begin_exchange(3 - rank, no_rank, {1});
       schedule.send(query(rank));
     }
     schedule.interact(query(rank), keys(0, world));
     schedule.next_step();
     if (stuck) {
-      schedule.begin_exchange(nobody, 3 - rank, {1});
+      schedule.begin_exchange(no_rank, 3 - rank, {1});
       schedule.receive(query(3 - rank));
     }
     programs[rank] = schedule;
     finish(programs[rank]);
   }
   const verdict found = verify(programs);
-  INFO(found.sentence());
+  INFO(found.message());
   CHECK(found.found == fault::deadlock);
   CHECK(found.rank == 1);
   CHECK(found.step == 2);
   CHECK(found.peer == 2);
 }
 
-TEST_CASE("a verdict is a sentence with its place and a way out") {
-  CHECK(verify(ring{}, 8).sentence() == "the schedule is right for 8 ranks");
+TEST_CASE("a verdict is a message with its place and a way out") {
+  CHECK(verify(ring{}, 8).message() == "the schedule is right for 8 ranks");
 
-  const std::string missing = verify(wrong_ring{wrong_ring::forgets_the_last_tile}, 3).sentence();
+  const std::string missing = verify(wrong_ring{wrong_ring::forgets_the_last_tile}, 3).message();
   CHECK(missing ==
         "query shard 0 never meets key shard 1; let the two interact, for example on rank 0, which has the queries");
 
-  const std::string early = verify(wrong_ring{wrong_ring::tile_before_arrival}, 3).sentence();
+  const std::string early = verify(wrong_ring{wrong_ring::tile_before_arrival}, 3).message();
   CHECK(early == "rank 0, step 0: key shard 2 is used, but it is not on this rank; receive it in an earlier step");
 
-  const std::string twice = verify(wrong_ring{wrong_ring::repeats_the_first_tile}, 3).sentence();
+  const std::string twice = verify(wrong_ring{wrong_ring::repeats_the_first_tile}, 3).message();
   CHECK(twice == "rank 0, step 1: query shard 0 meets key shard 0 for the second time; leave one of the two tiles out");
 
-  const std::string lane = verify(wrong_ring{wrong_ring::uses_lane_16}, 3).sentence();
+  const std::string lane = verify(wrong_ring{wrong_ring::uses_lane_16}, 3).message();
   CHECK(contains(lane, "rank 0, step 0: lane 16 does not exist"));
 
-  const std::string unsent = verify(wrong_ring{wrong_ring::receives_only}, 3).sentence();
+  const std::string unsent = verify(wrong_ring{wrong_ring::receives_only}, 3).message();
   CHECK(contains(unsent, "rank 0, step 0: key shard 2 is awaited from rank 2"));
 
-  const std::string other = verify(wrong_ring{wrong_ring::ignores_the_rank}, 3).sentence();
+  const std::string other = verify(wrong_ring{wrong_ring::ignores_the_rank}, 3).message();
   CHECK(contains(other, "the program of rank 1 is for another rank, world, pass or number of slices"));
 
-  const std::string circular = verify(circle{}, 2).sentence();
+  const std::string circular = verify(circle{}, 2).message();
   CHECK(contains(circular, "rank 0, step 2: the rank waits for rank 1"));
 
-  const std::string refusal = verify(wallfacer<3>{}, 8).sentence();
+  const std::string refusal = verify(wallfacer<3>{}, 8).message();
   CHECK(contains(refusal, "a world of 8 ranks is refused: the topology needs a world that C*C divides"));
   CHECK(contains(refusal, "concentric<C>"));
 
-  const std::string backward = verify(topologies::my_ring{}, 8, pass::circulate_queries).sentence();
+  const std::string backward = verify(topologies::my_ring{}, 8, pass::circulate_queries).message();
   CHECK(contains(backward, "use pass::circulate_keys"));
 
   std::ostringstream printed;
@@ -372,39 +373,39 @@ TEST_CASE("a verdict is a sentence with its place and a way out") {
   CHECK(printed.str() == "the schedule is right for 8 ranks");
 }
 
-TEST_CASE("every fault has a sentence of its own with all its numbers") {
+TEST_CASE("every fault has a message of its own with all its numbers") {
   std::string before;
   for (int f = static_cast<int>(fault::program_of_another); f <= static_cast<int>(fault::deadlock); ++f) {
     const verdict v{static_cast<fault>(f), 64, 11, 22, {side::key, 33, 5}, 44, nullptr};
-    const std::string sentence = v.sentence();
-    CAPTURE(sentence);
-    CHECK(sentence != before);
-    CHECK(sentence != "unknown fault");
-    CHECK(contains(sentence, "rank 11"));
-    CHECK(contains(sentence, ";") != (v.found == fault::peer_outside_world ||
-                                      v.found == fault::exchange_takes_no_step || v.found == fault::sides_confused));
-    CHECK(sentence.back() != '.');
+    const std::string message = v.message();
+    CAPTURE(message);
+    CHECK(message != before);
+    CHECK(message != "unknown fault");
+    CHECK(contains(message, "rank 11"));
+    CHECK(contains(message, ";") != (v.found == fault::peer_outside_world || v.found == fault::exchange_takes_no_step ||
+                                     v.found == fault::sides_confused));
+    CHECK(message.back() != '.');
     switch (v.found) {
       case fault::program_of_another:
         break;
       case fault::pair_missing:
       case fault::partial_stranded:
-        CHECK(contains(sentence, "33 (slice 5)"));
+        CHECK(contains(message, "33 (slice 5)"));
         break;
       case fault::lane_does_not_exist:
       case fault::peer_outside_world:
       case fault::exchange_takes_no_step:
       case fault::deadlock:
-        CHECK(contains(sentence, "rank 11, step 22: "));
-        CHECK(contains(sentence, "44"));
+        CHECK(contains(message, "rank 11, step 22: "));
+        CHECK(contains(message, "44"));
         break;
       default:
-        CHECK(contains(sentence, "rank 11, step 22: "));
-        CHECK(contains(sentence, "key shard 33 (slice 5)"));
+        CHECK(contains(message, "rank 11, step 22: "));
+        CHECK(contains(message, "key shard 33 (slice 5)"));
     }
-    before = sentence;
+    before = message;
   }
-  CHECK(verdict{static_cast<fault>(200)}.sentence() == "unknown fault");
+  CHECK(verdict{static_cast<fault>(200)}.message() == "unknown fault");
 }
 
 TEST_CASE("at run time a verdict converts to bool") {
@@ -452,12 +453,12 @@ TEST_CASE("a slot is not used again while its operand is being sent, though its 
     finish(right[rank]);
   }
   INFO(draw_grid(right));
-  INFO(verify(right).sentence());
+  INFO(verify(right).message());
   REQUIRE(verify(right).ok());
   list<program> all = right;
   all[0].received[2].slot = all[0].received[0].slot;
   const verdict v = verify(all);
-  INFO(v.sentence());
+  INFO(v.message());
   CHECK(v.found == fault::slot_overwritten);
   CHECK(v.rank == 0);
   CHECK(v.step == 2);
@@ -469,7 +470,7 @@ TEST_CASE("a slot is not used again while its partial is being sent") {
   // second arrival is posted in step 4.
   const list<program> right = partials_go_home({2, 4}, {3, 1});
   INFO(draw_grid(right));
-  INFO(verify(right).sentence());
+  INFO(verify(right).message());
   REQUIRE(verify(right).ok());
 
   list<program> begins = right;
@@ -477,7 +478,7 @@ TEST_CASE("a slot is not used again while its partial is being sent") {
   REQUIRE(slots.size() == 2);
   *slots[1] = *slots[0];
   verdict v = verify(begins);
-  INFO(v.sentence());
+  INFO(v.message());
   CHECK(v.found == fault::slot_overwritten);
   CHECK(v.rank == 0);
   CHECK(v.step == 3);
@@ -486,7 +487,7 @@ TEST_CASE("a slot is not used again while its partial is being sent") {
   list<program> arrives = right;
   slot_of_arrival(arrives[0], 4) = *slots_of_partials(arrives[0])[0];
   v = verify(arrives);
-  INFO(v.sentence());
+  INFO(v.message());
   CHECK(v.found == fault::slot_overwritten);
   CHECK(v.rank == 0);
   CHECK(v.step == 4);
@@ -507,12 +508,12 @@ TEST_CASE("a slot is used again as soon as its partial has been sent") {
 TEST_CASE("a partial does not arrive in a slot that holds another one") {
   // Rank 0's first partial is held from step 1 until step 5; another one's arrival is posted in step 4.
   const list<program> right = partials_go_home({5, 4}, {1, 1});
-  INFO(verify(right).sentence());
+  INFO(verify(right).message());
   REQUIRE(verify(right).ok());
   list<program> arrives = right;
   slot_of_arrival(arrives[0], 4) = *slots_of_partials(arrives[0])[0];
   const verdict v = verify(arrives);
-  INFO(v.sentence());
+  INFO(v.message());
   CHECK(v.found == fault::slot_overwritten);
   CHECK(v.rank == 0);
   CHECK(v.step == 4);

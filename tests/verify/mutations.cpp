@@ -20,12 +20,12 @@ namespace {
 using orrery::fault;
 using orrery::program;
 using orrery::schedule::block;
-using orrery::schedule::cargo;
 using orrery::schedule::exchange;
 using orrery::schedule::held_block;
 using orrery::schedule::list;
+using orrery::schedule::no_rank;
 using orrery::schedule::no_slot;
-using orrery::schedule::nobody;
+using orrery::schedule::payload;
 using orrery::schedule::side;
 
 using world_of_programs = list<program>;
@@ -104,10 +104,10 @@ bool is_last_of_its_channel(const world_of_programs& all, const message& m) {
   return true;
 }
 
-int times_received(const program& p, const block& what, cargo c) {
+int times_received(const program& p, const block& what, payload c) {
   int times = 0;
   for (const exchange& x : p.exchanges) {
-    for (int r = x.received.first; x.cargo == c && r < x.received.end(); ++r)
+    for (int r = x.received.first; x.payload == c && r < x.received.end(); ++r)
       times += p.received[r].block == what ? 1 : 0;
   }
   return times;
@@ -124,7 +124,7 @@ bool is_in(const std::vector<block>& blocks, const block& what) {
 bool reads(const editable::step& now, const block& what) {
   if (!now.queries.empty() && !now.keys.empty() && (is_in(now.queries, what) || is_in(now.keys, what))) return true;
   return std::any_of(now.exchanges.begin(), now.exchanges.end(),
-                     [&](const editable::exchange& x) { return x.cargo == cargo::operand && is_in(x.sent, what); });
+                     [&](const editable::exchange& x) { return x.payload == payload::operand && is_in(x.sent, what); });
 }
 
 /// The first step from `step` on in which the operand is read.
@@ -140,7 +140,7 @@ std::optional<int> first_read(const program& p, const block& what, int step) {
 std::vector<int> sends_of_partial(const program& p, const block& what) {
   std::vector<int> steps;
   for (const exchange& x : p.exchanges) {
-    for (int s = x.sent.first; x.cargo == cargo::partial && s < x.sent.end(); ++s) {
+    for (int s = x.sent.first; x.payload == payload::partial && s < x.sent.end(); ++s) {
       if (p.sent[s] == what) steps.push_back(x.posted);
     }
   }
@@ -161,24 +161,24 @@ editable::exchange& taken(editable::program& p, int e) {
 /// Takes the sending half out of exchange e, as an exchange of its own behind all others of the step.
 editable::exchange& split_send(editable::program& p, int e) {
   editable::exchange& x = taken(p, e);
-  editable::exchange half{x.to, nobody, x.lane, x.cargo, x.complete_before, x.sent, {}};
-  x.to = nobody;
+  editable::exchange half{x.to, no_rank, x.lane, x.payload, x.complete_before, x.sent, {}};
+  x.to = no_rank;
   x.sent.clear();
   return at(p.steps, p.original.exchanges[e].posted).exchanges.emplace_back(half);
 }
 editable::exchange& split_receive(editable::program& p, int e) {
   editable::exchange& x = taken(p, e);
-  editable::exchange half{nobody, x.from, x.lane, x.cargo, x.complete_before, {}, x.received};
-  x.from = nobody;
+  editable::exchange half{no_rank, x.from, x.lane, x.payload, x.complete_before, {}, x.received};
+  x.from = no_rank;
   x.received.clear();
   return at(p.steps, p.original.exchanges[e].posted).exchanges.emplace_back(half);
 }
 void drop_send(editable::program& p, int e) {
-  taken(p, e).to = nobody;
+  taken(p, e).to = no_rank;
   taken(p, e).sent.clear();
 }
 void drop_receive(editable::program& p, int e) {
-  taken(p, e).from = nobody;
+  taken(p, e).from = no_rank;
   taken(p, e).received.clear();
 }
 
@@ -186,13 +186,13 @@ void drop_receive(editable::program& p, int e) {
 
 std::optional<place> drop_exchange(world_of_programs& all, sites& s) {
   for (const message& m : messages_of(all)) {
-    if (sender(all, m).cargo != cargo::operand) continue;
+    if (sender(all, m).payload != payload::operand) continue;
     const program& p = all[m.b];
     std::optional<int> first;
     bool sole = true;
     for (const block& what : blocks_of(all, m)) {
       if (what.shard == m.b) continue;
-      sole = sole && times_received(p, what, cargo::operand) == 1;
+      sole = sole && times_received(p, what, payload::operand) == 1;
       const auto read = first_read(p, what, 0);
       if (read && (!first || *read < *first)) first = read;
     }
@@ -206,7 +206,7 @@ std::optional<place> drop_exchange(world_of_programs& all, sites& s) {
 
 bool goes_home(const world_of_programs& all, const message& m) {
   const std::vector<block> blocks = blocks_of(all, m);
-  return sender(all, m).cargo == cargo::partial &&
+  return sender(all, m).payload == payload::partial &&
          std::all_of(blocks.begin(), blocks.end(), [&](const block& what) { return what.shard == m.b; });
 }
 
@@ -232,7 +232,7 @@ std::optional<place> drop_receive_only(world_of_programs& all, sites& s) {
 
 std::optional<place> drop_send_only(world_of_programs& all, sites& s) {
   for (const message& m : messages_of(all)) {
-    if (sender(all, m).cargo != cargo::operand || !is_last_of_its_channel(all, m) || !s.here()) continue;
+    if (sender(all, m).payload != payload::operand || !is_last_of_its_channel(all, m) || !s.here()) continue;
     const place found{m.b, receiver(all, m).posted, blocks_of(all, m)[0], m.a};
     editable::change(all, m.a, [&](editable::program& a) { drop_send(a, m.e); });
     return found;
@@ -257,7 +257,7 @@ std::optional<place> at_some_step(world_of_programs& all, sites& s, const Do& ac
 std::optional<place> send_to_one_who_does_not_know(world_of_programs& all, sites& s) {
   return at_some_step(all, s, [&](int rank, int i, int other) {
     editable::change(all, rank, [&](editable::program& p) {
-      at(p.steps, i).exchanges.push_back({other, nobody, 15, cargo::operand, i + 1, {{side::key, rank, 0}}, {}});
+      at(p.steps, i).exchanges.push_back({other, no_rank, 15, payload::operand, i + 1, {{side::key, rank, 0}}, {}});
     });
   });
 }
@@ -266,7 +266,7 @@ std::optional<place> await_one_who_does_not_know(world_of_programs& all, sites& 
   return at_some_step(all, s, [&](int rank, int i, int other) {
     editable::change(all, rank, [&](editable::program& p) {
       at(p.steps, i)
-          .exchanges.push_back({nobody, other, 15, cargo::operand, i + 1, {}, {{{side::key, other, 0}, no_slot}}});
+          .exchanges.push_back({no_rank, other, 15, payload::operand, i + 1, {}, {{{side::key, other, 0}, no_slot}}});
     });
   });
 }
@@ -298,7 +298,7 @@ std::optional<place> swap_peers_of_one_rank(world_of_programs& all, sites& s) {
       exchange& x = p.exchanges[e];
       exchange& y = p.exchanges[e + 1];
       if (x.sent.count == 0 || y.sent.count == 0 || x.to == y.to) continue;
-      if (x.posted != y.posted || x.lane != y.lane || x.cargo != y.cargo) continue;
+      if (x.posted != y.posted || x.lane != y.lane || x.payload != y.payload) continue;
       const message second = message_of(all, p.rank, e + 1);
       if (blocks_of(all, message_of(all, p.rank, e)) == blocks_of(all, second) || !s.here()) continue;
       std::swap(x.to, y.to);
@@ -330,7 +330,7 @@ std::optional<place> receive_in_another_lane(world_of_programs& all, sites& s) {
 
 std::optional<place> send_another_block(world_of_programs& all, sites& s) {
   for (const message& m : messages_of(all)) {
-    if (sender(all, m).cargo != cargo::operand || !s.here()) continue;
+    if (sender(all, m).payload != payload::operand || !s.here()) continue;
     const place found{m.b, receiver(all, m).posted, {}, m.a};
     editable::change(all, m.a, [&](editable::program& a) {
       block& first = taken(a, m.e).sent[0];
@@ -352,7 +352,7 @@ std::optional<place> send_in_another_order(world_of_programs& all, sites& s) {
 
 std::optional<place> send_a_block_less(world_of_programs& all, sites& s) {
   for (const message& m : messages_of(all)) {
-    if (sender(all, m).cargo != cargo::operand || sender(all, m).sent.count < 2 || !s.here()) continue;
+    if (sender(all, m).payload != payload::operand || sender(all, m).sent.count < 2 || !s.here()) continue;
     --all[m.a].exchanges[m.e].sent.count;
     return place{m.b, receiver(all, m).posted, {}, m.a};
   }
@@ -363,7 +363,7 @@ std::optional<place> send_operands_as_another_cargo(world_of_programs& all, site
   for (const message& m : messages_of(all)) {
     if (!goes_home(all, m) || !s.here()) continue;
     const place found{m.b, receiver(all, m).posted, {}, m.a};
-    editable::change(all, m.b, [&](editable::program& b) { split_receive(b, m.f).cargo = cargo::operand; });
+    editable::change(all, m.b, [&](editable::program& b) { split_receive(b, m.f).payload = payload::operand; });
     // The split-off half comes last in its step, which must not change the order within its channel.
     return is_last_of_its_channel(all, m) ? std::optional{found} : std::nullopt;
   }
@@ -425,10 +425,10 @@ std::optional<place> receive_from_oneself(world_of_programs& all, sites& s) {
   return at_some_receive(all, s, [](program& p, exchange& x, place& found) { found.peer = x.from = p.rank; });
 }
 std::optional<place> send_to_nobody(world_of_programs& all, sites& s) {
-  return at_some_send(all, s, [](program&, exchange& x, place& found) { found.peer = x.to = nobody; });
+  return at_some_send(all, s, [](program&, exchange& x, place& found) { found.peer = x.to = no_rank; });
 }
 std::optional<place> receive_from_nobody(world_of_programs& all, sites& s) {
-  return at_some_receive(all, s, [](program&, exchange& x, place& found) { found.peer = x.from = nobody; });
+  return at_some_receive(all, s, [](program&, exchange& x, place& found) { found.peer = x.from = no_rank; });
 }
 std::optional<place> lane_too_high(world_of_programs& all, sites& s) {
   return at_some_send(all, s, [](program&, exchange& x, place& found) { found.peer = x.lane = 99; });
@@ -611,7 +611,7 @@ std::optional<place> name_a_query_twice(world_of_programs& all, sites& s) {
 bool is_added_to_elsewhere(const program& p, int step, const held_block& holder) {
   const block& what = holder.block;
   if (what.shard == p.rank || !has_partials(p.pass, what.side)) return true;
-  if (times_received(p, what, cargo::partial) > 0 || sends_of_partial(p, what).size() != 1) return false;
+  if (times_received(p, what, payload::partial) > 0 || sends_of_partial(p, what).size() != 1) return false;
   const editable::program readable{p};
   for (int i = 0; i < p.steps.size(); ++i) {
     const editable::step& other = readable.steps[static_cast<std::size_t>(i)];
@@ -682,7 +682,7 @@ std::optional<place> drop_the_tile_of_a_partial(world_of_programs& all, sites& s
           const block& what = h.block;
           if (what.shard == rank || !has_partials(all[rank].pass, what.side)) continue;
           const std::vector<int> sends = sends_of_partial(all[rank], what);
-          if (sends.size() != 1 || times_received(all[rank], what, cargo::partial) > 0) continue;
+          if (sends.size() != 1 || times_received(all[rank], what, payload::partial) > 0) continue;
           int tiles = 0;
           for (const editable::step& each : readable.steps) {
             tiles += is_in(each.queries, what) || is_in(each.keys, what) ? 1 : 0;
@@ -704,12 +704,12 @@ std::optional<place> drop_the_tile_of_a_partial(world_of_programs& all, sites& s
 std::optional<place> use_an_operand_a_step_early(world_of_programs& all, sites& s) {
   for (const message& m : messages_of(all)) {
     const exchange& y = receiver(all, m);
-    if (y.cargo != cargo::operand || y.complete_before == all[m.b].steps.size()) continue;
+    if (y.payload != payload::operand || y.complete_before == all[m.b].steps.size()) continue;
     const editable::program readable{all[m.b]};
     const editable::step& next = readable.steps[static_cast<std::size_t>(y.complete_before)];
     const std::vector<block> blocks = blocks_of(all, m);
     const bool needed = std::any_of(blocks.begin(), blocks.end(), [&](const block& what) {
-      return what.shard != m.b && times_received(all[m.b], what, cargo::operand) == 1 && reads(next, what);
+      return what.shard != m.b && times_received(all[m.b], what, payload::operand) == 1 && reads(next, what);
     });
     if (!needed || !s.here()) continue;
     const place found{m.b, y.complete_before};
@@ -726,14 +726,14 @@ std::optional<place> free_a_slot_early(world_of_programs& all, sites& s) {
   for (program& p : all) {
     for (const exchange& early : p.exchanges) {
       for (const exchange& late : p.exchanges) {
-        if (early.cargo != cargo::operand || late.cargo != cargo::operand) continue;
+        if (early.payload != payload::operand || late.payload != payload::operand) continue;
         for (int r = early.received.first; r < early.received.end(); ++r) {
           for (int q = std::max(r + 1, late.received.first); q < late.received.end(); ++q) {
             const held_block& needed = p.received[r];
             held_block& arriving = p.received[q];
             if (needed.block.side != arriving.block.side || needed.block.shard == p.rank) continue;
             if (needed.slot == arriving.slot || needed.block == arriving.block) continue;
-            if (times_received(p, needed.block, cargo::operand) > 1) continue;
+            if (times_received(p, needed.block, payload::operand) > 1) continue;
             const auto read = first_read(p, needed.block, late.posted);
             if (!read || !s.here()) continue;
             arriving.slot = needed.slot;
@@ -772,7 +772,7 @@ std::optional<place> begin_two_partials_in_one_slot(world_of_programs& all, site
 std::optional<place> receive_over_a_partial(world_of_programs& all, sites& s) {
   for (program& p : all) {
     for (const exchange& x : p.exchanges) {
-      if (x.cargo != cargo::partial || x.received.count < 2 || !s.here()) continue;
+      if (x.payload != payload::partial || x.received.count < 2 || !s.here()) continue;
       int r = x.received.first;
       while (r + 1 < x.received.end() && p.received[r + 1].block.side != p.received[r].block.side) ++r;
       if (r + 1 == x.received.end()) return std::nullopt;
@@ -802,7 +802,7 @@ std::optional<place> receive_into_no_slot(world_of_programs& all, sites& s) {
 std::optional<place> receive_into_a_slot_that_is_not(world_of_programs& all, sites& s) {
   return at_some_receive(all, s, [](program& p, exchange& x, place& found) {
     held_block& first = p.received[x.received.first];
-    first.slot = p.slots_of(first.block.side, x.cargo);
+    first.slot = p.slots_of(first.block.side, x.payload);
     found.what = first.block;
   });
 }
@@ -824,12 +824,12 @@ std::optional<place> begin_a_partial_in_no_slot(world_of_programs& all, sites& s
 
 std::optional<place> send_a_partial_twice(world_of_programs& all, sites& s) {
   for (const message& m : messages_of(all)) {
-    if (sender(all, m).cargo != cargo::partial || !s.here()) continue;
+    if (sender(all, m).payload != payload::partial || !s.here()) continue;
     const block what = blocks_of(all, m)[0];
     const place found{m.a, sender(all, m).posted, what};
     editable::change(all, m.a, [&](editable::program& a) {
       editable::exchange again = taken(a, m.e);
-      again.from = nobody;
+      again.from = no_rank;
       again.received.clear();
       at(a.steps, *found.step).exchanges.push_back(again);
     });
@@ -857,7 +857,7 @@ std::optional<place> send_a_partial_to_a_wrong_home(world_of_programs& all, site
       editable::change(all, wrong, [&](editable::program& w) {
         std::vector<held_block> received;
         for (const block& what : blocks) received.push_back({what, no_slot});
-        at(w.steps, y.posted).exchanges.push_back({nobody, m.a, y.lane, cargo::partial, arrives, {}, received});
+        at(w.steps, y.posted).exchanges.push_back({no_rank, m.a, y.lane, payload::partial, arrives, {}, received});
       });
       return place{wrong};
     }
@@ -868,7 +868,7 @@ std::optional<place> send_a_partial_to_a_wrong_home(world_of_programs& all, site
 std::optional<place> send_a_partial_away_from_home(world_of_programs& all, sites& s) {
   return at_some_step(all, s, [&](int rank, int i, int other) {
     editable::change(all, rank, [&](editable::program& p) {
-      at(p.steps, i).exchanges.push_back({other, nobody, 15, cargo::partial, i + 1, {{side::query, rank, 0}}, {}});
+      at(p.steps, i).exchanges.push_back({other, no_rank, 15, payload::partial, i + 1, {{side::query, rank, 0}}, {}});
     });
   });
 }
@@ -877,12 +877,12 @@ std::optional<place> send_a_partial_away_from_home(world_of_programs& all, sites
 std::optional<place> let_a_partial_arrive_late(world_of_programs& all, sites& s) {
   for (const message& m : messages_of(all)) {
     const exchange& y = receiver(all, m);
-    if (y.cargo != cargo::partial || goes_home(all, m) || y.complete_before == all[m.b].steps.size()) continue;
+    if (y.payload != payload::partial || goes_home(all, m) || y.complete_before == all[m.b].steps.size()) continue;
     const std::vector<block> blocks = blocks_of(all, m);
     const editable::program readable{all[m.b]};
     const bool missed = std::all_of(blocks.begin(), blocks.end(), [&](const block& what) {
       const std::vector<int> sends = sends_of_partial(all[m.b], what);
-      if (sends.size() != 1 || sends[0] != y.complete_before || times_received(all[m.b], what, y.cargo) > 1)
+      if (sends.size() != 1 || sends[0] != y.complete_before || times_received(all[m.b], what, y.payload) > 1)
         return false;
       for (int i = 0; i < sends[0]; ++i) {  // it has something of its own to send
         const editable::step& each = readable.steps[static_cast<std::size_t>(i)];
@@ -992,7 +992,7 @@ TEST_CASE("each damage to a right schedule is found, and named") {
             if (!where) continue;
             const orrery::verdict found = orrery::verify(damaged);
             CAPTURE(site);
-            INFO(found.sentence());
+            INFO(found.message());
             INFO(orrery::draw_grid(right));
             REQUIRE(found.found == m.expected);
             REQUIRE(found.rank == where->rank);

@@ -36,8 +36,8 @@ TEST_CASE("every topology is right for every world that it admits, and refuses t
         }
         const orrery::schedule::list<orrery::program> programs = topology.programs(world, p);
         const orrery::verdict by_all_ranks = orrery::verify(programs);
-        INFO(by_symmetry.sentence());
-        INFO(by_all_ranks.sentence());
+        INFO(by_symmetry.message());
+        INFO(by_all_ranks.message());
         INFO(orrery::draw_grid(programs));
         CHECK(by_symmetry.ok());
         CHECK(by_all_ranks.ok());
@@ -70,9 +70,9 @@ TEST_CASE("a mask's invisible pairs need not be computed, its visible ones must"
     orrery::builder schedule{rank, world};
     for (int hop = 0; hop <= rank; ++hop) {
       const int shard = rank - hop;
-      schedule.begin_exchange(rank + 1 < world ? rank + 1 : orrery::schedule::nobody, orrery::schedule::nobody);
+      schedule.begin_exchange(rank + 1 < world ? rank + 1 : orrery::schedule::no_rank, orrery::schedule::no_rank);
       schedule.send(orrery::key(shard));
-      schedule.begin_exchange(orrery::schedule::nobody, shard > 0 ? rank - 1 : orrery::schedule::nobody);
+      schedule.begin_exchange(orrery::schedule::no_rank, shard > 0 ? rank - 1 : orrery::schedule::no_rank);
       schedule.receive(orrery::key(shard - 1));
       schedule.interact(orrery::query(rank), orrery::key(shard));
       schedule.next_step();

@@ -107,7 +107,7 @@ TEST_CASE("an answer serves equal topologies only") {
   const orrery::verdict wrong = orrery::detail::verify_once(comparable{1}, 5);
   CHECK(wrong.found == orrery::fault::pair_missing);
   CHECK(written_by(comparable{0}, 5) == 0);
-  CHECK(orrery::detail::verify_once(comparable{1}, 5).sentence() == wrong.sentence());
+  CHECK(orrery::detail::verify_once(comparable{1}, 5).message() == wrong.message());
 }
 
 TEST_CASE("topologies that cannot be compared are proven each time") {
@@ -158,7 +158,7 @@ TEST_CASE("the reason of a refusal is that of the topology that is asked, not of
     std::string reason;
 
     explicit refusing(const std::string& why) : reason{why} {}
-    [[nodiscard]] const char* refuses(int) const { return reason.c_str(); }
+    [[nodiscard]] const char* unsupported_reason(int) const { return reason.c_str(); }
     bool operator==(const refusing&) const { return true; }
   };
   const std::string first = "refuses for the first reason, which is longer than any string that lies in itself";
@@ -207,7 +207,7 @@ TEST_CASE("every number that a topology writes counts in the digest, and what fo
     return digest_of(edited) != digest_of(p);
   };
   for (const pass p : {pass::forward, pass::circulate_keys}) {
-    program one = orrery::detail::draft_of(orrery::wallfacer<2>{}, 3, 16, p);
+    program one = orrery::detail::unallocated_program(orrery::wallfacer<2>{}, 3, 16, p);
     CHECK(!one.collectives.empty());
     const std::string digest = digest_of(one);
     std::vector<int*> numbers = numbers_of(one);
@@ -220,7 +220,7 @@ TEST_CASE("every number that a topology writes counts in the digest, and what fo
     CHECK(digest_of(one) == digest);
     const auto other_side = [](orrery::schedule::side& s) { s = orrery::schedule::other_side(s); };
     CHECK(differs_with(one, [&](program& x) { x.pass = pass::circulate_queries; }));
-    CHECK(differs_with(one, [&](program& x) { x.exchanges[0].cargo = orrery::schedule::cargo::partial; }));
+    CHECK(differs_with(one, [&](program& x) { x.exchanges[0].payload = orrery::schedule::payload::partial; }));
     CHECK(differs_with(one, [&](program& x) { other_side(x.sent[0].side); }));
     CHECK(differs_with(one, [&](program& x) { other_side(x.received[0].block.side); }));
     CHECK(differs_with(one, [&](program& x) { other_side(x.queries[0].block.side); }));

@@ -99,14 +99,15 @@ class planned_attention final : public attention_calls<Kernel> {
 
   /// Collective. The programs must be proven (see `verify`) and finished.
   planned_attention(World& world, attention_plan<Mask> plan, kernel_plan<Kernel, memory> own, program forward_program,
-                    program backward_program, hand_over how)
+                    program backward_program, operand_messages how)
       : plan_{std::move(plan)},
         kernel_{std::move(own)},
         forward_{plan_, forward_program, kernel_},
         backward_{plan_, backward_program, kernel_},
         run_forward_{world,
-                     how == hand_over::by_tensor ? by_tensor(forward_program, decltype(forward_)::operands)
-                                                 : tensor_program{forward_program, {}},
+                     how == operand_messages::per_tensor
+                         ? split_by_tensor(forward_program, decltype(forward_)::operands)
+                         : tensor_program{forward_program, {}},
                      forward_},
         run_backward_{world, backward_program, backward_} {}
   ~planned_attention() override { this->leave_forward(); }

@@ -5,10 +5,10 @@
 
 namespace orrery {
 
-/// A kernel that not every device can run: `require(head_dim, value_dim)` throws a sentence where the current one
+/// A kernel that not every device can run: `require(head_dim, value_dim)` throws a message where the current one
 /// cannot. Operators ask it when they are made, before they let it plan, and every rank's constructor then throws.
 template <class Kernel>
-concept demanding_kernel = requires(std::int64_t dim) {
+concept device_checked_kernel = requires(std::int64_t dim) {
   Kernel::require(dim, dim);
 };
 

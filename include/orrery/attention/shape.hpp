@@ -36,7 +36,7 @@ struct attention_shape {
   std::optional<double> scale{};             ///< of the scores; default: 1 / sqrt(head_dim)
   schedule::pass circulate = schedule::pass::circulate_keys;  ///< the backward's policy
   /// Of the forward's operands, for those who compute them one after the other (see `attention::begin_forward`).
-  orrery::schedule::hand_over hand_over = orrery::schedule::hand_over::together;
+  orrery::schedule::operand_messages operand_messages = orrery::schedule::operand_messages::per_block;
 
   /// With all defaults filled in: every optional member has a value.
   [[nodiscard]] attention_shape completed() const {
@@ -53,7 +53,7 @@ struct attention_shape {
 
 namespace orrery::detail {
 
-/// What an attention operator is made of, as far as its arguments can be wrong: for sentences, and for ranks to
+/// What an attention operator is made of, as far as its arguments can be wrong: for messages, and for ranks to
 /// compare.
 struct attention_request {
   attention_shape shape;  ///< completed
@@ -68,7 +68,7 @@ struct attention_request {
   schedule_digest forward{};  ///< of all ranks' programs, as this rank has proven them
   schedule_digest backward{};
 
-  /// Empty, or a sentence.
+  /// Empty, or a message.
   [[nodiscard]] std::string what_is_wrong_with_sizes() const {
     const named_size sizes[] = {{"batch", shape.batch, ""},
                                 {"length", shape.length, ""},
@@ -108,7 +108,7 @@ struct attention_request {
     return "";
   }
 
-  /// Empty, or a sentence; `largest` is the largest number of the type that the kernel computes in. The kernels
+  /// Empty, or a message; `largest` is the largest number of the type that the kernel computes in. The kernels
   /// multiply the scale by log2(e) = 1.44.
   [[nodiscard]] std::string what_is_wrong_with_scale(double largest) const {
     const double scale = *shape.scale;
@@ -130,7 +130,7 @@ struct attention_request {
     return "topology " + topology + " over " + std::to_string(world) + " ranks " + reason;
   }
 
-  /// Empty, or a sentence.
+  /// Empty, or a message.
   [[nodiscard]] std::string what_is_wrong_with_slices() const {
     if (slices <= shape.query_heads) return "";
     int hybrid = 1;
@@ -147,7 +147,7 @@ struct attention_request {
   /// What to say of a schedule that is not proven.
   [[nodiscard]] std::string unproven(pass p, const verdict& v) const {
     return "the schedule of topology " + topology + " (" + name_of(p) + ") is wrong for " + std::to_string(world) +
-           " ranks: " + v.sentence();
+           " ranks: " + v.message();
   }
 
   /// All of it, with what is wrong on this rank, as ranks compare it.
@@ -171,7 +171,7 @@ struct attention_request {
     say_size("key_length", *shape.key_length);
     say("scale", scale);
     say("circulate", name_of(shape.circulate));
-    say("hand_over", name_of(shape.hand_over));
+    say("operand_messages", name_of(shape.operand_messages));
     // Topologies of one name may differ: nameless ones, and values of a type whose name leaves something out.
     say("the forward's programs", topology + " with digest " + forward.text());
     say("the backward's programs", topology + " with digest " + backward.text());
@@ -192,7 +192,7 @@ struct attention_request {
   /// computes from them overflows, and no machine has more.
   static constexpr std::int64_t most_numbers = std::int64_t{1} << 52;
 
-  /// Empty, or a sentence that names the largest factor. The last two are the dimensions, which are added.
+  /// Empty, or a message that names the largest factor. The last two are the dimensions, which are added.
   [[nodiscard]] static std::string what_is_wrong_with_product(const named_size (&factors)[5]) {
     const named_size* largest = &factors[0];
     for (const named_size& one : factors) largest = one.size > largest->size ? &one : largest;
@@ -210,7 +210,7 @@ struct attention_request {
   }
 };
 
-/// The sizes that a view must have, and whose view it is: `call` and `name` are for the sentence.
+/// The sizes that a view must have, and whose view it is: `call` and `name` are for the message.
 struct expected_view {
   const char* call;
   const char* name;

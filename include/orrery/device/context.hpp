@@ -16,13 +16,13 @@ struct device_context {
   cudaStream_t stream = nullptr;
 };
 
-/// A CUDA call failed. `what()` is a sentence that names the call, its place in the source and CUDA's own words.
+/// A CUDA call failed. `what()` is a message that names the call, its place in the source and CUDA's own words.
 ///
-/// CUDA reports a kernel's fault at a later call, and then at every one: the sentence says so where the code is one of
+/// CUDA reports a kernel's fault at a later call, and then at every one: the message says so where the code is one of
 /// those that no call after it recovers from.
 class device_error : public std::runtime_error {
  public:
-  device_error(cudaError_t code, const std::string& sentence) : std::runtime_error{sentence}, code_{code} {}
+  device_error(cudaError_t code, const std::string& message) : std::runtime_error{message}, code_{code} {}
   [[nodiscard]] cudaError_t code() const noexcept { return code_; }
 
  private:
@@ -58,21 +58,21 @@ inline void check_cuda(cudaError_t code, const char* call,
                        const std::source_location& place = std::source_location::current()) {
   if (code == cudaSuccess) return;
   static_cast<void>(cudaGetLastError());  // a thread that goes on does not find it again at its next launch
-  std::string sentence = std::string{"orrery: "} + call + " in " + place.file_name() + ":" +
-                         std::to_string(place.line()) + " failed: " + cudaGetErrorString(code) + " (" +
-                         cudaGetErrorName(code) + ")";
+  std::string message = std::string{"orrery: "} + call + " in " + place.file_name() + ":" +
+                        std::to_string(place.line()) + " failed: " + cudaGetErrorString(code) + " (" +
+                        cudaGetErrorName(code) + ")";
   if (is_sticky(code)) {
-    sentence +=
+    message +=
         "; the fault is this call's or that of work enqueued before it, and the device cannot be used in this process "
         "any more: run with CUDA_LAUNCH_BLOCKING=1, or under compute-sanitizer, to see where it happened";
   } else if (code == cudaErrorNoDevice || code == cudaErrorInsufficientDriver) {
-    sentence +=
+    message +=
         "; a CUDA device and a driver as new as the toolkit are needed, or a kernel for the host, as "
         "orrery::flash, over the transport threads or mpi";
   } else if (code == cudaErrorNoKernelImageForDevice || code == cudaErrorUnsupportedPtxVersion) {
-    sentence += "; the program is compiled for other devices: add this one's to CMAKE_CUDA_ARCHITECTURES";
+    message += "; the program is compiled for other devices: add this one's to CMAKE_CUDA_ARCHITECTURES";
   }
-  throw device_error{code, sentence};
+  throw device_error{code, message};
 }
 
 }  // namespace orrery::detail

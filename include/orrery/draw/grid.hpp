@@ -52,7 +52,7 @@ namespace orrery {
           const schedule::exchange& x = p.exchanges[e];
           if (x.sent.count == 0) continue;
           std::string message = (cell.empty() ? ">" : " >") + std::to_string(x.to) + ":" +
-                                (x.cargo == schedule::cargo::partial ? "+" : "");
+                                (x.payload == schedule::payload::partial ? "+" : "");
           for (const schedule::side s : {schedule::side::query, schedule::side::key}) {
             schedule::list<int> shards;
             for (int b = x.sent.first; b < x.sent.end(); ++b) {

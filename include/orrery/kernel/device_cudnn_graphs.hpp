@@ -18,7 +18,7 @@
 
 namespace orrery {
 
-/// A call of cuDNN failed. `what()` is a sentence that names the call, its place in the source and cuDNN's own words.
+/// A call of cuDNN failed. `what()` is a message that names the call, its place in the source and cuDNN's own words.
 class cudnn_error : public std::runtime_error {
  public:
   using std::runtime_error::runtime_error;

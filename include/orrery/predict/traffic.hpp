@@ -10,13 +10,13 @@
 
 namespace orrery {
 
-/// How many shard units one whole shard of each kind weighs, at [2 * side + cargo]; as in the published formulas, a
+/// How many shard units one whole shard of each kind weighs, at [2 * side + payload]; as in the published formulas, a
 /// unit is one tensor of batch × tokens of a shard × hidden size. What weighs little (log-sum-exp, delta) counts
 /// nothing.
 struct unit_weights {
   std::array<double, 4> of{};
 
-  [[nodiscard]] constexpr double operator()(schedule::side s, schedule::cargo c) const noexcept {
+  [[nodiscard]] constexpr double operator()(schedule::side s, schedule::payload c) const noexcept {
     return of[2 * static_cast<unsigned>(s) + static_cast<unsigned>(c)];
   }
 };
@@ -30,12 +30,12 @@ struct unit_weights {
 
 /// What one rank sends and holds in one call.
 struct rank_traffic {
-  std::array<std::int64_t, 4> blocks_sent{};  ///< at [2 * side + cargo]; a block is one slice of a shard
+  std::array<std::int64_t, 4> blocks_sent{};  ///< at [2 * side + payload]; a block is one slice of a shard
   std::int64_t messages_sent = 0;
   std::int64_t tiles = 0;      ///< steps with a tile
   std::int64_t pairs = 0;      ///< (query shard, key shard, slice) computed
   int steps = 0;               ///< steps with a tile or an exchange
-  std::array<int, 4> slots{};  ///< at [2 * side + cargo]: block buffers beside the rank's own shard
+  std::array<int, 4> slots{};  ///< at [2 * side + payload]: block buffers beside the rank's own shard
 
   /// Volume sent in shard units.
   [[nodiscard]] constexpr double units_sent(const unit_weights& weights, int slices) const {
@@ -105,8 +105,8 @@ struct traffic_report {
       mine.messages_sent += x.sent.count > 0 ? 1 : 0;
       for (int s = x.sent.first; s < x.sent.end(); ++s) {
         const schedule::side which = p.sent[s].side;
-        ++mine.blocks_sent[2 * static_cast<unsigned>(which) + static_cast<unsigned>(x.cargo)];
-        report.units_between[p.rank * report.world + x.to] += weights(which, x.cargo) / p.slices;
+        ++mine.blocks_sent[2 * static_cast<unsigned>(which) + static_cast<unsigned>(x.payload)];
+        report.units_between[p.rank * report.world + x.to] += weights(which, x.payload) / p.slices;
       }
     }
     const double units = mine.units_sent(weights, p.slices);

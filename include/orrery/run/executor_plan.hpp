@@ -38,8 +38,8 @@ class block_sizes {
           return static_cast<const Interaction*>(of)->partial_bytes(b);
         }} {}
 
-  [[nodiscard]] std::int64_t bytes(cargo c, const block& b) const {
-    return c == cargo::partial ? partial_(work_, b) : bytes_before(static_cast<int>(sides.size()), b);
+  [[nodiscard]] std::int64_t bytes(payload c, const block& b) const {
+    return c == payload::partial ? partial_(work_, b) : bytes_before(static_cast<int>(sides.size()), b);
   }
   /// Of one tensor of an operand.
   [[nodiscard]] std::int64_t tensor(int t, const block& b) const { return tensor_(work_, t, b); }
@@ -106,7 +106,7 @@ class executor_plan {
     for (const auto& of_kind : slot_bytes_) {
       for (const std::int64_t size : of_kind) count(size);
     }
-    for (const own_operand& one : own_operands_) count(sizes.bytes(cargo::operand, one.block));
+    for (const own_operand& one : own_operands_) count(sizes.bytes(payload::operand, one.block));
   }
 
   [[nodiscard]] std::int64_t workspace_bytes() const noexcept { return workspace_bytes_; }
@@ -122,14 +122,14 @@ class executor_plan {
     }
     for (own_operand& one : own_operands_) {
       one.address = workspace;
-      workspace += aligned(sizes.bytes(cargo::operand, one.block));
+      workspace += aligned(sizes.bytes(payload::operand, one.block));
       for (int t = 0; t < tensors.size(); ++t) {
         if (sizes.sides[static_cast<std::size_t>(t)] != one.block.side) continue;
         tensors[t].packed.push_back({one.block, one.address + sizes.bytes_before(t, one.block)});
       }
     }
 
-    residency here{p};
+    slot_state here{p};
     pieces.resize(static_cast<std::size_t>(p.exchanges.size()));
     steps = list<planned_step>(p.steps.size() + 1);
     for (int i = 0; i <= p.steps.size(); ++i) {
@@ -168,22 +168,22 @@ class executor_plan {
 
   void measure(const program& p, const block_sizes& sizes) {
     for (std::size_t kind = 0; kind < 4; ++kind) slot_bytes_[kind] = list<std::int64_t>(p.slots[kind]);
-    const auto needs = [&](const held_block& held, cargo c) {
+    const auto needs = [&](const held_block& held, payload c) {
       if (held.slot == no_slot) return;
-      std::int64_t& size = slot_bytes_[residency::kind_of(held.block.side, c)][held.slot];
+      std::int64_t& size = slot_bytes_[slot_state::kind_of(held.block.side, c)][held.slot];
       const std::int64_t needed = sizes.bytes(c, held.block);
       if (needed > size) size = needed;
     };
     for (const exchange& x : p.exchanges) {
-      for (int r = x.received.first; r < x.received.end(); ++r) needs(p.received[r], x.cargo);
+      for (int r = x.received.first; r < x.received.end(); ++r) needs(p.received[r], x.payload);
       for (int s = x.sent.first; s < x.sent.end(); ++s) {
-        if (x.cargo == cargo::operand && p.sent[s].shard == p.rank && own(p.sent[s]) == nullptr) {
+        if (x.payload == payload::operand && p.sent[s].shard == p.rank && own(p.sent[s]) == nullptr) {
           own_operands_.push_back({p.sent[s], nullptr});
         }
       }
     }
-    for (const held_block& q : p.queries) needs(q, cargo::partial);
-    for (const held_block& k : p.keys) needs(k, cargo::partial);
+    for (const held_block& q : p.queries) needs(q, payload::partial);
+    for (const held_block& k : p.keys) needs(k, payload::partial);
   }
 
   /// What the first step sends is at home here: it can leave before the rest of the first step can begin.
@@ -224,21 +224,21 @@ class executor_plan {
     return true;
   }
 
-  void complete(const program& p, residency& here, int i, const range& completions, planned_step& now) {
+  void complete(const program& p, slot_state& here, int i, const range& completions, planned_step& now) {
     for (int c = completions.first; c < completions.end(); ++c) {
       completion& done = *now.completions.extend(1);
       done.exchange = p.completions[c];
       const exchange& x = p.exchanges[done.exchange];
-      if (x.cargo == cargo::operand) continue;
+      if (x.payload == payload::operand) continue;
       for (int r = x.received.first; r < x.received.end(); ++r) {
         const held_block& arrived = p.received[r];
-        const unsigned kind = residency::kind_of(arrived.block.side, cargo::partial);
+        const unsigned kind = slot_state::kind_of(arrived.block.side, payload::partial);
         std::byte* const from = at(kind, arrived.slot);
         here.kinds[kind].forget(arrived.slot);
         if (arrived.block.shard == p.rank) {
           const bool fresh = first_of_own(arrived.block, i, c - completions.first);
           done.merges.push_back({arrived.block, nullptr, from, fresh});
-        } else if (const int open = here.kinds[kind].find(arrived.block, i); open != residency::none) {
+        } else if (const int open = here.kinds[kind].find(arrived.block, i); open != slot_state::none) {
           done.merges.push_back({arrived.block, at(kind, open), from, false});
         } else {
           here.kinds[kind].fill(arrived.slot, arrived.block, i);
@@ -247,31 +247,31 @@ class executor_plan {
     }
   }
 
-  void post(const tensor_program& schedule, residency& here, int i, int e, const block_sizes& sizes) {
+  void post(const tensor_program& schedule, slot_state& here, int i, int e, const block_sizes& sizes) {
     const program& p = schedule.program;
     const exchange& x = p.exchanges[e];
     exchange_pieces& mine = pieces[static_cast<std::size_t>(e)];
     const int only = schedule.tensor_of(e);
     const auto piece_of = [&](std::byte* address, const block& b) -> piece {
-      if (only == every_tensor) return {address, sizes.bytes(x.cargo, b)};
+      if (only == every_tensor) return {address, sizes.bytes(x.payload, b)};
       return {address + sizes.bytes_before(only, b), sizes.tensor(only, b)};
     };
     for (int s = x.sent.first; s < x.sent.end(); ++s) {
       const block& what = p.sent[s];
-      const unsigned kind = residency::kind_of(what.side, x.cargo);
+      const unsigned kind = slot_state::kind_of(what.side, x.payload);
       if (what.shard == p.rank) {
         mine.sent.push_back(piece_of(own(what)->address, what));
         continue;
       }
       const int slot = here.kinds[kind].find(what, i);
       mine.sent.push_back(piece_of(at(kind, slot), what));
-      if (x.cargo == cargo::partial) here.kinds[kind].forget(slot);
+      if (x.payload == payload::partial) here.kinds[kind].forget(slot);
     }
     for (int r = x.received.first; r < x.received.end(); ++r) {
       const held_block& arriving = p.received[r];
-      const unsigned kind = residency::kind_of(arriving.block.side, x.cargo);
+      const unsigned kind = slot_state::kind_of(arriving.block.side, x.payload);
       mine.received.push_back(piece_of(at(kind, arriving.slot), arriving.block));
-      if (x.cargo == cargo::operand) {
+      if (x.payload == payload::operand) {
         here.kinds[kind].fill(arriving.slot, arriving.block, x.complete_before);
       } else {
         here.kinds[kind].reserve(arriving.slot, arriving.block, x.complete_before);
@@ -279,12 +279,12 @@ class executor_plan {
     }
   }
 
-  tile_block in_tile(const program& p, residency& here, int i, const held_block& held) {
+  tile_block in_tile(const program& p, slot_state& here, int i, const held_block& held) {
     tile_block placed;
     placed.block = held.block;
     const bool own_shard = held.block.shard == p.rank;
     if (!own_shard) {
-      const unsigned kind = residency::kind_of(held.block.side, cargo::operand);
+      const unsigned kind = slot_state::kind_of(held.block.side, payload::operand);
       placed.operand = at(kind, here.kinds[kind].find(held.block, i));
     }
     if (!has_partials(p.pass, held.block.side)) return placed;
@@ -292,9 +292,9 @@ class executor_plan {
       placed.fresh = first_of_own(held.block, i, -1);
       return placed;
     }
-    const unsigned kind = residency::kind_of(held.block.side, cargo::partial);
+    const unsigned kind = slot_state::kind_of(held.block.side, payload::partial);
     int slot = here.kinds[kind].find(held.block, i);
-    placed.fresh = slot == residency::none;
+    placed.fresh = slot == slot_state::none;
     if (placed.fresh) here.kinds[kind].fill(slot = held.slot, held.block, i);
     placed.partial = at(kind, slot);
     return placed;

@@ -10,7 +10,7 @@ enum class side : std::uint8_t { query, key };
 
 /// What moves. Operands are read-only and may be copied to many ranks; partials are sums under way, moved and merged,
 /// never duplicated.
-enum class cargo : std::uint8_t { operand, partial };
+enum class payload : std::uint8_t { operand, partial };
 
 /// Which of the operator's calls a schedule serves, and which side travels in it.
 ///

@@ -49,22 +49,22 @@ class builder {
 
   /// Every rank sends `sent` to the rank `distance` further on and receives from the rank `distance` back what that one
   /// sends: the same blocks, `distance` shards back. The hop of every ring.
-  constexpr void shift(const blocks& sent, int distance, flight how = {}, cargo what = cargo::operand) {
+  constexpr void shift(const blocks& sent, int distance, flight how = {}, payload what = payload::operand) {
     begin_exchange(wrapped(rank_ + distance), wrapped(rank_ - distance), how, what);
     send(sent);
     receive({sent.side, sent.first - distance, sent.count, sent.stride, sent.slice, sent.slices});
   }
 
   /// Begins an exchange of this step with rank `to`, which gets what the following `send` calls name, and rank `from`,
-  /// from which the blocks of the following `receive` calls come; either may be `nobody`. An exchange with oneself is
+  /// from which the blocks of the following `receive` calls come; either may be `no_rank`. An exchange with oneself is
   /// no exchange, and what is then named is ignored.
-  constexpr void begin_exchange(int to, int from, flight how = {}, cargo what = cargo::operand) {
-    sending_ = to != nobody && to != rank_;
-    receiving_ = from != nobody && from != rank_;
+  constexpr void begin_exchange(int to, int from, flight how = {}, payload what = payload::operand) {
+    sending_ = to != no_rank && to != rank_;
+    receiving_ = from != no_rank && from != rank_;
     if (!sending_ && !receiving_) return;
     const int now = program_.steps.count;
-    *program_.exchanges.extend(1) = {sending_ ? to : nobody,
-                                     receiving_ ? from : nobody,
+    *program_.exchanges.extend(1) = {sending_ ? to : no_rank,
+                                     receiving_ ? from : no_rank,
                                      how.lane,
                                      what,
                                      now,
@@ -135,8 +135,8 @@ class builder {
     for (int distance = 1; distance < group.count; ++distance) {
       const int to = group.member((me + distance) % group.count);
       const int from = group.member((me + group.count - distance) % group.count);
-      begin_exchange(holds(program_.rank, to) ? to : nobody, holds(from, program_.rank) ? from : nobody, how,
-                     cargo::partial);
+      begin_exchange(holds(program_.rank, to) ? to : no_rank, holds(from, program_.rank) ? from : no_rank, how,
+                     payload::partial);
       send({s, to});
       receive({s, program_.rank});
     }
@@ -149,7 +149,7 @@ class builder {
     const int shift = program_.exchanges.count - original.exchanges.first;
     for (int e = original.exchanges.first; e < original.exchanges.end(); ++e) {
       const exchange& posted = other.exchanges[e];
-      begin_exchange(posted.to, posted.from, {posted.lane, posted.complete_before - posted.posted}, posted.cargo);
+      begin_exchange(posted.to, posted.from, {posted.lane, posted.complete_before - posted.posted}, posted.payload);
       for (int s = posted.sent.first; s < posted.sent.end(); ++s) send(other.sent[s]);
       for (int r = posted.received.first; r < posted.received.end(); ++r) {
         receive(other.received[r].block);

@@ -12,7 +12,7 @@ namespace orrery::schedule {
 /// Takes and returns the programs of all ranks, since the home of a shard must know who sends. Costs one more message
 /// for each shard that a rank has met: as much volume as a ring of partials, but not between neighbours.
 [[nodiscard]] constexpr list<program> derive_backward(const list<program>& forward) {
-  struct homeward {
+  struct return_send {
     int from, to, posted;
     block what;
   };
@@ -26,9 +26,9 @@ namespace orrery::schedule {
   const int world = forward.size();
   int steps = 0;
   for (const program& p : forward) steps = p.steps.size() > steps ? p.steps.size() : steps;
-  list<list<homeward>> mine(world);
-  list<list<list<homeward>>> sends(world);
-  list<list<list<homeward>>> receives(world);
+  list<list<return_send>> mine(world);
+  list<list<list<return_send>>> sends(world);
+  list<list<list<return_send>>> receives(world);
   for (int rank = 0; rank < world; ++rank) {
     const program& p = forward[rank];
     list<int> sent_as(world * p.slices, -1);
@@ -47,11 +47,11 @@ namespace orrery::schedule {
         mine[rank][index].posted = i + 1;
       }
     }
-    sends[rank] = list<list<homeward>>(steps + 1);
-    receives[rank] = list<list<homeward>>(steps + 1);
+    sends[rank] = list<list<return_send>>(steps + 1);
+    receives[rank] = list<list<return_send>>(steps + 1);
   }
   for (int rank = 0; rank < world; ++rank) {
-    for (const homeward& one : mine[rank]) {
+    for (const return_send& one : mine[rank]) {
       sends[rank][one.posted].push_back(one);
       receives[one.to][one.posted].push_back(one);
     }
@@ -65,12 +65,12 @@ namespace orrery::schedule {
     for (int i = 0; i <= steps; ++i) {
       if (i > 0) schedule.next_step();
       if (i < p.steps.size()) schedule.repeat(p, i);
-      for (const homeward& one : sends[rank][i]) {
-        schedule.begin_exchange(one.to, nobody, {partial_lane, 1}, cargo::partial);
+      for (const return_send& one : sends[rank][i]) {
+        schedule.begin_exchange(one.to, no_rank, {partial_lane, 1}, payload::partial);
         schedule.send(one.what);
       }
-      for (const homeward& one : receives[rank][i]) {
-        schedule.begin_exchange(nobody, one.from, {partial_lane, 1}, cargo::partial);
+      for (const return_send& one : receives[rank][i]) {
+        schedule.begin_exchange(no_rank, one.from, {partial_lane, 1}, payload::partial);
         schedule.receive(one.what);
       }
     }

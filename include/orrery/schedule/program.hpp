@@ -12,12 +12,12 @@ namespace orrery::schedule {
 /// A slot number that means: none.
 inline constexpr int no_slot = -1;
 /// A peer that means: nobody (an exchange that only sends, or only receives).
-inline constexpr int nobody = -1;
+inline constexpr int no_rank = -1;
 
 /// A block and the slot that it gets there: the slot into which it is received, or, in a tile, the slot of the partial
 /// that begins with this tile (`no_slot` if it goes on, is at home or has no partial).
 ///
-/// Slots are buffers of one block each, numbered from 0 for each (side, cargo). A block's home is no slot.
+/// Slots are buffers of one block each, numbered from 0 for each (side, payload). A block's home is no slot.
 struct held_block {
   orrery::schedule::block block;
   int slot;
@@ -44,7 +44,7 @@ struct exchange {
   int to;
   int from;
   int lane;
-  orrery::schedule::cargo cargo;
+  orrery::schedule::payload payload;
   int posted;
   int complete_before;
   range sent;
@@ -107,12 +107,12 @@ struct program {
   list<held_block> queries;   ///< query blocks of all tiles
   list<held_block> keys;      ///< key blocks of all tiles
   list<collective> collectives;
-  std::array<int, 4> slots{};  ///< number of slots, at [2 * side + cargo]
+  std::array<int, 4> slots{};  ///< number of slots, at [2 * side + payload]
 
-  [[nodiscard]] constexpr int& slots_of(side s, cargo c) noexcept {
+  [[nodiscard]] constexpr int& slots_of(side s, payload c) noexcept {
     return slots[2 * static_cast<unsigned>(s) + static_cast<unsigned>(c)];
   }
-  [[nodiscard]] constexpr int slots_of(side s, cargo c) const noexcept {
+  [[nodiscard]] constexpr int slots_of(side s, payload c) const noexcept {
     return slots[2 * static_cast<unsigned>(s) + static_cast<unsigned>(c)];
   }
 

@@ -47,9 +47,9 @@ namespace orrery::detail {
     const int shift = schedule.exchanges_so_far() - now.exchanges.first;
     for (int e = now.exchanges.first; e < now.exchanges.end(); ++e) {
       const exchange& x = within.exchanges[e];
-      schedule.begin_exchange(x.to == nobody ? nobody : x.to * U + member,
-                              x.from == nobody ? nobody : x.from * U + member, {x.lane, x.complete_before - x.posted},
-                              x.cargo);
+      schedule.begin_exchange(x.to == no_rank ? no_rank : x.to * U + member,
+                              x.from == no_rank ? no_rank : x.from * U + member, {x.lane, x.complete_before - x.posted},
+                              x.payload);
       for (int s = x.sent.first; s < x.sent.end(); ++s) schedule.send(lifted(within.sent[s]));
       for (int r = x.received.first; r < x.received.end(); ++r) {
         schedule.receive(lifted(within.received[r].block));
@@ -72,7 +72,7 @@ namespace orrery::detail {
     for (int distance = 1; distance < U; ++distance) {
       const int to = (member + distance) % U;
       const int from = (member + U - distance) % U;
-      schedule.begin_exchange(first + to, first + from, {}, cargo::partial);
+      schedule.begin_exchange(first + to, first + from, {}, payload::partial);
       schedule.send(slices_of_member(side::query, first + to, member));
       schedule.receive(slices_of_member(side::query, rank, from));
       if (p == pass::forward) continue;
@@ -100,9 +100,9 @@ struct all_to_all {
   static_assert(U >= 1, "orrery: all_to_all<U, Inner> needs groups of U >= 1 ranks");
 
   [[nodiscard]] static std::string name() { return "all_to_all<" + std::to_string(U) + "," + name_of(Inner{}) + ">"; }
-  [[nodiscard]] static constexpr const char* refuses(int world, schedule::pass p = schedule::pass::forward) {
+  [[nodiscard]] static constexpr const char* unsupported_reason(int world, schedule::pass p = schedule::pass::forward) {
     if (world % U != 0) return "needs a world that U divides: choose U from the world's divisors, or ring";
-    return orrery::refuses(Inner{}, world / U, p);
+    return orrery::unsupported_reason(Inner{}, world / U, p);
   }
   [[nodiscard]] static constexpr int slices(int world) { return U * slices_of(Inner{}, world / U); }
   [[nodiscard]] static constexpr int team(int world) requires(requires { Inner{}.team(1); }) {
@@ -110,11 +110,11 @@ struct all_to_all {
   }
   [[nodiscard]] static constexpr orrery::schedule::program program(int rank, int world,
                                                                    schedule::pass p = schedule::pass::forward) {
-    return detail::all_to_all_program(detail::draft_of(Inner{}, rank / U, world / U, p), rank, world, U);
+    return detail::all_to_all_program(detail::unallocated_program(Inner{}, rank / U, world / U, p), rank, world, U);
   }
   [[nodiscard]] static constexpr schedule::list<orrery::schedule::program> programs(
       int world, schedule::pass p) requires(!detail::writes_each_rank_alone<Inner>(schedule::pass::circulate_keys)) {
-    const schedule::list<orrery::schedule::program> within = detail::drafts_of(Inner{}, world / U, p);
+    const schedule::list<orrery::schedule::program> within = detail::unallocated_programs(Inner{}, world / U, p);
     schedule::list<orrery::schedule::program> all(world);
     for (int rank = 0; rank < world; ++rank) all[rank] = detail::all_to_all_program(within[rank / U], rank, world, U);
     return all;

@@ -28,8 +28,8 @@ class any_topology {
       : held_{std::make_shared<const some<Topology>>(t)} {}
 
   [[nodiscard]] std::string name() const { return held_->name(); }
-  [[nodiscard]] const char* refuses(int world, schedule::pass p = schedule::pass::forward) const {
-    return held_->refuses(world, p);
+  [[nodiscard]] const char* unsupported_reason(int world, schedule::pass p = schedule::pass::forward) const {
+    return held_->unsupported_reason(world, p);
   }
   [[nodiscard]] int slices(int world) const { return held_->slices(world); }
   /// Throws `std::invalid_argument` if the topology does not say how large its teams are.
@@ -55,7 +55,7 @@ class any_topology {
     [[nodiscard]] virtual const void* type() const = 0;
     [[nodiscard]] virtual bool equals(const any& of_same_type) const = 0;
     [[nodiscard]] virtual std::string name() const = 0;
-    [[nodiscard]] virtual const char* refuses(int world, schedule::pass p) const = 0;
+    [[nodiscard]] virtual const char* unsupported_reason(int world, schedule::pass p) const = 0;
     [[nodiscard]] virtual int slices(int world) const = 0;
     [[nodiscard]] virtual int team(int world) const = 0;
     [[nodiscard]] virtual orrery::schedule::program program(int rank, int world, schedule::pass p) const = 0;
@@ -79,8 +79,8 @@ class any_topology {
       }
     }
     [[nodiscard]] std::string name() const override { return name_of(held); }
-    [[nodiscard]] const char* refuses(int world, schedule::pass p) const override {
-      return orrery::refuses(held, world, p);
+    [[nodiscard]] const char* unsupported_reason(int world, schedule::pass p) const override {
+      return orrery::unsupported_reason(held, world, p);
     }
     [[nodiscard]] int slices(int world) const override { return slices_of(held, world); }
     [[nodiscard]] int team(int world) const override {
@@ -93,10 +93,10 @@ class any_topology {
       }
     }
     [[nodiscard]] orrery::schedule::program program(int rank, int world, schedule::pass p) const override {
-      return detail::draft_of(held, rank, world, p);
+      return detail::unallocated_program(held, rank, world, p);
     }
     [[nodiscard]] schedule::list<orrery::schedule::program> programs(int world, schedule::pass p) const override {
-      return detail::drafts_of(held, world, p);
+      return detail::unallocated_programs(held, world, p);
     }
   };
 

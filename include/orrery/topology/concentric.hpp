@@ -41,12 +41,12 @@ namespace orrery::detail {
     if (hop + 1 < turns) schedule.shift(bundle(hop), next, {hops});
     // What was computed one step ago follows its operands. What was computed where the ring began stays there: the
     // bundle ends there, too.
-    if (partials_travel && hop > 1) schedule.shift(bundle(hop - 1), next, {partial_hops}, cargo::partial);
+    if (partials_travel && hop > 1) schedule.shift(bundle(hop - 1), next, {partial_hops}, payload::partial);
     schedule.interact(staying_blocks, bundle(hop));
     schedule.next_step();
   }
   if (partials_travel && turns > 1) {
-    schedule.shift(bundle(turns - 1), next, {partial_hops}, cargo::partial);  // the hop home
+    schedule.shift(bundle(turns - 1), next, {partial_hops}, payload::partial);  // the hop home
     if (B > 1) schedule.next_step();
   }
   if (partials_travel) schedule.reduce_scatter(column_group, travelling, {column});
@@ -75,7 +75,7 @@ struct concentric {
   static_assert(A >= 1 && B >= 1, "orrery: concentric<A, B> needs rows of A >= 1 ranks and bundles of B >= 1 shards");
 
   [[nodiscard]] static std::string name() { return "concentric<" + std::to_string(A) + "," + std::to_string(B) + ">"; }
-  [[nodiscard]] static constexpr const char* refuses(int world) {
+  [[nodiscard]] static constexpr const char* unsupported_reason(int world) {
     return world % (A * B) == 0 ? nullptr
                                 : "needs a world that A*B divides: choose A and B from the world's divisors, or ring";
   }

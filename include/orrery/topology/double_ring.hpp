@@ -18,7 +18,7 @@ struct double_ring {
   static_assert(I >= 1, "orrery: double_ring<I> needs inner rings of I >= 1 ranks");
 
   [[nodiscard]] static std::string name() { return "double_ring<" + std::to_string(I) + ">"; }
-  [[nodiscard]] static constexpr const char* refuses(int world) {
+  [[nodiscard]] static constexpr const char* unsupported_reason(int world) {
     return world % I == 0 ? nullptr : "needs a world that I divides: choose I from the world's divisors, or ring";
   }
   [[nodiscard]] static constexpr int team(int) { return I; }
@@ -42,12 +42,12 @@ struct double_ring {
     const int outer_previous = in_group(group - 1, place);
     schedule::builder schedule{rank, world, p};
     // What this rank holds in hop `hop` of turn `turn` goes on.
-    const auto inner_hop = [&](int turn, int hop, int lane, schedule::cargo what) {
+    const auto inner_hop = [&](int turn, int hop, int lane, schedule::payload what) {
       schedule.begin_exchange(inner_next, inner_previous, {lane}, what);
       schedule.send({travelling, in_group(group - turn, place - hop)});
       schedule.receive({travelling, in_group(group - turn, place - hop - 1)});
     };
-    const auto outer_hop = [&](int turn, int lane, int steps, schedule::cargo what) {
+    const auto outer_hop = [&](int turn, int lane, int steps, schedule::payload what) {
       schedule.begin_exchange(outer_next, outer_previous, {lane, steps}, what);
       schedule.send({travelling, in_group(group - turn, place)});
       schedule.receive({travelling, in_group(group - turn - 1, place)});
@@ -60,17 +60,17 @@ struct double_ring {
     for (int now = 0; now < steps; ++now) {
       const int turn = now / I;
       const int hop = now % I;
-      if (hop == 0 && turn + 1 < turns) outer_hop(turn, outer_hops, I, schedule::cargo::operand);
-      if (turn < turns && hop + 1 < I) inner_hop(turn, hop, inner_hops, schedule::cargo::operand);
+      if (hop == 0 && turn + 1 < turns) outer_hop(turn, outer_hops, I, schedule::payload::operand);
+      if (turn < turns && hop + 1 < I) inner_hop(turn, hop, inner_hops, schedule::payload::operand);
       if (partials_travel) {
         const int before = now - 1;
         if (before >= 0 && before / I < turns && before % I > 0) {
-          inner_hop(before / I, before % I, inner_partials, schedule::cargo::partial);
+          inner_hop(before / I, before % I, inner_partials, schedule::payload::partial);
         }
         const int complete = now - return_hops;
         if (complete > 0 && complete % I == 0 && complete / I > 1 && complete / I <= turns) {
           const int last_turn = complete / I == turns ? 1 : I;
-          outer_hop(complete / I - 1, outer_partials, last_turn, schedule::cargo::partial);
+          outer_hop(complete / I - 1, outer_partials, last_turn, schedule::payload::partial);
         }
       }
       if (turn < turns)

@@ -14,7 +14,7 @@ namespace orrery {
 
 /// A placement says which rank does what: `ranks(topology, world, pass)` is a permutation, `ranks(...)[r]` the rank
 /// that does what the topology wrote for rank r. Like a topology it is a small value; it has a `name()`, and may have
-/// `const char* refuses(int world) const` (null, or the end of a sentence).
+/// `const char* unsupported_reason(int world) const` (null, or the end of a message).
 template <class Placement, class Topology>
 concept placement = topology<Topology> && std::copy_constructible<Placement> &&
     requires(const Placement& p, const Topology& t) {
@@ -75,7 +75,7 @@ struct rings_in_nodes {
 /// Relabelling ranks (see `relabel`) preserves the verdict, volumes, messages, steps and slots; what changes is which
 /// of the messages leave a node. Programs take as long to write, and `Placement` its own time.
 ///
-/// Throws `std::invalid_argument` with a sentence, or does not compile, where the placement is not a permutation.
+/// Throws `std::invalid_argument` with a message, or does not compile, where the placement is not a permutation.
 template <topology Topology, class Placement>
 struct placed {
   static_assert(orrery::placement<Placement, Topology>,
@@ -86,9 +86,9 @@ struct placed {
   [[no_unique_address]] Placement placement{};
 
   [[nodiscard]] std::string name() const { return "placed<" + name_of(topology) + "," + placement.name() + ">"; }
-  [[nodiscard]] constexpr const char* refuses(int world, schedule::pass p = schedule::pass::forward) const {
-    if (const char* reason = orrery::refuses(topology, world, p)) return reason;
-    if constexpr (requires { placement.refuses(world); }) return placement.refuses(world);
+  [[nodiscard]] constexpr const char* unsupported_reason(int world, schedule::pass p = schedule::pass::forward) const {
+    if (const char* reason = orrery::unsupported_reason(topology, world, p)) return reason;
+    if constexpr (requires { placement.unsupported_reason(world); }) return placement.unsupported_reason(world);
     return nullptr;
   }
   [[nodiscard]] constexpr int slices(int world) const { return slices_of(topology, world); }
@@ -120,7 +120,7 @@ struct placed {
     return detail::is_same_value(topology, other.topology) && detail::is_same_value(placement, other.placement);
   }
   [[nodiscard]] constexpr schedule::list<orrery::schedule::program> programs(int world, schedule::pass p) const {
-    return schedule::relabel(detail::drafts_of(topology, world, p), ranks(world, p));
+    return schedule::relabel(detail::unallocated_programs(topology, world, p), ranks(world, p));
   }
 
  private:
@@ -128,7 +128,7 @@ struct placed {
     const schedule::list<int> to = ranks(world, p);
     int role = 0;
     while (to[role] != rank) ++role;
-    return schedule::relabel(detail::draft_of(topology, role, world, p), to);
+    return schedule::relabel(detail::unallocated_program(topology, role, world, p), to);
   }
 };
 

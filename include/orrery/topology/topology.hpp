@@ -19,8 +19,8 @@ namespace orrery {
 /// A topology may also have
 /// - `std::string name() const`, for messages, tables and the check that all ranks use the same one (which compares the
 ///   programs, too);
-/// - `constexpr const char* refuses(int world) const`, or `refuses(world, pass)`: null, or the end of a sentence that
-/// says why this world is
+/// - `constexpr const char* unsupported_reason(int world) const`, or `unsupported_reason(world, pass)`: null, or the
+/// end of a message that says why this world is
 ///   refused and what would work;
 /// - `constexpr int slices(int world) const`: into how many slices it cuts the heads (1 without it);
 /// - `constexpr list<program> programs(int world, pass) const`: the programs of all ranks, where writing them together
@@ -76,18 +76,19 @@ template <topology Topology>
   }
 }
 
-/// Null if the topology admits the world; else the end of a sentence that says why not and what would work.
+/// Null if the topology admits the world; else the end of a message that says why not and what would work.
 template <topology Topology>
-[[nodiscard]] constexpr const char* refuses(const Topology& t, int world, schedule::pass p = schedule::pass::forward) {
+[[nodiscard]] constexpr const char* unsupported_reason(const Topology& t, int world,
+                                                       schedule::pass p = schedule::pass::forward) {
   if (world < 1) return "needs a world of at least one rank";
   if (p == schedule::pass::circulate_queries && !topology_with_backward<Topology>) {
     return "writes no backward of its own, and only circulate_keys can be derived from a forward: "
            "use pass::circulate_keys, or give it program(rank, world, pass)";
   }
-  if constexpr (requires { t.refuses(world, p); }) {
-    return t.refuses(world, p);
-  } else if constexpr (requires { t.refuses(world); }) {
-    return t.refuses(world);
+  if constexpr (requires { t.unsupported_reason(world, p); }) {
+    return t.unsupported_reason(world, p);
+  } else if constexpr (requires { t.unsupported_reason(world); }) {
+    return t.unsupported_reason(world);
   } else {
     return nullptr;
   }
@@ -120,7 +121,7 @@ template <topology Topology>
 /// The programs of all ranks as the topology writes them, not yet finished. Where it has no backward of its own, that
 /// is derived from its forward (see `derive_backward`). The world must be admitted.
 template <topology Topology>
-[[nodiscard]] constexpr list<program> drafts_of(const Topology& t, int world, pass p = pass::forward) {
+[[nodiscard]] constexpr list<program> unallocated_programs(const Topology& t, int world, pass p = pass::forward) {
   if constexpr (requires { t.programs(world, p); }) {
     return t.programs(world, p);
   } else if constexpr (topology_with_backward<Topology>) {
@@ -137,12 +138,12 @@ template <topology Topology>
 
 /// One rank's program as the topology writes it, not yet finished. The world must be admitted.
 template <topology Topology>
-[[nodiscard]] constexpr program draft_of(const Topology& t, int rank, int world, pass p = pass::forward) {
+[[nodiscard]] constexpr program unallocated_program(const Topology& t, int rank, int world, pass p = pass::forward) {
   if constexpr (topology_with_backward<Topology>) {
     return t.program(rank, world, p);
   } else {
     if (p == pass::forward) return t.program(rank, world);
-    return drafts_of(t, world, p)[rank];
+    return unallocated_programs(t, world, p)[rank];
   }
 }
 
@@ -154,7 +155,7 @@ namespace orrery {
 template <topology Topology>
 [[nodiscard]] constexpr schedule::list<schedule::program> programs_of(const Topology& t, int world,
                                                                       schedule::pass p = schedule::pass::forward) {
-  schedule::list<schedule::program> all = detail::drafts_of(t, world, p);
+  schedule::list<schedule::program> all = detail::unallocated_programs(t, world, p);
   for (schedule::program& one : all) schedule::finish(one);
   return all;
 }
@@ -163,10 +164,10 @@ template <topology Topology>
 
 namespace orrery::detail {
 
-/// Throws `std::invalid_argument` with a sentence if the topology refuses the world.
+/// Throws `std::invalid_argument` with a message if the topology refuses the world.
 template <topology Topology>
 constexpr void require_admitted(const Topology& t, int world, pass p) {
-  if (const char* reason = refuses(t, world, p)) {
+  if (const char* reason = unsupported_reason(t, world, p)) {
     throw std::invalid_argument{"orrery: topology " + name_of(t) + " over " + std::to_string(world) + " ranks " +
                                 reason};
   }
@@ -176,13 +177,13 @@ constexpr void require_admitted(const Topology& t, int world, pass p) {
 
 namespace orrery {
 
-/// One rank's finished program; what an operator runs. Throws `std::invalid_argument` with a sentence if the world is
+/// One rank's finished program; what an operator runs. Throws `std::invalid_argument` with a message if the world is
 /// refused.
 template <topology Topology>
 [[nodiscard]] constexpr schedule::program program_of(const Topology& t, int rank, int world,
                                                      schedule::pass p = schedule::pass::forward) {
   detail::require_admitted(t, world, p);
-  schedule::program one = detail::draft_of(t, rank, world, p);
+  schedule::program one = detail::unallocated_program(t, rank, world, p);
   schedule::finish(one);
   return one;
 }

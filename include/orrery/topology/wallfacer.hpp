@@ -26,7 +26,7 @@ struct wallfacer {
   static_assert(C >= 1, "orrery: wallfacer<C> needs teams of C >= 1 ranks");
 
   [[nodiscard]] static std::string name() { return "wallfacer<" + std::to_string(C) + ">"; }
-  [[nodiscard]] static constexpr const char* refuses(int world) {
+  [[nodiscard]] static constexpr const char* unsupported_reason(int world) {
     return world % (C * C) == 0 ? nullptr
                                 : "needs a world that C*C divides: choose a smaller C, or concentric<C>, for which C "
                                   "need only divide it";
@@ -59,9 +59,9 @@ struct wallfacer {
     // A bundle's gradient may pass the home of one of its shards: that shard's part is home then, and travels no
     // further.
     const auto exchange_bundle = [&](int to, int sent_team, int from, int received_team, int lane,
-                                     schedule::cargo what) {
+                                     schedule::payload what) {
       schedule.begin_exchange(to, from, {lane}, what);
-      if (what == schedule::cargo::operand) {
+      if (what == schedule::payload::operand) {
         schedule.send(team_blocks(travelling, sent_team));
         schedule.receive(team_blocks(travelling, received_team));
         return;
@@ -71,7 +71,7 @@ struct wallfacer {
         if (received_team * C + m != from) schedule.receive({travelling, received_team * C + m});
       }
     };
-    const auto hop_on = [&](int back, int lane, schedule::cargo what) {
+    const auto hop_on = [&](int back, int lane, schedule::payload what) {
       exchange_bundle(next, started(back), previous, started(back + 1), lane, what);
     };
 
@@ -80,22 +80,22 @@ struct wallfacer {
       schedule.all_gather(mates, staying, {staying_team, 2});
       schedule.all_gather(mates, travelling, {travelling_team});
       schedule.next_step();
-      exchange_bundle(start, team, starts_here, started(0), placement, schedule::cargo::operand);
+      exchange_bundle(start, team, starts_here, started(0), placement, schedule::payload::operand);
       schedule.next_step();
     }
     for (int hop = 0; hop < turns; ++hop) {
-      if (hop + 1 < turns) hop_on(hop, hops, schedule::cargo::operand);
-      if (partials_travel && hop > 1) hop_on(hop - 1, partial_hops, schedule::cargo::partial);
+      if (hop + 1 < turns) hop_on(hop, hops, schedule::payload::operand);
+      if (partials_travel && hop > 1) hop_on(hop - 1, partial_hops, schedule::payload::partial);
       schedule.interact(team_blocks(staying, team), team_blocks(travelling, started(hop)));
       schedule.next_step();
     }
     if (partials_travel && turns > 1) {
-      hop_on(turns - 1, partial_hops, schedule::cargo::partial);  // back to the starting place
+      hop_on(turns - 1, partial_hops, schedule::payload::partial);  // back to the starting place
       schedule.next_step();
     }
     if (partials_travel && C > 1) {
       exchange_bundle(starts_here, started(0), start, team, placement,
-                      schedule::cargo::partial);  // the placement, undone
+                      schedule::payload::partial);  // the placement, undone
       schedule.next_step();
     }
     if (partials_travel) {

@@ -31,7 +31,7 @@
 namespace orrery::device {
 
 struct options {
-  /// How long a rank's thread waits for another's, in seconds, before both fail with a sentence.
+  /// How long a rank's thread waits for another's, in seconds, before both fail with a message.
   double deadline = 60;
   /// Rank r computes on device `devices[r % devices.size()]`. Empty: on all devices that the process sees, in turn.
   std::vector<int> devices{};

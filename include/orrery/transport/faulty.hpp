@@ -77,7 +77,7 @@ struct scripted_fault {
 }
 
 /// Adaptor: a transport on which things go wrong as a script says, to see that whatever stands on it ends in a
-/// sentence.
+/// message.
 ///
 ///     orrery::faulty unlucky{world, {orrery::stops(2, {.call = 1, .step = 3})}};
 ///     orrery::attention<orrery::ring, orrery::flash<float>> attend{unlucky, shape};
@@ -132,7 +132,7 @@ class faulty : public transport_adaptor<World, faulty<World>> {
       if (now.what == kind::failure) throw injected_fault{where() + " fails, as its script says"};
       if (now.what == kind::action) return now.action();
       if (stand(now.seconds)) {
-        static_cast<void>(world->all_gather(""));  // throws the world's sentence: nothing is sent any more
+        static_cast<void>(world->all_gather(""));  // throws the world's message: nothing is sent any more
       } else if (now.what == kind::stop) {
         throw injected_fault{where() + " has stopped, and nobody has noticed for " +
                              detail::describe_seconds(now.seconds)};

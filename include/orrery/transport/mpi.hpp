@@ -43,7 +43,7 @@ namespace orrery::mpi {
 /// every `progress_interval`. Collectives that programs remark are sent message by message, or by one non-blocking call
 /// of MPI on a communicator of their group (`options::collectives`): MPI_Iallgatherv where every rank sends one block,
 /// else MPI_Ialltoallw, with the same bytes, from and to the same places, and results of the same bits. A rank that
-/// waits for such a call cannot know which of its peers is late, and its sentence names them all. A communicator of
+/// waits for such a call cannot know which of its peers is late, and its message names them all. A communicator of
 /// some of the ranks is made on a thread of its own, since MPI makes it in a call that has no deadline: this takes
 /// MPI_THREAD_MULTIPLE. With less, collectives of such groups are sent message by message.
 ///
@@ -67,10 +67,10 @@ namespace orrery::mpi {
 ///
 /// When a process has died or been stopped, the others throw after the deadline; MPI itself promises nothing from then
 /// on. Whatever may wait for the dead rank hangs: MPI_Finalize, and every collective call on the trainer's own
-/// communicators; the thread that makes a communicator may be inside of MPI for ever. Write down the sentence, and
+/// communicators; the thread that makes a communicator may be inside of MPI for ever. Write down the message, and
 /// leave by MPI_Abort or _exit. A rank that is lost while the world itself is made has no name in the message. Another
 /// world can be made of the survivors only where the MPI library has fault tolerance (MPIX_Comm_shrink) and was started
-/// with it. Most launchers end all ranks as soon as one has died, so that survivors have no time for a sentence;
+/// with it. Most launchers end all ranks as soon as one has died, so that survivors have no time for a message;
 /// OpenMPI's leaves them alone with `mpirun --enable-recovery` (4.1.4; the launcher of MPICH 4.0.2 does not, even with
 /// `-disable-auto-cleanup`).
 class world {
@@ -93,7 +93,7 @@ class world {
   [[nodiscard]] int size() const noexcept { return own_->size(); }
 
   /// False after a failure, this rank's or one that another has told of: from then on every other member throws its
-  /// sentence. Not collective, and for any thread. Looks for such news, once, if this thread may call MPI and no other
+  /// message. Not collective, and for any thread. Looks for such news, once, if this thread may call MPI and no other
   /// is in a call.
   [[nodiscard]] bool usable() { return own_->usable(); }
 

@@ -10,7 +10,7 @@ namespace orrery::mpi {
 enum class collectives : std::uint8_t { expanded, native };
 
 struct options {
-  /// How long a rank waits for another, in seconds, before it fails with a sentence.
+  /// How long a rank waits for another, in seconds, before it fails with a message.
   double deadline = 60;
   /// Threads that compute in each rank: the rank's own and helpers, which all of its plans share, which sleep between
   /// calls and never call MPI. Started with the world's first plan. More than one needs MPI_THREAD_FUNNELED.

@@ -35,12 +35,13 @@ namespace orrery::nccl {
 /// communicators of its own (see `lines`) and issues nothing on the trainer's but one ncclCommSplit, when it is made;
 /// the trainer's communicator and stream outlive it. Make the communicator not blocking, as `join` does: on a blocking
 /// one ncclCommSplit waits for ranks that do not come, so a thread calls it, and at the deadline, when the constructor
-/// throws, that thread stays in it until the trainer aborts its communicator (see `patient_split`). A host thread waits
-/// in a call only for NCCL to have enqueued, and in `synchronize`, `barrier` and `all_gather`, up to the deadline;
-/// then, and when NCCL says that a communicator has failed, it aborts its communicators, which ends what waits on the
-/// device, and throws `transport_error`. While the trainer waits in cudaStreamSynchronize, the watchdog does the same
-/// (see `options::watchdog_period`): its wait ends, what is on the stream is void, and the next call throws. For one
-/// thread at a time. All members but `rank`, `size`, `stream`, `usable`, `synchronize` and `watch` are collective.
+/// throws, that thread stays in it until the trainer aborts its communicator (see `split_with_timeout`). A host thread
+/// waits in a call only for NCCL to have enqueued, and in `synchronize`, `barrier` and `all_gather`, up to the
+/// deadline; then, and when NCCL says that a communicator has failed, it aborts its communicators, which ends what
+/// waits on the device, and throws `transport_error`. While the trainer waits in cudaStreamSynchronize, the watchdog
+/// does the same (see `options::watchdog_period`): its wait ends, what is on the stream is void, and the next call
+/// throws. For one thread at a time. All members but `rank`, `size`, `stream`, `usable`, `synchronize` and `watch` are
+/// collective.
 ///
 /// Lanes are communicators at work side by side: a GPU must have room for the kernels of all of them, or NCCL be told
 /// to keep their order (NCCL_LAUNCH_ORDER_IMPLICIT=1, from 2.26 on); all ranks issue in one order, whatever their
@@ -68,7 +69,7 @@ class world {
   [[nodiscard]] int rank() const noexcept { return own_->rank(); }
   [[nodiscard]] int size() const noexcept { return own_->size(); }
   [[nodiscard]] cudaStream_t stream() const noexcept { return own_->compute(); }
-  /// False after a failure: from then on every other member throws its sentence.
+  /// False after a failure: from then on every other member throws its message.
   [[nodiscard]] bool usable() const noexcept { return !own_->failed(); }
 
   /// Waits until the trainer's stream has done all that is enqueued, or throws after the deadline.

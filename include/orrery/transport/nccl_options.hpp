@@ -5,7 +5,7 @@ namespace orrery::nccl {
 
 /// All ranks give the same; where ranks differ about native collectives, there are none.
 struct options {
-  /// How long a rank waits, in seconds, before it aborts its communicators and fails with a sentence: its host for
+  /// How long a rank waits, in seconds, before it aborts its communicators and fails with a message: its host for
   /// NCCL, in `synchronize`, `barrier` and `all_gather` for the other ranks, and, if there is a watchdog, its device
   /// for the end of a call that it has begun: of one that the host is still in the middle of, since the host's last
   /// step in it.

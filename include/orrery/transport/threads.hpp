@@ -71,7 +71,7 @@ class world {
   /// Returns when all ranks have called it.
   void barrier() { shared_->barrier(rank_); }
 
-  /// False after a failure: from then on every other member throws its sentence. Not collective.
+  /// False after a failure: from then on every other member throws its message. Not collective.
   [[nodiscard]] bool usable() const noexcept { return !shared_->failed(); }
 
   /// The texts of all ranks, of a call that is compared as `call`.

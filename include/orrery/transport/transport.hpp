@@ -66,7 +66,7 @@ concept transport_channel = requires(Channel& channel, int exchange) {
 ///   they do not give equally many values of one type.
 /// - `open(program, pieces)` prepares a plan and returns its channel; the pieces (one entry for each exchange of the
 ///   program) stay where they are until the channel is gone.
-/// - `usable()` is false after a failure. From then on every collective member throws the same sentence again, at once.
+/// - `usable()` is false after a failure. From then on every collective member throws the same message again, at once.
 /// - `memory` is where the plan's buffers live: constructed with a number of bytes, aligned to 64, it has `data()`.
 ///
 /// A world may also have

@@ -27,7 +27,7 @@ struct least_egress {
     return "least_egress{" + std::to_string(ranks_per_node) +
            (query_heads_per_key_head == 1 ? std::string{} : "," + heads) + "}";
   }
-  [[nodiscard]] constexpr const char* refuses(int world) const {
+  [[nodiscard]] constexpr const char* unsupported_reason(int world) const {
     return ranks_per_node >= 1 && world % ranks_per_node == 0
                ? nullptr
                : "needs a world that ranks_per_node of its placement, least_egress, divides: give that number";

@@ -38,8 +38,8 @@ enum class fault : std::uint8_t {
 /// The answer of `verify`: right, or the first fault and its place.
 ///
 /// It converts to bool. Where that happens during compilation, as in `static_assert(orrery::verify(...))`, a fault ends
-/// the compilation inside a function of namespace `orrery::refused`, whose name, arguments and text say what is wrong;
-/// `ok()` and `found` can be asked for without that.
+/// the compilation inside a function of namespace `orrery::invalid_schedule`, whose name, arguments and text say what
+/// is wrong; `ok()` and `found` can be asked for without that.
 struct verdict {
   fault found = fault::none;
   int world = 0;
@@ -54,20 +54,20 @@ struct verdict {
   template <std::same_as<bool> Bool>
   explicit constexpr operator Bool() const;
 
-  /// One sentence: what is wrong, where, and what to do about it.
-  [[nodiscard]] std::string sentence() const;
-  friend std::ostream& operator<<(std::ostream& out, const verdict& v) { return out << v.sentence(); }
+  /// One message: what is wrong, where, and what to do about it.
+  [[nodiscard]] std::string message() const;
+  friend std::ostream& operator<<(std::ostream& out, const verdict& v) { return out << v.message(); }
 };
 
 /// Where a fault found at compile time ends. The compiler prints the calls that lead there, and in them the rank, step
-/// and shards at fault (64 stands for 64 and more), and the line of a `throw`, which is the sentence.
-namespace refused {
+/// and shards at fault (64 stands for 64 and more), and the line of a `throw`, which is the message.
+namespace invalid_schedule {
 
 // The conditions are always true; a function that could never be constant would not be allowed to be constexpr.
 // NOLINTBEGIN(bugprone-easily-swappable-parameters,misc-unused-parameters)
 constexpr void world_is_not_admitted(int world, const char* reason) {
   if (reason != nullptr || world < 1)
-    throw "this topology does not admit this number of ranks: its refuses(world) says why, and what would work";
+    throw "this topology does not admit this number of ranks: its unsupported_reason(world) says why, and what would work";
 }
 constexpr void program_says_it_is_for_another_rank_or_world(int rank) {
   if (rank >= 0)
@@ -142,7 +142,7 @@ constexpr void partial_leaves_its_home([[maybe_unused]] int shard, [[maybe_unuse
   if (rank >= 0) throw "a partial is sent away from its home, where it belongs: leave it there";
 }
 constexpr void partial_never_comes_home([[maybe_unused]] int shard, [[maybe_unused]] int slice, int rank) {
-  if (rank >= 0) throw "a partial ends on this rank, which is not its shard's home: send it on, with cargo::partial";
+  if (rank >= 0) throw "a partial ends on this rank, which is not its shard's home: send it on, with payload::partial";
 }
 constexpr void ranks_wait_for_each_other([[maybe_unused]] int peer, int rank, [[maybe_unused]] int step) {
   if (rank >= 0) throw "ranks wait for each other in a circle: post the exchange earlier, or let it complete later";
@@ -271,16 +271,16 @@ struct rank {
   static constexpr void at(const verdict& v) { say<step, later<(Rank >= 0)>>(v.step, v); }
 };
 
-}  // namespace refused
+}  // namespace invalid_schedule
 
 template <std::same_as<bool> Bool>
 constexpr verdict::operator Bool() const {
   if (!ok() && std::is_constant_evaluated())
-    refused::say<refused::rank, refused::later<std::same_as<Bool, bool>>>(rank, *this);
+    invalid_schedule::say<invalid_schedule::rank, invalid_schedule::later<std::same_as<Bool, bool>>>(rank, *this);
   return ok();
 }
 
-inline std::string verdict::sentence() const {
+inline std::string verdict::message() const {
   const auto number = [](int n) { return std::to_string(n); };
   const std::string side_name = block.side == schedule::side::query ? "query" : "key";
   const std::string slice_name = block.slice == 0 ? "" : " (slice " + number(block.slice) + ")";
@@ -337,7 +337,7 @@ inline std::string verdict::sentence() const {
       return where + "the partial of " + what + " is sent away from its home; leave it there";
     case fault::partial_stranded:
       return "the partial of " + what + " ends on rank " + number(rank) + "; send it on to rank " +
-             number(block.shard) + ", its home, as cargo::partial";
+             number(block.shard) + ", its home, as payload::partial";
     case fault::deadlock:
       return where + "the rank waits for rank " + number(peer) +
              ", which, directly or through others, waits for it; post the exchange earlier or let it complete later";

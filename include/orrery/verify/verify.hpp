@@ -27,7 +27,7 @@ namespace orrery::detail {
 /// It may be given the programs of the first ranks only, if those of all others are the same after all ranks and shards
 /// (modulo the world) and slices (modulo their number) were counted on: rank r's is the one of rank r modulo `period`,
 /// moved on by the rest. What is proven of a program holds for the moved one, and each message and each tile is proven
-/// where it comes from. Of programs that are the same but for the names of shards and slices (`first_alike`), 1 is
+/// where it comes from. Of programs that are the same but for the names of shards and slices (`first_equivalent`), 1 is
 /// proven for the first: only these need be finished.
 ///
 /// Time: linear in the number of blocks that the given programs name, and slices × period × world / 64 words.
@@ -38,7 +38,7 @@ class verification {
       : subject_{programs, programs.count, programs.count, {}} {
     subject_.found.world = programs.count;
   }
-  /// Those of the first period, with what `first_alike` says of them; finished are those that it names.
+  /// Those of the first period, with what `first_equivalent` says of them; finished are those that it names.
   constexpr verification(const list<program>& programs, int world, list<int> alike)
       : subject_{programs, world, programs.count, {}}, alike_{static_cast<list<int>&&>(alike)} {
     subject_.found.world = world;
@@ -105,7 +105,7 @@ template <class Visible = every_pair>
 ///     std::cout << orrery::verify(my_ring{}, 1000, orrery::pass::circulate_keys) << '\n';
 ///
 /// Every rank's program is written and looked at. Where the programs repeat from rank to rank, which is checked block
-/// by block (`is_translate`), those of the first period are proven for all.
+/// by block (`is_rotation`), those of the first period are proven for all.
 ///
 /// `digest`, unless it is null, becomes that of the proven schedule, whatever the type that wrote it: of the remarks of
 /// all ranks and the programs of the first period, from which those of the other ranks follow.
@@ -114,13 +114,13 @@ template <topology Topology>
                                        schedule::schedule_digest* digest = nullptr) {
   verdict refusal;
   refusal.world = world;
-  if (const char* reason = refuses(t, world, p)) {
+  if (const char* reason = unsupported_reason(t, world, p)) {
     refusal.found = fault::world_refused;
     refusal.reason = reason;
     return refusal;
   }
   schedule::list<schedule::program> all;  // of all ranks, where they are written together
-  if (!detail::writes_each_rank_alone<Topology>(p)) all = detail::drafts_of(t, world, p);
+  if (!detail::writes_each_rank_alone<Topology>(p)) all = detail::unallocated_programs(t, world, p);
   schedule::list<schedule::program> first;  // of the first period, as far as it is known
   first.reserve(world);
   if (digest != nullptr) *digest = {};
@@ -128,7 +128,7 @@ template <topology Topology>
   for (int rank = 0; rank < world; ++rank) {
     schedule::program one;
     if (all.empty()) {
-      one = detail::draft_of(t, rank, world, p);
+      one = detail::unallocated_program(t, rank, world, p);
     } else {
       one = static_cast<schedule::program&&>(all[rank]);
     }
@@ -138,19 +138,19 @@ template <topology Topology>
       return refusal;
     }
     if (digest != nullptr) digest->add_remarks(one);
-    if (period == 0 && rank > 0 && world % rank == 0 && schedule::is_translate(first[0], one, rank)) period = rank;
+    if (period == 0 && rank > 0 && world % rank == 0 && schedule::is_rotation(first[0], one, rank)) period = rank;
     if (period == 0) {
       if (digest != nullptr) digest->add(one);
       first.items[first.count++] = static_cast<schedule::program&&>(one);
-    } else if (rank % period != 0 && !schedule::is_translate(first[rank % period], one, rank - rank % period)) {
+    } else if (rank % period != 0 && !schedule::is_rotation(first[rank % period], one, rank - rank % period)) {
       period = -1;
-    } else if (rank % period == 0 && rank != period && !schedule::is_translate(first[0], one, rank)) {
+    } else if (rank % period == 0 && rank != period && !schedule::is_rotation(first[0], one, rank)) {
       period = -1;
     }
     if (period == -1) break;
   }
   if (period != -1) {
-    schedule::list<int> alike = schedule::first_alike(first);
+    schedule::list<int> alike = schedule::first_equivalent(first);
     for (int rank = 0; rank < first.count; ++rank) {
       if (alike.items[rank] == rank) schedule::finish(first.items[rank]);
     }

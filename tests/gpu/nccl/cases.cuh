@@ -33,7 +33,8 @@ template <class Run>
            orrery::ring{}, orrery::all_gather{}, orrery::wallfacer<2>{}, orrery::concentric<2>{},
            orrery::double_ring<2>{}, orrery::ulysses{}, orrery::usp<2>{}, my_ring{}}) {
     for (const orrery::pass circulate : {orrery::pass::circulate_keys, orrery::pass::circulate_queries}) {
-      if (topology.refuses(world, orrery::pass::forward) != nullptr || topology.refuses(world, circulate) != nullptr)
+      if (topology.unsupported_reason(world, orrery::pass::forward) != nullptr ||
+          topology.unsupported_reason(world, circulate) != nullptr)
         continue;
       ++seed;
       // Blocks of one size, so that collectives are NCCL's own, and of several.

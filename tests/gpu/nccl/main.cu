@@ -35,7 +35,7 @@
 namespace {
 
 using namespace nccl_gpu;
-using cuda_test::sentence_of;
+using cuda_test::message_of_exception;
 
 constexpr int skipped = 77;
 
@@ -136,15 +136,16 @@ int run_processes(int ranks) {
 TEST_CASE("one rank") {
   const auto on_gpu = [](int ranks, const auto& body) { nccl_test::run(ranks, {}, body); };
   CHECK(failures(on_gpu, 1) == "");
-  CHECK(sentence_of([&] { on_gpu(1, [](nccl::world& on) { check_graph(on); }); }) == "");
+  CHECK(message_of_exception([&] { on_gpu(1, [](nccl::world& on) { check_graph(on); }); }) == "");
 }
 
 TEST_CASE("a rank that joins alone ends at the deadline") {
   orrery::detail::check_cuda(cudaSetDevice(0), "cudaSetDevice");
   ncclUniqueId id;
   REQUIRE(ncclGetUniqueId(&id) == ncclSuccess);
-  CHECK(sentence_of([&] { static_cast<void>(nccl::join(id, 0, 2, 2)); }).find("another rank has not come to it") !=
-        std::string::npos);
+  CHECK(message_of_exception([&] {
+          static_cast<void>(nccl::join(id, 0, 2, 2));
+        }).find("another rank has not come to it") != std::string::npos);
 }
 
 TEST_CASE("as many ranks as there are GPUs") {
@@ -155,7 +156,7 @@ TEST_CASE("as many ranks as there are GPUs") {
     for (const int world : {2, 3, 4, 7, 8}) {
       if (world > gpus()) continue;
       CHECK(failures(on_gpus, world) == "");
-      CHECK(sentence_of([&] { on_gpus(world, [](nccl::world& on) { check_graph(on); }); }) == "");
+      CHECK(message_of_exception([&] { on_gpus(world, [](nccl::world& on) { check_graph(on); }); }) == "");
     }
   }
 }
@@ -164,7 +165,7 @@ TEST_CASE("two ranks, of which one stands still: the other's stream is released"
   if (gpus() < 2) return;
   std::atomic<bool> over{false};
   const nccl::options how{.deadline = 5, .watchdog_period = 0.1};
-  CHECK(sentence_of([&] {
+  CHECK(message_of_exception([&] {
           nccl_test::run(2, how, [&](nccl::world& on) {
             check_release(on, [&] {
               while (!over.load()) std::this_thread::yield();

@@ -114,12 +114,14 @@ void check_flash_over(const std::vector<int>& worlds, const std::vector<orrery::
         shape.circulate = seed / 2 % 2 == 0 ? orrery::pass::circulate_keys : orrery::pass::circulate_queries;
         std::vector<int> admitted;
         for (const int world : worlds) {
-          if (topology.refuses(world, orrery::pass::forward) == nullptr && topology.slices(world) <= shape.query_heads)
+          if (topology.unsupported_reason(world, orrery::pass::forward) == nullptr &&
+              topology.slices(world) <= shape.query_heads)
             admitted.push_back(world);
         }
         REQUIRE(!admitted.empty());
         const int world = admitted[seed / 3 % admitted.size()];
-        if (topology.refuses(world, shape.circulate) != nullptr) shape.circulate = orrery::pass::circulate_keys;
+        if (topology.unsupported_reason(world, shape.circulate) != nullptr)
+          shape.circulate = orrery::pass::circulate_keys;
         check_flash<T, Device>(world, shape, mask, layout, topology, seed);
         ++checked;
       }

@@ -26,7 +26,7 @@
 
 namespace {
 
-using cuda_test::sentence_of;
+using cuda_test::message_of_exception;
 using cuda_test::streamed_device;
 using orrery::bfloat16;
 using orrery::float16;
@@ -66,8 +66,8 @@ TEST_CASE("results over every topology, both backwards") {
   for (const int world : {1, 4}) {
     for (const orrery::any_topology& topology : any::topologies()) {
       for (const orrery::pass circulate : {orrery::pass::circulate_keys, orrery::pass::circulate_queries}) {
-        if (topology.refuses(world, orrery::pass::forward) != nullptr ||
-            topology.refuses(world, circulate) != nullptr) {
+        if (topology.unsupported_reason(world, orrery::pass::forward) != nullptr ||
+            topology.unsupported_reason(world, circulate) != nullptr) {
           continue;
         }
         orrery::attention_shape how = shape;
@@ -306,7 +306,7 @@ TEST_CASE("calls are cut by key heads where their workspace would be too large")
 TEST_CASE("what cuDNN or the kernel does not have is refused on every rank, before anything is enqueued") {
   const auto refusal = [](orrery::attention_shape how, const auto& mask, const conformance::any_layout& layout) {
     cuda_double::reset({});
-    return sentence_of([&] {
+    return message_of_exception([&] {
       orrery::device::run(2, [&](auto& on) { attention{on, how, mask, layout, orrery::ring{}}; });
     });
   };

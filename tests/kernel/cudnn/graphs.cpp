@@ -108,9 +108,9 @@ TEST_CASE("more queries than keys, all of which they see") {
 TEST_CASE("without a device") {
   int devices = 0;
   if (cudaGetDeviceCount(&devices) == cudaSuccess && devices > 0) return;
-  const std::string sentence = cudnn_test::sentence_without_device();
-  INFO(sentence);
-  CHECK(sentence.find("orrery: cudnnCreate in ") == 0);
-  CHECK(sentence.find("a CUDA device, a driver as new as the toolkit and the libraries of cuDNN are needed") !=
+  const std::string message = cudnn_test::sentence_without_device();
+  INFO(message);
+  CHECK(message.find("orrery: cudnnCreate in ") == 0);
+  CHECK(message.find("a CUDA device, a driver as new as the toolkit and the libraries of cuDNN are needed") !=
         std::string::npos);
 }

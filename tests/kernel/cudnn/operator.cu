@@ -49,8 +49,8 @@ TEST_CASE("results over topologies, both backwards") {
   for (const int world : {1, 2, 4, 8}) {
     for (const orrery::any_topology& topology : topologies) {
       for (const orrery::pass circulate : {orrery::pass::circulate_keys, orrery::pass::circulate_queries}) {
-        if (topology.refuses(world, orrery::pass::forward) != nullptr ||
-            topology.refuses(world, circulate) != nullptr) {
+        if (topology.unsupported_reason(world, orrery::pass::forward) != nullptr ||
+            topology.unsupported_reason(world, circulate) != nullptr) {
           continue;
         }
         check<cudnn<bfloat16>>(

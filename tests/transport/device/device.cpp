@@ -26,8 +26,8 @@
 
 namespace {
 
+using cuda_test::message_of_exception;
 using cuda_test::says;
-using cuda_test::sentence_of;
 
 namespace device = orrery::device;
 using cuda_test::enqueued;
@@ -46,7 +46,8 @@ template <class Kernel>
 void check(int world, const orrery::any_topology& topology, orrery::attention_shape shape, const any::mask& mask,
            const conformance::any_layout& layout, const cuda_double::settings& how) {
   for (const orrery::pass circulate : {orrery::pass::circulate_keys, orrery::pass::circulate_queries}) {
-    if (topology.refuses(world, orrery::pass::forward) != nullptr || topology.refuses(world, circulate) != nullptr)
+    if (topology.unsupported_reason(world, orrery::pass::forward) != nullptr ||
+        topology.unsupported_reason(world, circulate) != nullptr)
       continue;
     shape.circulate = circulate;
     cuda_double::reset(how);
@@ -116,8 +117,8 @@ TEST_CASE("every wait is needed, and is missed by the double where it is missing
   const auto run = [] {
     device::run(2, [](auto& on) {
       orrery::builder schedule{on.rank(), 2};
-      schedule.begin_exchange(on.rank() == 1 ? 0 : orrery::schedule::nobody,
-                              on.rank() == 0 ? 1 : orrery::schedule::nobody);
+      schedule.begin_exchange(on.rank() == 1 ? 0 : orrery::schedule::no_rank,
+                              on.rank() == 0 ? 1 : orrery::schedule::no_rank);
       if (on.rank() == 1) schedule.send(orrery::key(1));
       if (on.rank() == 0) schedule.receive(orrery::key(1));
       schedule.next_step();
@@ -156,7 +157,8 @@ TEST_CASE("a CUDA call that fails stops all ranks, with its name, and nothing le
   const auto run = [](const char* function, int nth, cudaError_t error, bool sticky) {
     cuda_double::reset();
     cuda_double::fail(function, nth, error, sticky);
-    return sentence_of([] { device::run(3, {.deadline = 20}, [](auto& on) { call<orrery::double_ring<1>>(on, 2); }); });
+    return message_of_exception(
+        [] { device::run(3, {.deadline = 20}, [](auto& on) { call<orrery::double_ring<1>>(on, 2); }); });
   };
   for (const char* function :
        {"cudaSetDevice", "cudaStreamCreateWithFlags", "cudaEventCreateWithFlags", "cudaEventRecord",
@@ -164,11 +166,11 @@ TEST_CASE("a CUDA call that fails stops all ranks, with its name, and nothing le
     for (const int nth : {1, 2, 5, 11}) {
       for (const bool sticky : {false, true}) {
         INFO(function, " ", nth, sticky ? ", sticky" : "");
-        const std::string sentence = run(function, nth, cudaErrorIllegalAddress, sticky);
+        const std::string message = run(function, nth, cudaErrorIllegalAddress, sticky);
         const int calls = cuda_double::calls(function);
         if (calls < nth) continue;
-        says(sentence, std::string{"orrery: "} + (sticky ? "" : function));
-        says(sentence, "cudaErrorIllegalAddress");
+        says(message, std::string{"orrery: "} + (sticky ? "" : function));
+        says(message, "cudaErrorIllegalAddress");
         CHECK(cuda_double::leaks() == "");
         cuda_test::enqueued_work::forget();
       }
@@ -194,7 +196,7 @@ TEST_CASE("a rank on which CUDA fails while it constructs, and which goes on: al
       cuda_double::reset();
       std::vector<std::string> said(3, "nothing");
       std::atomic<int> culprit{-1};
-      const std::string thrown = sentence_of([&] {
+      const std::string thrown = message_of_exception([&] {
         device::run(3, {.deadline = 3600}, [&](auto& on) {
           on.barrier();
           if (on.rank() == 0)
@@ -231,33 +233,33 @@ TEST_CASE("a rank on which CUDA fails while it constructs, and which goes on: al
   CHECK(failures > 20);
 }
 
-TEST_CASE("memory that is short at plan time is a sentence") {
+TEST_CASE("memory that is short at plan time is a message") {
   cuda_double::reset({.memory = 3000});
-  const std::string sentence = sentence_of([] { device::run(2, [](auto& on) { call<orrery::ring>(on, 1); }); });
-  says(sentence, "orrery: a plan needs ");
-  says(sentence, " bytes more on device 0, where ");
-  says(sentence, " of 3000 are free; free some, use more ranks or a topology with fewer slots");
+  const std::string message = message_of_exception([] { device::run(2, [](auto& on) { call<orrery::ring>(on, 1); }); });
+  says(message, "orrery: a plan needs ");
+  says(message, " bytes more on device 0, where ");
+  says(message, " of 3000 are free; free some, use more ranks or a topology with fewer slots");
   CHECK(found_by_double() == "");
 }
 
 TEST_CASE("devices and options that cannot be") {
   const auto nothing = [](auto&) {};
   cuda_double::reset({.compute_capabilities = {}});
-  says(sentence_of([&] { device::run(2, nothing); }), "orrery: cudaGetDeviceCount in ");
+  says(message_of_exception([&] { device::run(2, nothing); }), "orrery: cudaGetDeviceCount in ");
   CHECK(cudaGetLastError() == cudaSuccess);  // said is said
   cuda_double::reset({.compute_capabilities = {{9, 0}, {9, 0}, {8, 6}}});
-  CHECK(sentence_of([&] { device::run(2, nothing); }) ==
+  CHECK(message_of_exception([&] { device::run(2, nothing); }) ==
         "orrery: device::options: device 0 has compute capability 9.0 and device 2 has 8.6; kernels differ between the "
         "two, so name devices of one kind");
-  CHECK(sentence_of([&] { device::run(2, {.devices = {0, 1}}, nothing); }) == "");
-  CHECK(sentence_of([&] {
+  CHECK(message_of_exception([&] { device::run(2, {.devices = {0, 1}}, nothing); }) == "");
+  CHECK(message_of_exception([&] {
           device::run(2, {.devices = {0, 3}}, nothing);
         }) == "orrery: device::options: there is no device 3; this process sees 3");
-  CHECK(sentence_of([&] { device::run(0, nothing); }) ==
+  CHECK(message_of_exception([&] { device::run(0, nothing); }) ==
         "orrery: device::group: the number of ranks is 0, expected at least 1");
-  CHECK(sentence_of([&] { device::run(1, {.deadline = 0}, nothing); }) ==
+  CHECK(message_of_exception([&] { device::run(1, {.deadline = 0}, nothing); }) ==
         "orrery: device::options: deadline is 0.000000, expected a positive number of seconds");
-  CHECK(sentence_of([&] { device::run(2, {.devices = {0}, .streams = {nullptr}}, nothing); }) ==
+  CHECK(message_of_exception([&] { device::run(2, {.devices = {0}, .streams = {nullptr}}, nothing); }) ==
         "orrery: device::options: there are 1 streams for 2 ranks; give one for each rank, or none");
   CHECK(found_by_double() == "");
 }
@@ -280,7 +282,7 @@ TEST_CASE("a rank that never comes is named, and no thread waits for a device") 
   cuda_double::reset();
   std::promise<void> over;
   const std::shared_future<void> until = over.get_future().share();
-  const std::string sentence = sentence_of([&] {
+  const std::string message = message_of_exception([&] {
     device::run(2, {.deadline = 0.2}, [&](auto& on) {
       orrery::attention<orrery::ring, kernel> attend{on, small};
       if (on.rank() == 1) return until.wait();
@@ -297,7 +299,7 @@ TEST_CASE("a rank that never comes is named, and no thread waits for a device") 
       }
     });
   });
-  says(sentence,
+  says(message,
        "orrery: rank 0 stops: rank 0 has waited 0.2 s in step 1 for key shard 1 from rank 1; rank 1 does not "
        "wait for anybody: it is late, or stands still; this world cannot be used any more");
   CHECK(found_by_double() == "");
@@ -362,7 +364,7 @@ TEST_CASE("a graph of forward and backward, launched again and again, gives the 
 TEST_CASE("a capture that fails, on any rank, fails on all") {
   for (const int failing : {0, 2}) {
     cuda_double::reset();
-    const std::string sentence = sentence_of([&] {
+    const std::string message = message_of_exception([&] {
       device::run(4, [&](auto& on) {
         trainer mine{on};
         auto step = device::capture(on, [&] {
@@ -371,13 +373,13 @@ TEST_CASE("a capture that fails, on any rank, fails on all") {
         });
       });
     });
-    CHECK(sentence == "no step");
+    CHECK(message == "no step");
     CHECK(found_by_double() == "");
   }
   for (const char* function : {"cudaStreamBeginCapture", "cudaStreamEndCapture", "cudaGraphInstantiate"}) {
     cuda_double::reset();
     cuda_double::fail(function, 1, cudaErrorInvalidValue);
-    says(sentence_of([&] {
+    says(message_of_exception([&] {
            device::run(4, [&](auto& on) {
              trainer mine{on};
              auto step = device::capture(on, [&] { mine.step(); });

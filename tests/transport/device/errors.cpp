@@ -1,6 +1,6 @@
 // Copyright The Orrery authors. SPDX-License-Identifier: Apache-2.0
 //
-// What a trainer on devices is told when something is wrong with them: a sentence with a way out, on all ranks, soon,
+// What a trainer on devices is told when something is wrong with them: a message with a way out, on all ranks, soon,
 // and nothing stays behind. (More of it is in device.cpp, beside the transport's own tests.)
 #include <cstdint>
 #include <mutex>
@@ -32,7 +32,7 @@
 namespace {
 
 namespace device = orrery::device;
-using cuda_test::sentence_of;
+using cuda_test::message_of_exception;
 
 /// One rank's operator, tensors and calls.
 template <class Kernel>
@@ -57,7 +57,7 @@ using cudnn = orrery::device_cudnn<orrery::bfloat16, cudnn_double::engine, queri
 
 /// What three ranks' training says when it fails; empty if it does not. Nothing may stay behind.
 template <class Kernel>
-std::string sentence(device::options how = {}) {
+std::string message(device::options how = {}) {
   how.deadline = 20;
   const std::string before = cuda_double::leaks();
   std::string said;
@@ -76,10 +76,10 @@ std::string sentence(device::options how = {}) {
   return said;
 }
 
-void says(const std::string& sentence, const std::vector<std::string>& parts) {
-  INFO(sentence);
+void says(const std::string& message, const std::vector<std::string>& parts) {
+  INFO(message);
   for (const std::string& part : parts) {
-    const bool found = sentence.find(part) != std::string::npos;
+    const bool found = message.find(part) != std::string::npos;
     CHECK_MESSAGE(found, "without: ", part);
   }
 }
@@ -92,10 +92,10 @@ TEST_CASE("no device, or no driver that is new enough") {
       "the "
       "transport threads or mpi";
   cuda_double::reset({.compute_capabilities = {}});
-  says(sentence<plain>(), {"orrery: cudaGetDeviceCount in ", "cudaErrorNoDevice", way_out});
+  says(message<plain>(), {"orrery: cudaGetDeviceCount in ", "cudaErrorNoDevice", way_out});
   cuda_double::reset();
   cuda_double::fail("cudaGetDeviceCount", 1, cudaErrorInsufficientDriver);
-  says(sentence<plain>(), {"orrery: cudaGetDeviceCount in ", "cudaErrorInsufficientDriver", way_out});
+  says(message<plain>(), {"orrery: cudaGetDeviceCount in ", "cudaErrorInsufficientDriver", way_out});
 }
 
 TEST_CASE("a device that is too old for the kernel, or too small, or that the program has no code for") {
@@ -105,11 +105,11 @@ TEST_CASE("a device that is too old for the kernel, or too small, or that the pr
     std::mutex mutex;
     std::set<std::string> said;
     device::run(3, {.deadline = 20}, [&](auto& on) {
-      const std::string sentence = sentence_of([&] {
+      const std::string message = message_of_exception([&] {
         orrery::attention<orrery::ring, decltype(kernel)>{on, {.length = 8, .query_heads = 2, .head_dim = 8}};
       });
       const std::lock_guard lock{mutex};
-      said.insert(sentence);
+      said.insert(message);
     });
     CHECK(cuda_double::calls("cudaLaunchHostFunc") == 0);
     CHECK(cudnn_double::all.faults == "");
@@ -133,14 +133,14 @@ TEST_CASE("a device that is too old for the kernel, or too small, or that the pr
   const auto without_code = [&](auto kernel, cudaError_t code) {
     cuda_double::reset({.compute_capabilities = {{9, 0}}});
     cuda_double::fail("cudaFuncGetAttributes", 1, code);
-    std::string sentence;
+    std::string message;
     device::run(1, {.deadline = 20}, [&](auto& on) {
-      sentence = sentence_of([&] {
+      message = message_of_exception([&] {
         orrery::attention<orrery::ring, decltype(kernel)>{on, {.length = 8, .query_heads = 2, .head_dim = 8}};
       });
     });
     CHECK(cudaGetLastError() == cudaSuccess);
-    return sentence;
+    return message;
   };
   const std::string no_code =
       "orrery: rank 0: device 0 has compute capability 9.0, for which the program holds no code of kernel ";
@@ -162,36 +162,36 @@ TEST_CASE("a device that is too old for the kernel, or too small, or that the pr
   // And by calls of those that no operator has asked for.
   cuda_double::reset();
   cuda_double::fail("cudaLaunchHostFunc", 2, cudaErrorNoKernelImageForDevice);
-  says(sentence<flash>(), {"orrery: cudaLaunchHostFunc in ",
-                           "the program is compiled for other devices: add this one's to CMAKE_CUDA_ARCHITECTURES"});
+  says(message<flash>(), {"orrery: cudaLaunchHostFunc in ",
+                          "the program is compiled for other devices: add this one's to CMAKE_CUDA_ARCHITECTURES"});
   cuda_double::reset();
-  CHECK(sentence<flash>() == "");
+  CHECK(message<flash>() == "");
 }
 
 TEST_CASE("devices of several kinds, unless those of one are named") {
   cuda_double::reset({.compute_capabilities = {{8, 0}, {9, 0}, {9, 0}}});
-  CHECK(sentence<plain>() ==
+  CHECK(message<plain>() ==
         "orrery: device::options: device 0 has compute capability 8.0 and device 1 has 9.0; kernels differ between the "
         "two, so name devices of one kind");
-  CHECK(sentence<plain>({.devices = {1, 2}}) == "");
+  CHECK(message<plain>({.devices = {1, 2}}) == "");
 }
 
 TEST_CASE("devices that reach fewer others than there are: copies between the rest go another way") {
   cuda_double::reset({.compute_capabilities = {{9, 0}, {9, 0}}});
   cuda_double::fail("cudaDeviceEnablePeerAccess", 1, cudaErrorTooManyPeers);
-  CHECK(sentence<plain>() == "");
+  CHECK(message<plain>() == "");
   cuda_double::reset({.compute_capabilities = {{9, 0}, {9, 0}}});
   cuda_double::fail("cudaDeviceEnablePeerAccess", 1, cudaErrorNotSupported);
-  says(sentence<plain>(), {"orrery: cudaDeviceEnablePeerAccess in "});
+  says(message<plain>(), {"orrery: cudaDeviceEnablePeerAccess in "});
 }
 
 TEST_CASE("memory that is short for a plan, and then is not") {
   cuda_double::reset({.memory = 6000});
-  says(sentence<plain>(),
+  says(message<plain>(),
        {"orrery: a plan needs ", " bytes more on device 0, where ", " of 6000 are free; free some, "});
   // The device is not broken: a trainer that needs less goes on in the same process.
   cuda_double::reset({.memory = 60000});
-  CHECK(sentence<plain>() == "");
+  CHECK(message<plain>() == "");
 }
 
 TEST_CASE("an error that stays: told on all ranks, and by every call from then on") {
@@ -202,8 +202,8 @@ TEST_CASE("an error that stays: told on all ranks, and by every call from then o
       "failed: ", "cudaErrorIllegalAddress",
       "the fault is this call's or that of work enqueued before it, and the device cannot be used in this process any "
       "more: run with CUDA_LAUNCH_BLOCKING=1, or under compute-sanitizer, to see where it happened"};
-  says(sentence<plain>(), parts);
-  says(sentence<plain>(), parts);
+  says(message<plain>(), parts);
+  says(message<plain>(), parts);
 }
 
 TEST_CASE("a stream of another device than the rank's") {
@@ -212,10 +212,10 @@ TEST_CASE("a stream of another device than the rank's") {
     const orrery::detail::cuda_stream of_first;
     const std::vector<cudaStream_t> streams(3, of_first.get());
     CHECK(
-        sentence<plain>({.devices = {1}, .streams = streams}) ==
+        message<plain>({.devices = {1}, .streams = streams}) ==
         "orrery: device::options: a stream is given to a rank on device 1, but CUDA does not take it there; give each "
         "rank a stream of its own device, or none");
-    CHECK(sentence<plain>({.devices = {0}, .streams = streams}) == "");
+    CHECK(message<plain>({.devices = {0}, .streams = streams}) == "");
   }
 }
 

@@ -29,7 +29,7 @@ void check(orrery::mpi::world& world, const Mask& mask, const conformance::any_l
   static std::uint64_t seed = 0;
   const auto on_mpi = [&](int, auto&& body) { body(world); };
   for (const orrery::pass circulate : {orrery::pass::circulate_keys, orrery::pass::circulate_queries}) {
-    if (orrery::refuses(Topology{}, world.size(), circulate) != nullptr) continue;
+    if (orrery::unsupported_reason(Topology{}, world.size(), circulate) != nullptr) continue;
     const orrery::attention_shape shape{.batch = 2,
                                         .length = length,
                                         .query_heads = 8,
@@ -62,7 +62,7 @@ TEST_CASE_TEMPLATE("results", Topology, orrery::ring, orrery::wallfacer<1>, orre
   for (const auto how : {orrery::mpi::collectives::expanded, orrery::mpi::collectives::native}) {
     CAPTURE(static_cast<int>(how));
     orrery::mpi::world world{MPI_COMM_WORLD, {.threads_per_rank = 2, .collectives = how}};
-    if (orrery::refuses(Topology{}, world.size()) != nullptr) return;
+    if (orrery::unsupported_reason(Topology{}, world.size()) != nullptr) return;
     const bool remarks = !Topology::program(0, world.size()).collectives.empty();
     if (how == orrery::mpi::collectives::native && !remarks) return;
     check_layouts<Topology>(world, orrery::full{});

@@ -1,6 +1,6 @@
 // Copyright The Orrery authors. SPDX-License-Identifier: Apache-2.0
 //
-// Ranks that disagree, do not come or fail: every rank throws a sentence, and none hangs.
+// Ranks that disagree, do not come or fail: every rank throws a message, and none hangs.
 #include <algorithm>
 #include <chrono>
 #include <cstddef>
@@ -25,9 +25,9 @@
 #include "transport/mpi/main.hpp"
 
 using mpi_test::contains;
+using mpi_test::message_of_exception;
 using mpi_test::rank;
 using mpi_test::ranks;
-using mpi_test::sentence_of;
 using kernel = orrery::flash<double>;
 using ring = orrery::attention<orrery::ring, kernel>;
 
@@ -72,13 +72,13 @@ void check_new_world() {
                                                                         orrery::zigzag{}) == "");
 }
 
-/// The sentence that `sentence(deadline)` ends with, the first that has all of `parts` on all ranks. Deadlines grow: on
+/// The message that `message(deadline)` ends with, the first that has all of `parts` on all ranks. Deadlines grow: on
 /// a machine that is busy with other things, a rank that has time may answer late.
 template <class Sentence>
-std::string sentence_with(const std::vector<std::string>& parts, const Sentence& sentence) {
+std::string sentence_with(const std::vector<std::string>& parts, const Sentence& message) {
   std::string said;
   for (const double deadline : {1.0, 4.0, 16.0}) {
-    said = sentence(deadline);
+    said = message(deadline);
     int right = 1, all_right = 0;
     for (const std::string& part : parts) right = right != 0 && contains(said, part) ? 1 : 0;
     MPI_Allreduce(&right, &all_right, 1, MPI_INT, MPI_MIN, MPI_COMM_WORLD);
@@ -95,11 +95,11 @@ TEST_CASE("ranks that say different things") {
   orrery::mpi::world world{MPI_COMM_WORLD};
   orrery::attention_shape mine = shape;
   mine.length += rank() == ranks() - 1 ? 1 : 0;
-  const std::string sentence = sentence_of<std::invalid_argument>([&] { const ring attend{world, mine}; });
+  const std::string message = message_of_exception<std::invalid_argument>([&] { const ring attend{world, mine}; });
   if (ranks() == 1) {
-    CHECK(sentence == "nothing");
+    CHECK(message == "nothing");
   } else {
-    CHECK(contains(sentence, "ranks disagree about length"));
+    CHECK(contains(message, "ranks disagree about length"));
   }
   const ring attend{world, shape};  // and the world goes on
 }
@@ -115,8 +115,9 @@ TEST_CASE("a message that its receiver does not expect") {
   std::vector<orrery::exchange_pieces> pieces(1);
   pieces[0].sent = {{memory.data(), rank() == 0 ? 24 : 16}};
   pieces[0].received = {{memory.data() + 32, 16}};
-  const std::string sentence = sentence_of<orrery::transport_error>([&] { static_cast<void>(world.open(p, pieces)); });
-  CHECK(contains(sentence, "rank 0 sends to rank 1 other messages than that expects"));
+  const std::string message =
+      message_of_exception<orrery::transport_error>([&] { static_cast<void>(world.open(p, pieces)); });
+  CHECK(contains(message, "rank 0 sends to rank 1 other messages than that expects"));
   world.barrier();
 }
 
@@ -125,43 +126,43 @@ TEST_CASE_TEMPLATE("a rank that never comes", Topology, orrery::ring, orrery::al
   const int late = ranks() - 1;
   // Whoever is the first to give up: those that wait are asked whom they wait for.
   const std::string cause = "; rank " + std::to_string(late) + " does not answer: it is late, stands still";
-  const std::string sentence = sentence_with({cause, " in step "}, [&](double deadline) {
+  const std::string message = sentence_with({cause, " in step "}, [&](double deadline) {
     orrery::mpi::world world{MPI_COMM_WORLD, {.deadline = deadline, .collectives = orrery::mpi::collectives::native}};
     orrery::attention<Topology, kernel> attend{world, shape};
     if (rank() == late) sleep_for(2 * deadline);
-    const std::string said = sentence_of<orrery::transport_error>([&] {
+    const std::string said = message_of_exception<orrery::transport_error>([&] {
       call_forward(attend);
       world.barrier();
       world.barrier();
     });
     // From now on it says nothing else.
-    CHECK(sentence_of<orrery::transport_error>([&] { call_forward(attend); }) == said);
-    CHECK(sentence_of<orrery::transport_error>([&] { world.barrier(); }) == said);
+    CHECK(message_of_exception<orrery::transport_error>([&] { call_forward(attend); }) == said);
+    CHECK(message_of_exception<orrery::transport_error>([&] { world.barrier(); }) == said);
     return said;
   });
-  CAPTURE(sentence);
-  CHECK(contains(sentence, "orrery: rank " + std::to_string(rank()) + " stops: "));
-  CHECK(contains(sentence, " s in step "));
-  CHECK(contains(sentence, "key shard "));
-  CHECK(contains(sentence, cause));
-  CHECK(contains(sentence, "cannot be used any more"));
+  CAPTURE(message);
+  CHECK(contains(message, "orrery: rank " + std::to_string(rank()) + " stops: "));
+  CHECK(contains(message, " s in step "));
+  CHECK(contains(message, "key shard "));
+  CHECK(contains(message, cause));
+  CHECK(contains(message, "cannot be used any more"));
   check_new_world();
 }
 
 TEST_CASE("a rank that never comes to a collective call") {
   if (ranks() == 1) return;
   const std::string cause = " s for all ranks to come to the same collective call; not there: rank 0;";
-  const std::string sentence = sentence_with({cause}, [](double deadline) {
+  const std::string message = sentence_with({cause}, [](double deadline) {
     orrery::mpi::world world{MPI_COMM_WORLD, {.deadline = deadline}};
     if (rank() == 0) sleep_for(2 * deadline);
-    return sentence_of<orrery::transport_error>([&] {
+    return message_of_exception<orrery::transport_error>([&] {
       static_cast<void>(world.all_gather("here"));
       world.barrier();
       world.barrier();
     });
   });
-  CAPTURE(sentence);
-  CHECK(contains(sentence, cause));
+  CAPTURE(message);
+  CHECK(contains(message, cause));
   check_new_world();
 }
 
@@ -169,7 +170,7 @@ TEST_CASE("a rank whose kernel takes too long") {
   if (ranks() == 1) return;
   const int late = ranks() - 1;
   const std::string cause = "; rank " + std::to_string(late) + " does not wait for anybody: it computes";
-  const std::string sentence = sentence_with({cause}, [&](double deadline) {
+  const std::string message = sentence_with({cause}, [&](double deadline) {
     orrery::mpi::world world{MPI_COMM_WORLD, {.deadline = deadline}};
     orrery::builder schedule{rank(), ranks()};
     schedule.shift(orrery::key(rank()), +1);
@@ -181,14 +182,14 @@ TEST_CASE("a rank whose kernel takes too long") {
     auto channel = world.open(schedule, pieces);
     channel.begin();
     while (rank() == late && world.usable()) channel.context().poll();
-    return sentence_of<orrery::transport_error>([&] {
+    return message_of_exception<orrery::transport_error>([&] {
       channel.post(0);
       channel.await(0);
       world.barrier();
     });
   });
-  CAPTURE(sentence);
-  CHECK(contains(sentence, cause));
+  CAPTURE(message);
+  CHECK(contains(message, cause));
   check_new_world();
 }
 
@@ -198,7 +199,7 @@ TEST_CASE("a call that begins in the middle of the last one is refused") {
   const std::string cause = "rank 0 begins a call, but has left its last one in the middle";
   for (const bool posts : {false, true}) {
     CAPTURE(posts);
-    const std::string sentence = sentence_of<orrery::transport_error>([&] {
+    const std::string message = message_of_exception<orrery::transport_error>([&] {
       orrery::mpi::world world{MPI_COMM_WORLD, {.deadline = 30}};
       orrery::builder schedule{rank(), ranks()};
       schedule.shift(orrery::key(rank()), +1);
@@ -216,15 +217,15 @@ TEST_CASE("a call that begins in the middle of the last one is refused") {
       if (rank() == 0) channel.begin();
       world.barrier();
     });
-    CHECK(contains(sentence, "orrery: rank " + std::to_string(rank()) + " stops: "));
-    CHECK(contains(sentence, cause));
+    CHECK(contains(message, "orrery: rank " + std::to_string(rank()) + " stops: "));
+    CHECK(contains(message, cause));
     check_new_world();
   }
 }
 
 TEST_CASE("a rank that ends by an exception") {
   if (ranks() == 1) return;
-  const std::string sentence = sentence_of<std::exception>([&] {
+  const std::string message = message_of_exception<std::exception>([&] {
     orrery::mpi::world world{MPI_COMM_WORLD, {.deadline = 30}};
     ring attend{world, shape};
     if (rank() == 0) throw std::runtime_error{"out of data"};
@@ -232,9 +233,9 @@ TEST_CASE("a rank that ends by an exception") {
     world.barrier();
   });
   if (rank() == 0) {
-    CHECK(sentence == "out of data");
+    CHECK(message == "out of data");
   } else {
-    CHECK(contains(sentence, "stops: rank 0 has ended by an exception"));
+    CHECK(contains(message, "stops: rank 0 has ended by an exception"));
   }
   check_new_world();
 }
@@ -273,13 +274,13 @@ TEST_CASE("ranks in different collective calls") {
       if (&first == &others) continue;
       orrery::mpi::world world{MPI_COMM_WORLD};
       const collective_of_a_test& mine = rank() == 0 ? first : others;
-      const std::string sentence = sentence_of<orrery::transport_error>([&] { mine.call(world); });
-      CAPTURE(sentence);
-      CHECK(contains(sentence, "ranks are in different collective calls: "));
-      CHECK(contains(sentence, std::string{"rank 0 calls "} + first.name));
-      CHECK(contains(sentence, std::string{ranks() == 2 ? " calls " : " call "} + others.name));
+      const std::string message = message_of_exception<orrery::transport_error>([&] { mine.call(world); });
+      CAPTURE(message);
+      CHECK(contains(message, "ranks are in different collective calls: "));
+      CHECK(contains(message, std::string{"rank 0 calls "} + first.name));
+      CHECK(contains(message, std::string{ranks() == 2 ? " calls " : " call "} + others.name));
       CHECK_FALSE(world.usable());
-      CHECK(sentence_of<orrery::transport_error>([&] { world.barrier(); }) == sentence);
+      CHECK(message_of_exception<orrery::transport_error>([&] { world.barrier(); }) == message);
     }
   }
   CHECK(floats == std::vector<float>(8, 1.0F));
@@ -290,11 +291,11 @@ TEST_CASE("a collective call more than the others") {
   orrery::mpi::world world{MPI_COMM_WORLD};
   if (rank() == 0) static_cast<void>(world.usable());  // is none
   world.barrier();
-  const std::string sentence = sentence_of<orrery::transport_error>([&] {
+  const std::string message = message_of_exception<orrery::transport_error>([&] {
     if (rank() == 0) world.barrier();
     static_cast<void>(world.all_gather(""));
   });
-  CHECK(contains(sentence, "ranks are in different collective calls: rank 0 calls barrier; "));
+  CHECK(contains(message, "ranks are in different collective calls: rank 0 calls barrier; "));
 }
 
 TEST_CASE("sums of different values are refused, and the world goes on") {
@@ -302,16 +303,16 @@ TEST_CASE("sums of different values are refused, and the world goes on") {
   orrery::mpi::world world{MPI_COMM_WORLD};
   std::vector<float> floats(8, 1.0F);
   std::vector<double> doubles(8, 1.0);
-  std::string sentence = sentence_of<std::invalid_argument>([&] {
+  std::string message = message_of_exception<std::invalid_argument>([&] {
     if (rank() == 0) world.all_reduce_sum(std::span{doubles});
     if (rank() != 0) world.all_reduce_sum(std::span{floats});
   });
-  CHECK(contains(sentence, "rank 0 calls all_reduce_sum of 8 values of double"));
-  CHECK(contains(sentence, "give values of one type"));
-  sentence =
-      sentence_of<std::invalid_argument>([&] { world.all_reduce_sum(std::span{floats}.first(rank() == 0 ? 0 : 8)); });
-  CHECK(contains(sentence, "rank 0 calls all_reduce_sum of 0 values of float"));
-  CHECK(contains(sentence, "give equally many"));
+  CHECK(contains(message, "rank 0 calls all_reduce_sum of 8 values of double"));
+  CHECK(contains(message, "give values of one type"));
+  message = message_of_exception<std::invalid_argument>(
+      [&] { world.all_reduce_sum(std::span{floats}.first(rank() == 0 ? 0 : 8)); });
+  CHECK(contains(message, "rank 0 calls all_reduce_sum of 0 values of float"));
+  CHECK(contains(message, "give equally many"));
   world.all_reduce_sum(std::span{floats});
   CHECK(floats == std::vector<float>(8, static_cast<float>(ranks())));
 }
@@ -347,9 +348,9 @@ TEST_CASE("control messages that no rank sends fail the world, with the name of 
       MPI_Send(message.data(), static_cast<int>(message.size()), MPI_CHAR, 0, orrery::mpi::letters::tag, world.get());
     }
     while (rank() == 0 && world.usable()) std::this_thread::yield();
-    const std::string sentence = sentence_of<orrery::transport_error>([&] { world.barrier(); });
-    CAPTURE(sentence);
-    CHECK(contains(sentence, "rank 1 has sent rank 0 a control message " + one.second));
+    const std::string message = message_of_exception<orrery::transport_error>([&] { world.barrier(); });
+    CAPTURE(message);
+    CHECK(contains(message, "rank 1 has sent rank 0 a control message " + one.second));
   }
   // Well-formed ones, at any time, do no harm.
   orrery::mpi::communicator world{MPI_COMM_WORLD, {}};
@@ -370,7 +371,7 @@ TEST_CASE_TEMPLATE("a rank that has no memory while it makes an operator, and go
                    orrery::concentric<2>) {
   using attention = orrery::attention<Topology, kernel>;
   constexpr auto native = orrery::mpi::collectives::native;  // of groups, for those that have some
-  if (orrery::refuses(Topology{}, ranks()) != nullptr) return;
+  if (orrery::unsupported_reason(Topology{}, ranks()) != nullptr) return;
   const int culprit = ranks() - 1;
   long all = 0;
   {
@@ -405,9 +406,9 @@ TEST_CASE_TEMPLATE("a rank that has no memory while it makes an operator, and go
       continue;
     }
     // If the culprit has come to the last collective call, the others learn of it in their next one.
-    const std::string sentence = sentence_of<orrery::transport_error>([&] { world.barrier(); });
-    CAPTURE(sentence);
-    CHECK(contains(sentence, "rank " + std::to_string(culprit) + " failed"));
+    const std::string message = message_of_exception<orrery::transport_error>([&] { world.barrier(); });
+    CAPTURE(message);
+    CHECK(contains(message, "rank " + std::to_string(culprit) + " failed"));
   }
   check_new_world();
 }

@@ -1,7 +1,7 @@
 // Copyright The Orrery authors. SPDX-License-Identifier: Apache-2.0
 //
 // Processes that are killed, or stopped, in the middle of a call or while an operator is made: every survivor ends in a
-// sentence. This program is both sides of the test: it starts `mpirun ... test_mpi_killed --rank FOLDER WHERE`, and
+// message. This program is both sides of the test: it starts `mpirun ... test_mpi_killed --rank FOLDER WHERE`, and
 // sends a signal to one of the ranks that it has started; or WHERE names a collective call of MPI, before which one
 // rank stops itself. It ends all of them by their process numbers, whatever happens.
 //
@@ -115,7 +115,7 @@ int be_a_rank_that_stops(const fs::path& folder, const std::string& call, int wh
       const orrery::attention<orrery::concentric<2>, kernel> attend{world,
                                                                     {.length = 64, .query_heads = 2, .head_dim = 8}};
       world.barrier();  // members of another group may have theirs
-      write(folder / ("sentence." + me), "not stopped");
+      write(folder / ("message." + me), "not stopped");
       _exit(0);
     } catch (const orrery::transport_error& e) {
       first = e.what();
@@ -125,15 +125,15 @@ int be_a_rank_that_stops(const fs::path& folder, const std::string& call, int wh
     } catch (const orrery::transport_error& e) {
       again = e.what();
     }
-    write(folder / ("sentence." + me), first + "\n" + again);
+    write(folder / ("message." + me), first + "\n" + again);
     _exit(0);
   } catch (const orrery::transport_error& e) {  // of the world
-    write(folder / ("sentence." + me), std::string{e.what()} + "\n" + e.what());
+    write(folder / ("message." + me), std::string{e.what()} + "\n" + e.what());
   }
   _exit(0);
 }
 
-/// Calls the operator until a call fails, writes down its sentence, and that of one more call.
+/// Calls the operator until a call fails, writes down its message, and that of one more call.
 int be_a_rank(const fs::path& folder, int* argc, char*** argv) {
   alarm(120);  // whatever becomes of the test
   int level = MPI_THREAD_SINGLE;
@@ -146,7 +146,7 @@ int be_a_rank(const fs::path& folder, int* argc, char*** argv) {
   orrery::attention<orrery::ring, kernel> attend{world, shape};
   const auto p = oracle::random_problem<double>(conformance::oracle_shape(shape), 1);
   conformance::rank_tensors<kernel> mine{p, attend.query_positions(), attend.key_positions(), {}};
-  const auto sentence = [&](int calls) -> std::string {
+  const auto message = [&](int calls) -> std::string {
     try {
       for (int call = 0; call < calls; ++call) {
         mine.forward(attend);
@@ -158,9 +158,9 @@ int be_a_rank(const fs::path& folder, int* argc, char*** argv) {
     }
     return "nothing";
   };
-  const std::string first = sentence(1 << 30);
-  const std::string again = world.usable() ? "it says that it can be used" : sentence(1);
-  write(folder / ("sentence." + me), first + "\n" + again);
+  const std::string first = message(1 << 30);
+  const std::string again = world.usable() ? "it says that it can be used" : message(1);
+  write(folder / ("message." + me), first + "\n" + again);
   _exit(0);  // a world that has lost a rank cannot be finalised
 }
 
@@ -316,7 +316,7 @@ int count_wrong(const fs::path& folder, int victim, const std::vector<std::strin
   for (int rank = 0; rank < ranks; ++rank) {
     if (rank == victim) continue;
     const std::string me = std::to_string(rank);
-    const std::string both = read(folder / ("sentence." + me));
+    const std::string both = read(folder / ("message." + me));
     const std::string first = both.substr(0, both.find('\n'));
     const std::string again = both.substr(both.find('\n') + 1);
     bool right = again == first && std::regex_search(first, std::regex{"^orrery: rank " + me + " stops: "}) &&
@@ -339,7 +339,7 @@ int lose_a_rank(const std::vector<std::string>& launch, const std::string& self,
   of.started->wait_for("running", std::chrono::seconds{60});
   const auto before = std::chrono::steady_clock::now();
   if (kill(of.started->process(victim), signal) != 0) throw std::runtime_error{"the signal could not be sent"};
-  of.started->wait_for("sentence", std::chrono::seconds{20}, victim);
+  of.started->wait_for("message", std::chrono::seconds{20}, victim);
   const std::chrono::duration<double> took = std::chrono::steady_clock::now() - before;
   std::printf("rank %d %s: all survivors have ended after %.2f s, deadline %.1f s\n", victim,
               signal == SIGKILL ? "killed" : "stopped", took.count(), deadline);
@@ -351,7 +351,7 @@ int lose_a_rank(const std::vector<std::string>& launch, const std::string& self,
 int stop_before(const std::vector<std::string>& launch, const std::string& self, const std::string& call, int which) {
   constexpr int victim = victim_of_construction;
   const job_in_folder of{launch, {self, "--rank", "FOLDER", call, std::to_string(which)}};
-  of.started->wait_for("sentence", std::chrono::seconds{60}, victim);
+  of.started->wait_for("message", std::chrono::seconds{60}, victim);
   std::printf("rank %d stopped before call %d of %s: all survivors have ended\n", victim, which, call.c_str());
   // The world's own communicator is made before ranks can ask each other who is late.
   return count_wrong(of.folder, victim,

@@ -10,8 +10,8 @@ namespace mpi_test {
 
 /// What a world says before MPI_Init.
 inline std::string& before_initialisation() {
-  static std::string sentence;
-  return sentence;
+  static std::string message;
+  return message;
 }
 
 [[nodiscard]] inline int rank() {
@@ -34,7 +34,7 @@ inline std::string& before_initialisation() {
 
 /// What `work` throws, if it is an `Expected`; "nothing" if it throws nothing.
 template <class Expected, class Work>
-[[nodiscard]] std::string sentence_of(const Work& work) {
+[[nodiscard]] std::string message_of_exception(const Work& work) {
   try {
     work();
   } catch (const std::exception& e) {

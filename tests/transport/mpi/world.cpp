@@ -27,9 +27,9 @@
 #include "transport/mpi/main.hpp"
 
 using mpi_test::contains;
+using mpi_test::message_of_exception;
 using mpi_test::rank;
 using mpi_test::ranks;
-using mpi_test::sentence_of;
 
 static_assert(orrery::transport<orrery::mpi::world>);
 
@@ -57,7 +57,7 @@ TEST_CASE("MPI must be initialised") {
 TEST_CASE("what makes no world is refused") {
   using orrery::mpi::world;
   const auto refusal = [](MPI_Comm of, const orrery::mpi::options& how) {
-    return sentence_of<std::invalid_argument>([&] { const world refused{of, how}; });
+    return message_of_exception<std::invalid_argument>([&] { const world refused{of, how}; });
   };
   CHECK(contains(refusal(MPI_COMM_NULL, {}), "the communicator is MPI_COMM_NULL"));
   CHECK(contains(refusal(MPI_COMM_WORLD, {.deadline = 0}), "deadline is 0.000000, expected a positive number"));
@@ -104,7 +104,7 @@ namespace {
 /// Bytes and messages of a call, as counted and as the traffic report says.
 template <class Topology>
 void check_counts(orrery::mpi::world& world) {
-  if (orrery::refuses(Topology{}, world.size()) != nullptr) return;
+  if (orrery::unsupported_reason(Topology{}, world.size()) != nullptr) return;
   INFO(orrery::name_of(Topology{}));
   const std::int64_t tokens = 6, heads = 8, key_heads = 4, dim = 3, value_dim = 5, real = sizeof(double);
   orrery::counted counting{world};
@@ -118,7 +118,7 @@ void check_counts(orrery::mpi::world& world) {
   conformance::rank_tensors<orrery::flash<double>> mine{p, attend.query_positions(), attend.key_positions(), {}};
   CHECK(counting.messages_sent() == 0);
 
-  // At [2 * side + cargo], per token and slice.
+  // At [2 * side + payload], per token and slice.
   const std::int64_t forward[] = {heads * dim, heads * (value_dim + 1), key_heads * (dim + value_dim), 0};
   const std::int64_t backward[] = {heads * (dim + value_dim + 2), heads * dim, key_heads * (dim + value_dim),
                                    key_heads * (dim + value_dim)};
@@ -203,11 +203,11 @@ TEST_CASE("remarks that do not mean the same on all members are not taken for co
   const int next = (rank() + 1) % ranks();
   const int previous = (rank() + ranks() - 1) % ranks();
   orrery::builder schedule{rank(), ranks()};
-  schedule.begin_exchange(next, orrery::schedule::nobody, {0, 2});
+  schedule.begin_exchange(next, orrery::schedule::no_rank, {0, 2});
   schedule.send(orrery::key(rank()));
   schedule.remark(orrery::schedule::collective_kind::all_to_all, all, 0);
   schedule.next_step();
-  schedule.begin_exchange(orrery::schedule::nobody, previous, {0, 1});
+  schedule.begin_exchange(orrery::schedule::no_rank, previous, {0, 1});
   schedule.receive(orrery::key(previous));
   schedule.remark(orrery::schedule::collective_kind::all_to_all, all, 1);
   schedule.next_step();
@@ -289,7 +289,7 @@ TEST_CASE("blocks anywhere in memory go as one message") {
   const int next = (rank() + 1) % ranks();
   const int previous = (rank() + ranks() - 1) % ranks();
   orrery::builder schedule{rank(), ranks()};
-  schedule.begin_exchange(next, previous, {}, orrery::schedule::cargo::operand);
+  schedule.begin_exchange(next, previous, {}, orrery::schedule::payload::operand);
   for (const orrery::schedule::side s : {orrery::schedule::side::query, orrery::schedule::side::key}) {
     schedule.send({s, rank()});
     schedule.receive({s, previous});
@@ -343,10 +343,10 @@ struct layer_call {
 /// What `work` throws on another thread, which has ended when this returns.
 template <class Work>
 std::string thrown_elsewhere(const Work& work) {
-  std::string sentence;
-  std::thread other{[&] { sentence = sentence_of<std::logic_error>(work); }};
+  std::string message;
+  std::thread other{[&] { message = message_of_exception<std::logic_error>(work); }};
   other.join();
-  return sentence;
+  return message;
 }
 
 }  // namespace
@@ -358,13 +358,13 @@ TEST_CASE("under MPI_THREAD_FUNNELED only the main thread may use a world") {
   layer_call call{attend};
   call.mine.poison();
   call.mine.forward(attend);
-  const std::string sentence = thrown_elsewhere([&] { world.barrier(); });
-  CHECK(contains(sentence, "called from another thread than the one that initialised MPI"));
-  CHECK(contains(sentence, "ask MPI_Init_thread for MPI_THREAD_SERIALIZED"));
-  CHECK(thrown_elsewhere([&] { call.mine.backward(attend); }) == sentence);
-  CHECK(thrown_elsewhere([&] { static_cast<void>(world.all_gather("")); }) == sentence);
+  const std::string message = thrown_elsewhere([&] { world.barrier(); });
+  CHECK(contains(message, "called from another thread than the one that initialised MPI"));
+  CHECK(contains(message, "ask MPI_Init_thread for MPI_THREAD_SERIALIZED"));
+  CHECK(thrown_elsewhere([&] { call.mine.backward(attend); }) == message);
+  CHECK(thrown_elsewhere([&] { static_cast<void>(world.all_gather("")); }) == message);
   CHECK(thrown_elsewhere([&] { CHECK(world.usable()); }) == "nothing");  // does not look for news then
-  CHECK(contains(sentence_of<std::invalid_argument>([&] {
+  CHECK(contains(message_of_exception<std::invalid_argument>([&] {
                    const std::string other = thrown_elsewhere([] { const orrery::mpi::world refused{MPI_COMM_WORLD}; });
                    throw std::invalid_argument{other};
                  }),
@@ -427,9 +427,9 @@ TEST_CASE("two threads do not call one operator at once") {
   attend.forward(call.mine.q.view(), call.mine.k.view(), call.mine.v.view(), call.mine.out.view(), call.mine.lse.view(),
                  [&](const orrery::output_part&) {
                    for (const bool forward : {true, false}) {
-                     const std::string sentence =
+                     const std::string message =
                          thrown_elsewhere([&] { forward ? other.mine.forward(attend) : other.mine.backward(attend); });
-                     refused += contains(sentence, "called while another call of this operator is in progress") ? 1 : 0;
+                     refused += contains(message, "called while another call of this operator is in progress") ? 1 : 0;
                    }
                  });
   CHECK(refused == 2);

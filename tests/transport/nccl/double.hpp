@@ -29,7 +29,7 @@ void set_async_error(int rank, ncclResult_t result);
 [[nodiscard]] int calls(const std::string& function);
 /// Has this rank given calls that are not enqueued yet?
 [[nodiscard]] bool is_enqueuing(int rank);
-/// Ends that do not fit, as sentences, and communicators that were never destroyed.
+/// Ends that do not fit, as messages, and communicators that were never destroyed.
 [[nodiscard]] std::string faults();
 
 }  // namespace nccl_double

@@ -26,8 +26,8 @@
 
 namespace {
 
+using cuda_test::message_of_exception;
 using cuda_test::says;
-using cuda_test::sentence_of;
 using namespace nccl_test;
 
 constexpr const char* aborted = "; its communicators are aborted, and this world cannot be used any more";
@@ -39,7 +39,7 @@ TEST_CASE("an error that NCCL tells of later stops the next call, a wait, and a 
   for (const then now : {then::calls, then::waits, then::computes}) {
     start(devices(2));
     std::vector<std::string> said(2);
-    static_cast<void>(sentence_of([&] {
+    static_cast<void>(message_of_exception([&] {
       run(2, {.deadline = 20, .watchdog_period = now == then::computes ? 0.01 : 1}, [&](auto& on) {
         trainer<orrery::ring> mine{on};
         mine.step();
@@ -67,7 +67,7 @@ TEST_CASE("an error that NCCL tells of later stops the next call, a wait, and a 
   }
 }
 
-TEST_CASE("a call of NCCL or CUDA that fails is a sentence with its name") {
+TEST_CASE("a call of NCCL or CUDA that fails is a message with its name") {
   for (const char* function :
        {"ncclSend", "ncclRecv", "ncclGroupStart", "ncclGroupEnd", "ncclCommSplit", "ncclAllGather", "ncclAlltoAll"}) {
     for (const int nth : {1, 4}) {
@@ -75,7 +75,7 @@ TEST_CASE("a call of NCCL or CUDA that fails is a sentence with its name") {
       start(devices(3));
       nccl_double::fail(function, nth, ncclSystemError, "the cable is cut");
       const nccl::options how{.deadline = 0.3, .native_all_to_all = all_to_all};
-      const std::string sentence = sentence_of([&] {
+      const std::string message = message_of_exception([&] {
         run(3, how, [&](auto& on) {
           const auto step = [&](auto mine) {
             try {
@@ -97,11 +97,11 @@ TEST_CASE("a call of NCCL or CUDA that fails is a sentence with its name") {
       });
       INFO(function, " ", nth);
       if (std::string{function} != "ncclCommSplit" && std::string{function} != "ncclAllGather") {
-        says(sentence, std::string{"orrery: rank "});
-        says(sentence, function + std::string{" failed"});
-        says(sentence, "unhandled system error (the cable is cut)");
+        says(message, std::string{"orrery: rank "});
+        says(message, function + std::string{" failed"});
+        says(message, "unhandled system error (the cable is cut)");
       }
-      CHECK(sentence != "");
+      CHECK(message != "");
       CHECK(found_by_doubles() == "");
     }
   }
@@ -110,7 +110,7 @@ TEST_CASE("a call of NCCL or CUDA that fails is a sentence with its name") {
     start(devices(3));
     cuda_double::fail(function, 7, cudaErrorIllegalAddress);
     INFO(function);
-    CHECK(sentence_of([] {
+    CHECK(message_of_exception([] {
             run(3, {.deadline = 0.3}, [](auto& on) {
               trainer<orrery::ring> mine{on};
               for (int i = 0; i < 3; ++i) mine.step();
@@ -126,7 +126,7 @@ TEST_CASE("a device that is lost: every call says so, and the world") {
     start(devices(2));
     std::vector<std::string> said(2);
     std::barrier together{2};  // the double's devices are lost together
-    const std::string sentence = sentence_of([&] {
+    const std::string message = message_of_exception([&] {
       run(2, {.deadline = 1, .watchdog_period = 0.01}, [&](auto& on) {
         trainer<orrery::ring> mine{on};
         mine.step();
@@ -139,14 +139,14 @@ TEST_CASE("a device that is lost: every call says so, and the world") {
           on.synchronize();
         } catch (...) {
           CHECK_FALSE(on.usable());
-          said[static_cast<std::size_t>(on.rank())] = sentence_of([&] { mine.step(); });
+          said[static_cast<std::size_t>(on.rank())] = message_of_exception([&] { mine.step(); });
           throw;
         }
       });
     });
     INFO(function, ": ", said[0], " / ", said[1]);
-    CHECK(sentence.find("cudaErrorIllegalAddress") != std::string::npos);
-    INFO(sentence);
+    CHECK(message.find("cudaErrorIllegalAddress") != std::string::npos);
+    INFO(message);
     for (const std::string& one : said) says(one, aborted);
     cuda_test::enqueued_work::forget();
     CHECK(nccl_double::faults() == "");
@@ -175,10 +175,10 @@ TEST_CASE("a device that is full when a plan is made: all ranks hear of it, and 
     {
       // On rank 1 all but the last bytes are there: those into which keys are gathered.
       const orrery::detail::device_memory taken{on.rank() == 1 ? free() - needed + 1 : 0};
-      const std::string sentence = sentence_of([&] { static_cast<void>(plan()); });
-      says(sentence, "orrery: rank 1: a plan needs ");
-      says(sentence, " bytes more on device 1, where ");
-      says(sentence, "free some, use more ranks or a topology with fewer slots");
+      const std::string message = message_of_exception([&] { static_cast<void>(plan()); });
+      says(message, "orrery: rank 1: a plan needs ");
+      says(message, " bytes more on device 1, where ");
+      says(message, "free some, use more ranks or a topology with fewer slots");
       CHECK(on.usable());
     }
     on.barrier();
@@ -190,7 +190,7 @@ TEST_CASE("a device that is full when a plan is made: all ranks hear of it, and 
   cuda_double::settings scarce = devices(2);
   scarce.memory = 8192;
   start(scarce);
-  says(sentence_of([] {
+  says(message_of_exception([] {
          run(2, {.deadline = 1}, [](auto& on) {
            const orrery::attention<orrery::ring, kernel> attend{on, {.length = 512, .query_heads = 4, .head_dim = 16}};
          });
@@ -203,36 +203,36 @@ TEST_CASE("no device, and NCCL's own refusals") {
   start(devices(0));
   ncclUniqueId id;
   ncclGetUniqueId(&id);
-  const std::string none = sentence_of([&] { static_cast<void>(nccl::join(id, 0, 2, 0.2)); });
+  const std::string none = message_of_exception([&] { static_cast<void>(nccl::join(id, 0, 2, 0.2)); });
   says(none, "orrery: cudaGetDeviceCount in ");
   says(none, "; a CUDA device and a driver as new as the toolkit are needed, or a kernel for the host");
 
   start(devices(1));
   ncclGetUniqueId(&id);
   nccl_double::fail("ncclCommInitRankConfig", 1, ncclInvalidUsage, "Duplicate GPU detected\n");
-  CHECK(sentence_of([&] { static_cast<void>(nccl::join(id, 0, 2, 0.2)); }) ==
+  CHECK(message_of_exception([&] { static_cast<void>(nccl::join(id, 0, 2, 0.2)); }) ==
         "orrery: rank 0 of 2: ncclCommInitRankConfig failed: another NCCL error (Duplicate GPU detected)");
   // A rank that joins alone.
   start(devices(1));
-  CHECK(sentence_of([&] { static_cast<void>(nccl::join(id, 0, 2, 0.2)); }) ==
+  CHECK(message_of_exception([&] { static_cast<void>(nccl::join(id, 0, 2, 0.2)); }) ==
         "orrery: rank 0 of 2: ncclCommInitRankConfig is not done before the deadline: another rank has not come to it");
   CHECK(found_by_doubles() == "");
 }
 
 TEST_CASE("arguments that cannot be, and ranks that do not fit") {
   start(devices(2));
-  CHECK(sentence_of([] {
+  CHECK(message_of_exception([] {
           const nccl::world none{nullptr, nullptr};
         }) == "orrery: nccl::world: the communicator is null; make one by ncclCommInitRank or nccl::join");
-  says(sentence_of([] { run(2, {.deadline = -1}, [](auto&) {}); }),
+  says(message_of_exception([] { run(2, {.deadline = -1}, [](auto&) {}); }),
        "orrery: nccl::options: deadline is -1.000000, expected a positive number of seconds");
-  says(sentence_of([] { run(2, {.watchdog_period = -1}, [](auto&) {}); }),
+  says(message_of_exception([] { run(2, {.watchdog_period = -1}, [](auto&) {}); }),
        "orrery: nccl::options: watchdog_period is -1.000000, expected seconds, or 0 for no watchdog");
   CHECK(found_by_doubles() == "");
 
   // A stream of one device, and a communicator of another.
   start(devices(2));
-  CHECK(sentence_of([] {
+  CHECK(message_of_exception([] {
           run(1, {}, [](auto&) {
             ncclUniqueId id;
             ncclGetUniqueId(&id);
@@ -251,7 +251,7 @@ TEST_CASE("arguments that cannot be, and ranks that do not fit") {
   run(2, {}, [](auto& on) {
     orrery::attention_shape shape = small;
     shape.length += on.rank();
-    says(sentence_of([&] { const trainer<orrery::ring> mine{on, shape}; }), "orrery: ranks disagree about ");
+    says(message_of_exception([&] { const trainer<orrery::ring> mine{on, shape}; }), "orrery: ranks disagree about ");
     CHECK(on.usable());
     trainer<orrery::ring> mine{on};
     mine.step();
@@ -268,7 +268,7 @@ TEST_CASE("arguments that cannot be, and ranks that do not fit") {
     orrery::schedule::finish(p);
     const orrery::detail::device_memory memory{64};
     const std::int64_t bytes = on.rank() == 0 ? 32 : 16;
-    says(sentence_of([&] {
+    says(message_of_exception([&] {
            const auto channel = on.open(p, {{{{memory.data(), bytes}}, {{memory.data() + 32, 32}}}});
          }),
          "orrery: rank 1 sends to rank 0 other messages than that expects");
@@ -295,22 +295,22 @@ TEST_CASE("ranks in different collective calls") {
 
 TEST_CASE("a program that is not proven is refused, and a call that awaits what it has not posted fails") {
   start(devices(2));
-  static_cast<void>(sentence_of([] {
+  static_cast<void>(message_of_exception([] {
     run(2, {.deadline = 1}, [](auto& on) {
       // Each rank waits for what the other sends afterwards.
       orrery::builder schedule{on.rank(), 2};
       const int peer = 1 - on.rank();
-      schedule.begin_exchange(orrery::schedule::nobody, peer);
+      schedule.begin_exchange(orrery::schedule::no_rank, peer);
       schedule.receive(orrery::key(peer));
       schedule.next_step();
-      schedule.begin_exchange(peer, orrery::schedule::nobody);
+      schedule.begin_exchange(peer, orrery::schedule::no_rank);
       schedule.send(orrery::key(on.rank()));
       schedule.next_step();
       orrery::program p = schedule;
       orrery::schedule::finish(p);
       const orrery::detail::device_memory memory{64};
       const std::vector<orrery::exchange_pieces> pieces{{{}, {{memory.data(), 32}}}, {{{memory.data() + 32, 32}}, {}}};
-      says(sentence_of([&] { const auto channel = on.open(p, pieces); }), "would wait for ever in step 1");
+      says(message_of_exception([&] { const auto channel = on.open(p, pieces); }), "would wait for ever in step 1");
       CHECK(on.usable());
 
       orrery::builder fine{on.rank(), 2};
@@ -320,7 +320,7 @@ TEST_CASE("a program that is not proven is refused, and a call that awaits what 
       orrery::schedule::finish(p);
       auto channel = on.open(p, {{{{memory.data(), 32}}, {{memory.data() + 32, 32}}}});
       channel.begin();
-      says(sentence_of([&] { channel.await(0); }), ", which it has not posted");
+      says(message_of_exception([&] { channel.await(0); }), ", which it has not posted");
       CHECK_FALSE(on.usable());
       throw std::runtime_error{"this rank ends"};
     });

@@ -31,8 +31,8 @@
 
 namespace {
 
+using cuda_test::message_of_exception;
 using cuda_test::says;
-using cuda_test::sentence_of;
 using namespace nccl_test;
 
 template <class Topology>
@@ -93,7 +93,8 @@ TEST_CASE("results") {
     for (const int world : {1, 2, 3, 4, 7, 8}) {
       for (const orrery::any_topology& topology : any::topologies()) {
         for (const orrery::pass circulate : {orrery::pass::circulate_keys, orrery::pass::circulate_queries}) {
-          if (topology.refuses(world) != nullptr || topology.refuses(world, circulate) != nullptr) continue;
+          if (topology.unsupported_reason(world) != nullptr || topology.unsupported_reason(world, circulate) != nullptr)
+            continue;
           ++seed;
           const orrery::attention_shape shape{.length = seed % 3 == 0 ? 23 : 16,
                                               .query_heads = 8,
@@ -184,7 +185,7 @@ TEST_CASE("a step has one group end, however many lanes its messages travel in")
     int bursts = 0;
     int ends = 0;
   };
-  const auto count = [](auto topology, orrery::pass circulate, orrery::hand_over by) {
+  const auto count = [](auto topology, orrery::pass circulate, orrery::operand_messages by) {
     constexpr int ranks = 8;
     start(devices(ranks));
     counted all;
@@ -198,7 +199,7 @@ TEST_CASE("a step has one group end, however many lanes its messages travel in")
     };
     run(ranks, {.native_all_gather = false}, [&](auto& on) {
       trainer<decltype(topology)> mine{
-          on, {.length = 32, .query_heads = 8, .head_dim = 2, .circulate = circulate, .hand_over = by}};
+          on, {.length = 32, .query_heads = 8, .head_dim = 2, .circulate = circulate, .operand_messages = by}};
       together.arrive_and_wait();
       if (on.rank() == 0) all = {0, -bursts(), -nccl_double::calls("ncclGroupEnd")};
       together.arrive_and_wait();
@@ -220,7 +221,7 @@ TEST_CASE("a step has one group end, however many lanes its messages travel in")
   using enum orrery::pass;
   const auto check = [&](auto topology, orrery::pass circulate, int bursts, int more) {
     INFO(orrery::name_of(topology), ", ", orrery::name_of(circulate));
-    const counted of = count(topology, circulate, orrery::hand_over::together);
+    const counted of = count(topology, circulate, orrery::operand_messages::per_block);
     CHECK(of.bursts == bursts);
     CHECK(of.ends == of.steps + more);
   };
@@ -232,7 +233,7 @@ TEST_CASE("a step has one group end, however many lanes its messages travel in")
   check(orrery::wallfacer<2>{}, circulate_queries, 98, 8);
   check(orrery::concentric<2, 2>{}, circulate_keys, 80, 8);
   // Tensors that are handed over one by one leave one by one.
-  const counted of = count(orrery::ring{}, circulate_keys, orrery::hand_over::by_tensor);
+  const counted of = count(orrery::ring{}, circulate_keys, orrery::operand_messages::per_tensor);
   CHECK(of.ends == of.steps + 8);
 }
 
@@ -242,7 +243,7 @@ TEST_CASE("a forward and backward captured into a graph give the same bits at ev
     std::atomic<bool> open{false};
     std::barrier together{4};  // no rank asks its stream for anything while another captures
     const nccl::options how{.native_all_gather = native, .native_all_to_all = native, .watchdog_period = 0.001};
-    CHECK(sentence_of([&] {
+    CHECK(message_of_exception([&] {
             run(4, how, [&](auto& on) {
               trainer<orrery::all_to_all<2, orrery::ring>> mine{on, {.length = 16, .query_heads = 4, .head_dim = 2}};
               mine.step();
@@ -318,7 +319,7 @@ TEST_CASE("in the middle of a call ranks meet, and make another operator") {
   start(devices(2));
   run(2, {}, [](auto& on) {
     orrery::attention_shape shape = small;
-    shape.hand_over = orrery::hand_over::by_tensor;
+    shape.operand_messages = orrery::operand_messages::per_tensor;
     trainer<orrery::ring> mine{on, shape};
     mine.step();
     const std::string expected = mine.results(on);

@@ -19,7 +19,7 @@
 
 namespace {
 
-using cuda_test::sentence_of;
+using cuda_test::message_of_exception;
 using namespace orrery::nccl;
 using ordered = std::vector<std::vector<ordered_call>>;  // of each rank
 
@@ -308,7 +308,8 @@ TEST_CASE("any schedule that ends by its own rules ends by NCCL's") {
     const world_builder world = random_world(random);
     INFO("world ", i);
     if (!schedule_ends(world.told)) {
-      CHECK(sentence_of([&] { static_cast<void>(world.order()); }).find("would wait for ever") != std::string::npos);
+      CHECK(message_of_exception([&] { static_cast<void>(world.order()); }).find("would wait for ever") !=
+            std::string::npos);
       continue;
     }
     ++end;
@@ -343,7 +344,7 @@ TEST_CASE("what ranks say is heard") {
 
 TEST_CASE("what is no list of messages is refused") {
   const auto refused = [](const std::string& text) {
-    return sentence_of([&] {
+    return message_of_exception([&] {
              static_cast<void>(hear(text, 3, 6));
            }).find("orrery: rank 3 gives a text that is no list of a plan's messages") == 0;
   };
@@ -376,12 +377,12 @@ TEST_CASE("programs that are not proven are refused") {
   crossed.end(0, true, 1, 1, 2);
   crossed.end(1, false, 0, 0, 1);
   crossed.end(1, true, 0, 1, 2);
-  CHECK(sentence_of([&] { static_cast<void>(crossed.order()); }) ==
+  CHECK(message_of_exception([&] { static_cast<void>(crossed.order()); }) ==
         "orrery: rank 0 would wait for ever in step 1: the programs are not proven; let orrery::verify name what is "
         "wrong; this world can still be used");
   world_builder alone{2, 1};
   alone.end(1, true, 0, 0, 1);
-  CHECK(sentence_of([&] {
+  CHECK(message_of_exception([&] {
           static_cast<void>(alone.order());
         }).find("rank 1 sends to rank 0 other messages than that expects") != std::string::npos);
 }

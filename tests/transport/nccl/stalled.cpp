@@ -24,8 +24,8 @@
 
 namespace {
 
+using cuda_test::message_of_exception;
 using cuda_test::says;
-using cuda_test::sentence_of;
 using namespace nccl_test;
 
 constexpr const char* aborted = "; its communicators are aborted, and this world cannot be used any more";
@@ -39,7 +39,7 @@ std::vector<std::string> without_rank_2(bool first, const nccl::options& how, co
   const std::shared_future<void> until = over.get_future().share();
   std::atomic<int> stopped{0};
   std::vector<std::string> said(3);
-  static_cast<void>(sentence_of([&] {
+  static_cast<void>(message_of_exception([&] {
     run(3, how, [&](auto& on) {
       cuda_test::trainer<orrery::ring, Kernel, nccl::world> mine{on, small, orrery::full{}};
       if (first) mine.step();
@@ -52,10 +52,10 @@ std::vector<std::string> without_rank_2(bool first, const nccl::options& how, co
       } catch (const orrery::transport_error& e) {
         said[static_cast<std::size_t>(on.rank())] = e.what();
         CHECK_FALSE(on.usable());
-        CHECK(sentence_of([&] { on.barrier(); }) == e.what());
-        CHECK(sentence_of([&] { mine.step(); }) == e.what());
+        CHECK(message_of_exception([&] { on.barrier(); }) == e.what());
+        CHECK(message_of_exception([&] { mine.step(); }) == e.what());
         bool launched = false;
-        CHECK(sentence_of([&] { on.watch([&] { launched = true; }); }) == e.what());
+        CHECK(message_of_exception([&] { on.watch([&] { launched = true; }); }) == e.what());
         CHECK_FALSE(launched);
       }
       if (++stopped == 2) over.set_value();
@@ -132,7 +132,7 @@ TEST_CASE(
       {
         const orrery::detail::cuda_stream stream;
         nccl::communicator comm = joined(id, 0, blocking);
-        said = sentence_of([&] {
+        said = message_of_exception([&] {
           nccl::world world{comm.get(), stream.get(), {.deadline = comes ? 20 : 0.3}};
           trainer<orrery::ring>{world}.step();
           world.synchronize();
@@ -220,8 +220,8 @@ TEST_CASE("a call that the host is in the middle of is late when the host stands
   start(devices(1));
   {
     const orrery::detail::cuda_stream stream;
-    nccl::call_marks marks{10};
-    const auto now = nccl::call_marks::clock::now();
+    nccl::call_timers marks{10};
+    const auto now = nccl::call_timers::clock::now();
     marks.begin(stream.get(), nullptr);
     orrery::detail::check_cuda(cudaStreamSynchronize(stream.get()), "cudaStreamSynchronize");
     CHECK(marks.overdue(now) == "");

@@ -30,7 +30,7 @@ inline constexpr T flash_head_room = T{8};
 /// Rows of a caller's tensor that are needed soon, and are asked for while a product computes: some for each of its
 /// tiles. Rows of one head lie in pages of their own, which a translation buffer forgets and no prefetcher of the
 /// processor follows; so a row's page is touched one tile before its lines are asked for.
-struct asked_rows {
+struct row_prefetch {
   const std::byte* from = nullptr;  ///< the next row
   std::int64_t stride = 0;          ///< bytes from row to row
   std::int64_t bytes = 0;           ///< of a row
@@ -67,7 +67,7 @@ struct row_copies {
   std::int64_t left = 0;            ///< rows to copy
   std::int64_t each = 1;            ///< rows for each tile of a product
   void (*widen)(const void* from, T* to, std::int64_t count) = nullptr;  ///< where the tensor's type is another
-  asked_rows asked;                                                      ///< other rows to ask for on the way
+  row_prefetch asked;                                                    ///< other rows to ask for on the way
 
   /// Before a tile: touches the rows of the tile after the next, and asks for the lines of the next one's.
   void ask_ahead() noexcept {

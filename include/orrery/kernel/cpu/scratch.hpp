@@ -107,12 +107,12 @@ template <class S, class A>
 
 /// Tokens [first, end) of one head, to be asked for within `tiles` tiles of products.
 template <class S>
-[[nodiscard]] inline asked_rows rows_to_ask_for(const tensor_view<S>& tensor, std::int64_t b, std::int64_t head,
-                                                std::int64_t first, std::int64_t end, std::int64_t tiles,
-                                                bool to_write) noexcept {
+[[nodiscard]] inline row_prefetch rows_to_ask_for(const tensor_view<S>& tensor, std::int64_t b, std::int64_t head,
+                                                  std::int64_t first, std::int64_t end, std::int64_t tiles,
+                                                  bool to_write) noexcept {
   if (first >= end) return {};
   constexpr std::int64_t size = static_cast<std::int64_t>(sizeof(S));
-  asked_rows asked;
+  row_prefetch asked;
   asked.from = reinterpret_cast<const std::byte*>(tensor.at(b, first, head));
   asked.stride = tensor.sequence_stride * size;
   asked.bytes = tensor.dim * size;

@@ -75,7 +75,7 @@ struct cudnn_call {
 
   auto operator<=>(const cudnn_call&) const = default;
 
-  /// For sentences.
+  /// For messages.
   [[nodiscard]] std::string text() const {
     const auto number = [](std::int64_t n) { return std::to_string(n); };
     return std::string{backward ? "backward" : "forward"} + " of " + number(queries) + " queries and " + number(keys) +
@@ -102,7 +102,7 @@ struct cudnn_tensors {
 /// What `device_cudnn` needs of cuDNN: `cudnn_graphs` is the real one.
 ///
 /// - `plan(call)` makes an execution plan on the current device, whose backward is deterministic, and returns its
-///   number. Throws `std::invalid_argument`, a sentence with the call, if cuDNN does not have it there.
+///   number. Throws `std::invalid_argument`, a message with the call, if cuDNN does not have it there.
 /// - `workspace_bytes(plan)` is what the plan needs when it runs.
 /// - `run(plan, context, tensors, workspace)` enqueues it on the context's stream: no waiting, no device memory taken.
 template <class Engine>

@@ -24,7 +24,7 @@ class schedule_digest {
         word(p.sent.count, p.received.count), word(p.queries.count, p.keys.count));
     for (const step& one : p.steps) add(word(one.exchanges), word(one.tile.queries), word(one.tile.keys));
     for (const exchange& one : p.exchanges) {
-      add(word(one.to, one.from), word(one.lane, static_cast<int>(one.cargo)), word(one.posted, one.complete_before),
+      add(word(one.to, one.from), word(one.lane, static_cast<int>(one.payload)), word(one.posted, one.complete_before),
           word(one.sent), word(one.received));
     }
     add_all(p.sent);

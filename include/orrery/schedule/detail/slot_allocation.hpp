@@ -71,7 +71,7 @@ class slot_assignment {
   constexpr void merge_arrivals(const range& completions) {
     for (int c = completions.first; c < completions.first + completions.count; ++c) {
       const exchange& done = program_.exchanges.items[program_.completions.items[c]];
-      if (done.cargo == cargo::operand) continue;
+      if (done.payload == payload::operand) continue;
       const held_block* const end = program_.received.items + done.received.first + done.received.count;
       for (const held_block* arrived = program_.received.items + done.received.first; arrived != end; ++arrived) {
         if (arrived->block.shard == program_.rank) continue;
@@ -88,15 +88,15 @@ class slot_assignment {
     const int busy_until = posted.complete_before - 1;
     const block* const sent_end = program_.sent.items + posted.sent.first + posted.sent.count;
     for (const block* what = program_.sent.items + posted.sent.first; what != sent_end; ++what)
-      posted.cargo == cargo::operand ? use_operand(*what, posted.posted, busy_until) : give_up(*what, busy_until);
+      posted.payload == payload::operand ? use_operand(*what, posted.posted, busy_until) : give_up(*what, busy_until);
     held_block* const received_end = program_.received.items + posted.received.first + posted.received.count;
     for (held_block* what = program_.received.items + posted.received.first; what != received_end; ++what) {
-      const unsigned kind = 2 * static_cast<unsigned>(what->block.side) + static_cast<unsigned>(posted.cargo);
+      const unsigned kind = 2 * static_cast<unsigned>(what->block.side) + static_cast<unsigned>(posted.payload);
       int& newest = heads_[kind][what->block.shard];
-      const int older = posted.cargo == cargo::operand ? newest : none;  // a partial is chained when it has arrived
+      const int older = posted.payload == payload::operand ? newest : none;  // a partial is chained when it has arrived
       lives_.items[count_] = {what, kind, posted.posted, posted.complete_before, busy_until, older, none};
       what->slot = count_++;
-      if (posted.cargo == cargo::operand) newest = what->slot;
+      if (posted.payload == payload::operand) newest = what->slot;
     }
   }
 
@@ -110,7 +110,7 @@ class slot_assignment {
 
   constexpr void compute(int step, held_block* holders, const range& which, side s) {
     const bool begins_partials = has_partials(program_.pass, s);
-    const unsigned kind = residency::kind_of(s, cargo::partial);
+    const unsigned kind = slot_state::kind_of(s, payload::partial);
     for (int b = which.first; b < which.first + which.count; ++b) {
       use_operand(holders[b].block, step, step);
       if (!begins_partials || holders[b].block.shard == program_.rank) continue;
@@ -147,7 +147,7 @@ class slot_assignment {
   list<life> lives_;
   int count_ = 1;
   list<int> newest_;
-  int* heads_[4]{};  // for each (side, cargo), at [2 * side + cargo], the newest life of each shard
+  int* heads_[4]{};  // for each (side, payload), at [2 * side + payload], the newest life of each shard
 };
 
 /// Lists for each step the exchanges that complete before it: a stable counting sort.

@@ -7,7 +7,7 @@ namespace orrery::schedule {
 
 /// Which block is in which slot of one rank, as its program is walked through: the one place that knows how a step
 /// finds its blocks. The verifier and the executor both ask it.
-class residency {
+class slot_state {
  public:
   static constexpr int none = -1;
 
@@ -21,7 +21,7 @@ class residency {
     int next;  ///< a link to another slot that holds another slice of the same shard, or the same block from earlier
   };
 
-  /// The slots of one side and cargo. A link is 1 + a slot or `end`, so that zeroed memory needs no loop.
+  /// The slots of one side and payload. A link is 1 + a slot or `end`, so that zeroed memory needs no loop.
   struct kind {
     place* places;
     int slots;
@@ -38,7 +38,7 @@ class residency {
     }
 
     /// Has a block of this shard ever been in a slot of this kind?
-    [[nodiscard]] constexpr bool was_here(const block& what) const { return newest[what.shard] != 0; }
+    [[nodiscard]] constexpr bool ever_held(const block& what) const { return newest[what.shard] != 0; }
 
     /// The slot is taken by `what`, which is on its way and cannot be found.
     constexpr void reserve(int slot, const block& what, int free_from) {
@@ -63,7 +63,7 @@ class residency {
     }
   };
 
-  constexpr explicit residency(const program& p)
+  constexpr explicit slot_state(const program& p)
       : places_(p.slots[0] + p.slots[1] + p.slots[2] + p.slots[3]), newest_(4 * p.world) {
     place* places = places_.items;
     for (unsigned k = 0; k < 4; ++k) {
@@ -71,15 +71,15 @@ class residency {
       places += p.slots[k];
     }
   }
-  residency(const residency&) = delete;
-  residency& operator=(const residency&) = delete;
-  constexpr ~residency() = default;
+  slot_state(const slot_state&) = delete;
+  slot_state& operator=(const slot_state&) = delete;
+  constexpr ~slot_state() = default;
 
-  [[nodiscard]] static constexpr unsigned kind_of(side s, cargo c) noexcept {
+  [[nodiscard]] static constexpr unsigned kind_of(side s, payload c) noexcept {
     return 2 * static_cast<unsigned>(s) + static_cast<unsigned>(c);
   }
 
-  kind kinds[4]{};  ///< of all sides and cargoes, at [2 * side + cargo]
+  kind kinds[4]{};  ///< of all sides and cargoes, at [2 * side + payload]
 
  private:
   list<place> places_;

@@ -11,14 +11,14 @@ namespace orrery::schedule {
 
 /// How a rank's own operands leave it, if they consist of several tensors (a key block: K and V).
 ///
-/// - `together`: a block is one message. The fewest messages.
-/// - `by_tensor`: a tensor of a block is a message of its own, so that it can leave as soon as it is there, while the
+/// - `per_block`: a block is one message. The fewest messages.
+/// - `per_tensor`: a tensor of a block is a message of its own, so that it can leave as soon as it is there, while the
 ///   next one is still being computed (the early hand-over of WallFacer, arXiv 2407.00611). The same bytes; up to three
 ///   messages for each one that carries blocks of its sender.
-enum class hand_over : std::uint8_t { together, by_tensor };
+enum class operand_messages : std::uint8_t { per_block, per_tensor };
 
-[[nodiscard]] constexpr const char* name_of(hand_over how) noexcept {
-  return how == hand_over::together ? "together" : "by_tensor";
+[[nodiscard]] constexpr const char* name_of(operand_messages how) noexcept {
+  return how == operand_messages::per_block ? "together" : "by_tensor";
 }
 
 /// An exchange that carries its blocks with all their tensors.
@@ -41,7 +41,7 @@ struct tensor_program {
 /// side's blocks tensor t belongs. Both ends of a message split it alike, since they see the same blocks. Within a step
 /// the exchanges of the first tensor come first. Each tensor has lanes of its own, so that the order of messages in a
 /// lane stays what it was proven to be. Slots, tiles and steps do not change.
-[[nodiscard]] inline tensor_program by_tensor(const program& p, std::span<const side> sides) {
+[[nodiscard]] inline tensor_program split_by_tensor(const program& p, std::span<const side> sides) {
   const auto tensors = static_cast<int>(sides.size());
   tensor_program split{p, {}};
   program& out = split.program;
@@ -62,7 +62,7 @@ struct tensor_program {
     for (int t = every_tensor; t < tensors; ++t) {
       for (int e = posted.first; e < posted.end(); ++e) {
         const exchange& x = p.exchanges[e];
-        bool sends_own = x.cargo == cargo::operand;
+        bool sends_own = x.payload == payload::operand;
         bool receives_own = sends_own;
         for (int s = x.sent.first; s < x.sent.end(); ++s) sends_own = sends_own && p.sent[s].shard == p.rank;
         for (int r = x.received.first; r < x.received.end(); ++r)
@@ -78,8 +78,8 @@ struct tensor_program {
         part.sent.count = out.sent.size() - part.sent.first;
         part.received.count = out.received.size() - part.received.first;
         if (part.sent.count == 0 && part.received.count == 0) continue;
-        if (part.sent.count == 0) part.to = nobody;
-        if (part.received.count == 0) part.from = nobody;
+        if (part.sent.count == 0) part.to = no_rank;
+        if (part.received.count == 0) part.from = no_rank;
         part.lane = x.lane * (tensors + 1) + t + 1;
         parts[e].push_back(out.exchanges.size());
         out.exchanges.push_back(part);
@@ -118,6 +118,6 @@ struct tensor_program {
 }  // namespace orrery::schedule
 
 namespace orrery {
-using schedule::hand_over;
 using schedule::name_of;
+using schedule::operand_messages;
 }  // namespace orrery

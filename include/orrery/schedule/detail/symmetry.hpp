@@ -15,10 +15,10 @@ namespace orrery::schedule {
   }
   const exchange* const end = a.exchanges.items + a.exchanges.count;
   for (const exchange *x = a.exchanges.items, *y = b.exchanges.items; x != end; ++x, ++y)
-    if (x->lane != y->lane || x->cargo != y->cargo || x->posted != y->posted ||
+    if (x->lane != y->lane || x->payload != y->payload || x->posted != y->posted ||
         x->complete_before != y->complete_before || x->sent.first != y->sent.first || x->sent.count != y->sent.count ||
         x->received.first != y->received.first || x->received.count != y->received.count ||
-        (x->to == nobody) != (y->to == nobody) || (x->from == nobody) != (y->from == nobody))
+        (x->to == no_rank) != (y->to == no_rank) || (x->from == no_rank) != (y->from == no_rank))
       return false;
   for (int i = 0; i < a.steps.count; ++i) {
     if (!(a.steps.items[i].exchanges == b.steps.items[i].exchanges) ||
@@ -45,7 +45,7 @@ template <class Agree>
 /// Is `b` what `a` becomes when all ranks and shards are counted on by `distance` (modulo the world), and all slices
 /// (modulo their number)? Such programs do the same in different places; what is true of one is true of the other.
 /// Costs time linear in the programs.
-[[nodiscard]] constexpr bool is_translate(const program& a, const program& b, int distance) {
+[[nodiscard]] constexpr bool is_rotation(const program& a, const program& b, int distance) {
   if (b.rank != (a.rank + distance) % a.world || !have_one_structure(a, b)) return false;
   const int world = a.world;
   const int slices = a.slices;
@@ -55,8 +55,8 @@ template <class Agree>
   };
   const exchange* const end = a.exchanges.items + a.exchanges.count;
   for (const exchange *x = a.exchanges.items, *y = b.exchanges.items; x != end; ++x, ++y)
-    if ((x->to != nobody && (x->to + distance) % world != y->to) ||
-        (x->from != nobody && (x->from + distance) % world != y->from))
+    if ((x->to != no_rank && (x->to + distance) % world != y->to) ||
+        (x->from != no_rank && (x->from + distance) % world != y->from))
       return false;
   return all_blocks(a, b, moved);
 }
@@ -64,7 +64,7 @@ template <class Agree>
 /// Is `b` what `a` becomes when its shards and its slices are given other names, one to one, and its rank's own shard
 /// the other rank's own? Such programs need the same slots, and hold the same in them in each step: they differ only in
 /// what they exchange with whom. Costs time linear in the programs, and memory in the world.
-[[nodiscard]] constexpr bool is_renamed(const program& a, const program& b) {
+[[nodiscard]] constexpr bool is_relabeling(const program& a, const program& b) {
   if (!have_one_structure(a, b)) return false;
   const int world = a.world;
   const int slices = a.slices;
@@ -85,7 +85,7 @@ template <class Agree>
   };
   for (int e = 0; e < a.exchanges.count; ++e) {
     const exchange& y = b.exchanges.items[e];
-    if (y.to < nobody || y.to >= world || y.to == b.rank || y.from < nobody || y.from >= world || y.from == b.rank)
+    if (y.to < no_rank || y.to >= world || y.to == b.rank || y.from < no_rank || y.from >= world || y.from == b.rank)
       return false;
   }
   return all_blocks(a, b, named);
@@ -93,14 +93,14 @@ template <class Agree>
 
 /// For each program the first one that it is a renaming of, often itself; few are tried. Costs time linear in the
 /// programs.
-[[nodiscard]] constexpr list<int> first_alike(const list<program>& programs) {
+[[nodiscard]] constexpr list<int> first_equivalent(const list<program>& programs) {
   constexpr int most_tried = 4;
   list<int> first(programs.count);
   list<int> different;
   for (int rank = 0; rank < programs.count; ++rank) {
     first.items[rank] = rank;
     for (int d = 0; d < different.count && d < most_tried; ++d) {
-      if (!is_renamed(programs.items[different.items[d]], programs.items[rank])) continue;
+      if (!is_relabeling(programs.items[different.items[d]], programs.items[rank])) continue;
       first.items[rank] = different.items[d];
       break;
     }

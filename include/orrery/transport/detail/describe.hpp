@@ -6,13 +6,13 @@
 
 #include "orrery/schedule/program.hpp"
 
-/// What every transport's sentences are made of.
+/// What every transport's messages are made of.
 namespace orrery::detail {
 
 /// The two ends of a message, seen from one rank.
 enum class way : std::uint8_t { receiving, sending };
 
-/// "key shard 3" or "query shards 0, 1 (slice 2)": the blocks of a message, for sentences.
+/// "key shard 3" or "query shards 0, 1 (slice 2)": the blocks of a message, for messages.
 [[nodiscard]] inline std::string describe_blocks(const list<block>& blocks) {
   std::string text;
   for (const block& b : blocks) {
@@ -29,7 +29,7 @@ enum class way : std::uint8_t { receiving, sending };
   list<block> named;
   for (int s = x.sent.first; w == way::sending && s < x.sent.end(); ++s) named.push_back(p.sent[s]);
   for (int r = x.received.first; w == way::receiving && r < x.received.end(); ++r) named.push_back(p.received[r].block);
-  return (x.cargo == cargo::partial ? "the partial of " : "") + describe_blocks(named);
+  return (x.payload == payload::partial ? "the partial of " : "") + describe_blocks(named);
 }
 
 /// "in step 3 for key shard 1 from rank 2": what a rank waits for that awaits one end of exchange `e`.
@@ -49,7 +49,7 @@ enum class way : std::uint8_t { receiving, sending };
   return text + " s";
 }
 
-/// How a sentence ends, so that whoever reads it knows how to go on.
+/// How a message ends, so that whoever reads it knows how to go on.
 inline constexpr const char* world_is_lost = "; this world cannot be used any more";
 inline constexpr const char* world_is_usable = "; this world can still be used";
 

@@ -245,7 +245,7 @@ class channel {
       std::string text;
       for (int e = exchanges.first; e < exchanges.end(); ++e) {
         const schedule::exchange& x = steps.exchanges[e];
-        if (x.from == schedule::nobody) continue;
+        if (x.from == schedule::no_rank) continue;
         text += text.empty() ? "in step " + std::to_string(x.complete_before) + " for " : ", and ";
         text += detail::describe_message(steps, e, detail::way::receiving) + " from rank " + std::to_string(x.from);
       }

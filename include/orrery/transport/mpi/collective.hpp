@@ -50,7 +50,7 @@ struct candidate {
   const std::vector<piece>& first = pieces[static_cast<std::size_t>(c.exchanges.first)].sent;
   for (int e = c.exchanges.first; e < c.exchanges.end(); ++e) {
     const exchange_pieces& of_exchange = pieces[static_cast<std::size_t>(e)];
-    if (p.exchanges[e].to == schedule::nobody || p.exchanges[e].from == schedule::nobody) return false;
+    if (p.exchanges[e].to == schedule::no_rank || p.exchanges[e].from == schedule::no_rank) return false;
     for (const std::vector<piece>* message : {&of_exchange.sent, &of_exchange.received}) {
       if (message->size() != 1) return false;
       const piece& one = message->front();
@@ -75,7 +75,7 @@ struct candidate {
     std::vector<int> met_to(static_cast<std::size_t>(c.ranks), 0);
     std::vector<int> met_from = met_to;
     const auto meets = [&](std::vector<int>& met, int peer) {
-      if (peer == schedule::nobody) return true;
+      if (peer == schedule::no_rank) return true;
       const int index = members.index_of(peer);
       return index >= 0 && index < members.count && members.member(index) == peer &&
              met[static_cast<std::size_t>(index)]++ == 0;
@@ -142,8 +142,8 @@ class native_collective {
     };
     for (int e = exchanges_.first; e < exchanges_.end(); ++e) {
       const schedule::exchange& x = p.exchanges[e];
-      if (x.to != schedule::nobody) add(all.sent, x.to, pieces[static_cast<std::size_t>(e)].sent);
-      if (x.from != schedule::nobody) add(all.received, x.from, pieces[static_cast<std::size_t>(e)].received);
+      if (x.to != schedule::no_rank) add(all.sent, x.to, pieces[static_cast<std::size_t>(e)].sent);
+      if (x.from != schedule::no_rank) add(all.received, x.from, pieces[static_cast<std::size_t>(e)].received);
     }
   }
 

@@ -41,7 +41,7 @@ namespace orrery::mpi {
 /// The world's own communicator, and its failure. Shared by the world and its channels.
 ///
 /// Ranks write each other letters, under a tag that nothing else has: the first that fails tells all others why, so
-/// that whoever waits, and looks for letters now and then, fails with that rank's sentence instead of its own deadline.
+/// that whoever waits, and looks for letters now and then, fails with that rank's message instead of its own deadline.
 /// And before a deadline they ask each other whom they wait for (see `inquiry`).
 ///
 /// Threads enter it one at a time (`presence`). A thread that comes while another is inside, or while a call that
@@ -596,7 +596,7 @@ class communicator {
     letters_.send_notice(own_, rank_, failure_);
   }
 
-  /// Always the same sentence. `doing`: what this rank was at, if it is not the one that failed first.
+  /// Always the same message. `doing`: what this rank was at, if it is not the one that failed first.
   [[noreturn]] void throw_failure(const std::string& doing) {
     tell();
     if (sentence_.empty()) {

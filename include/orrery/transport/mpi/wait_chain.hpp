@@ -33,7 +33,7 @@ class inquiry {
   }
   void take(int from, const waiting& answer) { answers_[static_cast<std::size_t>(from)] = answer; }
 
-  /// What is known so far, as the rest of a sentence. Calls `ask(rank)` for everybody who has to be asked next.
+  /// What is known so far, as the rest of a message. Calls `ask(rank)` for everybody who has to be asked next.
   template <class Ask>
   [[nodiscard]] std::string follow(const Ask& ask) {
     std::string text;

@@ -89,7 +89,7 @@ class channel {
       } catch (const device_error& e) {
         if (order.natives.empty()) throw;  // the others hear of it by this rank's end
         wrong = e.what();
-        if (wrong.rfind("orrery: ", 0) == 0) wrong.erase(0, 8);  // the sentence of all ranks begins with it
+        if (wrong.rfind("orrery: ", 0) == 0) wrong.erase(0, 8);  // the message of all ranks begins with it
       }
       if (order.natives.empty()) return;
       // Native calls take memory, which a rank may not have.

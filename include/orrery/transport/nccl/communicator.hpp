@@ -84,12 +84,12 @@ class communicator {
 /// Makes a communicator, not blocking, of all ranks of somebody's communicator, which may be blocking: then
 /// ncclCommSplit itself waits for ranks that do not come, and nothing tells beforehand. So a thread calls it, and is
 /// left alone at the deadline: it stays inside NCCL until the parent is aborted, which is its owner's to do.
-class patient_split {
+class split_with_timeout {
  public:
   /// Empty, or what has gone wrong by the deadline. `device` is the parent's.
   [[nodiscard]] static std::string make(ncclComm_t parent, int key, int device,
                                         std::chrono::steady_clock::time_point deadline, communicator& made) {
-    const auto one = std::make_shared<patient_split>();
+    const auto one = std::make_shared<split_with_timeout>();
     std::thread{[one, parent, key, device] { one->run(parent, key, device); }}.detach();
     std::string wrong = one->wait(parent, deadline);
     const std::lock_guard lock{one->mutex_};
@@ -98,7 +98,7 @@ class patient_split {
     } else {
       one->given_up_ = true;
       // NCCL may yet write to it.
-      static auto& given_up = *new std::vector<std::shared_ptr<patient_split>>;
+      static auto& given_up = *new std::vector<std::shared_ptr<split_with_timeout>>;
       static auto& mutex = *new std::mutex;
       const std::lock_guard lock_of_all{mutex};
       given_up.push_back(one);

@@ -53,10 +53,10 @@ class communicators {
     compare_devices();
     lines_.control = line{};  // with a stream of this device
     const std::string wrong =
-        patient_split::make(parent, rank_, device_, detail::deadline_in(how.deadline), lines_.control.comm);
+        split_with_timeout::make(parent, rank_, device_, detail::deadline_in(how.deadline), lines_.control.comm);
     if (!wrong.empty()) fail("rank " + std::to_string(rank_) + " makes a communicator, and " + wrong);
     if (how.watchdog_period <= 0) return;
-    marks_ = std::make_unique<call_marks>(how.deadline);
+    marks_ = std::make_unique<call_timers>(how.deadline);
     const std::chrono::duration<double> period{(std::min)(how.deadline / 4, how.watchdog_period)};
     watchdog_ = std::make_unique<watchdog>(period, device_, [this] { return look(); });
   }
@@ -115,7 +115,7 @@ class communicators {
     std::exchange(given_, nullptr)->finish();
   }
 
-  /// Throws the failure's sentence if the world has failed.
+  /// Throws the failure's message if the world has failed.
   void go_on() {
     if (failed()) throw_failure();
   }
@@ -342,7 +342,7 @@ class communicators {
         wrong = "rank " + std::to_string(rank_) + " " + late;
       }
       if (!wrong.empty()) abort(wrong);
-    } catch (const std::exception&) {  // no memory for a sentence: it looks again
+    } catch (const std::exception&) {  // no memory for a message: it looks again
     }
     turn_.give_back();
     return true;
@@ -351,7 +351,8 @@ class communicators {
     const own_turn mine{*this};
     const std::string who = "rank " + std::to_string(rank_) + " ";
     if (what != nullptr) return who + "has waited " + detail::describe_seconds(options_.deadline) + " " + what;
-    return who + (marks_ != nullptr ? marks_->waited(options_.deadline) : call_marks::nothing_known(options_.deadline));
+    return who +
+           (marks_ != nullptr ? marks_->waited(options_.deadline) : call_timers::nothing_known(options_.deadline));
   }
 
   /// After an abort: what was under way ends, and its memory may be given back.
@@ -372,7 +373,7 @@ class communicators {
   std::uint64_t collective_calls_ = 0;
   turn turn_;
   int depth_ = 0;  // of the rank's turns
-  std::unique_ptr<call_marks> marks_;
+  std::unique_ptr<call_timers> marks_;
   bool marking_ = false;
   bool capturing_ = false;              // the call under way
   given_calls* given_ = nullptr;        // changed by the rank, in its turn

@@ -52,13 +52,13 @@ class watched_call {
 /// the first of them has been under way on the device, or, while the host is in the middle of it, since the host last
 /// went on in it: it may wait for the device there. Calls that are enqueued while as many as `most` are outstanding
 /// share the last one's events, and get as much more time. Not for two threads at a time, but for `go_on`.
-class call_marks {
+class call_timers {
  public:
   static constexpr std::size_t most = 64;
   using clock = std::chrono::steady_clock;
 
   /// Makes its events, on the current device. Throws `device_error`.
-  explicit call_marks(double deadline) : deadline_{deadline}, marks_(most) {}
+  explicit call_timers(double deadline) : deadline_{deadline}, marks_(most) {}
 
   /// A call begins that the stream runs when it gets to it. Not while the stream is captured.
   void begin(cudaStream_t stream, const watched_call* what) {

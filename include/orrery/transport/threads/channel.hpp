@@ -113,12 +113,12 @@ class basic_channel {
     if (x.sent.count > 0) {
       message& m = *plan_->leaving[e];
       m.leave(plan_->mine);
-      hand_over(m, x.to);
+      operand_messages(m, x.to);
     }
     if (x.received.count > 0) {
       message& m = *plan_->arriving[e];
       m.arrive(plan_->mine);
-      hand_over(m, x.from);
+      operand_messages(m, x.from);
     }
   }
 
@@ -203,7 +203,7 @@ class basic_channel {
            ", which does not expect it, or not in this size";
   }
 
-  void hand_over(message& m, int peer) {
+  void operand_messages(message& m, int peer) {
     if (m.ends.post([&] { m.copy(); })) world_->wake(peer);
   }
 

@@ -24,7 +24,7 @@
 namespace orrery::threads {
 
 struct options {
-  /// How long a rank waits for another, in seconds, before both fail with a sentence.
+  /// How long a rank waits for another, in seconds, before both fail with a message.
   double deadline = 60;
   /// Threads that compute in each rank: the rank's own and helpers, which all of its plans share and which sleep
   /// between calls. Started with the rank's first plan. Results have the same bits whatever the number.
@@ -55,7 +55,7 @@ class shared_world {
   [[nodiscard]] const options& how() const noexcept { return options_; }
 
   /// A peer that means: any other rank.
-  static constexpr int anyone = -2;
+  static constexpr int any_rank = -2;
 
   /// Sleeps until `done()`, and throws if the world has failed, if rank `peer` has ended, or after the deadline. `what`
   /// says what for; it is called only then.
@@ -69,7 +69,7 @@ class shared_world {
     std::unique_lock lock{me.mutex};
     while (!done()) {
       std::string why;
-      if (const int ended = who_ended(rank, peer); ended != schedule::nobody) {
+      if (const int ended = who_ended(rank, peer); ended != schedule::no_rank) {
         if (done()) return;
         why =
             "rank " + std::to_string(rank) + " waits " + what() + ", but rank " + std::to_string(ended) + " has ended";
@@ -226,7 +226,7 @@ class shared_world {
     if (complete()) {
       wake_all();
     } else {
-      wait(rank, anyone, complete, [] { return std::string{"for all ranks to come to the same collective call"}; });
+      wait(rank, any_rank, complete, [] { return std::string{"for all ranks to come to the same collective call"}; });
     }
     detail::require_same_call(of_ranks, [&](const std::string& why) {
       fail(why);
@@ -238,13 +238,13 @@ class shared_world {
     std::mutex mutex;
     std::condition_variable wake;
     std::atomic<bool> left{false};
-    std::atomic<bool> looking{false};              // at what others show
-    std::atomic<int> waits_for{schedule::nobody};  // a rank, anyone, or nobody: it does not wait
-    std::atomic<std::uint64_t> arrivals{0};        // at meetings
-    std::uint64_t meetings = 0;                    // the same, for the rank itself
-    std::uint64_t calls = 0;                       // collective ones
-    std::string sentence;                          // that the rank throws, once the world has failed
-    std::unique_ptr<thread_team> team;             // the rank's own, if it has helpers
+    std::atomic<bool> looking{false};               // at what others show
+    std::atomic<int> waits_for{schedule::no_rank};  // a rank, anyone, or nobody: it does not wait
+    std::atomic<std::uint64_t> arrivals{0};         // at meetings
+    std::uint64_t meetings = 0;                     // the same, for the rank itself
+    std::uint64_t calls = 0;                        // collective ones
+    std::string message;                            // that the rank throws, once the world has failed
+    std::unique_ptr<thread_team> team;              // the rank's own, if it has helpers
   };
 
   struct wait_mark {
@@ -252,16 +252,16 @@ class shared_world {
     wait_mark(sleeper& of, int peer) noexcept : me{of} { me.waits_for.store(peer, std::memory_order_relaxed); }
     wait_mark(const wait_mark&) = delete;
     wait_mark& operator=(const wait_mark&) = delete;
-    ~wait_mark() { me.waits_for.store(schedule::nobody, std::memory_order_relaxed); }
+    ~wait_mark() { me.waits_for.store(schedule::no_rank, std::memory_order_relaxed); }
   };
 
   [[nodiscard]] int who_ended(int rank, int peer) const {
-    if (peer == schedule::nobody) return schedule::nobody;
+    if (peer == schedule::no_rank) return schedule::no_rank;
     for (int other = 0; other < size_; ++other) {
-      if (other == rank || (peer != anyone && peer != other)) continue;
+      if (other == rank || (peer != any_rank && peer != other)) continue;
       if (ranks_[static_cast<std::size_t>(other)].left.load(std::memory_order_acquire)) return other;
     }
-    return schedule::nobody;
+    return schedule::no_rank;
   }
 
   /// Whom `rank`, which waits for `peer`, waits for in the end: the deadlines of several ranks may pass together, and
@@ -277,7 +277,7 @@ class shared_world {
         text += (hops == 0 ? ", which itself waits for rank " : ", which waits for rank ") + std::to_string(peer);
     }
     if (peer >= 0) return text;  // round in a circle
-    if (peer == schedule::nobody) {
+    if (peer == schedule::no_rank) {
       return text + "; rank " + std::to_string(last) + " does not wait for anybody: it is late, or stands still";
     }
     std::string absent;
@@ -290,16 +290,16 @@ class shared_world {
     return absent.empty() ? text : text + "; not there: rank " + absent;
   }
 
-  /// Always the same sentence, on each rank. `doing`: what the rank itself was at, if it is not the one that failed
+  /// Always the same message, on each rank. `doing`: what the rank itself was at, if it is not the one that failed
   /// first.
   [[noreturn]] void throw_failure(int rank, const std::string& doing) {
-    std::string& sentence = ranks_[static_cast<std::size_t>(rank)].sentence;
-    if (sentence.empty()) {
+    std::string& message = ranks_[static_cast<std::size_t>(rank)].message;
+    if (message.empty()) {
       const std::lock_guard lock{failure_mutex_};
       const std::string nothing_known = "rank " + std::to_string(culprit_) + " failed";
-      sentence = detail::describe_stop(rank, failure_.empty() ? nothing_known : failure_, doing);
+      message = detail::describe_stop(rank, failure_.empty() ? nothing_known : failure_, doing);
     }
-    throw transport_error{sentence};
+    throw transport_error{message};
   }
 
   static void keep(shared_world*) noexcept {}
@@ -312,7 +312,7 @@ class shared_world {
   std::mutex failure_mutex_;
   std::atomic<bool> failed_{false};
   std::string failure_;
-  int culprit_ = schedule::nobody;  // the rank that failed first, where there was no memory for its message
+  int culprit_ = schedule::no_rank;  // the rank that failed first, where there was no memory for its message
   std::vector<detail::collective_signature>
       signatures_;  // of all ranks at this meeting, and at the one before or after it
   std::vector<void*> shown_;

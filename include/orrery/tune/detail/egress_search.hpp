@@ -71,7 +71,7 @@ class egress_search {
   constexpr void descend() {
     weigh();
     while (improve()) {}
-    const double most = busiest(nobody, nobody);
+    const double most = busiest(no_rank, no_rank);
     if (!best_.empty() && !is_less(most, squares(), least_, least_squares_)) return;
     best_ = node_of_;
     least_ = most;

@@ -113,7 +113,7 @@ class message_proof {
       const exchange& y = programs_.items[representative].exchanges.items[counterpart];
       const held_block* const received = programs_.items[representative].received.items + y.received.first;
       const block* const sent = p.sent.items + x.sent.first;
-      bool agree = x.cargo == y.cargo && x.sent.count == y.received.count;
+      bool agree = x.payload == y.payload && x.sent.count == y.received.count;
       for (int b = 0; agree && b < x.sent.count; ++b)
         agree = received[b].block.side == sent[b].side &&
                 (received[b].block.shard + moved - sent[b].shard) % world_ == 0 &&

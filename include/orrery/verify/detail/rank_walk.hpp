@@ -16,7 +16,7 @@ class rank_walk {
 
   /// Of a finished program.
   constexpr bool prove(const program& p) {
-    residency here{p};
+    slot_state here{p};
     const int steps = p.steps.count;
     const bool query_partials = has_partials(p.pass, side::query);
     const bool key_partials = has_partials(p.pass, side::key);
@@ -32,9 +32,9 @@ class rank_walk {
     }
     if (!complete(p, here, steps, p.final_completions)) return false;
     for (const side s : {side::query, side::key}) {
-      const kind& partials = here.kinds[residency::kind_of(s, cargo::partial)];
+      const kind& partials = here.kinds[slot_state::kind_of(s, payload::partial)];
       for (int slot = 0; slot < partials.slots; ++slot) {
-        const residency::place& left = partials.places[slot];
+        const slot_state::place& left = partials.places[slot];
         if (left.held) return subject_.refuse(fault::partial_stranded, p.rank, steps, left.what);
       }
     }
@@ -45,7 +45,7 @@ class rank_walk {
   [[nodiscard]] constexpr int lanes() const noexcept { return lanes_; }
 
  private:
-  using kind = residency::kind;
+  using kind = slot_state::kind;
 
   static constexpr int none = -1;
   static constexpr int most_lanes = 16;
@@ -70,17 +70,17 @@ class rank_walk {
     return true;
   }
 
-  constexpr bool complete(const program& p, residency& here, int i, const range& completions) {
+  constexpr bool complete(const program& p, slot_state& here, int i, const range& completions) {
     for (int c = completions.first, before = none; c < completions.first + completions.count; ++c) {
       const int e = p.completions.items[c];
       const exchange& done = p.exchanges.items[e];
       // Increasing and each in its step: as none is left out, every exchange is completed exactly once.
       if (e <= before || done.complete_before != i) {
         return subject_.refuse(fault::exchange_takes_no_step, p.rank, done.posted, {},
-                               done.to != nobody ? done.to : done.from);
+                               done.to != no_rank ? done.to : done.from);
       }
       before = e;
-      if (done.cargo == cargo::operand) continue;
+      if (done.payload == payload::operand) continue;
       const held_block* const end = p.received.items + done.received.first + done.received.count;
       for (const held_block* arrived = p.received.items + done.received.first; arrived != end; ++arrived) {
         kind& partials = here.kinds[2 * static_cast<unsigned>(arrived->block.side) + 1];
@@ -93,18 +93,18 @@ class rank_walk {
     return true;
   }
 
-  constexpr bool post(const program& p, residency& here, int i, const range& exchanges) {
+  constexpr bool post(const program& p, slot_state& here, int i, const range& exchanges) {
     const exchange* const end = p.exchanges.items + exchanges.first + exchanges.count;
     for (const exchange* x = p.exchanges.items + exchanges.first; x != end; ++x) {
       if (x->posted != i || x->complete_before <= i || x->complete_before > p.steps.count || x->lane < 0 ||
-          x->lane >= most_lanes || (x->to == nobody ? x->sent.count > 0 : !is_peer(p, x->to)) ||
-          (x->from == nobody ? x->received.count > 0 : !is_peer(p, x->from)))
+          x->lane >= most_lanes || (x->to == no_rank ? x->sent.count > 0 : !is_peer(p, x->to)) ||
+          (x->from == no_rank ? x->received.count > 0 : !is_peer(p, x->from)))
         return refuse_exchange(p, i, *x);
       if (x->lane >= lanes_) lanes_ = x->lane + 1;
       const block* const sent_end = p.sent.items + x->sent.first + x->sent.count;
       for (const block* what = p.sent.items + x->sent.first; what != sent_end; ++what)
-        if (!(x->cargo == cargo::operand ? read(p, here, i, *what, x->complete_before)
-                                         : send_partial(p, here, i, *what, x->complete_before)))
+        if (!(x->payload == payload::operand ? read(p, here, i, *what, x->complete_before)
+                                             : send_partial(p, here, i, *what, x->complete_before)))
           return false;
       const held_block* const received_end = p.received.items + x->received.first + x->received.count;
       for (const held_block* what = p.received.items + x->received.first; what != received_end; ++what)
@@ -120,22 +120,22 @@ class rank_walk {
   /// For an exchange that `post` does not let pass.
   constexpr bool refuse_exchange(const program& p, int i, const exchange& x) {
     if (x.posted != i || x.complete_before <= i || x.complete_before > p.steps.count)
-      return subject_.refuse(fault::exchange_takes_no_step, p.rank, i, {}, x.to != nobody ? x.to : x.from);
+      return subject_.refuse(fault::exchange_takes_no_step, p.rank, i, {}, x.to != no_rank ? x.to : x.from);
     if (x.lane < 0 || x.lane >= most_lanes) return subject_.refuse(fault::lane_does_not_exist, p.rank, i, {}, x.lane);
-    const bool is_to = x.to == nobody ? x.sent.count > 0 : !is_peer(p, x.to);
+    const bool is_to = x.to == no_rank ? x.sent.count > 0 : !is_peer(p, x.to);
     return subject_.refuse(fault::peer_outside_world, p.rank, i, {}, is_to ? x.to : x.from);
   }
 
-  constexpr bool receive(const program& p, residency& here, int i, const held_block& arriving, const exchange& x) {
+  constexpr bool receive(const program& p, slot_state& here, int i, const held_block& arriving, const exchange& x) {
     const block& what = arriving.block;
     if (what.shard < 0 || what.shard >= p.world || what.slice < 0 || what.slice >= p.slices)
       return subject_.refuse(fault::block_outside_world, p.rank, i, what);
-    kind& slots = here.kinds[2 * static_cast<unsigned>(what.side) + static_cast<unsigned>(x.cargo)];
+    kind& slots = here.kinds[2 * static_cast<unsigned>(what.side) + static_cast<unsigned>(x.payload)];
     if (arriving.slot < 0 || arriving.slot >= slots.slots || slots.places[arriving.slot].free_from > i ||
-        (x.cargo == cargo::partial && slots.places[arriving.slot].held))
+        (x.payload == payload::partial && slots.places[arriving.slot].held))
       return refuse_slot(p, slots, i, arriving);
-    x.cargo == cargo::operand ? slots.fill(arriving.slot, what, x.complete_before)
-                              : slots.reserve(arriving.slot, what, x.complete_before);
+    x.payload == payload::operand ? slots.fill(arriving.slot, what, x.complete_before)
+                                  : slots.reserve(arriving.slot, what, x.complete_before);
     return true;
   }
 
@@ -145,21 +145,21 @@ class rank_walk {
     return subject_.refuse(fault::slot_overwritten, p.rank, i, slots.places[put.slot].what);
   }
 
-  constexpr bool read(const program& p, residency& here, int i, const block& what, int until) {
+  constexpr bool read(const program& p, slot_state& here, int i, const block& what, int until) {
     if (what.shard < 0 || what.shard >= p.world || what.slice < 0 || what.slice >= p.slices)
       return subject_.refuse(fault::block_outside_world, p.rank, i, what);
     if (what.shard == p.rank) return true;
     kind& operands = here.kinds[2 * static_cast<unsigned>(what.side)];
     const int slot = operands.find(what, i);
     if (slot == none) {
-      const bool overwritten = operands.was_here(what) && operands.find(what, never) == none;
+      const bool overwritten = operands.ever_held(what) && operands.find(what, never) == none;
       return subject_.refuse(overwritten ? fault::slot_overwritten : fault::operand_missing, p.rank, i, what);
     }
     if (operands.places[slot].free_from < until) operands.places[slot].free_from = until;
     return true;
   }
 
-  constexpr bool send_partial(const program& p, residency& here, int i, const block& what, int until) {
+  constexpr bool send_partial(const program& p, slot_state& here, int i, const block& what, int until) {
     if (what.shard < 0 || what.shard >= p.world || what.slice < 0 || what.slice >= p.slices)
       return subject_.refuse(fault::block_outside_world, p.rank, i, what);
     if (what.shard == p.rank) return subject_.refuse(fault::partial_leaves_home, p.rank, i, what);
@@ -171,7 +171,7 @@ class rank_walk {
     return true;
   }
 
-  constexpr bool compute(const program& p, residency& here, int i, const list<held_block>& holders, const range& which,
+  constexpr bool compute(const program& p, slot_state& here, int i, const list<held_block>& holders, const range& which,
                          side s, int slice, bool adds_to_partials) {
     kind& partials = here.kinds[2 * static_cast<unsigned>(s) + 1];
     const held_block* const end = holders.items + which.first + which.count;

@@ -52,9 +52,9 @@ struct device_flash_wgmma_backward {
       ((sums_first ? key_dim + columns : 0) + (sums_second ? value_dim : 0) + columns) / 2;
   /// Of a thread, once each warpgroup has its task. Together no more than the block was launched with, 168 for each: a
   /// warpgroup that asked for more would wait for ever.
-  static constexpr int registers_to_bring = accumulators < 160 ? 104 : accumulators <= 176 ? 88 : 56;
+  static constexpr int producer_registers = accumulators < 160 ? 104 : accumulators <= 176 ? 88 : 56;
   static constexpr int registers_to_compute = accumulators < 160 ? 200 : accumulators <= 176 ? 208 : 224;
-  static_assert(registers_to_bring + groups * registers_to_compute <= 65536 / threads_of_block / 8 * 8 * (1 + groups));
+  static_assert(producer_registers + groups * registers_to_compute <= 65536 / threads_of_block / 8 * 8 * (1 + groups));
 
   device_blocks<row_block> row_side;
   device_blocks<column_block> column_side;
@@ -145,7 +145,7 @@ struct device_flash_wgmma_backward {
     }
     threads.barrier();
     if (warp < 4) {
-      threads.template give_registers_back<registers_to_bring>();
+      threads.template give_registers_back<producer_registers>();
       if (warp == 0) bring(threads);
     } else {
       threads.template take_registers<registers_to_compute>();

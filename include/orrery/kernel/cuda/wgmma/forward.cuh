@@ -34,9 +34,9 @@ struct device_flash_wgmma_forward {
 
   /// Of a thread, once each warpgroup has its task. Together no more than the block was launched with, 168 for each: a
   /// warpgroup that asked for more would wait for ever.
-  static constexpr int registers_to_bring = value_dim > 128 ? 72 : value_dim > 64 ? 88 : 120;
+  static constexpr int producer_registers = value_dim > 128 ? 72 : value_dim > 64 ? 88 : 120;
   static constexpr int registers_to_compute = value_dim > 128 ? 216 : value_dim > 64 ? 208 : 192;
-  static_assert(registers_to_bring + groups * registers_to_compute <= 65536 / threads_of_block / 8 * 8 * (1 + groups));
+  static_assert(producer_registers + groups * registers_to_compute <= 65536 / threads_of_block / 8 * 8 * (1 + groups));
 
   device_blocks<forward_queries<T, float>> queries;
   device_blocks<forward_keys<T>> keys;
@@ -100,7 +100,7 @@ struct device_flash_wgmma_forward {
     threads.barrier();
     const device_item item = device_item::of(queries, threads.block(), rows);
     if (warp < 4) {
-      threads.template give_registers_back<registers_to_bring>();
+      threads.template give_registers_back<producer_registers>();
       if (warp == 0) bring(threads, item);
     } else {
       threads.template take_registers<registers_to_compute>();

@@ -47,7 +47,7 @@ class filled_memory : public orrery::detail::host_memory {
 /// The transport that moves nothing. Plans live in `Memory`, which has what would arrive; kernels are called with
 /// `context`.
 template <class Memory, class Context, orrery::transport World>
-class unmoved : public orrery::transport_adaptor<World, unmoved<Memory, Context, World>> {
+class null_transport : public orrery::transport_adaptor<World, null_transport<Memory, Context, World>> {
  public:
   using memory = Memory;
 
@@ -60,7 +60,8 @@ class unmoved : public orrery::transport_adaptor<World, unmoved<Memory, Context,
     [[nodiscard]] Context context() const { return given; }
   };
 
-  unmoved(World& world, const Context& context) : orrery::transport_adaptor<World, unmoved>{world}, context_{context} {}
+  null_transport(World& world, const Context& context)
+      : orrery::transport_adaptor<World, null_transport>{world}, context_{context} {}
 
   [[nodiscard]] channel open(const orrery::program&, const std::vector<orrery::exchange_pieces>&) const {
     return {context_};

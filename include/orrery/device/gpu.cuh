@@ -1,6 +1,8 @@
 // Copyright The Orrery authors. SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include "orrery/config.hpp"
+
 #include "orrery/device/code.hpp"
 
 // Other compilers than nvcc know the type `gpu` by its name only: kernels are then compiled for another `Device`.

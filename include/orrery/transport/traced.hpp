@@ -13,7 +13,6 @@
 #include <memory>
 #include <mutex>
 #include <ostream>
-#include <span>
 #include <stdexcept>
 #include <string>
 #include <utility>
@@ -251,6 +250,7 @@ class traced : public transport_adaptor<World, traced<World>> {
 
  public:
   /// Collective. Throws `std::invalid_argument` for fewer than one event.
+  // NOLINTNEXTLINE(performance-unnecessary-value-param): the options are moved from
   explicit traced(World& world, trace_options how = {})
       : transport_adaptor<World, traced<World>>{world}, recording_{std::make_shared<recording>()} {
     if (how.events < 1) {

@@ -204,6 +204,7 @@ class communicator {
     check(MPI_Comm_group(own_, &all), "MPI_Comm_group", nothing);
     for (const group& one : missing) {
       std::vector<int> ranks;
+      ranks.reserve(static_cast<std::size_t>(one.members.count));
       for (int i = 0; i < one.members.count; ++i) ranks.push_back(one.members.member(i));
       MPI_Group& members = kept->members.emplace_back(MPI_GROUP_NULL);
       check(MPI_Group_incl(all, one.members.count, ranks.data(), &members), "MPI_Group_incl", nothing);

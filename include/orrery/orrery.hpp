@@ -4,6 +4,8 @@
 // Everything that needs nothing but the standard library. Other transports are headers, and CMake targets, of their
 // own.
 
+#include "orrery/config.hpp"
+
 #include "orrery/attention.hpp"
 #include "orrery/draw/grid.hpp"
 #include "orrery/kernel/flash.hpp"

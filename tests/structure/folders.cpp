@@ -105,3 +105,19 @@ TEST_CASE("orrery.hpp includes no headers of CUDA, MPI or NCCL, and each header 
     for (const std::string& included : h.includes) CHECK(included != "orrery.hpp");
   }
 }
+
+TEST_CASE("every header includes config.hpp first, and it alone defines macros") {
+  for (const header& h : structure::headers()) {
+    const bool config = h.path == "config.hpp";
+    // The files that are included as text, in the middle of a header.
+    if (h.path.find(".inc") != std::string::npos) continue;
+    std::string first;
+    for (const std::string& line : h.lines) {
+      if (first.empty() && line.find("#") == 0 && line != "#pragma once") first = line;
+      INFO(h.path, ": ", line);
+      CHECK((config || line.find("#define") == std::string::npos));
+    }
+    INFO(h.path);
+    CHECK((config || first == "#include \"orrery/config.hpp\""));
+  }
+}

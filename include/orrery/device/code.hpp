@@ -1,21 +1,9 @@
 // Copyright The Orrery authors. SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-#include <cstdint>
+#include "orrery/config.hpp"
 
-/// The only macros of the CUDA kernels, and this header their only home. A function marked ORRERY_DEVICE is a device
-/// function for nvcc and an ordinary one for every other compiler; a loop behind ORRERY_UNROLL is over registers, which
-/// nvcc has to unroll, and which other compilers warn of being told; one behind ORRERY_NO_UNROLL runs seldom, and
-/// unrolled would take registers from what runs often.
-#ifdef __CUDACC__
-#define ORRERY_DEVICE __device__
-#define ORRERY_UNROLL _Pragma("unroll")
-#define ORRERY_NO_UNROLL _Pragma("unroll 1")
-#else
-#define ORRERY_DEVICE
-#define ORRERY_UNROLL
-#define ORRERY_NO_UNROLL
-#endif
+#include <cstdint>
 
 namespace orrery::detail {
 

@@ -1,6 +1,8 @@
 // Copyright The Orrery authors. SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include "orrery/config.hpp"
+
 #include "orrery/device/code.hpp"
 
 // Other compilers than nvcc know the type `gpu` by its name only: kernels are then compiled for another `Device`.
@@ -23,7 +25,7 @@
 #include "orrery/device/query.hpp"
 #include "orrery/device/tensor_map.hpp"
 
-namespace orrery {
+namespace orrery::detail {
 
 /// How many blocks of a body a multiprocessor should have at once, by its registers; 0: as the compiler likes.
 template <class Body>
@@ -162,6 +164,6 @@ struct gpu {
   }
 };
 
-}  // namespace orrery
+}  // namespace orrery::detail
 
 #endif

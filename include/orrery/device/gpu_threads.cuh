@@ -1,6 +1,8 @@
 // Copyright The Orrery authors. SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include "orrery/config.hpp"
+
 #include "orrery/device/code.hpp"
 
 #ifdef __CUDACC__
@@ -12,7 +14,7 @@
 
 #include "orrery/tensor/float16.hpp"
 
-namespace orrery {
+namespace orrery::detail {
 
 /// What a thread of a block can do on a GPU. Collectives of a warp are called by all of its lanes alike.
 ///
@@ -143,6 +145,6 @@ struct gpu_threads {
   }
 };
 
-}  // namespace orrery
+}  // namespace orrery::detail
 
 #endif

@@ -1,6 +1,8 @@
 // Copyright The Orrery authors. SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include "orrery/config.hpp"
+
 #include <cstddef>
 #include <string>
 #include <utility>
@@ -8,96 +10,227 @@
 #include "orrery/schedule/list.hpp"
 #include "orrery/topology/topology.hpp"
 
+namespace orrery::detail {
+
+/// Writes numbers in ascending order and without duplicates, three or more in a row as "first-last": "0-3,7".
+[[nodiscard]] inline std::string text_of_runs(list<int> numbers) {
+  for (int sorted = 1; sorted < numbers.size(); ++sorted) {
+    for (int i = sorted; i > 0 && numbers[i] < numbers[i - 1]; --i) std::swap(numbers[i], numbers[i - 1]);
+  }
+  std::string text;
+  for (int i = 0; i < numbers.size();) {
+    int last = i;
+    while (last + 1 < numbers.size() && numbers[last + 1] - numbers[last] <= 1) ++last;
+    const int first = numbers[i], count = numbers[last] - first + 1;
+    text += (text.empty() ? "" : ",") + std::to_string(first);
+    if (count > 1) text += (count == 2 ? "," : "-") + std::to_string(numbers[last]);
+    i = last + 1;
+  }
+  return text;
+}
+
+/// The drawing of schedules as a table of ranks and steps: see `draw_grid`.
+class grid_drawing {
+ public:
+  grid_drawing(const list<program>& programs, std::size_t width)
+      : ranks_{programs.size()}, width_{width}, margin_{std::to_string(programs.size()).size()} {
+    for (const program& p : programs) steps_ = p.steps.size() > steps_ ? p.steps.size() : steps_;
+    for (const program& p : programs) {
+      for (int i = 0; i < steps_; ++i) {
+        cells_.push_back({});
+        if (i < p.steps.size()) fill(cells_.back(), p, p.steps[i]);
+      }
+    }
+  }
+
+  [[nodiscard]] std::string text() const {
+    std::string drawing;
+    for (int first = 0; first < steps_;) {
+      std::size_t line = 5 + margin_ + 3 + width_of(first);
+      int end = first + 1;
+      while (end < steps_ && line + 3 + width_of(end) <= width_) line += 3 + width_of(end++);
+      if (first > 0) drawing += "\n";
+      drawing += columns(first, end);
+      first = end;
+    }
+    return drawing + legend();
+  }
+
+ private:
+  using cell = list<std::string>;  // its lines
+
+  /// Adds a word to the last line of the cell, or in a new line if it has no room there.
+  void add(cell& to, const std::string& word) const {
+    if (!to.empty() && to.back().size() + 1 + word.size() <= width_ / 3) {
+      to.back() += " " + word;
+    } else {
+      to.push_back(word);
+    }
+  }
+
+  void fill(cell& to, const program& p, const step& now) {
+    if (!now.tile.empty()) {
+      const auto shards_of = [](const list<held_block>& holders, const range& which) {
+        list<int> shards;
+        for (int b = which.first; b < which.end(); ++b) shards.push_back(holders[b].block.shard);
+        return text_of_runs(shards);
+      };
+      std::string tile = shards_of(p.queries, now.tile.queries) + "x" + shards_of(p.keys, now.tile.keys);
+      if (p.slices > 1) tile += "." + std::to_string(p.queries[now.tile.queries.first].block.slice);
+      tiles_ = true;
+      slices_ = slices_ || p.slices > 1;
+      add(to, tile);
+    }
+    // One word for all messages that differ in their receivers only.
+    list<std::string> contents;
+    list<list<int>> receivers;
+    for (int e = now.exchanges.first; e < now.exchanges.end(); ++e) {
+      const exchange& x = p.exchanges[e];
+      if (x.sent.count == 0) continue;
+      const std::string text = content_of(p, x);
+      int known = 0;
+      while (known < contents.size() && contents[known] != text) ++known;
+      if (known == contents.size()) {
+        contents.push_back(text);
+        receivers.push_back({});
+      }
+      receivers[known].push_back(x.to);
+    }
+    for (int m = 0; m < contents.size(); ++m) add(to, ">" + text_of_runs(receivers[m]) + ":" + contents[m]);
+  }
+
+  /// What an exchange sends, and how: ":+q1.0@2~5" without the colon.
+  [[nodiscard]] std::string content_of(const program& p, const exchange& x) {
+    const bool partial = x.payload == payload::partial;
+    std::string text = partial ? "+" : "", slices_before;
+    for (const side s : {side::query, side::key}) {
+      // Shards of which the same slices are sent, together.
+      list<int> done;
+      for (int b = x.sent.first; b < x.sent.end(); ++b) {
+        const block& first = p.sent[b];
+        bool known = first.side != s;
+        for (const int shard : done) known = known || shard == first.shard;
+        if (known) continue;
+        const std::string slices = slices_of(p, x, first);
+        list<int> shards;
+        for (int other = b; other < x.sent.end(); ++other) {
+          if (p.sent[other].side == s && slices_of(p, x, p.sent[other]) == slices) {
+            shards.push_back(p.sent[other].shard);
+            done.push_back(p.sent[other].shard);
+          }
+        }
+        if (slices != slices_before) text += slices_before;
+        slices_before = slices;
+        text += (s == side::query ? "q" : "k") + text_of_runs(shards);
+        sends_[2 * (s == side::key) + partial] = true;
+      }
+    }
+    text += slices_before;
+    slices_ = slices_ || !slices_before.empty();
+    if (x.lane != 0) text += "@" + std::to_string(x.lane);
+    lanes_ = lanes_ || x.lane != 0;
+    if (x.complete_before != x.posted + 1) text += "~" + std::to_string(x.complete_before);
+    flights_ = flights_ || x.complete_before != x.posted + 1;
+    return text;
+  }
+
+  /// Which slices of a block's shard an exchange sends; empty if all.
+  [[nodiscard]] static std::string slices_of(const program& p, const exchange& x, const block& of) {
+    list<int> slices;
+    for (int b = x.sent.first; b < x.sent.end(); ++b) {
+      if (p.sent[b].side == of.side && p.sent[b].shard == of.shard) slices.push_back(p.sent[b].slice);
+    }
+    return slices.size() == p.slices ? "" : "." + text_of_runs(slices);
+  }
+
+  [[nodiscard]] const cell& cell_of(int rank, int step) const { return cells_[rank * steps_ + step]; }
+
+  /// How many characters a step's column needs.
+  [[nodiscard]] std::size_t width_of(int step) const {
+    std::size_t widest = std::to_string(step).size();
+    for (int rank = 0; rank < ranks_; ++rank) {
+      for (const std::string& line : cell_of(rank, step)) widest = line.size() > widest ? line.size() : widest;
+    }
+    return widest;
+  }
+
+  /// Draws the columns of the steps [first, end) of all ranks.
+  [[nodiscard]] std::string columns(int first, int end) const {
+    const auto pad = [](std::string& line, std::size_t to) {
+      if (line.size() < to) line.append(to - line.size(), ' ');
+    };
+    const auto finish = [](std::string line) {
+      while (!line.empty() && line.back() == ' ') line.pop_back();
+      return line + "\n";
+    };
+    std::string line = "step ", drawing;
+    pad(line, 5 + margin_);
+    for (int i = first; i < end; ++i) {
+      const std::size_t begin = line.size() + 3;
+      line += " | " + std::to_string(i);
+      if (i + 1 < end) pad(line, begin + width_of(i));
+    }
+    drawing += finish(line);
+    for (int rank = 0; rank < ranks_; ++rank) {
+      int height = 1;
+      for (int i = first; i < end; ++i) height = cell_of(rank, i).size() > height ? cell_of(rank, i).size() : height;
+      for (int part = 0; part < height; ++part) {
+        line = part == 0 ? "rank " + std::to_string(rank) : "";
+        pad(line, 5 + margin_);
+        for (int i = first; i < end; ++i) {
+          const std::size_t begin = line.size() + 3;
+          line += " | " + (part < cell_of(rank, i).size() ? cell_of(rank, i)[part] : std::string{});
+          if (i + 1 < end) pad(line, begin + width_of(i));
+        }
+        drawing += finish(line);
+      }
+    }
+    return drawing;
+  }
+
+  /// Explains the marks that occur.
+  [[nodiscard]] std::string legend() const {
+    std::string text;
+    if (tiles_) text += "QxK     computes query shards Q with key shards K\n";
+    if (sends_[0]) text += ">R:qS   sends query shards S to ranks R\n";
+    if (sends_[2]) text += ">R:kS   sends key shards S to ranks R\n";
+    if (sends_[1]) text += ">R:+qS  sends partials of query shards S to ranks R\n";
+    if (sends_[3]) text += ">R:+kS  sends partials of key shards S to ranks R\n";
+    if (slices_) text += ".H      of slices H of the heads; without it, of all slices\n";
+    if (lanes_) text += "@L      in lane L; without it, in lane 0\n";
+    if (flights_) text += "~T      in flight until step T; without it, until the next step\n";
+    return (text.empty() ? "" : "\n") + text;
+  }
+
+  list<cell> cells_;  // of each rank, its steps
+  int ranks_;
+  int steps_ = 0;
+  std::size_t width_;
+  std::size_t margin_;
+  bool tiles_ = false, slices_ = false, lanes_ = false, flights_ = false;
+  bool sends_[4] = {};  // at [2 * side + payload]
+};
+
+}  // namespace orrery::detail
+
 namespace orrery {
 
-/// Draws programs for a terminal: a row for each rank, a column for each step. A cell shows the step's tile as
-/// `queries x keys`, then what it sends: `>3:k1` is key shard 1 to rank 3, `>3:+q1` the partial of query shard 1; runs
-/// of shards are written `0-3`, a slice of the heads `.s`. Messages that a cell of `width` characters has no room for
-/// are counted.
-[[nodiscard]] inline std::string draw_grid(const schedule::list<schedule::program>& programs, std::size_t width = 28) {
-  const auto runs = [](schedule::list<int> shards) {
-    for (int sorted = 1; sorted < shards.size(); ++sorted) {
-      for (int i = sorted; i > 0 && shards[i] < shards[i - 1]; --i) std::swap(shards[i], shards[i - 1]);
-    }
-    std::string text;
-    for (int i = 0; i < shards.size();) {
-      int j = i;
-      while (j + 1 < shards.size() && shards[j + 1] == shards[j] + 1) ++j;
-      text += (text.empty() ? "" : ",") + std::to_string(shards[i]);
-      if (j > i) text += (j == i + 1 ? "," : "-") + std::to_string(shards[j]);
-      i = j + 1;
-    }
-    return text;
-  };
-  const auto shards_of = [&](const schedule::list<schedule::held_block>& holders, const schedule::range& which) {
-    schedule::list<int> shards;
-    for (int b = which.first; b < which.end(); ++b) shards.push_back(holders[b].block.shard);
-    return runs(shards);
-  };
-  int steps = 0;
-  for (const schedule::program& p : programs) steps = p.steps.size() > steps ? p.steps.size() : steps;
-
-  schedule::list<std::string> cells;  // of each rank, its steps
-  for (const schedule::program& p : programs) {
-    for (int i = 0; i < steps; ++i) {
-      std::string cell;
-      if (i < p.steps.size()) {
-        const schedule::step& now = p.steps[i];
-        if (!now.tile.empty()) {
-          cell = shards_of(p.queries, now.tile.queries) + "x" + shards_of(p.keys, now.tile.keys);
-          if (p.slices > 1) cell += "." + std::to_string(p.queries[now.tile.queries.first].block.slice);
-        }
-        int left_out = 0;
-        for (int e = now.exchanges.first; e < now.exchanges.end(); ++e) {
-          const schedule::exchange& x = p.exchanges[e];
-          if (x.sent.count == 0) continue;
-          std::string message = (cell.empty() ? ">" : " >") + std::to_string(x.to) + ":" +
-                                (x.payload == schedule::payload::partial ? "+" : "");
-          for (const schedule::side s : {schedule::side::query, schedule::side::key}) {
-            schedule::list<int> shards;
-            for (int b = x.sent.first; b < x.sent.end(); ++b) {
-              if (p.sent[b].side == s) shards.push_back(p.sent[b].shard);
-            }
-            if (!shards.empty()) message += (s == schedule::side::query ? "q" : "k") + runs(shards);
-          }
-          if (cell.size() + message.size() + 4 > width) {
-            ++left_out;
-          } else {
-            cell += message;
-          }
-        }
-        if (left_out > 0) cell += " +" + std::to_string(left_out);
-      }
-      cells.push_back(cell);
-    }
-  }
-
-  const auto cell_of = [&](int rank, int i) -> const std::string& { return cells[rank * steps + i]; };
-  schedule::list<std::size_t> widths;
-  for (int i = 0; i < steps; ++i) {
-    std::size_t widest = std::to_string(i).size();
-    for (int rank = 0; rank < programs.size(); ++rank) {
-      if (cell_of(rank, i).size() > widest) widest = cell_of(rank, i).size();
-    }
-    widths.push_back(widest);
-  }
-  const auto padded = [](const std::string& text, std::size_t to) { return text + std::string(to - text.size(), ' '); };
-  const std::size_t margin = std::to_string(programs.size()).size();
-  std::string drawing = "step " + std::string(margin, ' ');
-  for (int i = 0; i < steps; ++i) drawing += " | " + padded(std::to_string(i), widths[i]);
-  drawing += "\n";
-  for (int rank = 0; rank < programs.size(); ++rank) {
-    drawing += "rank " + padded(std::to_string(rank), margin);
-    for (int i = 0; i < steps; ++i) drawing += " | " + padded(cell_of(rank, i), widths[i]);
-    drawing += "\n";
-  }
-  return drawing;
+/// Draws programs for a terminal: a row for each rank, a column for each step, and a legend of the marks that occur.
+///
+/// A cell shows the step's tile as `queries x keys`, then what the step sends: `>3:k1` is key shard 1 to rank 3,
+/// `>3:+q1` the partial of query shard 1. Runs of shards and ranks are written `0-3`, slices of the heads `.1`.
+/// `@1` marks a message in lane 1, `~5` a message that is in flight for several steps, until step 5.
+///
+/// Lines have at most `width` characters where possible: steps that have no room in them follow below, and a cell wider
+/// than a third of them has several lines.
+[[nodiscard]] inline std::string draw_grid(const schedule::list<schedule::program>& programs, std::size_t width = 100) {
+  return detail::grid_drawing{programs, width}.text();
 }
 
 /// Draws a topology's schedule. Throws `std::invalid_argument` if the world is refused.
 template <topology Topology>
 [[nodiscard]] std::string draw_grid(const Topology& t, int world, schedule::pass p = schedule::pass::forward,
-                                    std::size_t width = 28) {
+                                    std::size_t width = 100) {
   detail::require_admitted(t, world, p);
   return draw_grid(programs_of(t, world, p), width);
 }

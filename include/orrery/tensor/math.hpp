@@ -1,6 +1,8 @@
 // Copyright The Orrery authors. SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include "orrery/config.hpp"
+
 #include <cstdint>
 
 /// The mathematical library's functions that headers need, by the compilers' own names: <cmath> would cost every file

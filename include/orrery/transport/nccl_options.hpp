@@ -1,6 +1,8 @@
 // Copyright The Orrery authors. SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include "orrery/config.hpp"
+
 namespace orrery::nccl {
 
 /// All ranks give the same; where ranks differ about native collectives, there are none.

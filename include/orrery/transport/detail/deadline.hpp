@@ -1,6 +1,8 @@
 // Copyright The Orrery authors. SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include "orrery/config.hpp"
+
 #include <condition_variable>  // for timed waits, and so brings the clocks: at a quarter of the cost of <chrono>
 #include <string>
 

@@ -1,6 +1,7 @@
 // Copyright The Orrery authors. SPDX-License-Identifier: Apache-2.0
 //
 // What a world does beside attention: its collectives, its channels, and how it gets on with others.
+#include <cmath>
 #include <cstdint>
 #include <cstring>
 #include <memory>
@@ -63,6 +64,7 @@ TEST_CASE("what makes no world is refused") {
   CHECK(contains(refusal(MPI_COMM_WORLD, {.deadline = 0}), "deadline is 0.000000, expected a positive number"));
   CHECK(contains(refusal(MPI_COMM_WORLD, {.threads_per_rank = 0}), "threads_per_rank is 0, expected at least 1"));
   CHECK(contains(refusal(MPI_COMM_WORLD, {.progress_interval = -1}), "progress_interval is -1.000000"));
+  CHECK(contains(refusal(MPI_COMM_WORLD, {.progress_interval = std::nan("")}), "progress_interval is nan"));
 }
 
 TEST_CASE("ranks, barrier and texts") {

@@ -26,6 +26,7 @@
 
 #include "orrery/host/thread_team.hpp"
 #include "orrery/schedule/builder.hpp"
+#include "orrery/tensor/math.hpp"
 #include "orrery/transport/detail/collective_signature.hpp"
 #include "orrery/transport/detail/deadline.hpp"
 #include "orrery/transport/detail/describe.hpp"
@@ -538,7 +539,7 @@ class communicator {
   [[nodiscard]] static int checked(MPI_Comm parent, const options& how) {
     if (const std::string wrong = detail::what_is_wrong_with(how.deadline, how.threads_per_rank); !wrong.empty())
       refuse(wrong);
-    if (!(how.progress_interval >= 0)) {
+    if (!(how.progress_interval >= 0) || detail::math::is_nan(how.progress_interval)) {
       refuse("progress_interval is " + std::to_string(how.progress_interval) + ", expected seconds, at least 0");
     }
     if (!running()) refuse("MPI is not initialised, or finalised already; call MPI_Init_thread before");

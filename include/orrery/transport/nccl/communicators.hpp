@@ -23,6 +23,7 @@
 
 #include "orrery/device/context.hpp"
 #include "orrery/device/handles.hpp"
+#include "orrery/tensor/math.hpp"
 #include "orrery/transport/detail/collective_signature.hpp"
 #include "orrery/transport/detail/deadline.hpp"
 #include "orrery/transport/detail/describe.hpp"
@@ -41,7 +42,7 @@ class communicators {
   communicators(ncclComm_t parent, cudaStream_t compute, const options& how) : compute_{compute}, options_{how} {
     if (const std::string wrong = detail::what_is_wrong_with(how.deadline, 1); !wrong.empty())
       refuse("options: " + wrong);
-    if (!(how.watchdog_period >= 0)) {
+    if (!(how.watchdog_period >= 0) || detail::math::is_nan(how.watchdog_period)) {
       refuse("options: watchdog_period is " + std::to_string(how.watchdog_period) +
              ", expected seconds, or 0 for no watchdog");
     }

@@ -126,7 +126,7 @@ std::vector<json> of(const json& trace, int rank, const std::string& phase, cons
 
 /// Runs a ring of three on a recorder, and calls `then(recorder)` on each rank. What ranks throw is dropped.
 template <class Then>
-void run(const std::vector<orrery::scripted_fault>& script, const orrery::trace_options& how, const Then& then,
+void run(const std::vector<orrery::faults::scripted_fault>& script, const orrery::trace_options& how, const Then& then,
          double deadline = 3600) {
   const time_limit limit;
   try {
@@ -205,8 +205,8 @@ TEST_CASE("a failure writes each rank's last events; the wait that failed is the
   for (double deadline = 0.3; deadline < 30 && !reached(); deadline *= 3) {
     texts.str("");
     run(
-        {orrery::stops(1, {0, 1}, 3600)}, {.file_on_failure = prefix, .stream_on_failure = &texts}, [](recorder&) {},
-        deadline);
+        {orrery::faults::stops(1, {0, 1}, 3600)}, {.file_on_failure = prefix, .stream_on_failure = &texts},
+        [](recorder&) {}, deadline);
   }
   for (const int rank : {0, 2}) {
     const std::string name = prefix + "." + std::to_string(rank);
@@ -235,7 +235,7 @@ TEST_CASE("a failure writes each rank's last events; the wait that failed is the
 
 TEST_CASE("a rank that is told to fail writes its events, too") {
   std::ostringstream texts;
-  run({orrery::fails(2, {0, 1})}, {.stream_on_failure = &texts}, [](recorder&) {});
+  run({orrery::faults::fails(2, {0, 1})}, {.stream_on_failure = &texts}, [](recorder&) {});
   CHECK(texts.str().find("rank 2 in step 1 of call 0 fails, as its script says\n") != std::string::npos);
 }
 

@@ -23,7 +23,7 @@
 #include "orrery/device/query.hpp"
 #include "orrery/device/tensor_map.hpp"
 
-namespace orrery {
+namespace orrery::detail {
 
 /// How many blocks of a body a multiprocessor should have at once, by its registers; 0: as the compiler likes.
 template <class Body>
@@ -162,6 +162,6 @@ struct gpu {
   }
 };
 
-}  // namespace orrery
+}  // namespace orrery::detail
 
 #endif

@@ -12,7 +12,7 @@
 
 #include "orrery/tensor/float16.hpp"
 
-namespace orrery {
+namespace orrery::detail {
 
 /// What a thread of a block can do on a GPU. Collectives of a warp are called by all of its lanes alike.
 ///
@@ -143,6 +143,6 @@ struct gpu_threads {
   }
 };
 
-}  // namespace orrery
+}  // namespace orrery::detail
 
 #endif

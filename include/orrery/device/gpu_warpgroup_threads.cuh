@@ -12,7 +12,7 @@
 #include "orrery/device/tensor_map.hpp"
 #include "orrery/tensor/float16.hpp"
 
-namespace orrery {
+namespace orrery::detail {
 
 /// What a thread of a block can do on a GPU of compute capability 9.0 besides: PTX for the target sm_90a. A warpgroup
 /// is four warps of which the first has a number divisible by 4; what "a warpgroup" does, all of its threads call
@@ -343,6 +343,6 @@ struct gpu_warpgroup_threads : gpu_threads {
   }
 };
 
-}  // namespace orrery
+}  // namespace orrery::detail
 
 #endif

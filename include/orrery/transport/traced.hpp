@@ -266,11 +266,11 @@ class traced : public transport_adaptor<World, traced<World>> {
     // A machine's clock is one. Where a machine does not say which it is, each rank has a clock of its own.
     std::string machine;
     std::getline(std::ifstream{"/proc/sys/kernel/random/boot_id"}, machine);
-    static_cast<void>(all_gather_as(world, "", detail::collective_call::recorder));
+    static_cast<void>(detail::all_gather_as(world, "", detail::collective_call::recorder));
     recording_->origin = recording::now();
     const std::string mine = machine + " ";
     for (const std::string& other :
-         all_gather_as(world, mine + std::to_string(recording_->origin), detail::collective_call::recorder)) {
+         detail::all_gather_as(world, mine + std::to_string(recording_->origin), detail::collective_call::recorder)) {
       if (machine.empty() || other.compare(0, mine.size(), mine) != 0) continue;
       if (!detail::peer_text{other}.skip(mine).number(recording_->origin).ended()) {
         throw transport_error{"orrery: traced: a rank gives \"" + other +
@@ -370,7 +370,7 @@ class traced : public transport_adaptor<World, traced<World>> {
  private:
   [[nodiscard]] std::vector<std::string> gather_events() {
     return collective(
-        [&] { return all_gather_as(this->world(), recording_->events(), detail::collective_call::recorder); });
+        [&] { return detail::all_gather_as(this->world(), recording_->events(), detail::collective_call::recorder); });
   }
 
   std::shared_ptr<recording> recording_;

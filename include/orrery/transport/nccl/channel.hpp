@@ -94,7 +94,7 @@ class channel {
       if (order.natives.empty()) return;
       // Native calls take memory, which a rank may not have.
       const detail::agreement said{"error", wrong};
-      detail::compare_agreements(world->all_gather(text_of({&said, 1}), {detail::collective_call::open}));
+      detail::compare_agreements(world->all_gather(detail::text_of({&said, 1}), {detail::collective_call::open}));
     }
     plan(const plan&) = delete;
     plan& operator=(const plan&) = delete;

@@ -153,8 +153,8 @@ class faulty : public transport_adaptor<World, faulty<World>> {
  public:
   faulty(World& world, std::vector<faults::scripted_fault> faults) : base{world}, script_{std::make_shared<script>()} {
     script_->world = &world;
-    for (faults::scripted_fault& one : faults) {
-      if (one.rank == world.rank()) script_->faults.push_back(std::move(one));
+    for (faults::scripted_fault& fault : faults) {
+      if (fault.rank == world.rank()) script_->faults.push_back(std::move(fault));
     }
   }
 
@@ -226,9 +226,9 @@ class faulty : public transport_adaptor<World, faulty<World>> {
 
   static void shorten(std::vector<exchange_pieces>& pieces, int exchange) {
     if (exchange >= 0 && static_cast<std::size_t>(exchange) < pieces.size()) {
-      for (piece& one : pieces[static_cast<std::size_t>(exchange)].sent) {
-        if (one.bytes == 0) continue;
-        --one.bytes;
+      for (piece& part : pieces[static_cast<std::size_t>(exchange)].sent) {
+        if (part.bytes == 0) continue;
+        --part.bytes;
         return;
       }
     }

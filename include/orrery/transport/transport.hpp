@@ -250,8 +250,8 @@ inline void compare_agreements(const std::vector<std::string>& texts) {
 /// same: it names the field and who says what. An entry named "error" is a rank's own failure, thrown on all ranks with
 /// its rank. Collective.
 template <transport World>
-void require_agreement(World& world, std::span<const agreement> mine) {
-  compare_agreements(all_gather_as(world, text_of(mine), collective_call::agreement));
+void require_agreement(World& world, std::span<const agreement> local) {
+  compare_agreements(all_gather_as(world, text_of(local), collective_call::agreement));
 }
 
 }  // namespace orrery::detail

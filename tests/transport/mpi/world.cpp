@@ -207,11 +207,11 @@ TEST_CASE("remarks that do not mean the same on all members are not taken for co
   orrery::builder schedule{rank(), ranks()};
   schedule.begin_exchange(next, orrery::schedule::no_rank, {0, 2});
   schedule.send(orrery::key(rank()));
-  schedule.remark(orrery::schedule::collective_kind::all_to_all, all, 0);
+  schedule.mark_collective(orrery::schedule::collective_kind::all_to_all, all, 0);
   schedule.next_step();
   schedule.begin_exchange(orrery::schedule::no_rank, previous, {0, 1});
   schedule.receive(orrery::key(previous));
-  schedule.remark(orrery::schedule::collective_kind::all_to_all, all, 1);
+  schedule.mark_collective(orrery::schedule::collective_kind::all_to_all, all, 1);
   schedule.next_step();
   const orrery::program p = schedule;
   const int mine = rank();

@@ -72,8 +72,9 @@ class attention {
   ///
   /// Throws `std::invalid_argument`, on every rank, if the shape or the world does not suit, if the topology cuts the
   /// heads into more slices than there are query heads, if the schedule is wrong, if the layout's shards are not a
-  /// partition of the sequence (see `check_shards`), if a kernel that plans its tiles refuses one, if a rank's device
-  /// cannot run the kernel, or if ranks disagree. Throws `memory_error` if there is not enough memory for the plan.
+  /// partition of the sequence (see `detail::check_shards`), if a kernel that plans its tiles refuses one, if a rank's
+  /// device cannot run the kernel, or if ranks disagree. Throws `memory_error` if there is not enough memory for the
+  /// plan.
   template <transport World, mask Mask = full, layout Layout = contiguous>
   attention(World& world, const attention_shape& shape, const Mask& mask = {}, const Layout& layout = {},
             const Topology& topology = {}) {
@@ -217,8 +218,10 @@ class attention {
     [[nodiscard]] std::string deal(const detail::attention_request& request, const char* length_name,
                                    std::int64_t length, schedule::list<segments>& shards) const try {
       for (int rank = 0; rank < request.world; ++rank) shards.push_back(shard(self, rank, request.world, length));
-      const shard_fault wrong = check_shards(shards, length);
-      return wrong.found == shard_fault::kind::none ? "" : request.wrong_shards(length_name, length, wrong.message());
+      const detail::shard_fault wrong = detail::check_shards(shards, length);
+      return wrong.found == detail::shard_fault::kind::none
+                 ? ""
+                 : request.wrong_shards(length_name, length, wrong.message());
     } catch (const std::bad_alloc&) {
       throw;  // says nothing of the layout
     } catch (const std::exception& e) {
@@ -240,7 +243,7 @@ class attention {
     if (error.empty()) error = layout.deal(request, "key_length", *request.shape.key_length, key_shards);
     if (!error.empty())
       detail::require_agreement(world, request.fields(error));  // throws: here, and on the other ranks below
-    request.shards = digest_of(query_shards, digest_of(key_shards));
+    request.shards = detail::digest_of(query_shards, detail::digest_of(key_shards));
     detail::attention_plan<Mask> plan{request.shape, world.rank(), mask, request.slices};
     plan.query_shards = std::move(query_shards);
     plan.key_shards = std::move(key_shards);

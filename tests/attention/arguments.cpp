@@ -327,7 +327,17 @@ struct call {
         lse(t.lse.view()) {}
 
   void forward(attention& attend) const { attend.forward(q, k, v, out, lse); }
-  void backward(attention& attend) const { attend.backward(q, k, v, in_out, in_lse, grad_out, grad_q, grad_k, grad_v); }
+  void backward(attention& attend) const {
+    attend.backward({.q = q,
+                     .k = k,
+                     .v = v,
+                     .out = in_out,
+                     .lse = in_lse,
+                     .grad_out = grad_out,
+                     .grad_q = grad_q,
+                     .grad_k = grad_k,
+                     .grad_v = grad_v});
+  }
 };
 
 constexpr attention_shape called{
@@ -388,6 +398,10 @@ void check_view(bool forward, const std::string& name, const View& view, int tok
   const auto check = [&](const std::string& message, const auto& spoil) {
     CHECK(refused_call(forward, message, [&](call& c) { spoil(view(c)); }) == "");
   };
+  const auto count = [](int of, const char* one) { return std::to_string(of) + " " + one + "s"; };
+  check(
+      begin + "was left out; expected a view with batch 2, " + count(tokens, "token") + " and " + count(heads, "head"),
+      [](auto& v) { v = {}; });
   check(has("batch", 3, 2), [](auto& v) { v.batch = 3; });
   check(has("sequence (this rank's tokens)", tokens - 1, tokens), [&](auto& v) { v.sequence = tokens - 1; });
   check(has("sequence (this rank's tokens)", 2 * tokens, tokens), [&](auto& v) { v.sequence = 2 * tokens; });

@@ -21,6 +21,7 @@
 #include "orrery/attention/started_forward.hpp"
 #include "orrery/layout/detail/check_shards.hpp"
 #include "orrery/layout/layout.hpp"
+#include "orrery/layout/token_positions.hpp"
 #include "orrery/mask/mask.hpp"
 #include "orrery/tensor/view.hpp"
 #include "orrery/topology/topology.hpp"
@@ -190,13 +191,18 @@ class attention {
     backward({q, k, v, out, lse, grad_out, grad_q, grad_k, grad_v}, on_final);
   }
 
-  /// The global positions of this rank's queries, and outputs, in their local order.
-  [[nodiscard]] const segments& query_positions() const {
+  /// The global positions of this rank's queries, and outputs, in their local order:
+  ///
+  ///     for (const std::int64_t p : attend.query_positions()) ...
+  ///
+  /// `size()` is their number; `segments()` the same as at most two regular pieces. See `take`, which cuts this rank's
+  /// tokens out of a whole sequence. Kept by the operator: copy it to use it longer.
+  [[nodiscard]] const token_positions& query_positions() const {
     expect_not_moved_from("query_positions");
     return query_positions_;
   }
   /// The global positions of this rank's keys and values, in their local order.
-  [[nodiscard]] const segments& key_positions() const {
+  [[nodiscard]] const token_positions& key_positions() const {
     expect_not_moved_from("key_positions");
     return key_positions_;
   }
@@ -323,16 +329,16 @@ class attention {
 
   [[nodiscard]] detail::expected_view query_view(const char* call, const char* name, std::int64_t heads,
                                                  std::int64_t dim) const {
-    return {call, name, shape_.batch, query_positions_.tokens(), heads, dim};
+    return {call, name, shape_.batch, query_positions_.size(), heads, dim};
   }
   [[nodiscard]] detail::expected_view key_view(const char* call, const char* name, std::int64_t heads,
                                                std::int64_t dim) const {
-    return {call, name, shape_.batch, key_positions_.tokens(), heads, dim};
+    return {call, name, shape_.batch, key_positions_.size(), heads, dim};
   }
 
   attention_shape shape_;
-  segments query_positions_;
-  segments key_positions_;
+  token_positions query_positions_;
+  token_positions key_positions_;
   std::unique_ptr<detail::attention_calls<Kernel>> calls_;  // none: moved from
 };
 

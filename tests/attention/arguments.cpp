@@ -593,7 +593,7 @@ TEST_CASE(
   for (const int world : {1, 4}) {
     orrery::threads::run(world, [&](auto& on) {
       attention attend{on, {.batch = batch, .length = 11, .query_heads = heads, .head_dim = dim}};
-      const std::int64_t tokens = attend.query_positions().tokens();
+      const std::int64_t tokens = attend.query_positions().size();
       const std::int64_t third = batch * tokens * heads * dim;
       const memory_order orders[] = {
           {tokens * heads * dim, heads * dim, dim, third},                      // three tensors
@@ -653,7 +653,7 @@ TEST_CASE(
 TEST_CASE("a rank without tokens may give null") {
   orrery::threads::run(3, [](auto& on) {
     orrery::attention<orrery::ring, orrery::flash<float>> attend{on, {.length = 2, .head_dim = 1}};
-    const std::int64_t tokens = attend.query_positions().tokens();
+    const std::int64_t tokens = attend.query_positions().size();
     std::vector<float> x(static_cast<std::size_t>(tokens), 1.0F);
     std::vector<float> y(x.size(), std::numeric_limits<float>::quiet_NaN());
     std::vector<float> sums(x.size());

@@ -12,12 +12,14 @@
 
 namespace orrery::detail {
 
-/// What `take` and `put` need of their views. Throws `std::invalid_argument`, in the name of `call`, if the views do
-/// not fit each other or the positions.
+/// Checks the views of a call of `take` or `put`.
 class shard_copy {
  public:
+  explicit shard_copy(const char* call) noexcept : call_{call} {}
+
+  /// Throws `std::invalid_argument` if the views do not fit each other or the positions.
   template <class Whole, class Shard>
-  shard_copy(const char* call, const Whole& whole, const token_positions& positions, const Shard& shard) : call_{call} {
+  void check(const Whole& whole, const token_positions& positions, const Shard& shard) const {
     expect("batch", shard.batch, whole.batch, "as the whole sequence");
     expect("heads", shard.heads, whole.heads, "as the whole sequence");
     if constexpr (requires { shard.dim; }) expect("dim", shard.dim, whole.dim, "as the whole sequence");
@@ -97,7 +99,7 @@ namespace orrery {
 template <class Whole, class Shard>
   requires detail::copied_view<Whole, Shard>
 void take(const Whole& whole, const token_positions& positions, const Shard& shard) {
-  const detail::shard_copy fits{"take", whole, positions, shard};
+  detail::shard_copy{"take"}.check(whole, positions, shard);
   detail::for_each_token(
       positions, [&](std::int64_t position, std::int64_t token) { detail::copy_token(whole, position, shard, token); });
 }
@@ -111,7 +113,7 @@ void take(const Whole& whole, const token_positions& positions, const Shard& sha
 template <class Shard, class Whole>
   requires detail::copied_view<Shard, Whole>
 void put(const Shard& shard, const token_positions& positions, const Whole& whole) {
-  const detail::shard_copy fits{"put", whole, positions, shard};
+  detail::shard_copy{"put"}.check(whole, positions, shard);
   detail::for_each_token(
       positions, [&](std::int64_t position, std::int64_t token) { detail::copy_token(shard, token, whole, position); });
 }

@@ -85,7 +85,7 @@ int main(int argc, char** argv) try {
   orrery::device::run(ranks, [&](auto& world) {
     orrery::attention<orrery::ring, orrery::device_reference<float>> attend{world, shape, orrery::causal{},
                                                                             orrery::zigzag{}};
-    const tensors mine{attend.query_positions().tokens(), world.stream()};
+    const tensors mine{attend.query_positions().size(), world.stream()};
     mine.step(attend);
     const std::vector<float> expected = mine.take();
 

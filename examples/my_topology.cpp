@@ -66,12 +66,11 @@ int main() {
     double found = 0;
     orrery::threads::run(ranks, [&](auto& world) {
       orrery::attention<decltype(topology), orrery::flash<double>> attend{world, {.length = 99, .head_dim = 16}};
-      const std::int64_t tokens = attend.query_positions().tokens();
+      const std::int64_t tokens = attend.query_positions().size();
       std::vector<double> x(static_cast<std::size_t>(tokens * 16)), out(x.size()),
           lse(static_cast<std::size_t>(tokens));
       for (std::int64_t i = 0; i < tokens * 16; ++i) {
-        x[static_cast<std::size_t>(i)] =
-            std::sin(static_cast<double>(attend.query_positions().position(i / 16) * 16 + i % 16));
+        x[static_cast<std::size_t>(i)] = std::sin(static_cast<double>(attend.query_positions()[i / 16] * 16 + i % 16));
       }
       const auto view = orrery::batch_sequence_head_dim(x.data(), 1, tokens, 1, 16);
       attend.forward(view, view, view, orrery::batch_sequence_head_dim(out.data(), 1, tokens, 1, 16),

@@ -51,7 +51,7 @@ class device_copy {
 template <class T>
 class device_shard : public calls_on<device_shard<T>> {
  public:
-  device_shard(cudaStream_t stream, const orrery::attention_shape& shape, const orrery::segments& positions)
+  device_shard(cudaStream_t stream, const orrery::attention_shape& shape, const orrery::token_positions& positions)
       : stream_{stream}, host_{shape, positions} {
     for (const auto* one : {&q_, &k_, &v_, &grad_out_}) one->bring(stream);
     for (const auto* one : {&out_, &grad_q_, &grad_k_, &grad_v_}) one->poison(stream);
@@ -70,7 +70,7 @@ class device_shard : public calls_on<device_shard<T>> {
   auto grad_q() const { return grad_q_.view(); }
   auto grad_k() const { return grad_k_.view(); }
   auto grad_v() const { return grad_v_.view(); }
-  const orrery::segments& positions() const { return host_.positions(); }
+  const orrery::token_positions& positions() const { return host_.positions(); }
 
   /// Brings the results back, when all that was enqueued is done.
   shard<T>& results() {

@@ -71,8 +71,8 @@ class shard : public calls_on<shard<T>> {
   using storage = T;
   using accumulator = accumulator_of<T>;
 
-  shard(const orrery::attention_shape& shape, const orrery::segments& positions)
-      : shape_{shape.completed()}, positions_{positions}, tokens_{positions.tokens()} {
+  shard(const orrery::attention_shape& shape, const orrery::token_positions& positions)
+      : shape_{shape.completed()}, positions_{positions}, tokens_{positions.size()} {
     q_ = input(1, shape_.query_heads);
     k_ = input(2, *shape_.key_heads);
     v_ = input(3, *shape_.key_heads);
@@ -97,7 +97,7 @@ class shard : public calls_on<shard<T>> {
   auto grad_v() { return of_keys(grad_v_); }
   auto lse() { return orrery::batch_head_sequence(lse_.data(), 1, shape_.query_heads, tokens_); }
   auto delta() { return orrery::batch_head_sequence(delta_.data(), 1, shape_.query_heads, tokens_); }
-  const orrery::segments& positions() const { return positions_; }
+  const orrery::token_positions& positions() const { return positions_; }
 
   /// Largest distance of this shard's results from those of the whole sequence, relative to the larger of 1 and the
   /// largest element of the tensor; infinity where there is a NaN.
@@ -110,7 +110,7 @@ class shard : public calls_on<shard<T>> {
       for (const accumulator value : whole.lse_) size = std::fmax(size, std::abs(static_cast<double>(value)));
       for (std::int64_t h = 0; h < shape_.query_heads; ++h) {
         for (std::int64_t t = 0; t < tokens_; ++t) {
-          add(worst, lse_[index(h * tokens_ + t)], whole.lse_[index(h * whole.tokens_ + positions_.position(t))], size);
+          add(worst, lse_[index(h * tokens_ + t)], whole.lse_[index(h * whole.tokens_ + positions_[t])], size);
         }
       }
     } else {
@@ -136,7 +136,7 @@ class shard : public calls_on<shard<T>> {
     std::vector<T> all;
     all.reserve(index(tokens_ * width));
     for (std::int64_t t = 0; t < tokens_; ++t) {
-      const std::int64_t first = positions_.position(t) * width;
+      const std::int64_t first = positions_[t] * width;
       for (std::int64_t i = 0; i < width; ++i) all.push_back(static_cast<T>(value_at(tensor, first + i)));
     }
     return all;
@@ -147,7 +147,7 @@ class shard : public calls_on<shard<T>> {
     for (const T value : whole) size = std::fmax(size, std::abs(static_cast<double>(value)));
     for (std::int64_t t = 0; t < tokens_; ++t) {
       for (std::int64_t i = 0; i < width; ++i) {
-        add(worst, mine[index(t * width + i)], whole[index(positions_.position(t) * width + i)], size);
+        add(worst, mine[index(t * width + i)], whole[index(positions_[t] * width + i)], size);
       }
     }
   }
@@ -160,7 +160,7 @@ class shard : public calls_on<shard<T>> {
   }
 
   orrery::attention_shape shape_;
-  orrery::segments positions_;
+  orrery::token_positions positions_;
   std::int64_t tokens_;
   std::vector<T> q_, k_, v_, out_, grad_out_, grad_q_, grad_k_, grad_v_;
   std::vector<accumulator> lse_, delta_;
@@ -172,15 +172,16 @@ template <class Kernel, class Shard, class Mask>
 void call_kernel(Shard& whole, orrery::pass p, const Mask& mask, const orrery::host_context& context) {
   const auto scale = static_cast<float>(1 / std::sqrt(static_cast<double>(whole.q().dim)));
   if (p == orrery::pass::forward) {
-    const orrery::forward_queries<float, float> queries{whole.q(), whole.out(), whole.lse(), whole.positions(), true};
-    const orrery::forward_keys<float> keys{whole.k(), whole.v(), whole.positions()};
+    const orrery::forward_queries<float, float> queries{whole.q(), whole.out(), whole.lse(),
+                                                        whole.positions().segments(), true};
+    const orrery::forward_keys<float> keys{whole.k(), whole.v(), whole.positions().segments()};
     Kernel::template forward<Mask>(context, std::span(&queries, 1), std::span(&keys, 1), {}, scale, mask);
   } else {
     Kernel::row_dot(context, whole.out(), whole.grad_out(), whole.delta());
-    const orrery::backward_queries<float, float> queries{whole.q(),      whole.grad_out(),  whole.lse(), whole.delta(),
-                                                         whole.grad_q(), whole.positions(), true};
-    const orrery::backward_keys<float, float> keys{whole.k(),      whole.v(),         whole.grad_k(),
-                                                   whole.grad_v(), whole.positions(), true};
+    const orrery::backward_queries<float, float> queries{
+        whole.q(), whole.grad_out(), whole.lse(), whole.delta(), whole.grad_q(), whole.positions().segments(), true};
+    const orrery::backward_keys<float, float> keys{
+        whole.k(), whole.v(), whole.grad_k(), whole.grad_v(), whole.positions().segments(), true};
     Kernel::template backward<Mask>(context, std::span(&queries, 1), std::span(&keys, 1), {}, scale, mask);
   }
 }

@@ -54,7 +54,7 @@ class device_ranks {
 
   template <class T, class World>
   static device_shard<T> tensors(const World& world, const orrery::attention_shape& shape,
-                                 const orrery::segments& positions) {
+                                 const orrery::token_positions& positions) {
     return {world.stream(), shape, positions};
   }
   template <class T, class World>

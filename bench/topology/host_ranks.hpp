@@ -35,7 +35,8 @@ struct host_ranks {
   }
 
   template <class T, class World>
-  static shard<T> tensors(const World&, const orrery::attention_shape& shape, const orrery::segments& positions) {
+  static shard<T> tensors(const World&, const orrery::attention_shape& shape,
+                          const orrery::token_positions& positions) {
     return {shape, positions};
   }
   template <class T, class World>

@@ -24,7 +24,7 @@ inline void run_step(ncclComm_t comm) {
   orrery::attention<orrery::wallfacer<1>, orrery::device_reference<float>> attend{world, shape, orrery::causal{},
                                                                                   orrery::zigzag{}};
 
-  const std::int64_t tokens = attend.query_positions().tokens();
+  const std::int64_t tokens = attend.query_positions().size();
   const std::int64_t of_queries = tokens * shape.query_heads * shape.head_dim;
   const std::int64_t of_keys = tokens * *shape.key_heads * shape.head_dim;
   const orrery::detail::device_memory memory{(4 * of_queries + 4 * of_keys + tokens * shape.query_heads) *

@@ -87,10 +87,10 @@ class gpt {
         attend_{attend},
         place_{place} {
     std::vector<T> cosines, sines;
-    for (std::int64_t i = 0; i < local_; ++i)
+    for (const std::int64_t position : positions_)
       for (std::int64_t j = 0; j < shape.head_dim() / 2; ++j) {
         const double wavelength = std::pow(10000, 2 * static_cast<double>(j) / static_cast<double>(shape.head_dim()));
-        const double angle = static_cast<double>(positions_.position(i)) / wavelength;
+        const double angle = static_cast<double>(position) / wavelength;
         cosines.push_back(static_cast<T>(std::cos(angle)));
         sines.push_back(static_cast<T>(std::sin(angle)));
       }
@@ -272,8 +272,8 @@ class gpt {
 
   gpt_shape shape_;
   std::int64_t batch_, length_;
-  orrery::segments positions_;
-  std::int64_t local_ = positions_.tokens(), tokens_ = batch_ * local_;
+  orrery::token_positions positions_;
+  std::int64_t local_ = positions_.size(), tokens_ = batch_ * local_;
   Attention& attend_;
   Place place_;
   memory<T> cosines_ = place_.template zeros<T>(local_ * shape_.head_dim() / 2);  // [local token, half a head]

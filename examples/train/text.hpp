@@ -39,13 +39,13 @@ class training_text {
   [[nodiscard]] std::int64_t bytes() const { return static_cast<std::int64_t>(bytes_.size()); }
 
   /// Of each sequence of one step's batch: the tokens at `positions`, read `ahead` bytes further on.
-  [[nodiscard]] std::vector<std::uint8_t> tokens(std::int64_t step, const orrery::segments& positions,
+  [[nodiscard]] std::vector<std::uint8_t> tokens(std::int64_t step, const orrery::token_positions& positions,
                                                  std::int64_t ahead) const {
     std::vector<std::uint8_t> tokens;
     for (std::int64_t b = 0; b < batch_; ++b) {
       const std::int64_t begin = begins_[static_cast<std::size_t>(step * batch_ + b)] + ahead;
-      for (std::int64_t i = 0; i < positions.tokens(); ++i)
-        tokens.push_back(bytes_[static_cast<std::size_t>(begin + positions.position(i))]);
+      for (const std::int64_t position : positions)
+        tokens.push_back(bytes_[static_cast<std::size_t>(begin + position)]);
     }
     return tokens;
   }

@@ -23,6 +23,7 @@
 #include "orrery/attention/started_forward.hpp"
 #include "orrery/layout/detail/check_shards.hpp"
 #include "orrery/layout/layout.hpp"
+#include "orrery/layout/token_positions.hpp"
 #include "orrery/mask/mask.hpp"
 #include "orrery/tensor/view.hpp"
 #include "orrery/topology/topology.hpp"
@@ -50,7 +51,8 @@ concept attention_kernel = requires {
 ///         world, {.length = 65536, .query_heads = 32, .key_heads = 8, .head_dim = 128}, orrery::causal{},
 ///         orrery::zigzag{}};
 ///     attend.forward(q, k, v, out, lse);
-///     attend.backward(q, k, v, out, lse, grad_out, grad_q, grad_k, grad_v);
+///     attend.backward({.q = q, .k = k, .v = v, .out = out, .lse = lse, .grad_out = grad_out,
+///                      .grad_q = grad_q, .grad_k = grad_k, .grad_v = grad_v});
 ///
 /// Tensors are this rank's shards, in the trainer's memory: its tokens are those of `query_positions()` (for k and v
 /// `key_positions()`), in that order. All memory is taken at construction; calls allocate nothing. The same call gives
@@ -65,6 +67,7 @@ class attention {
  public:
   using storage = typename Kernel::storage;
   using accumulator = typename Kernel::accumulator;
+  using backward_arguments = orrery::backward_arguments<Kernel>;
 
   /// Collective: all ranks construct it, with the same arguments. Proves the schedule for this world, forward and
   /// backward, once in a process (see `prove_once`), and compares what the ranks say: the arguments, and a digest of
@@ -72,8 +75,9 @@ class attention {
   ///
   /// Throws `std::invalid_argument`, on every rank, if the shape or the world does not suit, if the topology cuts the
   /// heads into more slices than there are query heads, if the schedule is wrong, if the layout's shards are not a
-  /// partition of the sequence (see `check_shards`), if a kernel that plans its tiles refuses one, if a rank's device
-  /// cannot run the kernel, or if ranks disagree. Throws `memory_error` if there is not enough memory for the plan.
+  /// partition of the sequence (see `detail::check_shards`), if a kernel that plans its tiles refuses one, if a rank's
+  /// device cannot run the kernel, or if ranks disagree. Throws `memory_error` if there is not enough memory for the
+  /// plan.
   template <transport World, mask Mask = full, layout Layout = contiguous>
   attention(World& world, const attention_shape& shape, const Mask& mask = {}, const Layout& layout = {},
             const Topology& topology = {}) {
@@ -157,37 +161,51 @@ class attention {
   /// The gradients of a loss with respect to q, k and v (overwritten, not added to), from its gradient with respect to
   /// out. q, k, v are the forward's arguments, out and lse its results: nothing of the forward is computed again.
   ///
+  ///     attend.backward({.q = q, .k = k, .v = v, .out = out, .lse = lse, .grad_out = grad_out,
+  ///                      .grad_q = grad_q, .grad_k = grad_k, .grad_v = grad_v});
+  ///
   /// Cost: 2 (3 head_dim + 2 value_dim) flop for each visible pair and query head, and the topology's backward traffic.
   /// `on_final` is called with each part of the gradients as soon as it is final. The same holds for memory as in
   /// `forward`: the outputs, grad_q, grad_k and grad_v, may be slices of one tensor, but must not share memory with any
-  /// of the inputs (q, k, v, out, lse, grad_out), with each other or with themselves. Throws as `forward` does.
+  /// of the inputs (q, k, v, out, lse, grad_out), with each other or with themselves. Throws as `forward` does; a view
+  /// that was left out does not fit.
+  void backward(const backward_arguments& given, const output_listener& on_final = {}) {
+    const detail::exclusive_call here{calls_.get(), "backward"};
+    expect_nothing_under_way("backward");
+    detail::call_views views;
+    views.writes(query_view("backward", "grad_q", shape_.query_heads, shape_.head_dim), given.grad_q);
+    views.writes(key_view("backward", "grad_k", *shape_.key_heads, shape_.head_dim), given.grad_k);
+    views.writes(key_view("backward", "grad_v", *shape_.key_heads, *shape_.value_dim), given.grad_v);
+    views.reads(query_view("backward", "q", shape_.query_heads, shape_.head_dim), given.q);
+    views.reads(key_view("backward", "k", *shape_.key_heads, shape_.head_dim), given.k);
+    views.reads(key_view("backward", "v", *shape_.key_heads, *shape_.value_dim), given.v);
+    views.reads(query_view("backward", "out", shape_.query_heads, *shape_.value_dim), given.out);
+    views.reads(query_view("backward", "lse", shape_.query_heads, 1), given.lse);
+    views.reads(query_view("backward", "grad_out", shape_.query_heads, *shape_.value_dim), given.grad_out);
+    calls_->backward(given, on_final);
+  }
+
+  /// The same, with the views in the order of `backward_arguments`.
   void backward(const tensor_view<const storage>& q, const tensor_view<const storage>& k,
                 const tensor_view<const storage>& v, const tensor_view<const storage>& out,
                 const row_view<const accumulator>& lse, const tensor_view<const storage>& grad_out,
                 const tensor_view<storage>& grad_q, const tensor_view<storage>& grad_k,
                 const tensor_view<storage>& grad_v, const output_listener& on_final = {}) {
-    const detail::exclusive_call here{calls_.get(), "backward"};
-    expect_nothing_under_way("backward");
-    detail::call_views views;
-    views.writes(query_view("backward", "grad_q", shape_.query_heads, shape_.head_dim), grad_q);
-    views.writes(key_view("backward", "grad_k", *shape_.key_heads, shape_.head_dim), grad_k);
-    views.writes(key_view("backward", "grad_v", *shape_.key_heads, *shape_.value_dim), grad_v);
-    views.reads(query_view("backward", "q", shape_.query_heads, shape_.head_dim), q);
-    views.reads(key_view("backward", "k", *shape_.key_heads, shape_.head_dim), k);
-    views.reads(key_view("backward", "v", *shape_.key_heads, *shape_.value_dim), v);
-    views.reads(query_view("backward", "out", shape_.query_heads, *shape_.value_dim), out);
-    views.reads(query_view("backward", "lse", shape_.query_heads, 1), lse);
-    views.reads(query_view("backward", "grad_out", shape_.query_heads, *shape_.value_dim), grad_out);
-    calls_->backward(q, k, v, out, lse, grad_out, grad_q, grad_k, grad_v, on_final);
+    backward({q, k, v, out, lse, grad_out, grad_q, grad_k, grad_v}, on_final);
   }
 
-  /// The global positions of this rank's queries, and outputs, in their local order.
-  [[nodiscard]] const segments& query_positions() const {
+  /// The global positions of this rank's queries, and outputs, in their local order:
+  ///
+  ///     for (const std::int64_t p : attend.query_positions()) ...
+  ///
+  /// `size()` is their number; `segments()` the same as at most two regular pieces. See `take`, which cuts this rank's
+  /// tokens out of a whole sequence. Kept by the operator: copy it to use it longer.
+  [[nodiscard]] const token_positions& query_positions() const {
     expect_not_moved_from("query_positions");
     return query_positions_;
   }
   /// The global positions of this rank's keys and values, in their local order.
-  [[nodiscard]] const segments& key_positions() const {
+  [[nodiscard]] const token_positions& key_positions() const {
     expect_not_moved_from("key_positions");
     return key_positions_;
   }
@@ -217,8 +235,10 @@ class attention {
     [[nodiscard]] std::string deal(const detail::attention_request& request, const char* length_name,
                                    std::int64_t length, schedule::list<segments>& shards) const try {
       for (int rank = 0; rank < request.world; ++rank) shards.push_back(shard(self, rank, request.world, length));
-      const shard_fault wrong = check_shards(shards, length);
-      return wrong.found == shard_fault::kind::none ? "" : request.wrong_shards(length_name, length, wrong.message());
+      const detail::shard_fault wrong = detail::check_shards(shards, length);
+      return wrong.found == detail::shard_fault::kind::none
+                 ? ""
+                 : request.wrong_shards(length_name, length, wrong.message());
     } catch (const std::bad_alloc&) {
       throw;  // says nothing of the layout
     } catch (const std::exception& e) {
@@ -240,7 +260,7 @@ class attention {
     if (error.empty()) error = layout.deal(request, "key_length", *request.shape.key_length, key_shards);
     if (!error.empty())
       detail::require_agreement(world, request.fields(error));  // throws: here, and on the other ranks below
-    request.shards = digest_of(query_shards, digest_of(key_shards));
+    request.shards = detail::digest_of(query_shards, detail::digest_of(key_shards));
     detail::attention_plan<Mask> plan{request.shape, world.rank(), mask, request.slices};
     plan.query_shards = std::move(query_shards);
     plan.key_shards = std::move(key_shards);
@@ -314,16 +334,16 @@ class attention {
 
   [[nodiscard]] detail::expected_view query_view(const char* call, const char* name, std::int64_t heads,
                                                  std::int64_t dim) const {
-    return {call, name, shape_.batch, query_positions_.tokens(), heads, dim};
+    return {call, name, shape_.batch, query_positions_.size(), heads, dim};
   }
   [[nodiscard]] detail::expected_view key_view(const char* call, const char* name, std::int64_t heads,
                                                std::int64_t dim) const {
-    return {call, name, shape_.batch, key_positions_.tokens(), heads, dim};
+    return {call, name, shape_.batch, key_positions_.size(), heads, dim};
   }
 
   attention_shape shape_;
-  segments query_positions_;
-  segments key_positions_;
+  token_positions query_positions_;
+  token_positions key_positions_;
   std::unique_ptr<detail::attention_calls<Kernel>> calls_;  // none: moved from
 };
 

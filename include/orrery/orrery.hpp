@@ -11,6 +11,7 @@
 #include "orrery/kernel/flash.hpp"
 #include "orrery/kernel/reference.hpp"
 #include "orrery/layout/layout.hpp"
+#include "orrery/layout/take.hpp"
 #include "orrery/mask/mask.hpp"
 #include "orrery/predict/traffic.hpp"
 #include "orrery/schedule/builder.hpp"

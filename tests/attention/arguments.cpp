@@ -327,7 +327,17 @@ struct call {
         lse(t.lse.view()) {}
 
   void forward(attention& attend) const { attend.forward(q, k, v, out, lse); }
-  void backward(attention& attend) const { attend.backward(q, k, v, in_out, in_lse, grad_out, grad_q, grad_k, grad_v); }
+  void backward(attention& attend) const {
+    attend.backward({.q = q,
+                     .k = k,
+                     .v = v,
+                     .out = in_out,
+                     .lse = in_lse,
+                     .grad_out = grad_out,
+                     .grad_q = grad_q,
+                     .grad_k = grad_k,
+                     .grad_v = grad_v});
+  }
 };
 
 constexpr attention_shape called{
@@ -388,6 +398,10 @@ void check_view(bool forward, const std::string& name, const View& view, int tok
   const auto check = [&](const std::string& message, const auto& spoil) {
     CHECK(refused_call(forward, message, [&](call& c) { spoil(view(c)); }) == "");
   };
+  const auto count = [](int of, const char* one) { return std::to_string(of) + " " + one + "s"; };
+  check(
+      begin + "was left out; expected a view with batch 2, " + count(tokens, "token") + " and " + count(heads, "head"),
+      [](auto& v) { v = {}; });
   check(has("batch", 3, 2), [](auto& v) { v.batch = 3; });
   check(has("sequence (this rank's tokens)", tokens - 1, tokens), [&](auto& v) { v.sequence = tokens - 1; });
   check(has("sequence (this rank's tokens)", 2 * tokens, tokens), [&](auto& v) { v.sequence = 2 * tokens; });
@@ -579,7 +593,7 @@ TEST_CASE(
   for (const int world : {1, 4}) {
     orrery::threads::run(world, [&](auto& on) {
       attention attend{on, {.batch = batch, .length = 11, .query_heads = heads, .head_dim = dim}};
-      const std::int64_t tokens = attend.query_positions().tokens();
+      const std::int64_t tokens = attend.query_positions().size();
       const std::int64_t third = batch * tokens * heads * dim;
       const memory_order orders[] = {
           {tokens * heads * dim, heads * dim, dim, third},                      // three tensors
@@ -639,7 +653,7 @@ TEST_CASE(
 TEST_CASE("a rank without tokens may give null") {
   orrery::threads::run(3, [](auto& on) {
     orrery::attention<orrery::ring, orrery::flash<float>> attend{on, {.length = 2, .head_dim = 1}};
-    const std::int64_t tokens = attend.query_positions().tokens();
+    const std::int64_t tokens = attend.query_positions().size();
     std::vector<float> x(static_cast<std::size_t>(tokens), 1.0F);
     std::vector<float> y(x.size(), std::numeric_limits<float>::quiet_NaN());
     std::vector<float> sums(x.size());

@@ -30,7 +30,7 @@ std::array<double, 4> errors(int world) {
   std::mutex mutex;
   orrery::threads::run(world, [&](auto& on) {
     orrery::attention<Topology, Kernel> attend{on, shape, orrery::causal{}, orrery::zigzag{}};
-    const orrery::segments& at = attend.query_positions();
+    const orrery::token_positions& at = attend.query_positions();
     conformance::rank_tensors<Kernel> mine{p, at, at, {}};
     mine.forward(attend);
     mine.backward(attend);

@@ -51,8 +51,8 @@ std::string failure(int world, const orrery::any_topology& topology, const confo
       const auto rank = static_cast<std::size_t>(on.rank());
       try {
         const orrery::attention<orrery::any_topology, kernel> attend{on, shape, orrery::full{}, layout, topology};
-        tokens[rank] = attend.query_positions().tokens();
-        key_tokens[rank] = attend.key_positions().tokens();
+        tokens[rank] = attend.query_positions().size();
+        key_tokens[rank] = attend.key_positions().size();
         if (attend.workspace_bytes() < 0) said[rank] = "a negative workspace";
       } catch (const std::invalid_argument& e) {
         said[rank] = e.what();

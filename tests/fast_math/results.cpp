@@ -80,20 +80,20 @@ oracle::answer merged(const oracle::problem& p, const call& how) {
 
 /// One rank's shard of a tensor of the problem; `whole` is the tensor's place in the answer, if it is a result.
 template <class T>
-orrery::tensor_view<T> view_of(std::vector<T>& data, const orrery::segments& positions, std::int64_t heads,
+orrery::tensor_view<T> view_of(std::vector<T>& data, const orrery::token_positions& positions, std::int64_t heads,
                                std::int64_t dim, std::int64_t batch) {
-  data.resize(static_cast<std::size_t>(batch * positions.tokens() * heads * dim));
-  return orrery::batch_sequence_head_dim(data.data(), batch, positions.tokens(), heads, dim);
+  data.resize(static_cast<std::size_t>(batch * positions.size() * heads * dim));
+  return orrery::batch_sequence_head_dim(data.data(), batch, positions.size(), heads, dim);
 }
 
 template <class T, class Visit>
-void for_each_element(const orrery::tensor_view<T>& view, const orrery::segments& positions, std::int64_t tokens,
+void for_each_element(const orrery::tensor_view<T>& view, const orrery::token_positions& positions, std::int64_t tokens,
                       const Visit& visit) {
   for (std::int64_t b = 0; b < view.batch; ++b) {
     for (std::int64_t t = 0; t < view.sequence; ++t) {
       for (std::int64_t h = 0; h < view.heads; ++h) {
         for (std::int64_t c = 0; c < view.dim; ++c) {
-          visit(view.at(b, t, h)[c], kernel_test::place(b, positions.position(t), h, tokens, view.heads, view.dim, c));
+          visit(view.at(b, t, h)[c], kernel_test::place(b, positions[t], h, tokens, view.heads, view.dim, c));
         }
       }
     }
@@ -121,8 +121,8 @@ oracle::answer operated(const oracle::problem& p, std::int64_t offset, const std
   orrery::threads::run(ranks, [&](auto& world) {
     orrery::attention<orrery::any_topology, orrery::flash<float>> attend{world, shape, orrery::causal{offset},
                                                                          orrery::zigzag{}, chosen};
-    const orrery::segments& queries = attend.query_positions();
-    const orrery::segments& keys = attend.key_positions();
+    const orrery::token_positions& queries = attend.query_positions();
+    const orrery::token_positions& keys = attend.key_positions();
     std::vector<float> memory[8];
     const auto q = view_of(memory[0], queries, s.query_heads, s.key_dim, s.batch);
     const auto k = view_of(memory[1], keys, s.key_heads, s.key_dim, s.batch);
@@ -132,8 +132,8 @@ oracle::answer operated(const oracle::problem& p, std::int64_t offset, const std
     const auto grad_q = view_of(memory[5], queries, s.query_heads, s.key_dim, s.batch);
     const auto grad_k = view_of(memory[6], keys, s.key_heads, s.key_dim, s.batch);
     const auto grad_v = view_of(memory[7], keys, s.key_heads, s.value_dim, s.batch);
-    std::vector<float> lse_memory(static_cast<std::size_t>(s.batch * s.query_heads * queries.tokens()));
-    const auto lse = orrery::batch_head_sequence(lse_memory.data(), s.batch, s.query_heads, queries.tokens());
+    std::vector<float> lse_memory(static_cast<std::size_t>(s.batch * s.query_heads * queries.size()));
+    const auto lse = orrery::batch_head_sequence(lse_memory.data(), s.batch, s.query_heads, queries.size());
     const auto scatter = [&](const std::vector<double>& from, const auto& to, const auto& positions, auto tokens) {
       for_each_element(to, positions, tokens, [&](float& x, std::size_t at) { x = static_cast<float>(from[at]); });
     };
@@ -152,8 +152,8 @@ oracle::answer operated(const oracle::problem& p, std::int64_t offset, const std
     gather(grad_v, a.grad_v, keys, s.keys);
     for (std::int64_t b = 0; b < s.batch; ++b) {
       for (std::int64_t h = 0; h < s.query_heads; ++h) {
-        for (std::int64_t t = 0; t < queries.tokens(); ++t) {
-          const std::int64_t at = (b * s.query_heads + h) * s.queries + queries.position(t);
+        for (std::int64_t t = 0; t < queries.size(); ++t) {
+          const std::int64_t at = (b * s.query_heads + h) * s.queries + queries[t];
           a.lse[static_cast<std::size_t>(at)] = static_cast<double>(*lse.at(b, h, t));
         }
       }

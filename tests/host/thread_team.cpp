@@ -110,13 +110,13 @@ TEST_CASE("items in turn leave each place in their order") {
     for (int call = 0; call < 20; ++call) {
       constexpr std::int64_t items = 40;
       std::vector<std::vector<std::int64_t>> places(11);
-      team.run_in_turn(items, [&](std::int64_t item, int, const thread_team::turn& turn) {
+      team.run_staged(items, [&](std::int64_t item, int, const thread_team::stage_order& order) {
         // Items that skip the last places end no earlier than those before them.
         const std::int64_t stages = item % 3 == 0 ? 11 : 4;
         for (std::int64_t stage = 0; stage < stages; ++stage) {
-          turn.enter(stage);
+          order.enter(stage);
           places[static_cast<std::size_t>(stage)].push_back(item);
-          turn.leave(stage);
+          order.leave(stage);
         }
       });
       for (std::size_t stage = 0; stage < places.size(); ++stage) {
@@ -140,10 +140,10 @@ TEST_CASE("the first exception is the caller's, and the team goes on") {
               });
             }) == "item");
       CHECK(what([&] {
-              team.run_in_turn(100, [&](std::int64_t item, int, const thread_team::turn& turn) {
-                turn.enter(0);
+              team.run_staged(100, [&](std::int64_t item, int, const thread_team::stage_order& order) {
+                order.enter(0);
                 if (item == call) throw std::runtime_error{"in turn"};
-                turn.leave(0);
+                order.leave(0);
               });
             }) == "in turn");
       std::atomic<std::int64_t> sum{0};

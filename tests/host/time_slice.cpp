@@ -79,7 +79,7 @@ TEST_CASE("where every thread has a core, nothing is asked for") {
   orrery::threads::run(1, [&](auto&) { CHECK(own() == before); });
 }
 
-TEST_CASE("threads of a rank count: one rank with too many of them is crowded") {
+TEST_CASE("threads of a rank count: one rank with too many of them is oversubscribed") {
   if (!grants_time_slices()) return;
   orrery::threads::run(1, {.threads_per_rank = cores() + 1},
                        [&](auto&) { CHECK(own().runtime == orrery::detail::long_time_slice); });

@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "orrery/attention/tile.hpp"
+#include "orrery/layout/token_positions.hpp"
 
 #include "support/oracle.hpp"
 
@@ -21,6 +22,7 @@ namespace kernel_test {
 
 using orrery::segment;
 using orrery::segments;
+using orrery::token_positions;
 
 /// Where tensors are and how kernels that only enqueue are waited for: for the tests of kernels that do not run on the
 /// host.
@@ -181,20 +183,20 @@ inline std::size_t place(std::int64_t b, std::int64_t token, std::int64_t head, 
 /// A shard of a tensor of the problem.
 template <class T>
 owned_tensor<T> scatter(const std::vector<double>& from, std::int64_t batch, std::int64_t tokens, std::int64_t heads,
-                        std::int64_t dim, const segments& positions, const plan& how) {
-  owned_tensor<T> to{batch, positions.tokens(), heads, dim, how.layout, how.margin, T{0}};
+                        std::int64_t dim, const token_positions& positions, const plan& how) {
+  owned_tensor<T> to{batch, positions.size(), heads, dim, how.layout, how.margin, T{0}};
   to.each([&](std::int64_t b, std::int64_t t, std::int64_t h, std::int64_t c) {
-    to.view().at(b, t, h)[c] = static_cast<T>(from[place(b, positions.position(t), h, tokens, heads, dim, c)]);
+    to.view().at(b, t, h)[c] = static_cast<T>(from[place(b, positions[t], h, tokens, heads, dim, c)]);
   });
   return to;
 }
 
 template <class A>
-void gather(const owned_tensor<A>& from, std::vector<A>& to, std::int64_t tokens, const segments& positions,
+void gather(const owned_tensor<A>& from, std::vector<A>& to, std::int64_t tokens, const token_positions& positions,
             bool& stayed_inside) {
   const auto& view = from.view();
   from.each([&](std::int64_t b, std::int64_t t, std::int64_t h, std::int64_t c) {
-    to[place(b, positions.position(t), h, tokens, view.heads, view.dim, c)] = view.at(b, t, h)[c];
+    to[place(b, positions[t], h, tokens, view.heads, view.dim, c)] = view.at(b, t, h)[c];
   });
   stayed_inside = stayed_inside && from.marks_outside() == from.elements_outside();
 }

@@ -17,10 +17,10 @@
 
 using orrery::segment;
 using orrery::segments;
-using orrery::shard_check;
-using orrery::shard_fault;
+using orrery::detail::shard_check;
+using orrery::detail::shard_fault;
 using orrery::schedule::list;
-using kind = orrery::shard_fault::kind;
+using kind = orrery::detail::shard_fault::kind;
 
 namespace {
 
@@ -239,7 +239,7 @@ TEST_CASE("long regions one after the other, each with a period of its own") {
 
 TEST_CASE("messages") {
   const auto said = [](std::int64_t length, std::initializer_list<std::initializer_list<segment>> ranks) {
-    return orrery::check_shards(shards(ranks), length).message();
+    return orrery::detail::check_shards(shards(ranks), length).message();
   };
   CHECK(said(8, {{{0, 4, 4, 4}}, {{4, 4, 4, 4}}}) == "");
   CHECK(said(8, {{{0, 4, 4, 4}}, {{4, 4, 4, 4}}}) == "");  // from memory
@@ -268,7 +268,7 @@ TEST_CASE("numbers whose products overflow") {
         for (const segment& piece : {segment{big, other, 1, 1}, segment{other, big, 1, 1}, segment{0, other, 1, big},
                                      segment{0, 9, other, big}, segment{1, big, 1, other}, segment{1, big, other, big},
                                      segment{most, big, other, other}}) {
-          CHECK(orrery::check_shards(shards({{piece}}), length).found != kind::none);
+          CHECK(orrery::detail::check_shards(shards({{piece}}), length).found != kind::none);
         }
       }
     }

@@ -124,7 +124,7 @@ TEST_CASE("texts that are no agreements") {
   const auto said = [](const std::string& text) {
     const agreement good[] = {{"colour", "red"}};
     try {
-      orrery::detail::compare_agreements({orrery::text_of(good), text});
+      orrery::detail::compare_agreements({orrery::detail::text_of(good), text});
     } catch (const orrery::transport_error& e) {
       return std::string{e.what()};
     } catch (const orrery::disagreement&) {
@@ -154,9 +154,9 @@ TEST_CASE("texts that are no agreements") {
     std::string text(random() % 12, ' ');
     for (char& c : text) c = "ab\x1e\x1f"[random() % 4];
     orrery::schedule::list<agreement> fields;
-    if (!orrery::parse_agreements(text, fields)) continue;
+    if (!orrery::detail::parse_agreements(text, fields)) continue;
     ++accepted;
-    CHECK(orrery::text_of({fields.begin(), fields.end()}) == text);
+    CHECK(orrery::detail::text_of({fields.begin(), fields.end()}) == text);
   }
   CHECK(accepted > 100);
   CHECK(accepted < 10000);

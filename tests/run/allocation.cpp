@@ -114,7 +114,7 @@ TEST_CASE("calls allocate nothing, where the kernel sums in another type than it
 
 TEST_CASE("calls allocate nothing under a flight recorder, and with faults that are yet to come") {
   CHECK_NOTHROW(orrery::threads::run(4, [](auto& on) {
-    orrery::faulty unlucky{on, {orrery::fails(1, {100, 0})}};
+    orrery::faulty unlucky{on, {orrery::faults::fails(1, {100, 0})}};
     orrery::traced recorder{unlucky, {.events = 20}};
     const orrery::program steps = orrery::program_of(orrery::ring{}, on.rank(), 4, orrery::pass::forward);
     pairs::work mine{{40, 4}, {44, 4}, steps};

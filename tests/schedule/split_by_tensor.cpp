@@ -131,7 +131,7 @@ TEST_CASE("a part of a collective's exchanges is no collective") {
     schedule.begin_exchange(peer, orrery::schedule::no_rank);
     schedule.send(orrery::key(peer == 2 ? 3 : 0));
   }
-  schedule.remark(orrery::schedule::collective_kind::all_gather, {0, 4}, 0);
+  schedule.mark_collective(orrery::schedule::collective_kind::all_gather, {0, 4}, 0);
   orrery::program p = schedule;
   orrery::schedule::finish(p);
   REQUIRE(p.collectives.size() == 1);

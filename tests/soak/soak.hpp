@@ -147,8 +147,8 @@ std::string run_lot(const Run& run, const lot& one, int rounds) {
   std::string digest;
   run(one.world, [&](auto& on) {
     orrery::attention<orrery::any_topology, Kernel> attend{on, one.shape, one.mask, one.make_layout(), one.topology};
-    const orrery::segments& queries = attend.query_positions();
-    const orrery::segments& keys = attend.key_positions();
+    const orrery::token_positions& queries = attend.query_positions();
+    const orrery::token_positions& keys = attend.key_positions();
     conformance::rank_tensors<Kernel> mine{p, queries, keys, conformance::trainer_memory::of(one.seed)};
     std::string wrong, bits;
     for (int round = 0; round < rounds; ++round) {

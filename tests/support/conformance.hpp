@@ -107,13 +107,13 @@ template <class T>
 /// A shard of a whole [batch, sequence, head, dim] tensor.
 [[nodiscard]] inline std::vector<double> shard_of(const std::vector<double>& whole, std::int64_t batch,
                                                   std::int64_t tokens, std::int64_t heads, std::int64_t dim,
-                                                  const orrery::segments& positions) {
+                                                  const orrery::token_positions& positions) {
   std::vector<double> shard;
   for (std::int64_t b = 0; b < batch; ++b) {
-    for (std::int64_t t = 0; t < positions.tokens(); ++t) {
+    for (std::int64_t t = 0; t < positions.size(); ++t) {
       for (std::int64_t h = 0; h < heads; ++h) {
         for (std::int64_t c = 0; c < dim; ++c) {
-          shard.push_back(whole[kernel_test::place(b, positions.position(t), h, tokens, heads, dim, c)]);
+          shard.push_back(whole[kernel_test::place(b, positions[t], h, tokens, heads, dim, c)]);
         }
       }
     }
@@ -124,12 +124,12 @@ template <class T>
 /// A shard of a whole [batch, head, sequence] array.
 [[nodiscard]] inline std::vector<double> rows_of(const std::vector<double>& whole, std::int64_t batch,
                                                  std::int64_t heads, std::int64_t tokens,
-                                                 const orrery::segments& positions) {
+                                                 const orrery::token_positions& positions) {
   std::vector<double> shard;
   for (std::int64_t b = 0; b < batch; ++b) {
     for (std::int64_t h = 0; h < heads; ++h) {
-      for (std::int64_t t = 0; t < positions.tokens(); ++t) {
-        shard.push_back(whole[static_cast<std::size_t>((b * heads + h) * tokens + positions.position(t))]);
+      for (std::int64_t t = 0; t < positions.size(); ++t) {
+        shard.push_back(whole[static_cast<std::size_t>((b * heads + h) * tokens + positions[t])]);
       }
     }
   }
@@ -145,7 +145,7 @@ struct rank_tensors {
   owned_tensor<storage> q, k, v, grad_out, out, grad_q, grad_k, grad_v;
   trainer_rows<accumulator> lse;
 
-  rank_tensors(const oracle::problem& p, const orrery::segments& queries, const orrery::segments& keys,
+  rank_tensors(const oracle::problem& p, const orrery::token_positions& queries, const orrery::token_positions& keys,
                const trainer_memory& how)
       : q{operand(p.q, p.shape.queries, p.shape.query_heads, p.shape.key_dim, queries, p, how)},
         k{operand(p.k, p.shape.keys, p.shape.key_heads, p.shape.key_dim, keys, p, how)},
@@ -155,7 +155,7 @@ struct rank_tensors {
         grad_q{result(queries, p.shape.query_heads, p.shape.key_dim, p, how)},
         grad_k{result(keys, p.shape.key_heads, p.shape.key_dim, p, how)},
         grad_v{result(keys, p.shape.key_heads, p.shape.value_dim, p, how)},
-        lse{p.shape.batch, p.shape.query_heads, queries.tokens(), how} {
+        lse{p.shape.batch, p.shape.query_heads, queries.size(), how} {
     poison();
   }
 
@@ -225,8 +225,9 @@ struct rank_tensors {
   }
 
   /// Empty, or which results differ from the oracle's, and where.
-  [[nodiscard]] std::string mismatch(const oracle::problem& p, const oracle::answer& a, const orrery::segments& queries,
-                                     const orrery::segments& keys) const {
+  [[nodiscard]] std::string mismatch(const oracle::problem& p, const oracle::answer& a,
+                                     const orrery::token_positions& queries,
+                                     const orrery::token_positions& keys) const {
     const oracle::shape& s = p.shape;
     std::string text;
     const auto compare = [&](const char* name, const std::vector<double>& expected, const auto& got) {
@@ -244,7 +245,7 @@ struct rank_tensors {
     std::size_t row = 0;
     for (std::int64_t b = 0; b < s.batch; ++b) {
       for (std::int64_t h = 0; h < s.query_heads; ++h) {
-        for (std::int64_t t = 0; t < queries.tokens(); ++t, ++row) {
+        for (std::int64_t t = 0; t < queries.size(); ++t, ++row) {
           if (expected_lse[row] != -std::numeric_limits<double>::infinity()) continue;
           bool zero = true;
           for (std::int64_t c = 0; c < s.value_dim; ++c) zero = zero && out.view().at(b, t, h)[c] == 0;
@@ -270,16 +271,16 @@ struct rank_tensors {
     return all;
   }
   static owned_tensor<storage> operand(const std::vector<double>& whole, std::int64_t tokens, std::int64_t heads,
-                                       std::int64_t dim, const orrery::segments& positions, const oracle::problem& p,
-                                       const trainer_memory& how) {
+                                       std::int64_t dim, const orrery::token_positions& positions,
+                                       const oracle::problem& p, const trainer_memory& how) {
     kernel_test::plan plan;
     plan.layout = how.order;
     plan.margin = how.margin;
     return kernel_test::scatter<storage>(whole, p.shape.batch, tokens, heads, dim, positions, plan);
   }
-  static owned_tensor<storage> result(const orrery::segments& positions, std::int64_t heads, std::int64_t dim,
+  static owned_tensor<storage> result(const orrery::token_positions& positions, std::int64_t heads, std::int64_t dim,
                                       const oracle::problem& p, const trainer_memory& how) {
-    return {p.shape.batch, positions.tokens(), heads, dim, how.order, how.margin, storage{0}};
+    return {p.shape.batch, positions.size(), heads, dim, how.order, how.margin, storage{0}};
   }
 };
 
@@ -324,8 +325,8 @@ struct any_attention {
   virtual ~any_attention() = default;
   virtual void call(rank_tensors<Kernel>& tensors) = 0;
   virtual void call_by_tensor(rank_tensors<Kernel>& tensors) = 0;
-  [[nodiscard]] virtual const orrery::segments& query_positions() const = 0;
-  [[nodiscard]] virtual const orrery::segments& key_positions() const = 0;
+  [[nodiscard]] virtual const orrery::token_positions& query_positions() const = 0;
+  [[nodiscard]] virtual const orrery::token_positions& key_positions() const = 0;
 };
 
 template <class Kernel>
@@ -344,8 +345,8 @@ struct some_attention final : any_attention<Kernel> {
     tensors.forward_by_tensor(attend);
     tensors.backward(attend);
   }
-  [[nodiscard]] const orrery::segments& query_positions() const override { return attend.query_positions(); }
-  [[nodiscard]] const orrery::segments& key_positions() const override { return attend.key_positions(); }
+  [[nodiscard]] const orrery::token_positions& query_positions() const override { return attend.query_positions(); }
+  [[nodiscard]] const orrery::token_positions& key_positions() const override { return attend.key_positions(); }
 };
 
 /// What one rank finds wrong when it calls forward and backward twice, the second time with operands that come one
@@ -353,8 +354,8 @@ struct some_attention final : any_attention<Kernel> {
 template <class Kernel>
 [[nodiscard]] std::string failures_of_rank(int rank, any_attention<Kernel>& attend, const oracle::problem& p,
                                            const oracle::answer& a, const trainer_memory& how) {
-  const orrery::segments& queries = attend.query_positions();
-  const orrery::segments& keys = attend.key_positions();
+  const orrery::token_positions& queries = attend.query_positions();
+  const orrery::token_positions& keys = attend.key_positions();
   rank_tensors<Kernel> mine{p, queries, keys, how};
   attend.call(mine);
   std::string text = mine.mismatch(p, a, queries, keys);

@@ -61,8 +61,8 @@ std::string message_of_exception(const Call& call) {
 
 /// Makes the operator and calls forward, backward, forward. `at_rank` prepares each rank's thread.
 std::vector<ending> endings(
-    int ranks, const orrery::any_topology& topology, const std::vector<orrery::scripted_fault>& script, double deadline,
-    const std::function<void(int)>& at_rank = [](int) {}) {
+    int ranks, const orrery::any_topology& topology, const std::vector<orrery::faults::scripted_fault>& script,
+    double deadline, const std::function<void(int)>& at_rank = [](int) {}) {
   std::vector<ending> all(static_cast<std::size_t>(ranks));
   const time_limit limit;
   orrery::threads::run(ranks, {.deadline = deadline}, [&](orrery::threads::world& on) {
@@ -101,7 +101,7 @@ bool matches(const std::string& text, const std::string& pattern) {
 /// The same with a short deadline, which a busy machine may miss of itself: longer ones follow until what the survivors
 /// say has this cause.
 std::vector<ending> endings_after_deadline(int ranks, const orrery::any_topology& topology,
-                                           const std::vector<orrery::scripted_fault>& script,
+                                           const std::vector<orrery::faults::scripted_fault>& script,
                                            const std::string& cause) {
   for (double deadline = 0.4;; deadline *= 3) {
     std::vector<ending> all = endings(ranks, topology, script, deadline);
@@ -153,23 +153,24 @@ TEST_CASE("a rank that stops, in the first call and in a later one, is named by 
   for (const orrery::any_topology& topology : topologies()) {
     for (const int call : {0, 1}) {
       CAPTURE(topology.name());
-      check_lost(endings_after_deadline(4, topology, {orrery::stops(2, {call, 0}, 3600)}, cause), 2, cause);
+      check_lost(endings_after_deadline(4, topology, {orrery::faults::stops(2, {call, 0}, 3600)}, cause), 2, cause);
     }
   }
 }
 
 TEST_CASE("a rank that is held up for longer than the deadline learns that the others are gone") {
   const std::string cause = "has waited [0-9.]+ s in step .*rank 3 does not wait for anybody";
-  check_lost(endings_after_deadline(4, {orrery::ring{}}, {orrery::stalls(3, {0, 1}, 3600)}, cause), 3, cause);
+  check_lost(endings_after_deadline(4, {orrery::ring{}}, {orrery::faults::stalls(3, {0, 1}, 3600)}, cause), 3, cause);
 }
 
 TEST_CASE("a rank that comes late is waited for; too late, and it is named") {
-  for (const ending& one : endings(3, {orrery::ring{}}, {orrery::arrives_late(1, 0.05)}, 3600)) {
+  for (const ending& one : endings(3, {orrery::ring{}}, {orrery::faults::arrives_late(1, 0.05)}, 3600)) {
     CHECK(one.message == "nothing");
   }
   const std::string cause =
       "has waited [0-9.]+ s for all ranks to come to the same collective call; not there: rank 1(;|$)";
-  for (const ending& one : endings_after_deadline(3, {orrery::ring{}}, {orrery::arrives_late(1, 3600)}, cause)) {
+  for (const ending& one :
+       endings_after_deadline(3, {orrery::ring{}}, {orrery::faults::arrives_late(1, 3600)}, cause)) {
     CHECK(matches(one.message, cause));
     CHECK_FALSE(one.usable);
   }
@@ -179,7 +180,7 @@ TEST_CASE("a rank that fails stops the others at once") {
   for (const orrery::any_topology& topology : topologies()) {
     CAPTURE(topology.name());
     for (const int call : {0, 1}) {
-      const auto all = endings(4, topology, {orrery::fails(2, {call, 1})}, 3600);
+      const auto all = endings(4, topology, {orrery::faults::fails(2, {call, 1})}, 3600);
       check_lost(all, 2,
                  "rank 2 failed in step [0-9]+: rank 2 in step [0-9]+ of call " + std::to_string(call) + " fails");
       CHECK(matches(all[2].message, "as its script says$"));
@@ -199,14 +200,14 @@ TEST_CASE("a kernel that throws stops the others at once, and its exception is t
 TEST_CASE("a wrong length and another shape are refused by all, and the world can still be used") {
   for (const orrery::any_topology& topology : topologies()) {
     CAPTURE(topology.name());
-    for (const ending& one : endings(4, topology, {orrery::sends_wrong_length(1, 0)}, 3600)) {
+    for (const ending& one : endings(4, topology, {orrery::faults::sends_wrong_length(1, 0)}, 3600)) {
       CHECK(matches(one.message,
                     "^orrery: rank 1 sends (key|query) shard .* to rank [0-9], which does not expect it, or "
                     "not in this size; this world can still be used$"));
       CHECK(one.again == "nothing");
       CHECK(one.usable);
     }
-    for (const ending& one : endings(4, topology, {orrery::disagrees(3, "length")}, 3600)) {
+    for (const ending& one : endings(4, topology, {orrery::faults::disagrees(3, "length")}, 3600)) {
       CHECK(one.message ==
             "orrery: ranks disagree about length: ranks 0, 1, 2 have 40; rank 3 has not 40; give all "
             "ranks the same");

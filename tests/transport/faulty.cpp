@@ -27,7 +27,7 @@ static_assert(orrery::transport<orrery::faulty<orrery::counted<threads_world>>>)
 
 /// What rank 1 of four throws as a T; the others' exceptions are dropped. Each rank calls a ring's forward twice.
 template <class T>
-std::string said(const std::vector<orrery::scripted_fault>& script, double deadline = 3600) {
+std::string said(const std::vector<orrery::faults::scripted_fault>& script, double deadline = 3600) {
   std::string text = "nothing";
   const time_limit limit;
   try {
@@ -50,16 +50,17 @@ TEST_CASE("a script for other ranks, calls or steps changes nothing") {
   std::vector<int> acted(4, 0);
   const auto act = [&](int rank) { return [&, rank] { ++acted[static_cast<std::size_t>(rank)]; }; };
   CHECK(said<std::exception>({}) == "nothing");
-  CHECK(said<std::exception>({orrery::fails(7, {}), orrery::fails(1, {.call = 2}), orrery::fails(1, {0, 4}),
-                              orrery::acts(2, {0, 1}, act(2)), orrery::acts(1, {1, 3}, act(1)),
-                              orrery::acts(1, {0, 0}, act(1)), orrery::stalls(1, {0, 1}, 0.001),
-                              orrery::arrives_late(3, 0.001)}) == "nothing");
+  CHECK(said<std::exception>({orrery::faults::fails(7, {}), orrery::faults::fails(1, {.call = 2}),
+                              orrery::faults::fails(1, {0, 4}), orrery::faults::acts(2, {0, 1}, act(2)),
+                              orrery::faults::acts(1, {1, 3}, act(1)), orrery::faults::acts(1, {0, 0}, act(1)),
+                              orrery::faults::stalls(1, {0, 1}, 0.001), orrery::faults::arrives_late(3, 0.001)}) ==
+        "nothing");
   CHECK(acted == std::vector<int>{0, 2, 1, 0});
 }
 
 TEST_CASE("a rank fails in the step and the call of its script") {
   const auto message = [](int call, int step) {
-    return said<orrery::injected_fault>({orrery::fails(1, {call, step})});
+    return said<orrery::faults::injected_fault>({orrery::faults::fails(1, {call, step})});
   };
   CHECK(message(0, 0) == "rank 1 in step 0 of call 0 fails, as its script says");
   CHECK(message(0, 2) == "rank 1 in step 2 of call 0 fails, as its script says");
@@ -67,25 +68,28 @@ TEST_CASE("a rank fails in the step and the call of its script") {
 }
 
 TEST_CASE("a rank that has stopped wakes when the world has failed, or when nobody notices") {
-  CHECK(said<orrery::transport_error>({orrery::stops(1, {0, 1}, 3600)}, 0.2).find("orrery: rank 1 stops: rank ") == 0);
-  CHECK(said<orrery::injected_fault>({orrery::stops(1, {0, 1}, 0.01)}) ==
+  CHECK(said<orrery::transport_error>({orrery::faults::stops(1, {0, 1}, 3600)}, 0.2)
+            .find("orrery: rank 1 stops: rank ") == 0);
+  CHECK(said<orrery::faults::injected_fault>({orrery::faults::stops(1, {0, 1}, 0.01)}) ==
         "rank 1 in step 1 of call 0 has stopped, and nobody has noticed for 0.01 s");
-  CHECK(said<orrery::transport_error>({orrery::arrives_late(1, 3600)}, 0.2).find("orrery: rank 1 stops: rank ") == 0);
+  CHECK(
+      said<orrery::transport_error>({orrery::faults::arrives_late(1, 3600)}, 0.2).find("orrery: rank 1 stops: rank ") ==
+      0);
 }
 
 TEST_CASE("a wrong length") {
-  CHECK(said<orrery::transport_error>({orrery::sends_wrong_length(1, 2)}) ==
+  CHECK(said<orrery::transport_error>({orrery::faults::sends_wrong_length(1, 2)}) ==
         "orrery: rank 1 sends key shard 3 to rank 2, which does not expect it, or not in this size; this world can "
         "still be used");
-  CHECK(said<std::exception>({orrery::sends_wrong_length(1, 2, 1)}) == "nothing");  // there is one plan only
-  CHECK(said<std::invalid_argument>({orrery::sends_wrong_length(1, 3)}) ==
+  CHECK(said<std::exception>({orrery::faults::sends_wrong_length(1, 2, 1)}) == "nothing");  // there is one plan only
+  CHECK(said<std::invalid_argument>({orrery::faults::sends_wrong_length(1, 3)}) ==
         "orrery: faulty: exchange 3 of this plan sends nothing; choose one that does");
 }
 
 TEST_CASE("a value that others have otherwise") {
   std::vector<std::string> texts;
   orrery::threads::run(2, [&](threads_world& on) {
-    faulty unlucky{on, {orrery::disagrees(1, "size"), orrery::disagrees(1, "other")}};
+    faulty unlucky{on, {orrery::faults::disagrees(1, "size"), orrery::faults::disagrees(1, "other")}};
     const orrery::detail::agreement mine[] = {{"other size", "3"}, {"size", "4"}};
     try {
       orrery::detail::require_agreement(unlucky, {mine, 1});  // does not name it
@@ -102,7 +106,7 @@ TEST_CASE("a value that others have otherwise") {
 TEST_CASE("between other adaptors") {
   CHECK_NOTHROW(orrery::threads::run(4, [](threads_world& on) {
     orrery::counted inside{on};
-    orrery::faulty unlucky{inside, {orrery::stalls(1, {0, 1}, 0.001)}};
+    orrery::faulty unlucky{inside, {orrery::faults::stalls(1, {0, 1}, 0.001)}};
     orrery::counted outside{unlucky};
     pairs::check_rank<orrery::ring>(outside, orrery::pass::forward, 16, 16);
     if (inside.bytes_sent() != outside.bytes_sent() || inside.bytes_sent() == 0) throw std::logic_error{"bytes"};

@@ -7,29 +7,29 @@
 
 #include "orrery/transport/mpi/wait_chain.hpp"
 
-using orrery::mpi::waiting;
+using orrery::mpi::pending_wait;
 
 namespace {
 
-waiting for_rank(int rank) { return {"", {rank}, 0}; }
-waiting for_all(int ranks, std::uint64_t call) { return {"", {0, ranks}, call}; }
-const waiting for_nobody{};
+pending_wait for_rank(int rank) { return {"", {rank}, 0}; }
+pending_wait for_all(int ranks, std::uint64_t call) { return {"", {0, ranks}, call}; }
+const pending_wait for_nobody{};
 
 /// What rank 0 finds out when those in `answers` answer, and whom it asks for that, in order.
 struct found {
   std::string text;
   std::vector<int> asked;
 };
-found ask(int ranks, const waiting& mine, const std::map<int, waiting>& answers) {
-  orrery::mpi::inquiry inquiry;
-  inquiry.begin(0, ranks, mine);
+found ask(int ranks, const pending_wait& mine, const std::map<int, pending_wait>& answers) {
+  orrery::mpi::wait_chain_query wait_chain_query;
+  wait_chain_query.begin(0, ranks, mine);
   found result;
   for (std::size_t answered = 0;;) {
-    result.text = inquiry.follow([&](int rank) { result.asked.push_back(rank); });
+    result.text = wait_chain_query.trace([&](int rank) { result.asked.push_back(rank); });
     if (answered == result.asked.size()) return result;
     for (; answered < result.asked.size(); ++answered) {
       if (const auto answer = answers.find(result.asked[answered]); answer != answers.end()) {
-        inquiry.take(answer->first, answer->second);
+        wait_chain_query.take(answer->first, answer->second);
       }
     }
   }
@@ -62,7 +62,7 @@ TEST_CASE("a circle ends") {
 }
 
 TEST_CASE("those that are missing in a collective call") {
-  const waiting here = for_all(4, 7);
+  const pending_wait here = for_all(4, 7);
   const found missing = ask(4, here, {{1, here}, {3, here}});
   CHECK(missing.text == std::string{"; not there: rank 2; rank 2"} + silent);
   CHECK(missing.asked == std::vector{1, 2, 3});
@@ -76,7 +76,7 @@ TEST_CASE("those that are missing in a collective call") {
 }
 
 TEST_CASE("a peer that waits in a collective call") {
-  const waiting there = for_all(3, 2);
+  const pending_wait there = for_all(3, 2);
   CHECK(ask(3, for_rank(1), {{1, there}}).text ==
         std::string{", which waits in a collective call; not there: rank 2; rank 2"} + silent);
   CHECK(ask(3, for_rank(1), {{1, there}, {2, there}}).text == ", which waits in a collective call; not there: rank 0");

@@ -19,7 +19,7 @@ bool reads(const std::string& text, T expected) {
   return peer_text{text}.number(read).ended() && read == expected;
 }
 template <class T>
-bool unsupported_reason(const std::string& text) {
+bool rejects(const std::string& text) {
   T read = 77;
   peer_text whole{text};
   const bool number = whole.number(read).good();
@@ -38,17 +38,17 @@ TEST_CASE("peer_text: numbers, as std::to_string writes them") {
   CHECK(reads("-128", std::int8_t{-128}));
   for (const char* text : {"", "-", "+1", " 1", "1 ", "01", "-0", "00", "1.0", "0x1", "a", "--1", "1e3"}) {
     INFO(std::string{text});
-    CHECK(refuses<int>(text));
-    CHECK(refuses<std::uint64_t>(text));
+    CHECK(rejects<int>(text));
+    CHECK(rejects<std::uint64_t>(text));
   }
-  CHECK(refuses<std::int8_t>("128"));
-  CHECK(refuses<std::int8_t>("-129"));
-  CHECK(refuses<int>("2147483648"));
-  CHECK(refuses<unsigned>("-1"));
-  CHECK(refuses<std::uint64_t>("18446744073709551616"));
-  CHECK(refuses<std::int64_t>("9223372036854775808"));
-  CHECK(refuses<std::int64_t>("-9223372036854775809"));
-  CHECK(refuses<std::int64_t>("999999999999999999999999999999"));
+  CHECK(rejects<std::int8_t>("128"));
+  CHECK(rejects<std::int8_t>("-129"));
+  CHECK(rejects<int>("2147483648"));
+  CHECK(rejects<unsigned>("-1"));
+  CHECK(rejects<std::uint64_t>("18446744073709551616"));
+  CHECK(rejects<std::int64_t>("9223372036854775808"));
+  CHECK(rejects<std::int64_t>("-9223372036854775809"));
+  CHECK(rejects<std::int64_t>("999999999999999999999999999999"));
 }
 
 TEST_CASE("peer_text: bounds, words and what follows them") {

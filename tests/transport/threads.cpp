@@ -32,8 +32,8 @@ namespace {
 namespace threads {
 
 using orrery::threads::channel;
-using orrery::threads::handover;
 using orrery::threads::options;
+using orrery::threads::rendezvous;
 using orrery::threads::shared_world;
 using orrery::threads::world;
 
@@ -519,7 +519,7 @@ TEST_CASE("all ranks leave a collective call of a world that has failed") {
 
 TEST_CASE("a message whose copy has thrown is given up by both ends") {
   const time_limit limit;
-  threads::handover ends;
+  threads::rendezvous ends;
   int copies = 0;
   const auto copy = [&] { ++copies; };
   CHECK_FALSE(ends.post(copy));

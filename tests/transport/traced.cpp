@@ -126,7 +126,7 @@ std::vector<json> of(const json& trace, int rank, const std::string& phase, cons
 
 /// Runs a ring of three on a recorder, and calls `then(recorder)` on each rank. What ranks throw is dropped.
 template <class Then>
-void run(const std::vector<orrery::scripted_fault>& script, const orrery::trace_options& how, const Then& then,
+void run(const std::vector<orrery::faults::scripted_fault>& script, const orrery::trace_options& how, const Then& then,
          double deadline = 3600) {
   const time_limit limit;
   try {
@@ -205,8 +205,8 @@ TEST_CASE("a failure writes each rank's last events; the wait that failed is the
   for (double deadline = 0.3; deadline < 30 && !reached(); deadline *= 3) {
     texts.str("");
     run(
-        {orrery::stops(1, {0, 1}, 3600)}, {.file_on_failure = prefix, .stream_on_failure = &texts}, [](recorder&) {},
-        deadline);
+        {orrery::faults::stops(1, {0, 1}, 3600)}, {.file_on_failure = prefix, .stream_on_failure = &texts},
+        [](recorder&) {}, deadline);
   }
   for (const int rank : {0, 2}) {
     const std::string name = prefix + "." + std::to_string(rank);
@@ -235,7 +235,7 @@ TEST_CASE("a failure writes each rank's last events; the wait that failed is the
 
 TEST_CASE("a rank that is told to fail writes its events, too") {
   std::ostringstream texts;
-  run({orrery::fails(2, {0, 1})}, {.stream_on_failure = &texts}, [](recorder&) {});
+  run({orrery::faults::fails(2, {0, 1})}, {.stream_on_failure = &texts}, [](recorder&) {});
   CHECK(texts.str().find("rank 2 in step 1 of call 0 fails, as its script says\n") != std::string::npos);
 }
 
@@ -388,11 +388,11 @@ TEST_CASE("the first failure is written down, wherever it is, and no other") {
     scripted_recorder tracing{world, {.file_on_failure = prefix, .stream_on_failure = &stream}};
     auto channel = open_ring(tracing);
     const bool abandons = one.where.find("abandon") == 0;
-    const std::string message = abandons ? "failed in step 1: out of memory" : "no " + one.where;
+    const std::string cause = abandons ? "failed in step 1: out of memory" : "no " + one.where;
     world.happens = [&](const std::string& what) {
       if (what != one.where || abandons) return;
       take_a_millisecond();
-      throw std::domain_error{message};
+      throw std::domain_error{cause};
     };
     const auto all = [&] {
       channel.begin();
@@ -410,13 +410,13 @@ TEST_CASE("the first failure is written down, wherever it is, and no other") {
     if (abandons) {
       all();
     } else {
-      CHECK_THROWS_WITH_AS(all(), message.c_str(), std::domain_error);
+      CHECK_THROWS_WITH_AS(all(), cause.c_str(), std::domain_error);
     }
     const std::string text = text_of(tracing);
     const std::string trace = read(prefix + ".0.json");
     CHECK(stream.str() == text);
     CHECK(read(prefix + ".0.txt") == text);
-    CHECK(ends_with(text, " " + message + "\n"));
+    CHECK(ends_with(text, " " + cause + "\n"));
     CHECK(count(text, "<- failed here\n") == (one.marked ? 1 : 0));
     const std::size_t end_of_event = text.rfind('\n', text.size() - 2);
     CHECK(ends_with(text.substr(0, end_of_event), one.last_event + (one.marked ? "  <- failed here" : "")));
@@ -424,13 +424,13 @@ TEST_CASE("the first failure is written down, wherever it is, and no other") {
     const json parsed = json::parse(trace);
     const std::vector<json> marks = of(parsed, 0, "i");
     REQUIRE(marks.size() == 1);
-    CHECK(marks[0]["name"].text == message);
+    CHECK(marks[0]["name"].text == cause);
     const std::vector<json> slices = of(parsed, 0, "X");
     REQUIRE_FALSE(slices.empty());
     for (const json& slice : slices) {
       const bool failed = one.marked && &slice == &slices.back();
       REQUIRE(slice["args"].members.count("failed") == (failed ? 1 : 0));
-      if (failed) CHECK(slice["args"]["failed"].text == message);
+      if (failed) CHECK(slice["args"]["failed"].text == cause);
       if (failed) CHECK(slice["dur"].number() >= 1000 - 0.002);
     }
 
@@ -449,7 +449,7 @@ TEST_CASE("the first failure is written down, wherever it is, and no other") {
     CHECK(stream.str() == text);
     CHECK(read(prefix + ".0.txt") == text);
     CHECK(read(prefix + ".0.json") == trace);
-    CHECK(ends_with(text_of(tracing), " " + message + "\n"));
+    CHECK(ends_with(text_of(tracing), " " + cause + "\n"));
     CHECK(of(trace_of(tracing), 0, "i").size() == 1);
   }
 }

@@ -19,6 +19,32 @@
 #include "orrery/schedule/program.hpp"
 #include "orrery/tensor/view.hpp"
 
+namespace orrery {
+
+/// The arguments of `attention::backward` by name, as views:
+///
+///     attend.backward({.q = q, .k = k, .v = v, .out = out, .lse = lse, .grad_out = grad_out,
+///                      .grad_q = grad_q, .grad_k = grad_k, .grad_v = grad_v});
+///
+/// All nine are needed: one that is left out is refused by name.
+template <class Kernel>
+struct backward_arguments {
+  using storage = typename Kernel::storage;
+  using accumulator = typename Kernel::accumulator;
+
+  tensor_view<const storage> q{};         ///< the forward's: [batch, tokens, query_heads, head_dim]
+  tensor_view<const storage> k{};         ///< the forward's: [batch, key tokens, key_heads, head_dim]
+  tensor_view<const storage> v{};         ///< the forward's: [batch, key tokens, key_heads, value_dim]
+  tensor_view<const storage> out{};       ///< the forward's result: [batch, tokens, query_heads, value_dim]
+  row_view<const accumulator> lse{};      ///< the forward's result: [batch, query_heads, tokens]
+  tensor_view<const storage> grad_out{};  ///< the gradient of the loss with respect to out, as large as out
+  tensor_view<storage> grad_q{};          ///< written: as large as q
+  tensor_view<storage> grad_k{};          ///< written: as large as k
+  tensor_view<storage> grad_v{};          ///< written: as large as v
+};
+
+}  // namespace orrery
+
 namespace orrery::detail {
 
 /// The calls of a planned attention operator, whatever its transport and mask.
@@ -39,11 +65,7 @@ struct attention_calls {
   virtual void finish_forward(const output_listener& on_final) = 0;
   /// Leaves a forward that was begun.
   virtual void abandon_forward() = 0;
-  virtual void backward(const tensor_view<const storage>& q, const tensor_view<const storage>& k,
-                        const tensor_view<const storage>& v, const tensor_view<const storage>& out,
-                        const row_view<const accumulator>& lse, const tensor_view<const storage>& grad_out,
-                        const tensor_view<storage>& grad_q, const tensor_view<storage>& grad_k,
-                        const tensor_view<storage>& grad_v, const output_listener& on_final) = 0;
+  virtual void backward(const backward_arguments<Kernel>& views, const output_listener& on_final) = 0;
   virtual void progress() = 0;
   [[nodiscard]] virtual std::int64_t workspace_bytes() const = 0;
 
@@ -137,20 +159,16 @@ class planned_attention final : public attention_calls<Kernel> {
   }
   void abandon_forward() override { run_forward_.abandon(": its forward was begun, but not finished"); }
 
-  void backward(const tensor_view<const storage>& q, const tensor_view<const storage>& k,
-                const tensor_view<const storage>& v, const tensor_view<const storage>& out,
-                const row_view<const accumulator>& lse, const tensor_view<const storage>& grad_out,
-                const tensor_view<storage>& grad_q, const tensor_view<storage>& grad_k,
-                const tensor_view<storage>& grad_v, const output_listener& on_final) override {
-    backward_.q = q;
-    backward_.k = k;
-    backward_.v = v;
-    backward_.out = out;
-    backward_.lse = lse;
-    backward_.grad_out = grad_out;
-    backward_.grad_q = grad_q;
-    backward_.grad_k = grad_k;
-    backward_.grad_v = grad_v;
+  void backward(const backward_arguments<Kernel>& views, const output_listener& on_final) override {
+    backward_.q = views.q;
+    backward_.k = views.k;
+    backward_.v = views.v;
+    backward_.out = views.out;
+    backward_.lse = views.lse;
+    backward_.grad_out = views.grad_out;
+    backward_.grad_q = views.grad_q;
+    backward_.grad_k = views.grad_k;
+    backward_.grad_v = views.grad_v;
     backward_.on_final = on_final;
     run_backward_.run();
   }

@@ -221,14 +221,16 @@ struct expected_view {
   std::int64_t heads;
   std::int64_t dim;  ///< 1 for rows
 
-  /// Each throws `std::invalid_argument` if the view does not fit; else returns its bytes.
+  /// Each throws `std::invalid_argument` if the view was left out or does not fit; else returns its bytes.
   template <class T>
   footprint check(const tensor_view<T>& view) const {
+    check_given(view);
     check_sizes(view.batch, view.sequence, view.heads, view.dim);
     return check_memory(view, view.dim);
   }
   template <class T>
   footprint check(const row_view<T>& view) const {
+    check_given(view);
     check_sizes(view.batch, view.sequence, view.heads, dim);
     return check_memory(view, 1);
   }
@@ -238,6 +240,13 @@ struct expected_view {
   }
 
  private:
+  /// A view that was left out is default constructed: it has no address and no sizes.
+  template <class View>
+  void check_given(const View& view) const {
+    if (view.data != nullptr || view.batch != 0 || view.sequence != 0 || view.heads != 0) return;
+    refuse("was left out; expected a view with batch " + std::to_string(batch) + ", " + std::to_string(sequence) +
+           " tokens and " + std::to_string(heads) + (heads == 1 ? " head" : " heads"));
+  }
   void check_sizes(std::int64_t is_batch, std::int64_t is_sequence, std::int64_t is_heads, std::int64_t is_dim) const {
     check_size("batch", is_batch, batch);
     check_size("sequence (this rank's tokens)", is_sequence, sequence);

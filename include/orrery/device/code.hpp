@@ -12,7 +12,7 @@ struct alignas(16) vector_words {
   std::uint32_t word[4];
 };
 
-/// The device that kernels run on by default, see `kernel/gpu.cuh`.
+/// The device that kernels run on by default, see `device/gpu.cuh`.
 ///
 /// Kernels are functors, `body(threads)`, and never name the device's own syntax: what one thread may do is a member of
 /// `threads` (compare `gpu_threads`, which does it by PTX), and `Device::launch<threads>(context, blocks, shared_bytes,

@@ -44,11 +44,11 @@ struct tensor_box {
   /// coordinates below 2^31 (CUDA driver API, cuTensorMapEncodeTiled).
   [[nodiscard]] constexpr bool has_map() const noexcept {
     if (reinterpret_cast<std::uintptr_t>(data) % 16 != 0 || extent[0] % 8 != 0) return false;
-    for (const std::int64_t one : extent) {
-      if (one <= 0 || one >= std::int64_t{1} << 31) return false;
+    for (const std::int64_t size : extent) {
+      if (size <= 0 || size >= std::int64_t{1} << 31) return false;
     }
-    for (const std::int64_t one : stride_bytes) {
-      if (one <= 0 || one % 16 != 0 || one >= std::int64_t{1} << 40) return false;
+    for (const std::int64_t stride : stride_bytes) {
+      if (stride <= 0 || stride % 16 != 0 || stride >= std::int64_t{1} << 40) return false;
     }
     return true;
   }

@@ -55,7 +55,7 @@ class thread_team {
   }
 
   /// The order in which items of `run_in_turn` pass their stages.
-  class turn {
+  class stage_order {
    public:
     /// Returns when the item before has left `stage`.
     void enter(std::int64_t stage) const noexcept {
@@ -66,7 +66,7 @@ class thread_team {
 
    private:
     friend thread_team;
-    turn(thread_team& team, std::int64_t item) noexcept : team_{&team}, item_{item} {}
+    stage_order(thread_team& team, std::int64_t item) noexcept : team_{&team}, item_{item} {}
 
     thread_team* team_;
     std::int64_t item_;
@@ -76,11 +76,11 @@ class thread_team {
   /// which the item enters and leaves stages 0, 1, ... (fewer than 2^24). The item behind it is then at most one stage
   /// behind, so that each place sees the items in their order whatever the number of threads.
   template <class Work>
-  void run_in_turn(std::int64_t items, const Work& work) {
-    for (mark_of_item& one : marks_) one.passed.store(0, std::memory_order_relaxed);
+  void run_staged(std::int64_t items, const Work& work) {
+    for (mark_of_item& mark : marks_) mark.passed.store(0, std::memory_order_relaxed);
     run(items, [&](std::int64_t item, int thread) {
       const leave_all at_the_end{*this, item};  // also if the work throws, or those behind would wait for ever
-      work(item, thread, turn{*this, item});
+      work(item, thread, stage_order{*this, item});
     });
   }
 
@@ -146,7 +146,7 @@ class thread_team {
     helping_.store(open);
     calls_.fetch_add(1);
     if (items - 1 < static_cast<std::int64_t>(helpers_.size())) {
-      for (std::int64_t one = 1; one < items; ++one) calls_.notify_one();
+      for (std::int64_t item = 1; item < items; ++item) calls_.notify_one();
     } else {
       calls_.notify_all();
     }
@@ -191,7 +191,7 @@ class thread_team {
     dismissed_.store(true);
     calls_.fetch_add(1);
     calls_.notify_all();
-    for (std::thread& one : helpers_) one.join();
+    for (std::thread& thread : helpers_) thread.join();
   }
 
   std::vector<mark_of_item> marks_;

@@ -26,6 +26,10 @@ class cudnn_error : public std::runtime_error {
   using std::runtime_error::runtime_error;
 };
 
+}  // namespace orrery
+
+namespace orrery::detail {
+
 /// Throws `cudnn_error` unless `status`, the result of `call`, is a success.
 inline void check_cudnn(cudnnStatus_t status, const char* call,
                         const std::source_location& place = std::source_location::current()) {
@@ -124,6 +128,10 @@ inline void describe_cudnn_call(cudnn_frontend::graph::Graph& made, const cudnn_
   return graph.check_support();
 }
 
+}  // namespace orrery::detail
+
+namespace orrery {
+
 /// cuDNN itself, by its graph API and cudnn-frontend (written for 1.32 and cuDNN 9.19): a `cudnn_engine` for the device
 /// that is current when it is made. In a call it takes no device memory; cuDNN takes some of the host's.
 ///
@@ -133,7 +141,7 @@ inline void describe_cudnn_call(cudnn_frontend::graph::Graph& made, const cudnn_
 class cudnn_graphs {
  public:
   /// Throws `cudnn_error`.
-  cudnn_graphs() { check_cudnn(cudnnCreate(&handle_), "cudnnCreate"); }
+  cudnn_graphs() { detail::check_cudnn(cudnnCreate(&handle_), "cudnnCreate"); }
   cudnn_graphs(const cudnn_graphs&) = delete;
   cudnn_graphs& operator=(const cudnn_graphs&) = delete;
   ~cudnn_graphs() {
@@ -142,16 +150,16 @@ class cudnn_graphs {
   }
 
   /// Cost: up to seconds, where cuDNN compiles. Throws `std::invalid_argument` if cuDNN does not have the call.
-  int plan(const cudnn_call& call) {
+  int plan(const detail::cudnn_call& call) {
     execution made{std::make_unique<cudnn_frontend::graph::Graph>(), {}, 0};
-    describe_cudnn_call(*made.graph, call);
+    detail::describe_cudnn_call(*made.graph, call);
     if (const auto error = build(*made.graph); error.is_bad()) {
       throw std::invalid_argument{"orrery: cuDNN " + std::to_string(cudnnGetVersion()) +
                                   " does not have, on this device, the " + call.text() + ": " + error.err_msg +
                                   "; orrery::device_flash may have it"};
     }
-    check_cudnn(made.graph->get_workspace_size(made.workspace_bytes), "Graph::get_workspace_size");
-    for (const cudnn_tensor which : tensors_of(call.backward))
+    detail::check_cudnn(made.graph->get_workspace_size(made.workspace_bytes), "Graph::get_workspace_size");
+    for (const detail::cudnn_tensor which : tensors_of(call.backward))
       made.addresses[static_cast<std::int64_t>(which)] = nullptr;
     plans_.push_back(std::move(made));
     return static_cast<int>(plans_.size()) - 1;
@@ -162,13 +170,15 @@ class cudnn_graphs {
   }
 
   /// Throws `cudnn_error`.
-  void run(int plan, const device_context& context, const cudnn_tensors& tensors, void* workspace) {
-    if (!streamed_ || stream_ != context.stream) check_cudnn(cudnnSetStream(handle_, context.stream), "cudnnSetStream");
+  void run(int plan, const device_context& context, const detail::cudnn_tensors& tensors, void* workspace) {
+    if (!streamed_ || stream_ != context.stream)
+      detail::check_cudnn(cudnnSetStream(handle_, context.stream), "cudnnSetStream");
     streamed_ = true;
     stream_ = context.stream;
     execution& made = plans_[static_cast<std::size_t>(plan)];
-    for (auto& [number, address] : made.addresses) address = address_of(static_cast<cudnn_tensor>(number), tensors);
-    check_cudnn(made.graph->execute(handle_, made.addresses, workspace), "Graph::execute");
+    for (auto& [number, address] : made.addresses)
+      address = address_of(static_cast<detail::cudnn_tensor>(number), tensors);
+    detail::check_cudnn(made.graph->execute(handle_, made.addresses, workspace), "Graph::execute");
   }
 
  private:
@@ -179,35 +189,35 @@ class cudnn_graphs {
   };
 
   cudnn_frontend::error_t build(cudnn_frontend::graph::Graph& graph) {
-    if (const auto error = supported_by_cudnn(graph, handle_); error.is_bad()) return error;
+    if (const auto error = detail::supported_by_cudnn(graph, handle_); error.is_bad()) return error;
     return graph.build_plans();
   }
 
-  static std::vector<cudnn_tensor> tensors_of(bool backward) {
-    using enum cudnn_tensor;
+  static std::vector<detail::cudnn_tensor> tensors_of(bool backward) {
+    using enum detail::cudnn_tensor;
     return backward ? std::vector{q, k, v, out, lse, grad_out, grad_q, grad_k, grad_v} : std::vector{q, k, v, out, lse};
   }
 
   // cuDNN's tensors are all without const.
-  static void* address_of(cudnn_tensor which, const cudnn_tensors& t) {
+  static void* address_of(detail::cudnn_tensor which, const detail::cudnn_tensors& t) {
     switch (which) {
-      case cudnn_tensor::q:
+      case detail::cudnn_tensor::q:
         return const_cast<void*>(t.q);
-      case cudnn_tensor::k:
+      case detail::cudnn_tensor::k:
         return const_cast<void*>(t.k);
-      case cudnn_tensor::v:
+      case detail::cudnn_tensor::v:
         return const_cast<void*>(t.v);
-      case cudnn_tensor::out:
+      case detail::cudnn_tensor::out:
         return t.out;
-      case cudnn_tensor::lse:
+      case detail::cudnn_tensor::lse:
         return t.lse;
-      case cudnn_tensor::grad_out:
+      case detail::cudnn_tensor::grad_out:
         return const_cast<void*>(t.grad_out);
-      case cudnn_tensor::grad_q:
+      case detail::cudnn_tensor::grad_q:
         return t.grad_q;
-      case cudnn_tensor::grad_k:
+      case detail::cudnn_tensor::grad_k:
         return t.grad_k;
-      case cudnn_tensor::grad_v:
+      case detail::cudnn_tensor::grad_v:
         return t.grad_v;
     }
     return nullptr;
@@ -219,6 +229,6 @@ class cudnn_graphs {
   bool streamed_ = false;
 };
 
-static_assert(cudnn_engine<cudnn_graphs>);
+static_assert(detail::cudnn_engine<cudnn_graphs>);
 
 }  // namespace orrery

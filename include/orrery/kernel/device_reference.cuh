@@ -32,10 +32,6 @@ ORRERY_DEVICE A device_dot(const T* x, const T* y, std::int64_t dim) {
   return sum;
 }
 
-}  // namespace orrery::detail
-
-namespace orrery {
-
 /// A thread's sums of one row, which would be long: in double, `columns` at a time in registers, and only rounded at
 /// the end, so that their error does not grow with their length.
 struct device_reference_sums {
@@ -68,10 +64,6 @@ struct device_reference_sums {
     }
   }
 };
-
-}  // namespace orrery
-
-namespace orrery::detail {
 
 /// The forward of `device_reference`: a thread for each query.
 template <class T, class A, class Mask>

@@ -14,13 +14,17 @@ namespace orrery {
 /// A layout says which tokens of a sequence are which rank's shard, as at most two increasing segments of global
 /// positions, and where: `shard(rank, world, length)`. All shards together are the sequence: each position 0, ...,
 /// length - 1 is in one of them. Lengths need not divide by anything, and shards may be empty. Every rank asks for the
-/// shards of all ranks. An operator checks all this when it is made (see `check_shards`). `name()` is what ranks
-/// compare at construction.
+/// shards of all ranks. An operator checks all this when it is made (see `detail::check_shards`). `name()` is what
+/// ranks compare at construction.
 template <class Layout>
 concept layout = std::copy_constructible<Layout> && requires(const Layout& l, std::int64_t length) {
   { l.shard(0, 1, length) } -> std::same_as<segments>;
   { l.name() } -> std::convertible_to<std::string>;
 };
+
+}  // namespace orrery
+
+namespace orrery::detail {
 
 /// Where the `index`-th of `pieces` pieces of a whole begins, which differ by one at most; 0 <= index <= pieces, which
 /// is at most 2^32. Right for every whole >= 0: no product overflows.
@@ -29,6 +33,10 @@ concept layout = std::copy_constructible<Layout> && requires(const Layout& l, st
   const auto rest = static_cast<std::uint64_t>(index) * static_cast<std::uint64_t>(whole % pieces);
   return index * (whole / pieces) + static_cast<std::int64_t>(rest / static_cast<std::uint64_t>(pieces));
 }
+
+}  // namespace orrery::detail
+
+namespace orrery {
 
 /// Rank r has the r-th of `world` pieces, whose lengths differ by one token at most. Right for full masks; under a
 /// causal mask the last rank has nearly twice the average work.
@@ -43,8 +51,8 @@ struct contiguous {
 
   /// The `index`-th of `pieces` pieces of the sequence.
   [[nodiscard]] static constexpr segment piece(std::int64_t index, std::int64_t pieces, std::int64_t length) noexcept {
-    const std::int64_t begin = begin_of_piece(index, pieces, length);
-    const std::int64_t count = begin_of_piece(index + 1, pieces, length) - begin;
+    const std::int64_t begin = detail::begin_of_piece(index, pieces, length);
+    const std::int64_t count = detail::begin_of_piece(index + 1, pieces, length) - begin;
     return {begin, count, count, count};
   }
 };

@@ -103,8 +103,8 @@ class executor {
         now_ = &now;
         for (const detail::executor_plan::completion& done : now.completions) {
           channel_.await(done.exchange);
-          for (const detail::executor_plan::arrival& one : done.merges)
-            work_->merge(context, one.block, one.into, one.from, one.fresh);
+          for (const detail::executor_plan::arrival& merge : done.merges)
+            work_->merge(context, merge.block, merge.into, merge.from, merge.fresh);
           for (const schedule::block& result : done.results) work_->finish(context, result);
         }
         end_posting(post(now.exchanges));

@@ -108,7 +108,7 @@ class executor_plan {
     for (const auto& of_kind : slot_bytes_) {
       for (const std::int64_t size : of_kind) count(size);
     }
-    for (const own_operand& one : own_operands_) count(sizes.bytes(payload::operand, one.block));
+    for (const own_operand& operand : own_operands_) count(sizes.bytes(payload::operand, operand.block));
   }
 
   [[nodiscard]] std::int64_t workspace_bytes() const noexcept { return workspace_bytes_; }
@@ -122,12 +122,12 @@ class executor_plan {
         workspace += aligned(size);
       }
     }
-    for (own_operand& one : own_operands_) {
-      one.address = workspace;
-      workspace += aligned(sizes.bytes(payload::operand, one.block));
+    for (own_operand& operand : own_operands_) {
+      operand.address = workspace;
+      workspace += aligned(sizes.bytes(payload::operand, operand.block));
       for (int t = 0; t < tensors.size(); ++t) {
-        if (sizes.sides[static_cast<std::size_t>(t)] != one.block.side) continue;
-        tensors[t].packed.push_back({one.block, one.address + sizes.bytes_before(t, one.block)});
+        if (sizes.sides[static_cast<std::size_t>(t)] != operand.block.side) continue;
+        tensors[t].packed.push_back({operand.block, operand.address + sizes.bytes_before(t, operand.block)});
       }
     }
 
@@ -146,9 +146,10 @@ class executor_plan {
       for (int q = t.queries.first; q < t.queries.end(); ++q) now.queries.push_back(in_tile(p, here, i, p.queries[q]));
       for (int k = t.keys.first; k < t.keys.end(); ++k) now.keys.push_back(in_tile(p, here, i, p.keys[k]));
     }
-    for (const own_result& one : own_results_) {
-      planned_step& of = steps[one.last_step];
-      (one.last_completion < 0 ? of.results : of.completions[one.last_completion].results).push_back(one.block);
+    for (const own_result& result : own_results_) {
+      planned_step& of = steps[result.last_step];
+      (result.last_completion < 0 ? of.results : of.completions[result.last_completion].results)
+          .push_back(result.block);
     }
     hand_over_first_step(schedule, sizes);
   }
@@ -207,8 +208,8 @@ class executor_plan {
   }
 
   own_operand* own(const block& b) {
-    for (own_operand& one : own_operands_) {
-      if (one.block == b) return &one;
+    for (own_operand& operand : own_operands_) {
+      if (operand.block == b) return &operand;
     }
     return nullptr;
   }
@@ -252,7 +253,7 @@ class executor_plan {
   void post(const tensor_program& schedule, slot_state& here, int i, int e, const block_sizes& sizes) {
     const program& p = schedule.program;
     const exchange& x = p.exchanges[e];
-    exchange_pieces& mine = pieces[static_cast<std::size_t>(e)];
+    exchange_pieces& local = pieces[static_cast<std::size_t>(e)];
     const int only = schedule.tensor_of(e);
     const auto piece_of = [&](std::byte* address, const block& b) -> piece {
       if (only == every_tensor) return {address, sizes.bytes(x.payload, b)};
@@ -262,17 +263,17 @@ class executor_plan {
       const block& what = p.sent[s];
       const unsigned kind = slot_state::kind_of(what.side, x.payload);
       if (what.shard == p.rank) {
-        mine.sent.push_back(piece_of(own(what)->address, what));
+        local.sent.push_back(piece_of(own(what)->address, what));
         continue;
       }
       const int slot = here.kinds[kind].find(what, i);
-      mine.sent.push_back(piece_of(at(kind, slot), what));
+      local.sent.push_back(piece_of(at(kind, slot), what));
       if (x.payload == payload::partial) here.kinds[kind].forget(slot);
     }
     for (int r = x.received.first; r < x.received.end(); ++r) {
       const held_block& arriving = p.received[r];
       const unsigned kind = slot_state::kind_of(arriving.block.side, x.payload);
-      mine.received.push_back(piece_of(at(kind, arriving.slot), arriving.block));
+      local.received.push_back(piece_of(at(kind, arriving.slot), arriving.block));
       if (x.payload == payload::operand) {
         here.kinds[kind].fill(arriving.slot, arriving.block, x.complete_before);
       } else {

@@ -17,8 +17,8 @@ struct rank_group {
   [[nodiscard]] constexpr int index_of(int rank) const noexcept { return (rank - first) / stride; }
 };
 
-/// How an exchange flies: its lane, and for how many steps it may be under way (1: usable in the next step).
-struct flight {
+/// How an exchange travels: its lane, and for how many steps it may be in flight (1: usable in the next step).
+struct in_flight {
   int lane = 0;
   int steps = 1;
 };
@@ -38,8 +38,8 @@ struct every_two_ranks {
 ///     }
 ///     return schedule;
 ///
-/// Exchanges belong to the step in which they are written and fly while its tile is computed. A builder turns into a
-/// `program` once.
+/// Exchanges belong to the step in which they are written and are in flight while its tile is computed. A builder turns
+/// into a `program` once.
 class builder {
  public:
   constexpr builder(int rank, int world, pass p = pass::forward, int slices = 1) : rank_{rank}, world_{world} {
@@ -51,8 +51,8 @@ class builder {
 
   /// Every rank sends `sent` to the rank `distance` further on and receives from the rank `distance` back what that one
   /// sends: the same blocks, `distance` shards back. The hop of every ring.
-  constexpr void shift(const blocks& sent, int distance, flight how = {}, payload what = payload::operand) {
-    begin_exchange(wrapped(rank_ + distance), wrapped(rank_ - distance), how, what);
+  constexpr void shift(const blocks& sent, int distance, in_flight flight = {}, payload what = payload::operand) {
+    begin_exchange(wrapped(rank_ + distance), wrapped(rank_ - distance), flight, what);
     send(sent);
     receive({sent.side, sent.first - distance, sent.count, sent.stride, sent.slice, sent.slices});
   }
@@ -60,17 +60,17 @@ class builder {
   /// Begins an exchange of this step with rank `to`, which gets what the following `send` calls name, and rank `from`,
   /// from which the blocks of the following `receive` calls come; either may be `no_rank`. An exchange with oneself is
   /// no exchange, and what is then named is ignored.
-  constexpr void begin_exchange(int to, int from, flight how = {}, payload what = payload::operand) {
+  constexpr void begin_exchange(int to, int from, in_flight flight = {}, payload what = payload::operand) {
     sending_ = to != no_rank && to != rank_;
     receiving_ = from != no_rank && from != rank_;
     if (!sending_ && !receiving_) return;
     const int now = program_.steps.count;
     *program_.exchanges.extend(1) = {sending_ ? to : no_rank,
                                      receiving_ ? from : no_rank,
-                                     how.lane,
+                                     flight.lane,
                                      what,
                                      now,
-                                     now + (how.steps < 0 ? 0 : how.steps),
+                                     now + (flight.steps < 0 ? 0 : flight.steps),
                                      {program_.sent.count, 0},
                                      {program_.received.count, 0}};
   }
@@ -115,34 +115,34 @@ class builder {
 
   /// Collective: every member of `group` gets the home blocks of every other member, one direct exchange for each
   /// distance. Costs (members - 1) blocks and messages.
-  constexpr void all_gather(const rank_group& group, side s, flight how = {}) {
+  constexpr void all_gather(const rank_group& group, side s, in_flight flight = {}) {
     const int first = program_.exchanges.count;
     const int me = group.index_of(program_.rank);
     for (int distance = 1; distance < group.count; ++distance) {
       const int to = group.member((me + distance) % group.count);
       const int from = group.member((me + group.count - distance) % group.count);
-      begin_exchange(to, from, how);
+      begin_exchange(to, from, flight);
       send({s, rank_});
       receive({s, from});
     }
-    remark(collective_kind::all_gather, group, first);
+    mark_collective(collective_kind::all_gather, group, first);
   }
 
   /// Collective: every member of `group` sends each other member the partials it holds for that member's home shard.
   /// Costs (members - 1) blocks and messages. `holds(from, to)` may say that rank `from` has nothing for rank `to`.
   template <class Holds = every_two_ranks>
-  constexpr void reduce_scatter(const rank_group& group, side s, flight how = {}, const Holds& holds = {}) {
+  constexpr void reduce_scatter(const rank_group& group, side s, in_flight flight = {}, const Holds& holds = {}) {
     const int first = program_.exchanges.count;
     const int me = group.index_of(program_.rank);
     for (int distance = 1; distance < group.count; ++distance) {
       const int to = group.member((me + distance) % group.count);
       const int from = group.member((me + group.count - distance) % group.count);
-      begin_exchange(holds(program_.rank, to) ? to : no_rank, holds(from, program_.rank) ? from : no_rank, how,
+      begin_exchange(holds(program_.rank, to) ? to : no_rank, holds(from, program_.rank) ? from : no_rank, flight,
                      payload::partial);
       send({s, to});
       receive({s, program_.rank});
     }
-    remark(collective_kind::reduce_scatter, group, first);
+    mark_collective(collective_kind::reduce_scatter, group, first);
   }
 
   /// Writes step `index` of another program of this rank into this step.
@@ -168,12 +168,12 @@ class builder {
     for (int k = t.keys.first; k < t.keys.end(); ++k) add_to_tile(other.keys[k].block);
   }
 
-  /// Says that the exchanges of this step from index `first` on are together a collective over `group`.
-  constexpr void remark(collective_kind kind, const rank_group& group, int first) {
-    remark(kind, group, {first, program_.exchanges.count - first});
+  /// Marks the exchanges of this step from index `first` on as a collective over `group`.
+  constexpr void mark_collective(collective_kind kind, const rank_group& group, int first) {
+    mark_collective(kind, group, {first, program_.exchanges.count - first});
   }
-  /// Says that some exchanges of this step are together a collective over `group`.
-  constexpr void remark(collective_kind kind, const rank_group& group, const range& exchanges) {
+  /// Marks some exchanges of this step as a collective over `group`.
+  constexpr void mark_collective(collective_kind kind, const rank_group& group, const range& exchanges) {
     if (exchanges.count > 0) program_.collectives.push_back({kind, group.first, group.count, group.stride, exchanges});
   }
   [[nodiscard]] constexpr int exchanges_so_far() const noexcept { return program_.exchanges.count; }

@@ -35,7 +35,7 @@ namespace orrery::detail {
       schedule.receive(slices_of_member(side::query, first + from, member));
       schedule.receive(slices_of_member(side::key, first + from, member));
     }
-    schedule.remark(collective_kind::all_to_all, {first, U}, 0);
+    schedule.mark_collective(collective_kind::all_to_all, {first, U}, 0);
     schedule.next_step();
   }
 
@@ -60,8 +60,8 @@ namespace orrery::detail {
     for (const collective& c : within.collectives) {
       if (c.exchanges.first < now.exchanges.first || c.exchanges.first >= now.exchanges.first + now.exchanges.count)
         continue;
-      schedule.remark(c.kind, {c.first_rank * U + member, c.ranks, c.rank_stride * U},
-                      range{c.exchanges.first + shift, c.exchanges.count});
+      schedule.mark_collective(c.kind, {c.first_rank * U + member, c.ranks, c.rank_stride * U},
+                               range{c.exchanges.first + shift, c.exchanges.count});
     }
     const tile& t = now.tile;
     for (int q = t.queries.first; q < t.queries.end(); ++q) schedule.add_to_tile(lifted(within.queries[q].block));
@@ -81,7 +81,7 @@ namespace orrery::detail {
       schedule.send(slices_of_member(side::key, first + to, member));
       schedule.receive(slices_of_member(side::key, rank, from));
     }
-    schedule.remark(collective_kind::all_to_all, {first, U}, transposition);
+    schedule.mark_collective(collective_kind::all_to_all, {first, U}, transposition);
   }
   return schedule;
 }

@@ -41,7 +41,7 @@ class transport_adaptor {
     return self().collective([&] { return world_->all_gather(text); });
   }
   [[nodiscard]] std::vector<std::string> all_gather(const std::string& text,
-                                                    detail::collective_call call) requires naming_calls<World> {
+                                                    detail::collective_call call) requires detail::naming_calls<World> {
     return self().collective([&] { return world_->all_gather(text, call); });
   }
   template <class T>

@@ -61,7 +61,7 @@ class counted : public transport_adaptor<World, counted<World>> {
     schedule::list<std::int64_t> bytes;
     for (const exchange_pieces& of_exchange : pieces) {
       std::int64_t sum = of_exchange.sent.empty() ? -1 : 0;
-      for (const piece& one : of_exchange.sent) sum += one.bytes;
+      for (const piece& part : of_exchange.sent) sum += part.bytes;
       bytes.push_back(sum);
     }
     return {this->world().open(p, std::move(pieces)), totals_, std::move(bytes)};

@@ -48,10 +48,10 @@ class group {
   /// Throws `std::invalid_argument` for a number of ranks or a deadline that is not positive, for as many streams as
   /// there are not ranks, and for devices that do not exist or differ in compute capability; `device_error` if there is
   /// no device.
-  group(int ranks, options how)
-      : host_{checked(ranks, how), {.deadline = how.deadline}},
-        options_{std::move(how)},
-        shown_(static_cast<std::size_t>(ranks)) {}
+  group(int ranks, options options)
+      : host_{checked(ranks, options), {.deadline = options.deadline}},
+        options_{std::move(options)},
+        published_events_(static_cast<std::size_t>(ranks)) {}
 
   [[nodiscard]] threads::shared_world& host() noexcept { return host_; }
   [[nodiscard]] int device(int rank) const noexcept {
@@ -63,41 +63,43 @@ class group {
   }
   [[nodiscard]] const std::vector<int>& devices() const noexcept { return options_.devices; }
   /// Held by whoever enqueues while a graph is captured (see `capture`).
-  [[nodiscard]] std::mutex& turn() noexcept { return turn_; }
+  [[nodiscard]] std::mutex& capture_mutex() noexcept { return capture_mutex_; }
   /// Are streams being captured?
   [[nodiscard]] std::atomic<bool>& capturing() noexcept { return capturing_; }
   /// How many ranks are about to enqueue into the graph; changed by whoever has the turn.
   [[nodiscard]] std::atomic<int>& enqueuing() noexcept { return enqueuing_; }
   /// An event of each rank, to be shown to the others between two barriers.
-  [[nodiscard]] std::vector<std::shared_ptr<detail::cuda_event>>& shown() noexcept { return shown_; }
+  [[nodiscard]] std::vector<std::shared_ptr<detail::cuda_event>>& published_events() noexcept {
+    return published_events_;
+  }
 
  private:
   [[noreturn]] static void refuse(const std::string& why) { throw std::invalid_argument{"orrery: device::" + why}; }
 
   /// The number of ranks, if all is well; fills in the devices.
-  static int checked(int ranks, options& how) {
+  static int checked(int ranks, options& options) {
     if (ranks < 1) refuse("group: the number of ranks is " + std::to_string(ranks) + ", expected at least 1");
-    if (const std::string wrong = detail::what_is_wrong_with(how.deadline, 1); !wrong.empty())
+    if (const std::string wrong = detail::options_error(options.deadline, 1); !wrong.empty())
       refuse("options: " + wrong);
-    if (!how.streams.empty() && how.streams.size() != static_cast<std::size_t>(ranks)) {
-      refuse("options: there are " + std::to_string(how.streams.size()) + " streams for " + std::to_string(ranks) +
+    if (!options.streams.empty() && options.streams.size() != static_cast<std::size_t>(ranks)) {
+      refuse("options: there are " + std::to_string(options.streams.size()) + " streams for " + std::to_string(ranks) +
              " ranks; give one for each rank, or none");
     }
     int visible = 0;
     detail::check_cuda(cudaGetDeviceCount(&visible), "cudaGetDeviceCount");
     if (visible < 1) throw device_error{cudaErrorNoDevice, "orrery: device::group: this process sees no CUDA device"};
-    if (how.devices.empty()) {
-      for (int device = 0; device < visible; ++device) how.devices.push_back(device);
+    if (options.devices.empty()) {
+      for (int device = 0; device < visible; ++device) options.devices.push_back(device);
     }
-    for (const int device : how.devices) {
+    for (const int device : options.devices) {
       if (device < 0 || device >= visible) {
         refuse("options: there is no device " + std::to_string(device) + "; this process sees " +
                std::to_string(visible));
       }
-      const std::string first = capability(how.devices[0]);
+      const std::string first = capability(options.devices[0]);
       const std::string other = capability(device);
       if (other != first) {
-        refuse("options: device " + std::to_string(how.devices[0]) + " has compute capability " + first +
+        refuse("options: device " + std::to_string(options.devices[0]) + " has compute capability " + first +
                " and device " + std::to_string(device) + " has " + other +
                "; kernels differ between the two, so name devices of one kind");
       }
@@ -116,10 +118,10 @@ class group {
 
   threads::shared_world host_;
   options options_;
-  std::mutex turn_;
+  std::mutex capture_mutex_;
   std::atomic<bool> capturing_{false};
   std::atomic<int> enqueuing_{0};
-  std::vector<std::shared_ptr<detail::cuda_event>> shown_;
+  std::vector<std::shared_ptr<detail::cuda_event>> published_events_;
 };
 
 /// One rank's streams: kernels run on one, copies to this rank on others, one for each lane, so that messages of
@@ -146,21 +148,21 @@ class rank_streams {
   void make_current() const { detail::check_cuda(cudaSetDevice(device_), "cudaSetDevice"); }
 
   /// From now on the rank's thread holds this while it enqueues, and not while it waits for others; null: no more.
-  void take_turns(std::mutex* turn) noexcept { turn_ = turn; }
+  void set_capture_mutex(std::mutex* capture_mutex) noexcept { capture_mutex_ = capture_mutex; }
   /// While it lives, the rank waits for others, and it is their turn.
   class pause {
    public:
-    explicit pause(const rank_streams& of) : turn_{of.turn_} {
-      if (turn_ != nullptr) turn_->unlock();
+    explicit pause(const rank_streams& of) : capture_mutex_{of.capture_mutex_} {
+      if (capture_mutex_ != nullptr) capture_mutex_->unlock();
     }
     pause(const pause&) = delete;
     pause& operator=(const pause&) = delete;
     ~pause() {
-      if (turn_ != nullptr) turn_->lock();
+      if (capture_mutex_ != nullptr) capture_mutex_->lock();
     }
 
    private:
-    std::mutex* turn_;
+    std::mutex* capture_mutex_;
   };
 
  private:
@@ -180,7 +182,7 @@ class rank_streams {
   cudaStream_t compute_;
   std::vector<detail::cuda_stream> owned_;
   std::vector<detail::cuda_stream> copies_;
-  std::mutex* turn_ = nullptr;
+  std::mutex* capture_mutex_ = nullptr;
 };
 
 /// One message of a plan. Its copy runs on the receiver's stream of the lane, after what the sender's and the
@@ -204,15 +206,15 @@ class message {
     to_device_ = receiver.streams->device();
     receiver_.emplace();
     done_.emplace();
-    for (const piece& one : received) transfers_.push_back({one.data, nullptr, one.bytes});
+    for (const piece& part : received) transfers_.push_back({part.data, nullptr, part.bytes});
   }
 
   void connect(const end& sender, const std::vector<piece>& sent) {
     from_device_ = sender.streams->device();
     sender_.emplace();
-    std::vector<transfer> joined;
+    std::vector<transfer_range> joined;
     for (std::size_t i = 0; i < sent.size(); ++i) {
-      const transfer next{transfers_[i].to, sent[i].data, sent[i].bytes};
+      const transfer_range next{transfers_[i].to, sent[i].data, sent[i].bytes};
       if (next.bytes == 0) continue;
       if (!joined.empty() && joined.back().to + joined.back().bytes == next.to &&
           joined.back().from + joined.back().bytes == next.from) {
@@ -230,13 +232,13 @@ class message {
   void copy() const {
     sender_->order(copies_);
     receiver_->order(copies_);
-    for (const transfer& one : transfers_) {
-      const auto bytes = static_cast<std::size_t>(one.bytes);
+    for (const transfer_range& transfer : transfers_) {
+      const auto bytes = static_cast<std::size_t>(transfer.bytes);
       if (from_device_ == to_device_) {
-        detail::check_cuda(cudaMemcpyAsync(one.to, one.from, bytes, cudaMemcpyDeviceToDevice, copies_),
+        detail::check_cuda(cudaMemcpyAsync(transfer.to, transfer.from, bytes, cudaMemcpyDeviceToDevice, copies_),
                            "cudaMemcpyAsync");
       } else {  // through the host where the devices do not reach each other's memory
-        detail::check_cuda(cudaMemcpyPeerAsync(one.to, to_device_, one.from, from_device_, bytes, copies_),
+        detail::check_cuda(cudaMemcpyPeerAsync(transfer.to, to_device_, transfer.from, from_device_, bytes, copies_),
                            "cudaMemcpyPeerAsync");
       }
     }
@@ -247,7 +249,7 @@ class message {
   void settle() const noexcept { detail::ignore_cuda(cudaEventSynchronize(done_->get())); }
 
  private:
-  struct transfer {
+  struct transfer_range {
     std::byte* to;
     const std::byte* from;
     std::int64_t bytes;
@@ -256,7 +258,7 @@ class message {
   cudaStream_t copies_ = nullptr;
   int to_device_ = 0;
   int from_device_ = 0;
-  std::vector<transfer> transfers_;
+  std::vector<transfer_range> transfers_;
   std::optional<detail::cuda_event> sender_;    // of the sender's device: what is sent is complete
   std::optional<detail::cuda_event> receiver_;  // of the receiver's: where it goes may be written
   std::optional<detail::cuda_event> done_;
@@ -362,12 +364,12 @@ static_assert(transport<world>);
 ///       attend.forward(q, k, v, out, lse);  // enqueued on world.stream()
 ///     });
 template <class Body>
-void run(int ranks, const options& how, Body&& body) {
-  group all{ranks, how};
+void run(int ranks, const options& options, Body&& body) {
+  group all{ranks, options};
   threads::run_ranks(all.host(), [&](int rank) {
-    world mine{all, rank};
-    body(mine);
-    mine.synchronize();
+    world local{all, rank};
+    body(local);
+    local.synchronize();
   });
 }
 

@@ -34,12 +34,12 @@ class graph {
   /// two barriers of the threads. Throws `device_error`, and `transport_error` if another rank fails.
   void launch() {
     const auto stream = world_->stream();
-    if (world_->rank() != 0) mine().record(stream);
+    if (world_->rank() != 0) local_event().record(stream);
     world_->barrier();
     if (made_ != nullptr) {
       for (std::size_t other = 1; other < marks_.size(); ++other) marks_[other]->order(stream);
       detail::check_cuda(cudaGraphLaunch(made_, stream), "cudaGraphLaunch");
-      mine().record(stream);
+      local_event().record(stream);
     }
     world_->barrier();
     if (world_->rank() != 0) marks_[0]->order(stream);
@@ -50,16 +50,18 @@ class graph {
   friend graph capture(world& on, const Body& body);
 
   explicit graph(world& on) : world_{&on} {
-    std::vector<std::shared_ptr<detail::cuda_event>>& shown = on.ranks().shown();
+    std::vector<std::shared_ptr<detail::cuda_event>>& published_events = on.ranks().published_events();
     on.barrier();
-    shown[static_cast<std::size_t>(on.rank())] = std::make_shared<detail::cuda_event>();
+    published_events[static_cast<std::size_t>(on.rank())] = std::make_shared<detail::cuda_event>();
     on.barrier();
-    marks_ = shown;
+    marks_ = published_events;
     on.barrier();
-    shown[static_cast<std::size_t>(on.rank())] = nullptr;
+    published_events[static_cast<std::size_t>(on.rank())] = nullptr;
   }
 
-  [[nodiscard]] const detail::cuda_event& mine() const { return *marks_[static_cast<std::size_t>(world_->rank())]; }
+  [[nodiscard]] const detail::cuda_event& local_event() const {
+    return *marks_[static_cast<std::size_t>(world_->rank())];
+  }
 
   /// Rank 0's capture, which ends in any case.
   class origin {
@@ -91,17 +93,17 @@ class graph {
   };
 
   /// A rank's turn to enqueue into the graph.
-  class turn {
+  class enqueue_lock {
    public:
-    explicit turn(world& on) : lock_{on.ranks().turn()}, ranks_{&on.ranks()}, streams_{&on.streams()} {
+    explicit enqueue_lock(world& on) : lock_{on.ranks().capture_mutex()}, ranks_{&on.ranks()}, streams_{&on.streams()} {
       on.ranks().host().check(on.rank(), "capturing a graph");
       ++on.ranks().enqueuing();
-      streams_->take_turns(&on.ranks().turn());
+      streams_->set_capture_mutex(&on.ranks().capture_mutex());
     }
-    turn(const turn&) = delete;
-    turn& operator=(const turn&) = delete;
-    ~turn() {
-      streams_->take_turns(nullptr);
+    enqueue_lock(const enqueue_lock&) = delete;
+    enqueue_lock& operator=(const enqueue_lock&) = delete;
+    ~enqueue_lock() {
+      streams_->set_capture_mutex(nullptr);
       --ranks_->enqueuing();
     }
 
@@ -118,14 +120,14 @@ class graph {
       const cudaStream_t stream = world_->stream();
       if (world_->rank() == 0) {
         of_all = std::make_unique<origin>(*world_);
-        mine().record(stream);
+        local_event().record(stream);
       }
       world_->barrier();
       {
-        const turn now{*world_};
+        const enqueue_lock lock{*world_};
         if (world_->rank() != 0) marks_[0]->order(stream);
         body();
-        if (world_->rank() != 0) mine().record(stream);
+        if (world_->rank() != 0) local_event().record(stream);
       }
       world_->barrier();
       if (of_all != nullptr) {
@@ -146,10 +148,10 @@ class graph {
   /// part of it, wait for that.
   void leave(bool as_origin) {
     group& ranks = world_->ranks();
-    const auto deadline = detail::deadline_in(ranks.host().how().deadline);
+    const auto deadline = detail::deadline_in(ranks.host().get_options().deadline);
     const auto over = [&] {
       if (!as_origin) return !ranks.capturing();
-      const std::lock_guard alone{ranks.turn()};
+      const std::lock_guard alone{ranks.capture_mutex()};
       return ranks.enqueuing() == 0;
     };
     while (!over() && std::chrono::steady_clock::now() < deadline) std::this_thread::yield();

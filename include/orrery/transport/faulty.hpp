@@ -17,12 +17,12 @@
 #include "orrery/transport/detail/deadline.hpp"
 #include "orrery/transport/transport.hpp"
 
-namespace orrery {
+namespace orrery::faults {
 
-/// A moment in a rank's life: step `step` of call `call`. Calls of all operators of one world are counted together from
-/// 0; forward and backward are a call each. A fault happens when the rank next posts or awaits an exchange in that step
-/// or a later one of the same call.
-struct moment {
+/// A fault_point in a rank's life: step `step` of call `call`. Calls of all operators of one world are counted together
+/// from 0; forward and backward are a call each. A fault happens when the rank next posts or awaits an exchange in that
+/// step or a later one of the same call.
+struct fault_point {
   int call = 0;
   int step = 0;
 };
@@ -38,7 +38,7 @@ struct scripted_fault {
 
   kind what = kind::stall;
   int rank = 0;
-  moment when{};
+  fault_point when{};
   double seconds = 0;
   int plan = 0;
   int exchange = 0;
@@ -47,20 +47,20 @@ struct scripted_fault {
 };
 
 /// The rank stands still for so long; less if the world fails meanwhile.
-[[nodiscard]] inline scripted_fault stalls(int rank, const moment& when, double seconds) {
+[[nodiscard]] inline scripted_fault stalls(int rank, const fault_point& when, double seconds) {
   return {.what = scripted_fault::kind::stall, .rank = rank, .when = when, .seconds = seconds};
 }
 /// The rank stands still until the world has failed. After `seconds` in which nobody has noticed, it throws
 /// `injected_fault`.
-[[nodiscard]] inline scripted_fault stops(int rank, const moment& when, double seconds = 60) {
+[[nodiscard]] inline scripted_fault stops(int rank, const fault_point& when, double seconds = 60) {
   return {.what = scripted_fault::kind::stop, .rank = rank, .when = when, .seconds = seconds};
 }
 /// The rank throws `injected_fault`.
-[[nodiscard]] inline scripted_fault fails(int rank, const moment& when) {
+[[nodiscard]] inline scripted_fault fails(int rank, const fault_point& when) {
   return {.what = scripted_fault::kind::failure, .rank = rank, .when = when};
 }
 /// The rank calls a function of yours: one that raises a signal, waits for an event or changes memory.
-[[nodiscard]] inline scripted_fault acts(int rank, const moment& when, std::function<void()> action) {
+[[nodiscard]] inline scripted_fault acts(int rank, const fault_point& when, std::function<void()> action) {
   return {.what = scripted_fault::kind::action, .rank = rank, .when = when, .action = std::move(action)};
 }
 /// The rank comes to its first collective call (an operator's construction begins with one) so much later; at once when
@@ -78,10 +78,14 @@ struct scripted_fault {
   return {.what = scripted_fault::kind::disagreement, .rank = rank, .field = std::move(field)};
 }
 
+}  // namespace orrery::faults
+
+namespace orrery {
+
 /// Adaptor: a transport on which things go wrong as a script says, to see that whatever stands on it ends in a
 /// message.
 ///
-///     orrery::faulty unlucky{world, {orrery::stops(2, {.call = 1, .step = 3})}};
+///     orrery::faulty unlucky{world, {orrery::faults::stops(2, {.call = 1, .step = 3})}};
 ///     orrery::attention<orrery::ring, orrery::flash<float>> attend{unlucky, shape};
 ///     attend.forward(...);   // fine
 ///     attend.backward(...);  // rank 2 stops in step 3; the others throw after the deadline
@@ -95,16 +99,16 @@ class faulty : public transport_adaptor<World, faulty<World>> {
 
   struct script {
     World* world;
-    std::vector<scripted_fault> faults;  // of this rank, not yet happened
+    std::vector<faults::scripted_fault> faults;  // of this rank, not yet happened
     int call = -1;
     int plans = 0;
 
     /// Removes and returns the first fault that is `due`; of kind stall with 0 s if there is none.
     template <class Due>
-    [[nodiscard]] scripted_fault take(const Due& due) {
+    [[nodiscard]] faults::scripted_fault take(const Due& due) {
       for (std::size_t i = 0; i < faults.size(); ++i) {
         if (!due(faults[i])) continue;
-        scripted_fault found = std::move(faults[i]);
+        faults::scripted_fault found = std::move(faults[i]);
         faults.erase(faults.begin() + static_cast<std::ptrdiff_t>(i));
         return found;
       }
@@ -123,41 +127,42 @@ class faulty : public transport_adaptor<World, faulty<World>> {
 
     void happen(int step) {
       if (faults.empty()) return;
-      using kind = scripted_fault::kind;
-      const scripted_fault now = take([&](const scripted_fault& f) {
+      using kind = faults::scripted_fault::kind;
+      const faults::scripted_fault now = take([&](const faults::scripted_fault& f) {
         return f.what <= kind::action && f.when.call == call && f.when.step <= step;
       });
       const auto where = [&] {
         return "rank " + std::to_string(now.rank) + " in step " + std::to_string(step) + " of call " +
                std::to_string(call);
       };
-      if (now.what == kind::failure) throw injected_fault{where() + " fails, as its script says"};
+      if (now.what == kind::failure) throw faults::injected_fault{where() + " fails, as its script says"};
       if (now.what == kind::action) return now.action();
       if (stand(now.seconds)) {
         static_cast<void>(world->all_gather(""));  // throws the world's message: nothing is sent any more
       } else if (now.what == kind::stop) {
-        throw injected_fault{where() + " has stopped, and nobody has noticed for " +
-                             detail::describe_seconds(now.seconds)};
+        throw faults::injected_fault{where() + " has stopped, and nobody has noticed for " +
+                                     detail::describe_seconds(now.seconds)};
       }
     }
 
     void come() {
-      const scripted_fault now = take([](const scripted_fault& f) { return f.what == scripted_fault::kind::late; });
+      const faults::scripted_fault now =
+          take([](const faults::scripted_fault& f) { return f.what == faults::scripted_fault::kind::late; });
       if (now.seconds > 0) stand(now.seconds);
     }
   };
 
  public:
-  faulty(World& world, std::vector<scripted_fault> faults) : base{world}, script_{std::make_shared<script>()} {
+  faulty(World& world, std::vector<faults::scripted_fault> faults) : base{world}, script_{std::make_shared<script>()} {
     script_->world = &world;
-    for (scripted_fault& one : faults) {
-      if (one.rank == world.rank()) script_->faults.push_back(std::move(one));
+    for (faults::scripted_fault& fault : faults) {
+      if (fault.rank == world.rank()) script_->faults.push_back(std::move(fault));
     }
   }
 
   [[nodiscard]] std::vector<std::string> all_gather(const std::string& text) { return base::all_gather(changed(text)); }
   [[nodiscard]] std::vector<std::string> all_gather(const std::string& text,
-                                                    detail::collective_call call) requires naming_calls<World> {
+                                                    detail::collective_call call) requires detail::naming_calls<World> {
     return base::all_gather(changed(text), call);
   }
 
@@ -199,32 +204,33 @@ class faulty : public transport_adaptor<World, faulty<World>> {
   [[nodiscard]] channel open(const schedule::program& p, std::vector<exchange_pieces> pieces) {
     script_->come();
     const int plan = script_->plans++;
-    const scripted_fault now = script_->take(
-        [&](const scripted_fault& f) { return f.what == scripted_fault::kind::wrong_length && f.plan == plan; });
-    if (now.what == scripted_fault::kind::wrong_length) shorten(pieces, now.exchange);
+    const faults::scripted_fault now = script_->take([&](const faults::scripted_fault& f) {
+      return f.what == faults::scripted_fault::kind::wrong_length && f.plan == plan;
+    });
+    if (now.what == faults::scripted_fault::kind::wrong_length) shorten(pieces, now.exchange);
     return {this->world().open(p, std::move(pieces)), script_, p};
   }
 
  private:
   /// A text of `require_agreement`, with another value if the script says so.
   [[nodiscard]] std::string changed(const std::string& text) {
-    const auto place = [&](const scripted_fault& f) {
+    const auto place = [&](const faults::scripted_fault& f) {
       const std::size_t found = ('\x1e' + text).find('\x1e' + f.field + '\x1f');
       return found == std::string::npos ? found : found + f.field.size() + 1;
     };
-    const scripted_fault now = script_->take([&](const scripted_fault& f) {
-      return f.what == scripted_fault::kind::disagreement && place(f) != std::string::npos;
+    const faults::scripted_fault now = script_->take([&](const faults::scripted_fault& f) {
+      return f.what == faults::scripted_fault::kind::disagreement && place(f) != std::string::npos;
     });
     std::string said = text;
-    if (now.what == scripted_fault::kind::disagreement) said.insert(place(now), "not ");
+    if (now.what == faults::scripted_fault::kind::disagreement) said.insert(place(now), "not ");
     return said;
   }
 
   static void shorten(std::vector<exchange_pieces>& pieces, int exchange) {
     if (exchange >= 0 && static_cast<std::size_t>(exchange) < pieces.size()) {
-      for (piece& one : pieces[static_cast<std::size_t>(exchange)].sent) {
-        if (one.bytes == 0) continue;
-        --one.bytes;
+      for (piece& part : pieces[static_cast<std::size_t>(exchange)].sent) {
+        if (part.bytes == 0) continue;
+        --part.bytes;
         return;
       }
     }

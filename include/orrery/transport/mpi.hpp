@@ -81,8 +81,8 @@ class world {
 
   /// Throws `std::invalid_argument` if MPI is not initialised, for a communicator that is null or an intercommunicator,
   /// for options that make no sense and for more threads than MPI was initialised for.
-  explicit world(MPI_Comm parent, const options& how = {})
-      : own_{std::make_shared<communicator>(parent, how)}, exceptions_{std::uncaught_exceptions()} {}
+  explicit world(MPI_Comm parent, const options& options = {})
+      : own_{std::make_shared<communicator>(parent, options)}, exceptions_{std::uncaught_exceptions()} {}
   world(const world&) = delete;
   world& operator=(const world&) = delete;
   /// Collective, but for a rank that leaves by an exception: the others then fail when they next wait, with its name.
@@ -145,11 +145,11 @@ class world {
   template <class T>
   void sum_part(std::span<T> values) {
     struct buffers {
-      std::vector<std::byte> mine, of_all, sums;
+      std::vector<std::byte> local, of_all, sums;
       std::vector<int> send_counts, send_offsets, counts, offsets;
     };
     const auto ranks = static_cast<std::size_t>(size());
-    const auto kept = communicator::keep<buffers>();
+    const auto kept = communicator::retain<buffers>();
     const auto bytes_before = [&](std::size_t r) { return static_cast<int>(values.size() * r / ranks * sizeof(T)); };
     const auto me = static_cast<std::size_t>(rank());
     const int part = bytes_before(me + 1) - bytes_before(me);
@@ -160,12 +160,12 @@ class world {
       kept->offsets.push_back(part * static_cast<int>(r));
       kept->counts.push_back(part);
     }
-    kept->mine.resize(values.size_bytes());
-    std::memcpy(kept->mine.data(), values.data(), values.size_bytes());
+    kept->local.resize(values.size_bytes());
+    std::memcpy(kept->local.data(), values.data(), values.size_bytes());
     kept->of_all.resize(part_size * ranks);
     MPI_Request request = MPI_REQUEST_NULL;
     own_->check(
-        MPI_Ialltoallv(kept->mine.data(), kept->send_counts.data(), kept->send_offsets.data(), MPI_BYTE,
+        MPI_Ialltoallv(kept->local.data(), kept->send_counts.data(), kept->send_offsets.data(), MPI_BYTE,
                        kept->of_all.data(), kept->counts.data(), kept->offsets.data(), MPI_BYTE, own_->get(), &request),
         "MPI_Ialltoallv", communicator::nothing);
     own_->wait_for_all(request, "MPI_Ialltoallv");
@@ -180,12 +180,12 @@ class world {
       }
       std::memcpy(kept->sums.data() + at, &sum, sizeof(T));
     }
-    own_->check(MPI_Iallgatherv(kept->sums.data(), part, MPI_BYTE, kept->mine.data(), kept->send_counts.data(),
+    own_->check(MPI_Iallgatherv(kept->sums.data(), part, MPI_BYTE, kept->local.data(), kept->send_counts.data(),
                                 kept->send_offsets.data(), MPI_BYTE, own_->get(), &request),
                 "MPI_Iallgatherv", communicator::nothing);
     own_->wait_for_all(request, "MPI_Iallgatherv");
-    std::memcpy(values.data(), kept->mine.data(), values.size_bytes());
-    communicator::forget(kept);
+    std::memcpy(values.data(), kept->local.data(), values.size_bytes());
+    communicator::release(kept);
   }
 
   std::shared_ptr<communicator> own_;

@@ -59,8 +59,8 @@ class world {
   /// Throws `std::invalid_argument` for a communicator that is null, a stream of another device than its, or a deadline
   /// that is not positive (or a period that is negative), `device_error` and `transport_error`. Costs a communicator,
   /// and events.
-  world(ncclComm_t comm, cudaStream_t stream, const options& how = {})
-      : own_{std::make_shared<communicators>(comm, stream, how)}, exceptions_{std::uncaught_exceptions()} {}
+  world(ncclComm_t comm, cudaStream_t stream, const options& options = {})
+      : own_{std::make_shared<communicators>(comm, stream, options)}, exceptions_{std::uncaught_exceptions()} {}
   world(const world&) = delete;
   world& operator=(const world&) = delete;
   /// Collective, but for a rank that leaves by an exception: that aborts.
@@ -111,14 +111,14 @@ class world {
   template <class T>
   void all_reduce_sum(std::span<T> values) {
     static_assert(std::is_trivially_copyable_v<T>, "orrery: all_reduce_sum: the values are sent as bytes");
-    std::string mine(values.size_bytes(), '\0');
-    if (!mine.empty()) std::memcpy(mine.data(), values.data(), mine.size());
-    const std::vector<std::string> all = own_->all_gather(mine, detail::collective_signature::sum<T>(values.size()));
+    std::string local(values.size_bytes(), '\0');
+    if (!local.empty()) std::memcpy(local.data(), values.data(), local.size());
+    const std::vector<std::string> all = own_->all_gather(local, detail::collective_signature::sum<T>(values.size()));
     for (std::size_t i = 0; i < values.size(); ++i) {
       T sum{};
-      for (const std::string& one : all) {
+      for (const std::string& values_of_rank : all) {
         T value;
-        std::memcpy(&value, one.data() + i * sizeof(T), sizeof(T));
+        std::memcpy(&value, values_of_rank.data() + i * sizeof(T), sizeof(T));
         sum += value;
       }
       values[i] = sum;

@@ -90,9 +90,9 @@ class world {
   template <class T>
   void all_reduce_sum(std::span<T> values) {
     const auto call = detail::collective_signature::sum<T>(values.size());
-    shared_->show(rank_, &values, call, [&](const std::vector<void*>& shown) {
-      const std::size_t ranks = shown.size();
-      const auto values_of = [&](std::size_t rank) { return *static_cast<const std::span<T>*>(shown[rank]); };
+    shared_->publish(rank_, &values, call, [&](const std::vector<void*>& published) {
+      const std::size_t ranks = published.size();
+      const auto values_of = [&](std::size_t rank) { return *static_cast<const std::span<T>*>(published[rank]); };
       // Each rank adds up its part, for all.
       const std::size_t begin = values.size() * static_cast<std::size_t>(rank_) / ranks;
       const std::size_t end = values.size() * (static_cast<std::size_t>(rank_) + 1) / ranks;
@@ -121,15 +121,15 @@ class world {
 /// below.
 inline void run_ranks(shared_world& shared, void (*call)(void* body, int rank), void* body) {
   std::mutex mutex;
-  std::exception_ptr cause;
-  std::exception_ptr echo;
+  std::exception_ptr root_cause;
+  std::exception_ptr secondary_error;
   const auto keep_first = [&](std::exception_ptr& first) noexcept {
     const std::lock_guard lock{mutex};
     if (first == nullptr) first = std::current_exception();
   };
   // Zero where the number of cores is not known.
   const auto cores = static_cast<std::int64_t>(std::thread::hardware_concurrency());
-  const bool crowded = cores > 0 && std::int64_t{shared.size()} * shared.how().threads_per_rank > cores;
+  const bool oversubscribed = cores > 0 && std::int64_t{shared.size()} * shared.get_options().threads_per_rank > cores;
   // An exception in a handler would end the process: so what follows does not throw, even if there is no memory.
   const auto fail = [&](int rank, const char* why) noexcept {
     try {
@@ -138,18 +138,18 @@ inline void run_ranks(shared_world& shared, void (*call)(void* body, int rank), 
       shared.abandon(rank, "");
     }
   };
-  const auto of_rank = [&, crowded](int rank) noexcept {
-    if (crowded) detail::ask_for_long_time_slices();
+  const auto of_rank = [&, oversubscribed](int rank) noexcept {
+    if (oversubscribed) detail::ask_for_long_time_slices();
     try {
       call(body, rank);
     } catch (const transport_error& e) {
-      keep_first(echo);
+      keep_first(secondary_error);
       fail(rank, e.what());
     } catch (const std::exception& e) {
-      keep_first(cause);
+      keep_first(root_cause);
       fail(rank, e.what());
     } catch (...) {
-      keep_first(cause);
+      keep_first(root_cause);
       fail(rank, "");
     }
     shared.leave(rank);
@@ -169,14 +169,14 @@ inline void run_ranks(shared_world& shared, void (*call)(void* body, int rank), 
   // Those that were started fail at their next communication.
   const int missing = static_cast<int>(threads.size());
   if (refused) shared.abandon(missing, "to start: the system refuses its thread");
-  for (std::thread& one : threads) one.join();
+  for (std::thread& thread : threads) thread.join();
   if (refused) {
     throw std::system_error{refused, "orrery: threads::run: the system refuses the thread of rank " +
                                          std::to_string(missing) + " of " + std::to_string(shared.size()) +
                                          "; use fewer ranks, or let the process have more threads and memory"};
   }
-  if (cause != nullptr) std::rethrow_exception(cause);
-  if (echo != nullptr) std::rethrow_exception(echo);
+  if (root_cause != nullptr) std::rethrow_exception(root_cause);
+  if (secondary_error != nullptr) std::rethrow_exception(secondary_error);
 }
 
 /// The same for `body(rank)`.
@@ -199,11 +199,11 @@ void run_ranks(shared_world& shared, const Body& body) {
 /// Throws `std::invalid_argument` for a number of ranks, deadline or threads that is not positive, and
 /// `std::system_error` if the system refuses a rank's thread: when the ranks that it had started have ended.
 template <class Body>
-void run(int ranks, const options& how, Body&& body) {
-  shared_world shared{ranks, how};
+void run(int ranks, const options& options, Body&& body) {
+  shared_world shared{ranks, options};
   run_ranks(shared, [&](int rank) {
-    world mine{shared, rank};
-    body(mine);
+    world local{shared, rank};
+    body(local);
   });
 }
 

@@ -82,8 +82,8 @@ class traced : public transport_adaptor<World, traced<World>> {
       return std::chrono::duration_cast<std::chrono::nanoseconds>(clock::now().time_since_epoch()).count();
     }
 
-    void record(const event& one) {
-      ring[static_cast<std::size_t>(recorded % static_cast<std::int64_t>(ring.size()))] = one;
+    void record(const event& event) {
+      ring[static_cast<std::size_t>(recorded % static_cast<std::int64_t>(ring.size()))] = event;
       ++recorded;
     }
 
@@ -128,8 +128,8 @@ class traced : public transport_adaptor<World, traced<World>> {
         failed_at = now();
         if (!options.file_on_failure.empty()) {
           const std::string name = options.file_on_failure + "." + std::to_string(rank);
-          const std::string mine = events();
-          std::ofstream{name + ".json"} << timeline::document({&mine, 1});
+          const std::string local = events();
+          std::ofstream{name + ".json"} << timeline::document({&local, 1});
           std::ofstream{name + ".txt"} << text();
         }
         if (options.stream_on_failure != nullptr) {
@@ -251,30 +251,31 @@ class traced : public transport_adaptor<World, traced<World>> {
  public:
   /// Collective. Throws `std::invalid_argument` for fewer than one event.
   // NOLINTNEXTLINE(performance-unnecessary-value-param): the options are moved from
-  explicit traced(World& world, trace_options how = {})
+  explicit traced(World& world, trace_options options = {})
       : transport_adaptor<World, traced<World>>{world}, recording_{std::make_shared<recording>()} {
-    if (how.events < 1) {
-      throw std::invalid_argument{"orrery: traced: events is " + std::to_string(how.events) + ", expected at least 1"};
+    if (options.events < 1) {
+      throw std::invalid_argument{"orrery: traced: events is " + std::to_string(options.events) +
+                                  ", expected at least 1"};
     }
     recording_->rank = world.rank();
     try {
-      recording_->ring.resize(static_cast<std::size_t>(how.events));
+      recording_->ring.resize(static_cast<std::size_t>(options.events));
     } catch (const std::exception&) {
-      throw std::invalid_argument{"orrery: traced: events is " + std::to_string(how.events) +
+      throw std::invalid_argument{"orrery: traced: events is " + std::to_string(options.events) +
                                   ", for which there is not enough memory"};
     }
-    recording_->options = std::move(how);
+    recording_->options = std::move(options);
 
     // A machine's clock is one. Where a machine does not say which it is, each rank has a clock of its own.
     std::string machine;
     std::getline(std::ifstream{"/proc/sys/kernel/random/boot_id"}, machine);
-    static_cast<void>(all_gather_as(world, "", detail::collective_call::recorder));
+    static_cast<void>(detail::all_gather_as(world, "", detail::collective_call::recorder));
     recording_->origin = recording::now();
-    const std::string mine = machine + " ";
+    const std::string local = machine + " ";
     for (const std::string& other :
-         all_gather_as(world, mine + std::to_string(recording_->origin), detail::collective_call::recorder)) {
-      if (machine.empty() || other.compare(0, mine.size(), mine) != 0) continue;
-      if (!detail::peer_text{other}.skip(mine).number(recording_->origin).ended()) {
+         detail::all_gather_as(world, local + std::to_string(recording_->origin), detail::collective_call::recorder)) {
+      if (machine.empty() || other.compare(0, local.size(), local) != 0) continue;
+      if (!detail::peer_text{other}.skip(local).number(recording_->origin).ended()) {
         throw transport_error{"orrery: traced: a rank gives \"" + other +
                               "\" where all say their clocks: let all ranks make the same calls, in one order"};
       }
@@ -337,7 +338,7 @@ class traced : public transport_adaptor<World, traced<World>> {
     std::vector<std::int64_t>& bytes = recording_->bytes.emplace_back();
     for (const exchange_pieces& of_exchange : pieces) {
       std::int64_t sum = 0;
-      for (const piece& one : of_exchange.sent) sum += one.bytes;
+      for (const piece& part : of_exchange.sent) sum += part.bytes;
       bytes.push_back(sum);
     }
     return collective([&] { return channel{this->world().open(p, std::move(pieces)), recording_, plan}; });
@@ -345,8 +346,8 @@ class traced : public transport_adaptor<World, traced<World>> {
 
   /// This rank's events in the Chrome trace format (see `timeline`). Not collective.
   void write_json(std::ostream& to) const {
-    const std::string mine = recording_->events();
-    to << timeline::document({&mine, 1});
+    const std::string local = recording_->events();
+    to << timeline::document({&local, 1});
   }
   /// This rank's events, one a line. Not collective.
   void write_text(std::ostream& to) const { to << recording_->text(); }
@@ -372,7 +373,7 @@ class traced : public transport_adaptor<World, traced<World>> {
  private:
   [[nodiscard]] std::vector<std::string> gather_events() {
     return collective(
-        [&] { return all_gather_as(this->world(), recording_->events(), detail::collective_call::recorder); });
+        [&] { return detail::all_gather_as(this->world(), recording_->events(), detail::collective_call::recorder); });
   }
 
   std::shared_ptr<recording> recording_;

@@ -112,26 +112,25 @@ concept abandonable = requires(Channel& channel, const std::string& why) {
   channel.abandon(why);
 };
 
-}  // namespace orrery::detail
-
-namespace orrery {
-
 /// Does a world compare a gathering of texts as the collective call that it is part of?
 template <class World>
-concept naming_calls = requires(World& world, const std::string& text, detail::collective_call call) {
+concept naming_calls = requires(World& world, const std::string& text, collective_call call) {
   { world.all_gather(text, call) } -> std::same_as<std::vector<std::string>>;
 };
 
 /// `all_gather` as part of another collective call, if the world can name it.
 template <transport World>
-[[nodiscard]] std::vector<std::string> all_gather_as(World& world, const std::string& text,
-                                                     detail::collective_call call) {
+[[nodiscard]] std::vector<std::string> all_gather_as(World& world, const std::string& text, collective_call call) {
   if constexpr (naming_calls<World>) {
     return world.all_gather(text, call);
   } else {
     return world.all_gather(text);
   }
 }
+
+}  // namespace orrery::detail
+
+namespace orrery {
 
 /// What all ranks throw, with the same message, because they do not say the same (see `require_agreement`): the world
 /// can still be used.
@@ -171,19 +170,15 @@ struct agreement {
   std::string value;
 };
 
-}  // namespace orrery::detail
-
-namespace orrery {
-
 /// The text of a rank's agreements: of each its name, a unit separator, its value and a record separator. Separators in
 /// names and values are replaced.
-[[nodiscard]] inline std::string text_of(std::span<const detail::agreement> fields) {
+[[nodiscard]] inline std::string text_of(std::span<const agreement> fields) {
   std::string text;
   const auto add = [&](const std::string& part, char end) {
     for (const char c : part) text += c == '\x1e' || c == '\x1f' ? '?' : c;
     text += end;
   };
-  for (const detail::agreement& field : fields) {
+  for (const agreement& field : fields) {
     add(field.name, '\x1f');
     add(field.value, '\x1e');
   }
@@ -191,7 +186,7 @@ namespace orrery {
 }
 
 /// Reads what `text_of` has written. Returns false for anything else.
-[[nodiscard]] inline bool parse_agreements(const std::string& text, schedule::list<detail::agreement>& fields) {
+[[nodiscard]] inline bool parse_agreements(const std::string& text, list<agreement>& fields) {
   for (std::size_t at = 0; at < text.size();) {
     const std::size_t middle = text.find('\x1f', at);
     const std::size_t end = text.find('\x1e', at);
@@ -202,10 +197,6 @@ namespace orrery {
   }
   return true;
 }
-
-}  // namespace orrery
-
-namespace orrery::detail {
 
 /// Throws `disagreement` if the ranks' texts, lists of `agreement`s, are not all the same (see `require_agreement`),
 /// and `transport_error` if one of them is no such list.
@@ -261,8 +252,8 @@ inline void compare_agreements(const std::vector<std::string>& texts) {
 /// same: it names the field and who says what. An entry named "error" is a rank's own failure, thrown on all ranks with
 /// its rank. Collective.
 template <transport World>
-void require_agreement(World& world, std::span<const agreement> mine) {
-  compare_agreements(all_gather_as(world, text_of(mine), collective_call::agreement));
+void require_agreement(World& world, std::span<const agreement> local) {
+  compare_agreements(all_gather_as(world, text_of(local), collective_call::agreement));
 }
 
 }  // namespace orrery::detail

@@ -31,10 +31,11 @@ using errors = std::array<double, 4>;
 /// Largest errors of one rank's results against the oracle's.
 template <class Kernel>
 [[nodiscard]] errors errors_of(const conformance::rank_tensors<Kernel>& mine, const oracle::problem& p,
-                               const oracle::answer& a, const orrery::segments& queries, const orrery::segments& keys) {
+                               const oracle::answer& a, const orrery::token_positions& queries,
+                               const orrery::token_positions& keys) {
   const oracle::shape& s = p.shape;
   const auto of = [&](const std::vector<double>& whole, std::int64_t tokens, std::int64_t heads, std::int64_t dim,
-                      const orrery::segments& at, const auto& got) {
+                      const orrery::token_positions& at, const auto& got) {
     return oracle::compare(conformance::shard_of(whole, s.batch, tokens, heads, dim, at), conformance::values(got))
         .error;
   };

@@ -181,7 +181,7 @@ class engine {
 
   int plan(const orrery::detail::cudnn_call& call) {
     const std::lock_guard lock{all.mutex};
-    std::string why = all.refuses ? all.unsupported_reason(call) : "";
+    std::string why = all.refuses ? all.refuses(call) : "";
     for (const std::int64_t dim : {call.key_dim, call.value_dim}) {
       if (dim % 8 != 0 || dim > 256) why = "head dimension";
     }

@@ -39,8 +39,8 @@ std::string unsupported(const orrery::detail::cudnn_call& call, int compute_capa
   cudnn_frontend::graph::Graph graph;
   graph.set_device_properties(described);
   graph.set_sm_version(compute_capability);
-  orrery::describe_cudnn_call(graph, call);
-  return orrery::supported_by_cudnn(graph, nullptr).err_msg;
+  orrery::detail::describe_cudnn_call(graph, call);
+  return orrery::detail::supported_by_cudnn(graph, nullptr).err_msg;
 }
 
 std::string sentence_without_device() {

@@ -169,8 +169,8 @@ struct device_attention final : conformance::any_attention<Kernel> {
   void call_by_tensor(conformance::rank_tensors<Kernel>& host) override {
     run(host, [&](device_tensors<Kernel>& tensors) { tensors.forward_by_tensor(attend); });
   }
-  [[nodiscard]] const orrery::segments& query_positions() const override { return attend.query_positions(); }
-  [[nodiscard]] const orrery::segments& key_positions() const override { return attend.key_positions(); }
+  [[nodiscard]] const orrery::token_positions& query_positions() const override { return attend.query_positions(); }
+  [[nodiscard]] const orrery::token_positions& key_positions() const override { return attend.key_positions(); }
 
  private:
   template <class Forward>

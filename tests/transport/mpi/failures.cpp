@@ -319,7 +319,7 @@ TEST_CASE("sums of different values are refused, and the world goes on") {
 
 TEST_CASE("control messages that no rank sends fail the world, with the name of who sent them") {
   if (ranks() == 1) return;
-  const std::string long_one(orrery::mpi::letters::longest + 1, '!');
+  const std::string long_one(orrery::mpi::control_messages::longest + 1, '!');
   const std::vector<std::pair<std::string, std::string>> messages{
       {"", "of 0 bytes, expected 1 to 2048"},
       {long_one, "of 2049 bytes, expected 1 to 2048"},
@@ -345,22 +345,24 @@ TEST_CASE("control messages that no rank sends fail the world, with the name of 
     CAPTURE(message);
     orrery::mpi::communicator world{MPI_COMM_WORLD, {}};
     if (rank() == 1) {
-      MPI_Send(message.data(), static_cast<int>(message.size()), MPI_CHAR, 0, orrery::mpi::letters::tag, world.get());
+      MPI_Send(message.data(), static_cast<int>(message.size()), MPI_CHAR, 0, orrery::mpi::control_messages::tag,
+               world.get());
     }
     while (rank() == 0 && world.usable()) std::this_thread::yield();
-    const std::string message = message_of_exception<orrery::transport_error>([&] { world.barrier(); });
-    CAPTURE(message);
-    CHECK(contains(message, "rank 1 has sent rank 0 a control message " + one.second));
+    const std::string said = message_of_exception<orrery::transport_error>([&] { world.barrier(); });
+    CAPTURE(said);
+    CHECK(contains(said, "rank 1 has sent rank 0 a control message " + one.second));
   }
   // Well-formed ones, at any time, do no harm.
   orrery::mpi::communicator world{MPI_COMM_WORLD, {}};
   for (const std::string message : {"?7", "=7 0 1 1 0", "=7 0 0 1 3"}) {
     if (rank() == 1) {
-      MPI_Ssend(message.data(), static_cast<int>(message.size()), MPI_CHAR, 0, orrery::mpi::letters::tag, world.get());
+      MPI_Ssend(message.data(), static_cast<int>(message.size()), MPI_CHAR, 0, orrery::mpi::control_messages::tag,
+                world.get());
     }
     if (rank() == 0) {
       int found = 0;
-      while (found == 0) MPI_Iprobe(1, orrery::mpi::letters::tag, world.get(), &found, MPI_STATUS_IGNORE);
+      while (found == 0) MPI_Iprobe(1, orrery::mpi::control_messages::tag, world.get(), &found, MPI_STATUS_IGNORE);
       CHECK(world.usable());
     }
   }

@@ -185,7 +185,7 @@ int outlive_mpi(int* argc, char*** argv) {
   const orrery::attention_shape shape{.length = 4096, .query_heads = 1, .head_dim = 32};
   healthy.emplace(shape);
   failed.emplace(shape);
-  const std::int64_t tokens = failed->attend.query_positions().tokens();
+  const std::int64_t tokens = failed->attend.query_positions().size();
   std::vector<double> memory(static_cast<std::size_t>(4 * tokens * 32 + tokens));
   const auto tensor = [&](std::int64_t i) {
     return orrery::batch_sequence_head_dim(memory.data() + i * tokens * 32, 1, tokens, 1, 32);

@@ -1,6 +1,7 @@
 // Copyright The Orrery authors. SPDX-License-Identifier: Apache-2.0
 //
 // What a world does beside attention: its collectives, its channels, and how it gets on with others.
+#include <cmath>
 #include <cstdint>
 #include <cstring>
 #include <memory>
@@ -63,6 +64,7 @@ TEST_CASE("what makes no world is refused") {
   CHECK(contains(refusal(MPI_COMM_WORLD, {.deadline = 0}), "deadline is 0.000000, expected a positive number"));
   CHECK(contains(refusal(MPI_COMM_WORLD, {.threads_per_rank = 0}), "threads_per_rank is 0, expected at least 1"));
   CHECK(contains(refusal(MPI_COMM_WORLD, {.progress_interval = -1}), "progress_interval is -1.000000"));
+  CHECK(contains(refusal(MPI_COMM_WORLD, {.progress_interval = std::nan("")}), "progress_interval is nan"));
 }
 
 TEST_CASE("ranks, barrier and texts") {
@@ -205,11 +207,11 @@ TEST_CASE("remarks that do not mean the same on all members are not taken for co
   orrery::builder schedule{rank(), ranks()};
   schedule.begin_exchange(next, orrery::schedule::no_rank, {0, 2});
   schedule.send(orrery::key(rank()));
-  schedule.remark(orrery::schedule::collective_kind::all_to_all, all, 0);
+  schedule.mark_collective(orrery::schedule::collective_kind::all_to_all, all, 0);
   schedule.next_step();
   schedule.begin_exchange(orrery::schedule::no_rank, previous, {0, 1});
   schedule.receive(orrery::key(previous));
-  schedule.remark(orrery::schedule::collective_kind::all_to_all, all, 1);
+  schedule.mark_collective(orrery::schedule::collective_kind::all_to_all, all, 1);
   schedule.next_step();
   const orrery::program p = schedule;
   const int mine = rank();

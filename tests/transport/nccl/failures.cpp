@@ -4,6 +4,7 @@
 // devices that are lost or full, arguments that cannot be. (Of ranks that do not come, see nccl_stalled.cpp.) Nothing
 // hangs, and nothing leaks.
 #include <barrier>
+#include <cmath>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -228,6 +229,8 @@ TEST_CASE("arguments that cannot be, and ranks that do not fit") {
        "orrery: nccl::options: deadline is -1.000000, expected a positive number of seconds");
   says(message_of_exception([] { run(2, {.watchdog_period = -1}, [](auto&) {}); }),
        "orrery: nccl::options: watchdog_period is -1.000000, expected seconds, or 0 for no watchdog");
+  says(message_of_exception([] { run(2, {.watchdog_period = std::nan("")}, [](auto&) {}); }),
+       "orrery: nccl::options: watchdog_period is nan, expected seconds, or 0 for no watchdog");
   CHECK(found_by_doubles() == "");
 
   // A stream of one device, and a communicator of another.

@@ -182,7 +182,7 @@ TEST_CASE("a step has one group end, however many lanes its messages travel in")
   // Of a forward and a backward of all ranks: steps that post something, bursts of messages, and NCCL's group ends.
   struct counted {
     int steps = 0;
-    int bursts = 0;
+    int batches = 0;
     int ends = 0;
   };
   const auto count = [](auto topology, orrery::pass circulate, orrery::operand_messages by) {
@@ -190,7 +190,7 @@ TEST_CASE("a step has one group end, however many lanes its messages travel in")
     start(devices(ranks));
     counted all;
     std::barrier together{ranks};
-    const auto bursts = [] {
+    const auto batches = [] {
       int sum = 0;
       for (int rank = 0; rank < ranks; ++rank) {
         for (const std::string& one : nccl_double::calls_of(rank)) sum += one.find("group") == 0 ? 1 : 0;
@@ -201,12 +201,12 @@ TEST_CASE("a step has one group end, however many lanes its messages travel in")
       trainer<decltype(topology)> mine{
           on, {.length = 32, .query_heads = 8, .head_dim = 2, .circulate = circulate, .operand_messages = by}};
       together.arrive_and_wait();
-      if (on.rank() == 0) all = {0, -bursts(), -nccl_double::calls("ncclGroupEnd")};
+      if (on.rank() == 0) all = {0, -batches(), -nccl_double::calls("ncclGroupEnd")};
       together.arrive_and_wait();
       mine.step();
       on.synchronize();
       together.arrive_and_wait();
-      if (on.rank() == 0) all = {0, all.bursts + bursts(), all.ends + nccl_double::calls("ncclGroupEnd")};
+      if (on.rank() == 0) all = {0, all.batches + batches(), all.ends + nccl_double::calls("ncclGroupEnd")};
     });
     CHECK(found_by_doubles() == "");
     for (int rank = 0; rank < ranks; ++rank) {
@@ -219,10 +219,10 @@ TEST_CASE("a step has one group end, however many lanes its messages travel in")
     return all;
   };
   using enum orrery::pass;
-  const auto check = [&](auto topology, orrery::pass circulate, int bursts, int more) {
+  const auto check = [&](auto topology, orrery::pass circulate, int batches, int more) {
     INFO(orrery::name_of(topology), ", ", orrery::name_of(circulate));
     const counted of = count(topology, circulate, orrery::operand_messages::per_block);
-    CHECK(of.bursts == bursts);
+    CHECK(of.batches == batches);
     CHECK(of.ends == of.steps + more);
   };
   check(orrery::ring{}, circulate_keys, 168, 0);

@@ -25,13 +25,13 @@ using ordered = std::vector<std::vector<ordered_call>>;  // of each rank
 
 /// Ends of messages as ranks post them: exchanges of one end each.
 struct world_builder {
-  std::vector<rank_messages> told;
+  std::vector<rank_messages> messages_of_rank;
 
-  world_builder(int ranks, int steps) : told(static_cast<std::size_t>(ranks)) {
-    for (rank_messages& one : told) one.steps = steps;
+  world_builder(int ranks, int steps) : messages_of_rank(static_cast<std::size_t>(ranks)) {
+    for (rank_messages& one : messages_of_rank) one.steps = steps;
   }
   void end(int rank, bool sends, int peer, int posted, int complete_before, int lane = 0) {
-    auto& ends = told[static_cast<std::size_t>(rank)].ends;
+    auto& ends = messages_of_rank[static_cast<std::size_t>(rank)].ends;
     ends.push_back({sends, peer, lane, static_cast<int>(ends.size()), posted, complete_before, -1, "1 8"});
   }
   /// Both ways, posted by a and b in these steps. To be called in the order of each rank's steps.
@@ -43,17 +43,17 @@ struct world_builder {
   }
   [[nodiscard]] ordered order() const {
     ordered all;
-    for (std::size_t rank = 0; rank < told.size(); ++rank) {
-      all.push_back(world_messages{told}.order(static_cast<int>(rank)).calls);
+    for (std::size_t rank = 0; rank < messages_of_rank.size(); ++rank) {
+      all.push_back(world_messages{messages_of_rank}.order(static_cast<int>(rank)).calls);
     }
     return all;
   }
   /// The exchanges of each step and lane in one group, in the order of the program.
   [[nodiscard]] ordered as_written() const {
-    ordered all(told.size());
-    for (std::size_t rank = 0; rank < told.size(); ++rank) {
+    ordered all(messages_of_rank.size());
+    for (std::size_t rank = 0; rank < messages_of_rank.size(); ++rank) {
       std::map<std::pair<int, int>, ordered_call> calls;
-      for (const message_end& one : told[rank].ends) {
+      for (const message_end& one : messages_of_rank[rank].ends) {
         ordered_call& call = calls[{one.posted, one.lane}];
         call.lane = one.lane;
         call.after = one.exchange;
@@ -68,14 +68,15 @@ struct world_builder {
 /// Plays a world by NCCL's rules.
 class player {
  public:
-  player(const std::vector<rank_messages>& told, const ordered& calls) : told_{told}, calls_{calls} {
+  player(const std::vector<rank_messages>& messages_of_rank, const ordered& calls)
+      : of_ranks_{messages_of_rank}, calls_{calls} {
     std::map<std::tuple<bool, int, int, int>, std::vector<std::pair<std::size_t, std::size_t>>> met;
     for (std::size_t rank = 0; rank < calls.size(); ++rank) {
-      call_of_.emplace_back(told[rank].ends.size(), calls[rank].size());
+      call_of_.emplace_back(messages_of_rank[rank].ends.size(), calls[rank].size());
       for (std::size_t c = 0; c < calls[rank].size(); ++c) {
         for (const auto* side : {&calls[rank][c].sends, &calls[rank][c].receives}) {
           for (const int e : *side) {
-            const message_end& one = told[rank].ends[static_cast<std::size_t>(e)];
+            const message_end& one = messages_of_rank[rank].ends[static_cast<std::size_t>(e)];
             call_of_[rank][static_cast<std::size_t>(e)] = c;
             const int me = static_cast<int>(rank);
             met[{one.sends, one.sends ? me : one.peer, one.sends ? one.peer : me, one.lane}].emplace_back(rank, c);
@@ -97,17 +98,17 @@ class player {
 
   /// Are all ends issued, each once, and before they are awaited?
   [[nodiscard]] bool complete() const {
-    for (std::size_t rank = 0; rank < told_.size(); ++rank) {
+    for (std::size_t rank = 0; rank < of_ranks_.size(); ++rank) {
       int after = 0;
       for (const ordered_call& call : calls_[rank]) {
         if (call.after < after) return false;
         after = call.after;
       }
-      for (std::size_t e = 0; e < told_[rank].ends.size(); ++e) {
+      for (std::size_t e = 0; e < of_ranks_[rank].ends.size(); ++e) {
         if (call_of_[rank][e] == calls_[rank].size()) return false;
         const ordered_call& call = calls_[rank][call_of_[rank][e]];
-        const int issued = told_[rank].ends[static_cast<std::size_t>(call.after)].posted;
-        if (issued < told_[rank].ends[e].posted || issued >= told_[rank].ends[e].complete_before) return false;
+        const int issued = of_ranks_[rank].ends[static_cast<std::size_t>(call.after)].posted;
+        if (issued < of_ranks_[rank].ends[e].posted || issued >= of_ranks_[rank].ends[e].complete_before) return false;
       }
     }
     return true;
@@ -143,9 +144,9 @@ class player {
       for (std::size_t before = 0; before < c; ++before) {
         if (calls_[rank][before].lane == call.lane && !ended[rank][before]) return false;
       }
-      const int step = told_[rank].ends[static_cast<std::size_t>(call.after)].posted;
-      for (std::size_t e = 0; e < told_[rank].ends.size(); ++e) {
-        if (told_[rank].ends[e].complete_before <= step && !ended[rank][call_of_[rank][e]]) return false;
+      const int step = of_ranks_[rank].ends[static_cast<std::size_t>(call.after)].posted;
+      for (std::size_t e = 0; e < of_ranks_[rank].ends.size(); ++e) {
+        if (of_ranks_[rank].ends[e].complete_before <= step && !ended[rank][call_of_[rank][e]]) return false;
       }
       return true;
     };
@@ -167,18 +168,18 @@ class player {
   }
 
  private:
-  const std::vector<rank_messages>& told_;
+  const std::vector<rank_messages>& of_ranks_;
   const ordered& calls_;
   std::vector<std::vector<std::size_t>> call_of_;                                  // of each rank's ends
   std::vector<std::vector<std::set<std::pair<std::size_t, std::size_t>>>> peers_;  // of each call
 };
 
 /// Does a schedule end by its own rules: a message is complete when both ends are posted?
-bool schedule_ends(const std::vector<rank_messages>& told) {
+bool schedule_ends(const std::vector<rank_messages>& messages_of_rank) {
   std::map<std::tuple<int, int, int>, std::pair<std::vector<int>, std::vector<int>>> posted;
-  std::vector<std::vector<std::pair<std::tuple<int, int, int>, std::size_t>>> message(told.size());
-  for (std::size_t rank = 0; rank < told.size(); ++rank) {
-    for (const message_end& one : told[rank].ends) {
+  std::vector<std::vector<std::pair<std::tuple<int, int, int>, std::size_t>>> message(messages_of_rank.size());
+  for (std::size_t rank = 0; rank < messages_of_rank.size(); ++rank) {
+    for (const message_end& one : messages_of_rank[rank].ends) {
       const int me = static_cast<int>(rank);
       const auto pair = one.sends ? std::tuple{me, one.peer, one.lane} : std::tuple{one.peer, me, one.lane};
       auto& of = one.sends ? posted[pair].first : posted[pair].second;
@@ -186,14 +187,14 @@ bool schedule_ends(const std::vector<rank_messages>& told) {
       of.push_back(one.posted);
     }
   }
-  std::vector<int> reached(told.size(), 0);
+  std::vector<int> reached(messages_of_rank.size(), 0);
   for (bool moved = true; moved;) {
     moved = false;
-    for (std::size_t rank = 0; rank < told.size(); ++rank) {
-      while (reached[rank] < told[rank].steps) {
+    for (std::size_t rank = 0; rank < messages_of_rank.size(); ++rank) {
+      while (reached[rank] < messages_of_rank[rank].steps) {
         bool free = true;
-        for (std::size_t e = 0; e < told[rank].ends.size(); ++e) {
-          if (told[rank].ends[e].complete_before != reached[rank] + 1) continue;
+        for (std::size_t e = 0; e < messages_of_rank[rank].ends.size(); ++e) {
+          if (messages_of_rank[rank].ends[e].complete_before != reached[rank] + 1) continue;
           const auto& [pair, k] = message[rank][e];
           free = free && posted[pair].first[k] <= reached[static_cast<std::size_t>(std::get<0>(pair))] &&
                  posted[pair].second[k] <= reached[static_cast<std::size_t>(std::get<1>(pair))];
@@ -204,8 +205,8 @@ bool schedule_ends(const std::vector<rank_messages>& told) {
       }
     }
   }
-  for (std::size_t rank = 0; rank < told.size(); ++rank) {
-    if (reached[rank] < told[rank].steps) return false;
+  for (std::size_t rank = 0; rank < messages_of_rank.size(); ++rank) {
+    if (reached[rank] < messages_of_rank[rank].steps) return false;
   }
   return true;
 }
@@ -265,15 +266,15 @@ TEST_CASE("three ranks that exchange in pairs, each first with the next one") {
   world.both(1, 0, 2, 1, 2);
   world.both(2, 0, 0, 1, 2);
   // Each rank's exchanges of step 0 come first.
-  for (rank_messages& one : world.told) {
+  for (rank_messages& one : world.messages_of_rank) {
     std::stable_sort(one.ends.begin(), one.ends.end(),
                      [](const message_end& a, const message_end& b) { return a.posted < b.posted; });
     for (std::size_t e = 0; e < one.ends.size(); ++e) one.ends[e].exchange = static_cast<int>(e);
   }
-  REQUIRE(schedule_ends(world.told));
-  CHECK_FALSE(player{world.told, world.as_written()}.devices_end());
+  REQUIRE(schedule_ends(world.messages_of_rank));
+  CHECK_FALSE(player{world.messages_of_rank, world.as_written()}.devices_end());
   const ordered calls = world.order();
-  const player played{world.told, calls};
+  const player played{world.messages_of_rank, calls};
   CHECK(played.complete());
   CHECK(played.hosts_end());
   CHECK(played.devices_end());
@@ -307,17 +308,17 @@ TEST_CASE("any schedule that ends by its own rules ends by NCCL's") {
   for (int i = 0; i < 2000; ++i) {
     const world_builder world = random_world(random);
     INFO("world ", i);
-    if (!schedule_ends(world.told)) {
+    if (!schedule_ends(world.messages_of_rank)) {
       CHECK(message_of_exception([&] { static_cast<void>(world.order()); }).find("would wait for ever") !=
             std::string::npos);
       continue;
     }
     ++end;
     const ordered as_written = world.as_written();
-    const player naive{world.told, as_written};
+    const player naive{world.messages_of_rank, as_written};
     would_not += naive.hosts_end() && naive.devices_end() ? 0 : 1;
     const ordered calls = world.order();
-    const player played{world.told, calls};
+    const player played{world.messages_of_rank, calls};
     CHECK(played.complete());
     CHECK(played.hosts_end());
     CHECK(played.devices_end());
@@ -332,25 +333,25 @@ TEST_CASE("what ranks say is heard") {
   mine.natives.push_back({orrery::schedule::collective_kind::all_to_all, 1, 3, 2, 5, 1});
   mine.ends.push_back({true, 2, 5, 0, 1, 3, 0, "2 16 8"});
   mine.ends.push_back({false, 3, 5, 0, 1, 3, -1, "0"});
-  const rank_messages heard = hear(tell(mine), 0, 6);
-  CHECK(heard.steps == 4);
-  REQUIRE(heard.natives.size() == 1);
-  CHECK(heard.natives[0] == mine.natives[0]);
-  REQUIRE(heard.ends.size() == 2);
-  CHECK(heard.ends[0].sizes == "2 16 8");
-  CHECK(heard.ends[1].sizes == "0");
-  CHECK(tell(heard) == tell(mine));
+  const rank_messages parsed = parse(serialize(mine), 0, 6);
+  CHECK(parsed.steps == 4);
+  REQUIRE(parsed.natives.size() == 1);
+  CHECK(parsed.natives[0] == mine.natives[0]);
+  REQUIRE(parsed.ends.size() == 2);
+  CHECK(parsed.ends[0].sizes == "2 16 8");
+  CHECK(parsed.ends[1].sizes == "0");
+  CHECK(serialize(parsed) == serialize(mine));
 }
 
 TEST_CASE("what is no list of messages is refused") {
   const auto refused = [](const std::string& text) {
     return message_of_exception([&] {
-             static_cast<void>(hear(text, 3, 6));
+             static_cast<void>(parse(text, 3, 6));
            }).find("orrery: rank 3 gives a text that is no list of a plan's messages") == 0;
   };
   const std::string good = "4\nn 1 1 3 2 5 1\ns 2 5 0 1 3 0 2 16 8\nr 3 5 0 1 3 -1 0\n";
   CHECK_FALSE(refused(good));
-  CHECK(tell(hear(good, 3, 6)) == good);
+  CHECK(serialize(parse(good, 3, 6)) == good);
   for (const char* text : {"", "hello", "\n", "-1\n", "4", "4\n\n", "4\nx 1 1 3 2 5 1\n", "9999999999\n",
                            "4\nn 3 1 3 2 5 1\n", "4\nn 1 6 3 2 5 1\n", "4\nn 1 1 7 2 5 1\n", "4\nn 1 1 3 0 5 1\n",
                            "4\ns 6 5 0 1 3 -1 2 16 8\n", "4\ns -1 5 0 1 3 -1 2 16 8\n", "4\ns 2 5 0 -1 3 -1 2 16 8\n",
@@ -367,7 +368,7 @@ TEST_CASE("what is no list of messages is refused") {
   for (int i = 0; i < 5000; ++i) {
     std::string changed = good;
     for (int changes = 0; changes < 2; ++changes) changed[random() % changed.size()] = "0139 -nsr\n"[random() % 10];
-    if (!refused(changed)) CHECK(tell(hear(changed, 3, 6)) == changed);
+    if (!refused(changed)) CHECK(serialize(parse(changed, 3, 6)) == changed);
   }
 }
 
@@ -393,7 +394,7 @@ TEST_CASE("a native call is one that all its members name, among themselves, in 
     world_builder world{ranks, 1};
     const int members = last - first + 1;
     for (int rank = first; rank <= last; ++rank) {
-      rank_messages& mine = world.told[static_cast<std::size_t>(rank)];
+      rank_messages& mine = world.messages_of_rank[static_cast<std::size_t>(rank)];
       mine.natives.push_back({orrery::schedule::collective_kind::all_gather, first, members, 1, 0, 0});
       for (int peer = first; peer <= last; ++peer) {
         if (peer == rank) continue;
@@ -410,32 +411,32 @@ TEST_CASE("a native call is one that all its members name, among themselves, in 
     CHECK(of[0].native == 0);
   }
   SUBCASE("one of them does not name it") {
-    all.told[1].natives.clear();
-    for (message_end& one : all.told[1].ends) one.native = -1;
+    all.messages_of_rank[1].natives.clear();
+    for (message_end& one : all.messages_of_rank[1].ends) one.native = -1;
     for (const auto& of : all.order()) {
       REQUIRE(of.size() == 1);
       CHECK(of[0].native == -1);
     }
   }
   SUBCASE("one of its messages is not part of it on the other end") {
-    all.told[1].ends[0].native = -1;
+    all.messages_of_rank[1].ends[0].native = -1;
     for (const auto& of : all.order()) CHECK(of[0].native == -1);
   }
   SUBCASE("a group that overlaps with another one") {
     world_builder two = gathering(3, 0, 1);
     const world_builder other = gathering(3, 1, 2);
     for (std::size_t rank = 0; rank < 3; ++rank) {
-      for (message_end one : other.told[rank].ends) {
-        one.exchange += static_cast<int>(two.told[rank].ends.size());
-        one.native += static_cast<int>(two.told[rank].natives.size());
-        two.told[rank].ends.push_back(one);
+      for (message_end one : other.messages_of_rank[rank].ends) {
+        one.exchange += static_cast<int>(two.messages_of_rank[rank].ends.size());
+        one.native += static_cast<int>(two.messages_of_rank[rank].natives.size());
+        two.messages_of_rank[rank].ends.push_back(one);
       }
-      const auto& more = other.told[rank].natives;
-      two.told[rank].natives.insert(two.told[rank].natives.end(), more.begin(), more.end());
+      const auto& more = other.messages_of_rank[rank].natives;
+      two.messages_of_rank[rank].natives.insert(two.messages_of_rank[rank].natives.end(), more.begin(), more.end());
     }
     for (std::size_t rank = 0; rank < 3; ++rank) {
       int number = 0;
-      for (message_end& one : two.told[rank].ends) one.exchange = number++;
+      for (message_end& one : two.messages_of_rank[rank].ends) one.exchange = number++;
     }
     for (const auto& of : two.order()) {
       for (const ordered_call& call : of) CHECK(call.native == -1);

@@ -77,11 +77,12 @@ class flash_backward {
     context.for_each(whole, [&](std::int64_t item, const host_context& own) { run(item, lost(item), own); });
     if (whole == all) return;
     const std::int64_t blocks = blocks_of_keys();
-    context.team->run_in_turn((all - whole) * blocks, [&](std::int64_t one, int thread, const thread_team::turn& turn) {
-      const host_context helper{};
-      const std::int64_t item = whole + one / blocks;
-      run_keys(item, one % blocks, turn, lost(item), thread == 0 ? context : helper);
-    });
+    context.team->run_staged((all - whole) * blocks,
+                             [&](std::int64_t one, int thread, const thread_team::stage_order& turn) {
+                               const host_context helper{};
+                               const std::int64_t item = whole + one / blocks;
+                               run_keys(item, one % blocks, turn, lost(item), thread == 0 ? context : helper);
+                             });
   }
 
  private:

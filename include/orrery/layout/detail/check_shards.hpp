@@ -12,7 +12,7 @@
 #include "orrery/layout/segment.hpp"
 #include "orrery/schedule/list.hpp"
 
-namespace orrery {
+namespace orrery::detail {
 
 /// What is wrong with the shards of a layout, and where.
 struct shard_fault {
@@ -264,4 +264,4 @@ class shard_check {
   return digest;
 }
 
-}  // namespace orrery
+}  // namespace orrery::detail

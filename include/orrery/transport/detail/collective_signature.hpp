@@ -153,11 +153,11 @@ struct collective_mismatch {
   bool same_call = true;
   bool same_sequence = true;
   bool same_element = true;
-  for (const collective_signature& one : of_ranks) {
-    equal = equal && one == of_ranks[0];
-    same_call = same_call && one.call == of_ranks[0].call;
-    same_sequence = same_sequence && one.sequence == of_ranks[0].sequence;
-    same_element = same_element && one.element == of_ranks[0].element;
+  for (const collective_signature& signature : of_ranks) {
+    equal = equal && signature == of_ranks[0];
+    same_call = same_call && signature.call == of_ranks[0].call;
+    same_sequence = same_sequence && signature.sequence == of_ranks[0].sequence;
+    same_element = same_element && signature.element == of_ranks[0].element;
   }
   if (equal) return {};
 

@@ -17,7 +17,7 @@ namespace orrery::detail {
 }
 
 /// Empty, or what is wrong with the options that every transport of the host has.
-[[nodiscard]] inline std::string what_is_wrong_with(double deadline, int threads_per_rank) {
+[[nodiscard]] inline std::string options_error(double deadline, int threads_per_rank) {
   if (!(deadline > 0) || !math::is_finite(deadline)) {
     return "deadline is " + std::to_string(deadline) + ", expected a positive number of seconds";
   }

@@ -40,17 +40,17 @@ class channel {
       : plan_{std::make_unique<plan>(std::move(world), p, std::move(pieces))} {}
 
   void begin() {
-    plan& mine = *plan_;
-    mine.refused = true;
-    const communicator::presence here = mine.world->enter("beginning a call");
-    mine.refused = false;
-    if (mine.in_call()) {
-      mine.world->fail("rank " + std::to_string(mine.world->rank()) +
-                       " begins a call, but has left its last one in the middle");
+    plan& local = *plan_;
+    local.refused = true;
+    const communicator::presence here = local.world->enter("beginning a call");
+    local.refused = false;
+    if (local.in_call()) {
+      local.world->fail("rank " + std::to_string(local.world->rank()) +
+                        " begins a call, but has left its last one in the middle");
     }
-    ++mine.calls;
-    mine.awaited = 0;
-    if (mine.in_call()) mine.world->begin_call();
+    ++local.calls;
+    local.awaited = 0;
+    if (local.in_call()) local.world->begin_call();
   }
   void post(int e) {
     const communicator::presence here = plan_->world->resume();
@@ -75,16 +75,16 @@ class channel {
   struct plan {
     static constexpr auto receiving = static_cast<std::size_t>(detail::way::receiving);
     static constexpr auto sending = static_cast<std::size_t>(detail::way::sending);
-    struct flight {
+    struct exchange_requests {
       MPI_Request requests[2] = {MPI_REQUEST_NULL, MPI_REQUEST_NULL};
-      bool flying = false;
+      bool in_flight = false;
       native_collective* part_of = nullptr;  // then it has no requests of its own
     };
 
     std::shared_ptr<communicator> world;
     schedule::program steps;
     std::vector<exchange_pieces> pieces;
-    std::vector<flight> flights;
+    std::vector<exchange_requests> requests_of;
     std::vector<std::unique_ptr<message_type>> types;
     std::vector<std::unique_ptr<native_collective>> natives;
     int first_tag = 0;
@@ -96,36 +96,36 @@ class channel {
         : world{std::move(on)},
           steps{p},
           pieces{std::move(where_blocks_lie)},
-          flights(pieces.size()),
-          awaited{flights.size()} {
+          requests_of(pieces.size()),
+          awaited{requests_of.size()} {
       const agreed all = agree();
       first_tag = world->take_tags(all.lanes);
       if (all.natives_anywhere) {
-        std::vector<communicator::group> groups;
-        for (const candidate& one : all.natives) groups.push_back({one.members, one.lane});
+        std::vector<communicator::lane_group> groups;
+        for (const candidate& candidate : all.natives) groups.push_back({candidate.members, candidate.lane});
         world->make_groups(groups);
       }
-      for (const candidate& one : all.natives) {
+      for (const candidate& candidate : all.natives) {
         native_collective& made =
-            *natives.emplace_back(std::make_unique<native_collective>(*world, one, steps, pieces));
-        for (int e = one.exchanges.first; e < one.exchanges.end(); ++e) {
-          flights[static_cast<std::size_t>(e)].part_of = &made;
+            *natives.emplace_back(std::make_unique<native_collective>(*world, candidate, steps, pieces));
+        for (int e = candidate.exchanges.first; e < candidate.exchanges.end(); ++e) {
+          requests_of[static_cast<std::size_t>(e)].part_of = &made;
         }
       }
-      for (std::size_t i = 0; i < flights.size(); ++i) {
-        if (flights[i].part_of != nullptr) continue;
+      for (std::size_t i = 0; i < requests_of.size(); ++i) {
+        if (requests_of[i].part_of != nullptr) continue;
         const int e = static_cast<int>(i);
         const schedule::exchange& x = steps.exchanges[e];
         if (x.received.count > 0) {
           const message_type& message = *types.emplace_back(std::make_unique<message_type>(*world, pieces[i].received));
           world->check(MPI_Recv_init(message.address(), message.count(), message.type(), x.from, first_tag + x.lane,
-                                     world->get(), &flights[i].requests[receiving]),
+                                     world->get(), &requests_of[i].requests[receiving]),
                        "MPI_Recv_init", [&] { return where(e, receiving); });
         }
         if (x.sent.count > 0) {
           const message_type& message = *types.emplace_back(std::make_unique<message_type>(*world, pieces[i].sent));
           world->check(MPI_Send_init(message.address(), message.count(), message.type(), x.to, first_tag + x.lane,
-                                     world->get(), &flights[i].requests[sending]),
+                                     world->get(), &requests_of[i].requests[sending]),
                        "MPI_Send_init", [&] { return where(e, sending); });
         }
       }
@@ -139,30 +139,30 @@ class channel {
       if (running() && world->may_call_here()) {
         const communicator::presence here{*world, communicator::presence::on_entry::wait};
         if (in_call()) world->end_call();
-        for (std::size_t i = 0; i < flights.size(); ++i) end(flights[i], pieces[i]);
-        for (const auto& one : natives) {
-          if (one->flies()) one->give_up();
+        for (std::size_t i = 0; i < requests_of.size(); ++i) end(requests_of[i], pieces[i]);
+        for (const auto& collective : natives) {
+          if (collective->in_flight()) collective->give_up();
         }
         natives.clear();  // frees types
         types.clear();
         return;
       }
-      for (std::size_t i = 0; i < flights.size(); ++i) {
-        if (!flights[i].flying) continue;
+      for (std::size_t i = 0; i < requests_of.size(); ++i) {
+        if (!requests_of[i].in_flight) continue;
         leave(pieces[i].received);
         leave(pieces[i].sent);
       }
-      for (auto& one : natives) one->give_up();
-      for (auto& one : types) given_up::all().keep_forever(std::move(one));
+      for (auto& collective : natives) collective->give_up();
+      for (auto& type : types) abandoned_buffers::all().retain_forever(std::move(type));
     }
 
-    [[nodiscard]] bool in_call() const noexcept { return awaited != flights.size(); }
+    [[nodiscard]] bool in_call() const noexcept { return awaited != requests_of.size(); }
 
-    static void end(flight& one, const exchange_pieces& of_exchange) noexcept {
+    static void end(exchange_requests& requests, const exchange_pieces& of_exchange) noexcept {
       for (const std::size_t end : {receiving, sending}) {
-        MPI_Request& request = one.requests[end];
+        MPI_Request& request = requests.requests[end];
         if (request == MPI_REQUEST_NULL) continue;
-        int done = one.flying ? 0 : 1;
+        int done = requests.in_flight ? 0 : 1;
         if (done == 0) MPI_Test(&request, &done, MPI_STATUS_IGNORE);
         if (done == 0 && end == receiving) MPI_Cancel(&request);
         const auto limit = std::chrono::steady_clock::now() + std::chrono::milliseconds{50};
@@ -173,56 +173,56 @@ class channel {
         if (done == 0) leave(end == receiving ? of_exchange.received : of_exchange.sent);
         if (request != MPI_REQUEST_NULL) MPI_Request_free(&request);
       }
-      if (one.part_of == nullptr || !one.part_of->flies()) return;
+      if (requests.part_of == nullptr || !requests.part_of->in_flight()) return;
       leave(of_exchange.received);
       leave(of_exchange.sent);
     }
 
     static void leave(const std::vector<piece>& to_mpi) noexcept {
-      for (const piece& one : to_mpi) {
-        if (one.bytes > 0) given_up::all().use(one.data);
+      for (const piece& part : to_mpi) {
+        if (part.bytes > 0) abandoned_buffers::all().use(part.data);
       }
     }
 
     void post(int e) {
-      flight& one = flights[static_cast<std::size_t>(e)];
-      one.flying = true;
-      if (one.part_of != nullptr) {
+      exchange_requests& requests = requests_of[static_cast<std::size_t>(e)];
+      requests.in_flight = true;
+      if (requests.part_of != nullptr) {
         // With the last of its exchanges all have what they send.
-        if (e + 1 < one.part_of->exchanges().end()) return;
-        world->check(one.part_of->start(), one.part_of->call(), [&] { return where(e, receiving); });
+        if (e + 1 < requests.part_of->exchanges().end()) return;
+        world->check(requests.part_of->start(), requests.part_of->call(), [&] { return where(e, receiving); });
         return;
       }
       for (const std::size_t end : {receiving, sending}) {
-        if (one.requests[end] == MPI_REQUEST_NULL) continue;
-        world->check(MPI_Start(&one.requests[end]), "MPI_Start", [&] { return where(e, end); });
+        if (requests.requests[end] == MPI_REQUEST_NULL) continue;
+        world->check(MPI_Start(&requests.requests[end]), "MPI_Start", [&] { return where(e, end); });
       }
     }
 
     void await(int e) {
-      flight& one = flights[static_cast<std::size_t>(e)];
-      if (one.part_of != nullptr) {
-        native_collective& all = *one.part_of;
+      exchange_requests& requests = requests_of[static_cast<std::size_t>(e)];
+      if (requests.part_of != nullptr) {
+        native_collective& all = *requests.part_of;
         world->wait(all.request(), all.call(), [&] {
-          return waiting{describe(all.exchanges()), all.members(), all.number_of_call(first_tag, calls)};
+          return pending_wait{describe(all.exchanges()), all.members(), all.number_of_call(first_tag, calls)};
         });
       } else {
-        await_messages(e, one);
+        await_messages(e, requests);
       }
-      one.flying = false;
+      requests.in_flight = false;
       ++awaited;
     }
 
-    void await_messages(int e, flight& one) {
+    void await_messages(int e, exchange_requests& requests) {
       MPI_Status statuses[2];
       world->wait_until(
           [&] {
             int done = 0;
-            const int code = MPI_Testall(2, one.requests, &done, statuses);
+            const int code = MPI_Testall(2, requests.requests, &done, statuses);
             if (code == MPI_ERR_IN_STATUS) {
               for (const std::size_t end : {receiving, sending}) {
                 const int of_one = statuses[end].MPI_ERROR;
-                if (of_one == MPI_ERR_PENDING || one.requests[end] == MPI_REQUEST_NULL) continue;
+                if (of_one == MPI_ERR_PENDING || requests.requests[end] == MPI_REQUEST_NULL) continue;
                 world->check(of_one, "MPI_Testall", [&] { return where(e, end); });
               }
             }
@@ -231,9 +231,9 @@ class channel {
           },
           [&] {
             int received = 0;
-            MPI_Request_get_status(one.requests[receiving], &received, MPI_STATUS_IGNORE);
+            MPI_Request_get_status(requests.requests[receiving], &received, MPI_STATUS_IGNORE);
             const schedule::exchange& x = steps.exchanges[e];
-            return waiting{where(e, received != 0 ? sending : receiving), {received != 0 ? x.to : x.from}};
+            return pending_wait{where(e, received != 0 ? sending : receiving), {received != 0 ? x.to : x.from}};
           });
     }
 
@@ -277,15 +277,15 @@ class channel {
 
     /// What all ranks agree on. Throws on all of them if a rank sends what its peer does not expect.
     [[nodiscard]] agreed agree() const {
-      std::vector<candidate> mine;
-      if (world->how().collectives == collectives::native) mine = candidates_of(steps, pieces);
+      std::vector<candidate> local;
+      if (world->get_options().collectives == collectives::native) local = candidates_of(steps, pieces);
       if (!world->makes_groups()) {
-        std::erase_if(mine, [&](const candidate& one) { return one.members.count < world->size(); });
+        std::erase_if(local, [&](const candidate& candidate) { return candidate.members.count < world->size(); });
       }
       std::vector<const candidate*> candidate_of(pieces.size(), nullptr);
-      for (const candidate& one : mine) {
-        for (int e = one.exchanges.first; e < one.exchanges.end(); ++e) {
-          candidate_of[static_cast<std::size_t>(e)] = &one;
+      for (const candidate& candidate : local) {
+        for (int e = candidate.exchanges.first; e < candidate.exchanges.end(); ++e) {
+          candidate_of[static_cast<std::size_t>(e)] = &candidate;
         }
       }
 
@@ -299,7 +299,7 @@ class channel {
                            const candidate* part_of) {
         mix(digests[0], static_cast<std::uint64_t>(x.lane));
         mix(digests[0], message.size());
-        for (const piece& one : message) mix(digests[0], static_cast<std::uint64_t>(one.bytes));
+        for (const piece& part : message) mix(digests[0], static_cast<std::uint64_t>(part.bytes));
         mix(digests[1], 0);
         if (part_of == nullptr) return;
         for (const char c : part_of->name()) mix(digests[1], static_cast<unsigned char>(c));
@@ -322,13 +322,13 @@ class channel {
 
       // What this rank says: its lanes, its candidates that no sender contradicts, and what is wrong.
       std::string said = std::to_string(lanes) + " ";
-      for (const candidate& one : mine) {
+      for (const candidate& candidate : local) {
         bool alike = true;
-        for (int i = 0; i < one.members.count; ++i) {
-          const auto at = 2 * static_cast<std::size_t>(one.members.member(i)) + 1;
+        for (int i = 0; i < candidate.members.count; ++i) {
+          const auto at = 2 * static_cast<std::size_t>(candidate.members.member(i)) + 1;
           alike = alike && arriving[at] == expected[at];
         }
-        if (alike) said += ";" + one.name() + (one.gathers ? "g" : "w");
+        if (alike) said += ";" + candidate.name() + (candidate.gathers ? "g" : "w");
       }
       said += " ";
       for (std::size_t from = 0; from < ranks; ++from) {
@@ -352,16 +352,16 @@ class channel {
         all.lanes = (std::max)(all.lanes, its_lanes);
         all.natives_anywhere = all.natives_anywhere || of_rank.find(';') != std::string::npos;
       }
-      for (candidate& one : mine) {
+      for (candidate& candidate : local) {
         bool all_want_it = true;
-        for (int i = 0; i < one.members.count; ++i) {
-          const std::string& of_member = of_ranks[static_cast<std::size_t>(one.members.member(i))];
-          const std::string name = ";" + one.name();
+        for (int i = 0; i < candidate.members.count; ++i) {
+          const std::string& of_member = of_ranks[static_cast<std::size_t>(candidate.members.member(i))];
+          const std::string name = ";" + candidate.name();
           const std::size_t at = of_member.find(name);
           all_want_it = all_want_it && at != std::string::npos;
-          one.gathers = one.gathers && all_want_it && of_member[at + name.size()] == 'g';
+          candidate.gathers = candidate.gathers && all_want_it && of_member[at + name.size()] == 'g';
         }
-        if (all_want_it) all.natives.push_back(one);
+        if (all_want_it) all.natives.push_back(candidate);
       }
       std::sort(all.natives.begin(), all.natives.end(), [](const candidate& a, const candidate& b) {
         return std::tie(a.members.first, a.members.stride, a.members.count, a.lane, a.step) <

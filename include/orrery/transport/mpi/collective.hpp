@@ -55,12 +55,12 @@ struct candidate {
     if (p.exchanges[e].to == schedule::no_rank || p.exchanges[e].from == schedule::no_rank) return false;
     for (const std::vector<piece>* message : {&of_exchange.sent, &of_exchange.received}) {
       if (message->size() != 1) return false;
-      const piece& one = message->front();
-      if (message == &of_exchange.sent && (one.data != first[0].data || one.bytes != first[0].bytes)) return false;
-      if (one.bytes == 0) continue;
-      if (one.bytes > INT_MAX) return false;
-      if (lowest == nullptr || std::less{}(one.data, lowest)) lowest = one.data;
-      if (highest == nullptr || std::less{}(highest, one.data)) highest = one.data;
+      const piece& part = message->front();
+      if (message == &of_exchange.sent && (part.data != first[0].data || part.bytes != first[0].bytes)) return false;
+      if (part.bytes == 0) continue;
+      if (part.bytes > INT_MAX) return false;
+      if (lowest == nullptr || std::less{}(part.data, lowest)) lowest = part.data;
+      if (highest == nullptr || std::less{}(highest, part.data)) highest = part.data;
     }
   }
   return highest - lowest <= INT_MAX;
@@ -89,12 +89,12 @@ struct candidate {
     }
     if (fits) found.push_back({c.exchanges, members, first.lane, first.posted, gathers_in_one(c, p, pieces)});
   }
-  std::vector<candidate> alone;
-  for (const candidate& one : found) {
-    const auto alike = [&](const candidate& other) { return other.name() == one.name(); };
-    if (std::count_if(found.begin(), found.end(), alike) == 1) alone.push_back(one);
+  std::vector<candidate> unique;
+  for (const candidate& c : found) {
+    const auto has_same_name = [&](const candidate& other) { return other.name() == c.name(); };
+    if (std::count_if(found.begin(), found.end(), has_same_name) == 1) unique.push_back(c);
   }
-  return alone;
+  return unique;
 }
 
 /// One collective of a program as one non-blocking call of MPI, with the messages of the exchanges and no others:
@@ -121,8 +121,8 @@ class native_collective {
       side->types.assign(ranks, MPI_BYTE);
     }
     if (gathers_) {
-      const piece& mine = pieces[static_cast<std::size_t>(exchanges_.first)].sent.front();
-      std::vector<std::pair<std::size_t, piece>> blocks{{index_of(p.rank), mine}};
+      const piece& local = pieces[static_cast<std::size_t>(exchanges_.first)].sent.front();
+      std::vector<std::pair<std::size_t, piece>> blocks{{index_of(p.rank), local}};
       for (int e = exchanges_.first; e < exchanges_.end(); ++e) {
         blocks.emplace_back(index_of(p.exchanges[e].from), pieces[static_cast<std::size_t>(e)].received.front());
       }
@@ -161,7 +161,7 @@ class native_collective {
   }
   [[nodiscard]] const char* call() const noexcept { return gathers_ ? "MPI_Iallgatherv" : "MPI_Ialltoallw"; }
   [[nodiscard]] MPI_Request& request() noexcept { return request_; }
-  [[nodiscard]] bool flies() const noexcept { return request_ != MPI_REQUEST_NULL; }
+  [[nodiscard]] bool in_flight() const noexcept { return request_ != MPI_REQUEST_NULL; }
 
   /// Returns what the MPI call does.
   [[nodiscard]] int start() {
@@ -176,7 +176,7 @@ class native_collective {
   }
 
   /// It will not be waited for: MPI has no way to cancel it.
-  void give_up() noexcept { given_up::all().keep_forever(std::move(arguments_)); }
+  void give_up() noexcept { abandoned_buffers::all().retain_forever(std::move(arguments_)); }
 
  private:
   struct side_of_call {

@@ -28,6 +28,7 @@
 
 #include "orrery/host/thread_team.hpp"
 #include "orrery/schedule/builder.hpp"
+#include "orrery/tensor/math.hpp"
 #include "orrery/transport/detail/collective_signature.hpp"
 #include "orrery/transport/detail/deadline.hpp"
 #include "orrery/transport/detail/describe.hpp"
@@ -50,16 +51,16 @@ namespace orrery::mpi {
 /// another has begun is under way, is refused; so is every thread from which MPI's thread level allows no calls.
 class communicator {
  public:
-  communicator(MPI_Comm parent, const options& how)
-      : options_{how},
-        level_{checked(parent, how)},
+  communicator(MPI_Comm parent, const options& options)
+      : options_{options},
+        level_{checked(parent, options)},
         maker_{std::this_thread::get_id()},
         rank_{number_from(parent, MPI_Comm_rank)},
         size_{number_from(parent, MPI_Comm_size)},
-        letters_{size_} {
-    failure_.reserve(letters::longest);
+        control_messages_{size_} {
+    failure_.reserve(control_messages::longest);
     const presence here{*this, presence::on_entry::wait};
-    own_ = duplicate(parent, [] { return waiting{"for all ranks to make the same world"}; });
+    own_ = duplicate(parent, [] { return pending_wait{"for all ranks to make the same world"}; });
     void* bound = nullptr;
     int known = 0;
     check(MPI_Comm_get_attr(MPI_COMM_WORLD, MPI_TAG_UB, static_cast<void*>(&bound), &known), "MPI_Comm_get_attr",
@@ -78,23 +79,23 @@ class communicator {
 
   [[nodiscard]] int rank() const noexcept { return rank_; }
   [[nodiscard]] int size() const noexcept { return size_; }
-  [[nodiscard]] const options& how() const noexcept { return options_; }
+  [[nodiscard]] const options& get_options() const noexcept { return options_; }
   [[nodiscard]] MPI_Comm get() const noexcept { return own_; }
 
   /// The thread that is inside of the communicator: no other calls MPI for it. A thread may enter again. Empty if
   /// `on_entry` is `look` and another thread is inside.
   class [[nodiscard]] presence {
    public:
-    enum class on_entry : std::uint8_t { look, wait };
+    enum class on_entry : std::uint8_t { try_once, wait };
 
-    presence(communicator& of, on_entry how) noexcept {
+    presence(communicator& of, on_entry mode) noexcept {
       const std::thread::id me = std::this_thread::get_id();
       if (of.inside_.load(std::memory_order_relaxed) == me) {
         inside_ = true;
         return;
       }
       for (std::thread::id other; !of.inside_.compare_exchange_weak(other, me, std::memory_order_acquire);) {
-        if (other != std::thread::id{} && how == on_entry::look) return;
+        if (other != std::thread::id{} && mode == on_entry::try_once) return;
         if (other != std::thread::id{}) std::this_thread::yield();
         other = {};
       }
@@ -126,7 +127,7 @@ class communicator {
   /// `transport_error` if the world has failed.
   presence enter(const char* doing = "coming to a collective call") {
     expect_thread();
-    presence here{*this, presence::on_entry::look};
+    presence here{*this, presence::on_entry::try_once};
     if (here && failed_) throw_failure(doing);
     if (!here || (calls_under_way_ > 0 && caller_.load(std::memory_order_relaxed) != std::this_thread::get_id())) {
       throw std::logic_error{
@@ -173,7 +174,7 @@ class communicator {
   [[nodiscard]] bool makes_groups() const noexcept { return level_ == MPI_THREAD_MULTIPLE; }
 
   /// Members that have a communicator of their own for one lane.
-  struct group {
+  struct lane_group {
     schedule::rank_group members;
     int lane = 0;
   };
@@ -185,35 +186,35 @@ class communicator {
   /// thread makes it, under MPI_THREAD_MULTIPLE, while this one waits; after the deadline that thread is left alone. It
   /// begins when all ranks are known to have what they need for it, so that one that has no memory, say, leaves nobody
   /// in such a call.
-  void make_groups(const std::vector<group>& wanted) {
-    std::vector<group> missing;
-    for (const group& one : wanted) {
-      if (groups_.count(key_of(one)) != 0) continue;
-      if (one.members.count < size_) {
-        missing.push_back(one);
+  void make_groups(const std::vector<lane_group>& wanted) {
+    std::vector<lane_group> missing;
+    for (const lane_group& group : wanted) {
+      if (groups_.count(key_of(group)) != 0) continue;
+      if (group.members.count < size_) {
+        missing.push_back(group);
         continue;
       }
       const std::uint64_t number = ++collective_calls_;  // of all ranks, in their order, since strides are positive
-      groups_.emplace(key_of(one), duplicate(own_, [&] {
-                        return waiting{"for all ranks to make a communicator for collectives", {0, size_}, number};
+      groups_.emplace(key_of(group), duplicate(own_, [&] {
+                        return pending_wait{"for all ranks to make a communicator for collectives", {0, size_}, number};
                       }));
     }
-    const auto kept = keep<creation>();
+    const auto kept = retain<creation>();
     kept->from = own_;
     MPI_Group all = MPI_GROUP_NULL;
     check(MPI_Comm_group(own_, &all), "MPI_Comm_group", nothing);
-    for (const group& one : missing) {
+    for (const lane_group& group : missing) {
       std::vector<int> ranks;
-      ranks.reserve(static_cast<std::size_t>(one.members.count));
-      for (int i = 0; i < one.members.count; ++i) ranks.push_back(one.members.member(i));
+      ranks.reserve(static_cast<std::size_t>(group.members.count));
+      for (int i = 0; i < group.members.count; ++i) ranks.push_back(group.members.member(i));
       MPI_Group& members = kept->members.emplace_back(MPI_GROUP_NULL);
-      check(MPI_Group_incl(all, one.members.count, ranks.data(), &members), "MPI_Group_incl", nothing);
-      groups_.emplace(key_of(one), MPI_COMM_NULL);
+      check(MPI_Group_incl(all, group.members.count, ranks.data(), &members), "MPI_Group_incl", nothing);
+      groups_.emplace(key_of(group), MPI_COMM_NULL);
     }
     MPI_Group_free(&all);
     kept->made.assign(missing.size(), MPI_COMM_NULL);
     std::thread maker;
-    if (!missing.empty()) maker = std::thread{[one = kept.get()] { one->run(); }};
+    if (!missing.empty()) maker = std::thread{[work = kept.get()] { work->run(); }};
     try {
       MPI_Request request = MPI_REQUEST_NULL;
       check(MPI_Ibarrier(own_, &request), "MPI_Ibarrier", nothing);
@@ -229,8 +230,8 @@ class communicator {
         wait_until(
             [&] { return kept->now.load(std::memory_order_acquire) == creation::state::done; },
             [&] {
-              const group& now = missing[(std::min)(kept->finished.load(), missing.size() - 1)];
-              return waiting{"for its group to make a communicator for collectives", now.members, number_of(now)};
+              const lane_group& now = missing[(std::min)(kept->finished.load(), missing.size() - 1)];
+              return pending_wait{"for its group to make a communicator for collectives", now.members, number_of(now)};
             });
       } catch (...) {
         maker.detach();
@@ -244,7 +245,7 @@ class communicator {
       groups_[key_of(missing[i])] = kept->made[i];
       check(MPI_Comm_set_errhandler(kept->made[i], MPI_ERRORS_RETURN), "MPI_Comm_set_errhandler", nothing);
     }
-    forget(kept);
+    release(kept);
   }
   /// Made before.
   [[nodiscard]] MPI_Comm of_group(const schedule::rank_group& members, int lane) const {
@@ -282,22 +283,21 @@ class communicator {
   void wait_until(const Done& done, const What& what) {
     if (done()) return;
     const auto deadline = detail::deadline_in(options_.deadline);
-    const auto time_to_ask =
-        detail::deadline_in(options_.deadline - (std::min)(options_.deadline / 2, longest_inquiry));
+    const auto time_to_ask = detail::deadline_in(options_.deadline - (std::min)(options_.deadline / 2, longest_query));
     bool asking = false;
     for (unsigned looks = 1; !done(); ++looks) {
       if (looks % 16 == 0 || failed_) {
-        const bool news = read_letters(what);
+        const bool news = read_control_messages(what);
         if (failed_) throw_failure("waiting " + what().text);
         const auto now = std::chrono::steady_clock::now();
         if (now >= time_to_ask && (!asking || news)) {
-          if (!asking) begin_inquiry(what());
+          if (!asking) begin_query(what());
           asking = true;
-          static_cast<void>(follow_inquiry());
+          static_cast<void>(trace_wait_chain());
         }
         if (now >= deadline) {
           fail("rank " + std::to_string(rank_) + " has waited " + detail::describe_seconds(options_.deadline) + " " +
-               what().text + follow_inquiry());
+               what().text + trace_wait_chain());
         }
       }
       std::this_thread::yield();
@@ -318,14 +318,14 @@ class communicator {
   void wait_for_all(MPI_Request& request, const char* call) {
     const std::uint64_t number = ++collective_calls_;
     wait(request, call, [&] {
-      return waiting{"for all ranks to come to the same collective call", {0, size_}, number};
+      return pending_wait{"for all ranks to come to the same collective call", {0, size_}, number};
     });
   }
 
   /// Lets the MPI library work for a moment, if this is the thread that made the last call.
   void progress() noexcept {
     if (caller_.load(std::memory_order_relaxed) != std::this_thread::get_id() || failed_) return;
-    const presence here{*this, presence::on_entry::look};
+    const presence here{*this, presence::on_entry::try_once};
     if (!here) return;
     const auto now = std::chrono::steady_clock::now();
     if (now < next_progress_) return;
@@ -333,7 +333,7 @@ class communicator {
                                std::chrono::duration<double>((std::min)(options_.progress_interval, 1e6)));
     // Unlike a test of requests that have completed, a probe that finds nothing always makes progress.
     try {
-      read_letters([] { return waiting{}; });
+      read_control_messages([] { return pending_wait{}; });
     } catch (...) {  // failed_ says so, or this rank gives no answer
     }
   }
@@ -351,22 +351,22 @@ class communicator {
     if (failed_) return;
     failure_ = "rank ";
     const auto add = [&](std::string_view part) {
-      failure_.append(part.substr(0, letters::longest - 1 - failure_.size()));
+      failure_.append(part.substr(0, control_messages::longest - 1 - failure_.size()));
     };
     char digits[16];
     add({digits, static_cast<std::size_t>(std::to_chars(digits, digits + sizeof digits, rank_).ptr - digits)});
     add(" ");
     (add(parts), ...);
     failed_ = true;
-    tell();
+    notify_peers();
   }
   [[nodiscard]] bool failed() const noexcept { return failed_; }
   /// Looks for news if this thread may, and no other is inside.
   [[nodiscard]] bool usable() {
     if (failed_ || !may_call_here() || !running()) return !failed_;
-    const presence here{*this, presence::on_entry::look};
+    const presence here{*this, presence::on_entry::try_once};
     try {
-      if (here) read_letters([] { return waiting{}; });
+      if (here) read_control_messages([] { return pending_wait{}; });
     } catch (const transport_error&) {  // failed_ says so
     }
     return !failed_;
@@ -374,10 +374,10 @@ class communicator {
 
   /// A collective call that is given up may go on writing: its buffers stay until it has completed.
   template <class Buffers>
-  [[nodiscard]] static std::shared_ptr<Buffers> keep() {
-    return given_up::all().keep<Buffers>();
+  [[nodiscard]] static std::shared_ptr<Buffers> retain() {
+    return abandoned_buffers::all().retain<Buffers>();
   }
-  static void forget(const std::shared_ptr<void>& completed) { given_up::all().release(completed); }
+  static void release(const std::shared_ptr<void>& completed) { abandoned_buffers::all().release(completed); }
 
   /// Returns when all ranks have come to the same call: every collective call begins with this one, so that no rank
   /// reads what belongs to another call. Throws `std::invalid_argument` on all ranks if only the type or number of
@@ -390,10 +390,10 @@ class communicator {
     };
     constexpr std::size_t each = detail::collective_signature::size;
     const auto ranks = static_cast<std::size_t>(size_);
-    const auto kept = keep<buffers>();
+    const auto kept = retain<buffers>();
     kept->all.resize(each * ranks);
-    const auto mine = call.serialize();
-    std::copy(mine.begin(), mine.end(), kept->all.begin() + static_cast<std::ptrdiff_t>(each) * rank_);
+    const auto local = call.serialize();
+    std::copy(local.begin(), local.end(), kept->all.begin() + static_cast<std::ptrdiff_t>(each) * rank_);
     MPI_Request request = MPI_REQUEST_NULL;
     check(MPI_Iallgather(MPI_IN_PLACE, 0, MPI_DATATYPE_NULL, kept->all.data(), static_cast<int>(each), MPI_BYTE, own_,
                          &request),
@@ -405,7 +405,7 @@ class communicator {
       fail("rank " + std::to_string(r) + " comes to a collective call with something that is no signature of one; " +
            "build all ranks with one version of this library");
     }
-    forget(kept);
+    release(kept);
     detail::require_same_call(calls, [this](const std::string& why) { fail(why); });
   }
 
@@ -429,7 +429,7 @@ class communicator {
     struct buffers {
       std::vector<std::uint64_t> given, taken;
     };
-    const auto kept = keep<buffers>();
+    const auto kept = retain<buffers>();
     kept->given = numbers;
     kept->taken.resize(numbers.size());
     const int each = static_cast<int>(numbers.size()) / size_;
@@ -437,20 +437,20 @@ class communicator {
     check(MPI_Ialltoall(kept->given.data(), each, MPI_UINT64_T, kept->taken.data(), each, MPI_UINT64_T, own_, &request),
           "MPI_Ialltoall", nothing);
     wait_for_all(request, "MPI_Ialltoall");
-    forget(kept);
+    release(kept);
     return kept->taken;
   }
 
   /// The texts of all ranks, as a part of a collective call.
   [[nodiscard]] std::vector<std::string> gather(const std::string& text) {
     struct buffers {
-      std::string mine, all;
+      std::string local, all;
       std::vector<std::int64_t> sizes;
       std::vector<int> counts, offsets;
     };
     const auto ranks = static_cast<std::size_t>(size_);
-    const auto kept = keep<buffers>();
-    kept->mine = text;
+    const auto kept = retain<buffers>();
+    kept->local = text;
     kept->sizes.assign(ranks, 0);
     kept->sizes[static_cast<std::size_t>(rank_)] = static_cast<std::int64_t>(text.size());
     MPI_Request request = MPI_REQUEST_NULL;
@@ -467,7 +467,7 @@ class communicator {
       kept->counts.push_back(static_cast<int>(size));
     }
     kept->all.resize(static_cast<std::size_t>(total));
-    check(MPI_Iallgatherv(kept->mine.data(), static_cast<int>(kept->mine.size()), MPI_CHAR, kept->all.data(),
+    check(MPI_Iallgatherv(kept->local.data(), static_cast<int>(kept->local.size()), MPI_CHAR, kept->all.data(),
                           kept->counts.data(), kept->offsets.data(), MPI_CHAR, own_, &request),
           "MPI_Iallgatherv", nothing);
     wait_for_all(request, "MPI_Iallgatherv");
@@ -477,7 +477,7 @@ class communicator {
       texts.push_back(
           kept->all.substr(static_cast<std::size_t>(kept->offsets[r]), static_cast<std::size_t>(kept->counts[r])));
     }
-    forget(kept);
+    release(kept);
     return texts;
   }
 
@@ -493,8 +493,8 @@ class communicator {
   }
 
  private:
-  static constexpr int group_tag = letters::tag + 1;  // while communicators of groups are made
-  static constexpr double longest_inquiry = 2;        // seconds
+  static constexpr int group_tag = control_messages::tag + 1;  // while communicators of groups are made
+  static constexpr double longest_query = 2;                   // seconds
 
   [[noreturn]] static void refuse(const std::string& why) { throw std::invalid_argument{"orrery: mpi::world: " + why}; }
 
@@ -525,24 +525,24 @@ class communicator {
   };
 
   using group_key = std::tuple<int, int, int, int>;  // first rank, stride, count and lane
-  [[nodiscard]] static group_key key_of(const group& one) {
-    return {one.members.first, one.members.stride, one.members.count, one.lane};
+  [[nodiscard]] static group_key key_of(const lane_group& group) {
+    return {group.members.first, group.members.stride, group.members.count, group.lane};
   }
   /// A number that all members give the making of their communicator, and hardly ever another call.
-  [[nodiscard]] static std::uint64_t number_of(const group& one) noexcept {
-    std::uint64_t number = static_cast<std::uint64_t>(one.lane) + 1;
-    for (const int part : {one.members.first, one.members.stride, one.members.count}) {
+  [[nodiscard]] static std::uint64_t number_of(const lane_group& group) noexcept {
+    std::uint64_t number = static_cast<std::uint64_t>(group.lane) + 1;
+    for (const int part : {group.members.first, group.members.stride, group.members.count}) {
       number = number * 0x9e3779b97f4a7c15 + static_cast<std::uint64_t>(part) + 1;
     }
     return number | std::uint64_t{1} << 63;
   }
 
   /// MPI's thread level, if all is well with the arguments.
-  [[nodiscard]] static int checked(MPI_Comm parent, const options& how) {
-    if (const std::string wrong = detail::what_is_wrong_with(how.deadline, how.threads_per_rank); !wrong.empty())
+  [[nodiscard]] static int checked(MPI_Comm parent, const options& options) {
+    if (const std::string wrong = detail::options_error(options.deadline, options.threads_per_rank); !wrong.empty())
       refuse(wrong);
-    if (!(how.progress_interval >= 0)) {
-      refuse("progress_interval is " + std::to_string(how.progress_interval) + ", expected seconds, at least 0");
+    if (!(options.progress_interval >= 0) || detail::math::is_nan(options.progress_interval)) {
+      refuse("progress_interval is " + std::to_string(options.progress_interval) + ", expected seconds, at least 0");
     }
     if (!running()) refuse("MPI is not initialised, or finalised already; call MPI_Init_thread before");
     if (parent == MPI_COMM_NULL) refuse("the communicator is MPI_COMM_NULL; let only its members make a world");
@@ -553,8 +553,8 @@ class communicator {
     int main_thread = 0;
     MPI_Query_thread(&level);
     MPI_Is_thread_main(&main_thread);
-    if (level < MPI_THREAD_FUNNELED && how.threads_per_rank > 1) {
-      refuse("threads_per_rank is " + std::to_string(how.threads_per_rank) +
+    if (level < MPI_THREAD_FUNNELED && options.threads_per_rank > 1) {
+      refuse("threads_per_rank is " + std::to_string(options.threads_per_rank) +
              ", but MPI was initialised for a single thread; ask MPI_Init_thread for MPI_THREAD_FUNNELED");
     }
     if (level < MPI_THREAD_SERIALIZED && main_thread == 0) {
@@ -578,88 +578,89 @@ class communicator {
   template <class What>
   [[nodiscard]] MPI_Comm duplicate(MPI_Comm of, const What& what) {
     MPI_Request request = MPI_REQUEST_NULL;
-    const auto made = keep<MPI_Comm>();
+    const auto made = retain<MPI_Comm>();
     check(MPI_Comm_idup(of, made.get(), &request), "MPI_Comm_idup", nothing);
     wait(request, "MPI_Comm_idup", what);
     const MPI_Comm finished = *made;
-    forget(made);
+    release(made);
     check(MPI_Comm_set_errhandler(finished, MPI_ERRORS_RETURN), "MPI_Comm_set_errhandler", nothing);
     return finished;
   }
 
   void record_failure(std::string_view why) noexcept {
     if (failed_) return;
-    failure_ = why.substr(0, letters::longest - 1);
+    failure_ = why.substr(0, control_messages::longest - 1);
     failed_ = true;
-    tell();
+    notify_peers();
   }
-  void tell() noexcept {
-    if (told_ || own_ == MPI_COMM_NULL || !may_call_here() || !running()) return;
-    told_ = true;
-    letters_.send_notice(own_, rank_, failure_);
+  void notify_peers() noexcept {
+    if (peers_notified_ || own_ == MPI_COMM_NULL || !may_call_here() || !running()) return;
+    peers_notified_ = true;
+    control_messages_.send_notice(own_, rank_, failure_);
   }
 
   /// Always the same message. `doing`: what this rank was at, if it is not the one that failed first.
   [[noreturn]] void throw_failure(const std::string& doing) {
-    tell();
-    if (sentence_.empty()) {
-      sentence_ =
+    notify_peers();
+    if (message_.empty()) {
+      message_ =
           detail::describe_stop(rank_, failure_, doing, "; this world and its communicator cannot be used any more");
     }
-    throw transport_error{sentence_};
+    throw transport_error{message_};
   }
 
   /// Reads what others have written: why they have failed, what they ask and what they answer. Is there an answer? To
   /// those who ask, this rank waits for `what()`.
   template <class What>
-  bool read_letters(const What& what) {
+  bool read_control_messages(const What& what) {
     bool news = false;
     const auto checked_call = [&](int code, const char* call) { check(code, call, [&] { return what().text; }); };
     const auto malformed = [&](int from, const std::string& why) {
       fail("rank " + std::to_string(from) + " has sent rank " + std::to_string(rank_) + " a control message " + why +
            "; build all ranks with one version of this library");
     };
-    letters::letter read;
-    while (own_ != MPI_COMM_NULL && !failed_ && letters::take(own_, read, checked_call, malformed)) {
-      if (read.kind == letters::kind::notice) {
-        told_ = true;  // the others know it
+    control_messages::message read;
+    while (own_ != MPI_COMM_NULL && !failed_ && control_messages::take(own_, read, checked_call, malformed)) {
+      if (read.kind == control_messages::kind::notice) {
+        peers_notified_ = true;  // the others know it
         failure_ = read.text;
         failed_ = true;
-      } else if (read.kind == letters::kind::question) {
-        std::uint64_t inquiry = 0;
-        if (!detail::peer_text{read.text}.number(inquiry).ended())
+      } else if (read.kind == control_messages::kind::question) {
+        std::uint64_t query = 0;
+        if (!detail::peer_text{read.text}.number(query).ended())
           malformed(read.from, "that asks nothing: \"" + read.text + "\"");
-        const waiting mine = what();
+        const pending_wait local = what();
         std::ostringstream written;
-        written << inquiry << ' ' << mine.whom.first << ' ' << mine.whom.count << ' ' << mine.whom.stride << ' '
-                << mine.call;
-        letters_.send(own_, read.from, letters::kind::answer, written.str());
+        written << query << ' ' << local.peers.first << ' ' << local.peers.count << ' ' << local.peers.stride << ' '
+                << local.call;
+        control_messages_.send(own_, read.from, control_messages::kind::answer, written.str());
       } else {
-        std::uint64_t inquiry = 0;
-        waiting theirs;
-        schedule::rank_group& whom = theirs.whom;
+        std::uint64_t query = 0;
+        pending_wait theirs;
+        schedule::rank_group& peers = theirs.peers;
         detail::peer_text numbers{read.text};
-        numbers.number(inquiry).skip(" ").number(whom.first, 0, size_ - 1).skip(" ").number(whom.count, 0, size_);
-        numbers.skip(" ").number(whom.stride, 1).skip(" ").number(theirs.call);
-        if (!numbers.ended() || (whom.count > 0 && (size_ - 1 - whom.first) / whom.stride < whom.count - 1)) {
+        numbers.number(query).skip(" ").number(peers.first, 0, size_ - 1).skip(" ").number(peers.count, 0, size_);
+        numbers.skip(" ").number(peers.stride, 1).skip(" ").number(theirs.call);
+        if (!numbers.ended() || (peers.count > 0 && (size_ - 1 - peers.first) / peers.stride < peers.count - 1)) {
           malformed(read.from, "that answers nothing: \"" + read.text + "\"");
         }
-        if (inquiry != inquiries_) continue;
-        inquiry_.take(read.from, theirs);
+        if (query != queries_) continue;
+        query_.take(read.from, theirs);
         news = true;
       }
     }
     return news;
   }
 
-  void begin_inquiry(const waiting& mine) {
-    ++inquiries_;
-    inquiry_.begin(rank_, size_, mine);
+  void begin_query(const pending_wait& local) {
+    ++queries_;
+    query_.begin(rank_, size_, local);
   }
-  [[nodiscard]] std::string follow_inquiry() {
+  [[nodiscard]] std::string trace_wait_chain() {
     if (own_ == MPI_COMM_NULL) return "";
-    return inquiry_.follow(
-        [&](int other) { letters_.send(own_, other, letters::kind::question, std::to_string(inquiries_)); });
+    return query_.trace([&](int other) {
+      control_messages_.send(own_, other, control_messages::kind::question, std::to_string(queries_));
+    });
   }
 
   options options_;
@@ -677,13 +678,13 @@ class communicator {
   int next_tag_ = group_tag + 1;
   std::uint64_t signatures_ = 0;        // of this rank's collective calls so far
   std::uint64_t collective_calls_ = 0;  // of MPI with all ranks
-  mpi::letters letters_;
-  mpi::inquiry inquiry_;
-  std::uint64_t inquiries_ = 0;
+  mpi::control_messages control_messages_;
+  mpi::wait_chain_query query_;
+  std::uint64_t queries_ = 0;
   std::atomic<bool> failed_ = false;
-  bool told_ = false;  // the others know of it
+  bool peers_notified_ = false;  // the others know of it
   std::string failure_;
-  std::string sentence_;
+  std::string message_;
   std::chrono::steady_clock::time_point next_progress_{};
 };
 

@@ -18,7 +18,7 @@ namespace orrery::mpi {
 
 /// Short texts that any rank of a communicator may write to any other at any time, under a tag that nothing else has.
 /// Nobody waits for one: they are read when somebody looks, and those that never are do no harm.
-class letters {
+class control_messages {
  public:
   static constexpr int tag = 0;
   static constexpr std::size_t longest = 2048;  // in bytes; what is longer is cut
@@ -26,35 +26,35 @@ class letters {
   /// What a letter is about: its first byte.
   enum class kind : char { notice = '!', question = '?', answer = '=' };
 
-  struct letter {
+  struct message {
     int from = 0;
-    letters::kind kind = letters::kind::notice;
+    control_messages::kind kind = control_messages::kind::notice;
     std::string text;
   };
 
   /// Takes the memory of the notices that a rank of `ranks` may have to send when there is none left.
-  explicit letters(int ranks) : notices_{std::make_unique<notices>()} {
+  explicit control_messages(int ranks) : notices_{std::make_unique<notices>()} {
     notices_->text.reserve(longest);
     notices_->requests.assign(static_cast<std::size_t>(ranks), MPI_REQUEST_NULL);
   }
-  letters(const letters&) = delete;
-  letters& operator=(const letters&) = delete;
-  ~letters() {
-    for (std::unique_ptr<sent>& one : on_their_way_) given_up::all().keep_forever(std::move(one));
-    if (!notices_->text.empty()) given_up::all().keep_forever(std::move(notices_));
+  control_messages(const control_messages&) = delete;
+  control_messages& operator=(const control_messages&) = delete;
+  ~control_messages() {
+    for (std::unique_ptr<sent>& outgoing : in_flight_) abandoned_buffers::all().retain_forever(std::move(outgoing));
+    if (!notices_->text.empty()) abandoned_buffers::all().retain_forever(std::move(notices_));
   }
 
   /// Sends a question or an answer. A letter that cannot be sent, since the other has died, is as good as one that is
   /// not read.
   void send(MPI_Comm over, int to, kind about, const std::string& text) {
-    std::erase_if(on_their_way_, [](const std::unique_ptr<sent>& one) {
+    std::erase_if(in_flight_, [](const std::unique_ptr<sent>& outgoing) {
       int done = 0;
-      return MPI_Test(&one->request, &done, MPI_STATUS_IGNORE) == MPI_SUCCESS && done != 0;
+      return MPI_Test(&outgoing->request, &done, MPI_STATUS_IGNORE) == MPI_SUCCESS && done != 0;
     });
-    const auto& one = on_their_way_.emplace_back(std::make_unique<sent>());
-    one->text = (static_cast<char>(about) + text).substr(0, longest);
-    static_cast<void>(
-        MPI_Isend(one->text.data(), static_cast<int>(one->text.size()), MPI_CHAR, to, tag, over, &one->request));
+    const auto& outgoing = in_flight_.emplace_back(std::make_unique<sent>());
+    outgoing->text = (static_cast<char>(about) + text).substr(0, longest);
+    static_cast<void>(MPI_Isend(outgoing->text.data(), static_cast<int>(outgoing->text.size()), MPI_CHAR, to, tag, over,
+                                &outgoing->request));
   }
 
   /// Sends all ranks but `rank` the one notice that it ever sends. Allocates nothing.
@@ -73,7 +73,7 @@ class letters {
   /// Takes a letter, if one has come; allocates only then. `check(code, call)` is called with what MPI's calls return,
   /// `refuse(rank, what)` for a message that no rank of this library sends: it must throw.
   template <class Check, class Refuse>
-  [[nodiscard]] static bool take(MPI_Comm over, letter& into, const Check& check, const Refuse& refuse) {
+  [[nodiscard]] static bool take(MPI_Comm over, message& into, const Check& check, const Refuse& refuse) {
     int found = 0;
     MPI_Status status;
     check(MPI_Iprobe(MPI_ANY_SOURCE, tag, over, &found, &status), "MPI_Iprobe");
@@ -87,7 +87,7 @@ class letters {
     }
     char read[longest];
     check(MPI_Recv(read, length, MPI_CHAR, into.from, tag, over, &status), "MPI_Recv");
-    into.kind = static_cast<letters::kind>(read[0]);
+    into.kind = static_cast<control_messages::kind>(read[0]);
     if (into.kind != kind::notice && into.kind != kind::question && into.kind != kind::answer) {
       refuse(into.from, "of the unknown kind " + std::to_string(static_cast<unsigned char>(read[0])));
     }
@@ -105,7 +105,7 @@ class letters {
     std::vector<MPI_Request> requests;
   };
 
-  std::vector<std::unique_ptr<sent>> on_their_way_;
+  std::vector<std::unique_ptr<sent>> in_flight_;
   std::unique_ptr<notices> notices_;
 };
 

@@ -31,16 +31,16 @@ namespace orrery::mpi {
 
 /// What communications that were given up may still use: it stays in memory until the process ends. Shared by all
 /// worlds of a process. Never destroyed, so that an operator in a static variable can be destroyed at any time.
-class given_up {
+class abandoned_buffers {
  public:
-  [[nodiscard]] static given_up& all() {
-    static given_up& only = *new given_up;
+  [[nodiscard]] static abandoned_buffers& all() {
+    static abandoned_buffers& only = *new abandoned_buffers;
     return only;
   }
 
   /// Makes buffers that stay until `release` is called.
   template <class Buffers>
-  [[nodiscard]] std::shared_ptr<Buffers> keep() {
+  [[nodiscard]] std::shared_ptr<Buffers> retain() {
     auto made = std::make_shared<Buffers>();
     const std::lock_guard lock{mutex_};
     kept_.push_back(made);
@@ -53,12 +53,12 @@ class given_up {
 
   /// Never destroys `one`. If there is no memory to note that, it is leaked.
   template <class Object, class Deleter>
-  void keep_forever(std::unique_ptr<Object, Deleter> one) noexcept {
+  void retain_forever(std::unique_ptr<Object, Deleter> object) noexcept {
     try {
       const std::lock_guard lock{mutex_};
-      kept_.push_back(std::shared_ptr<Object>{one.get(), [](Object*) {}});
+      kept_.push_back(std::shared_ptr<Object>{object.get(), [](Object*) {}});
     } catch (...) {}
-    static_cast<void>(one.release());
+    static_cast<void>(object.release());
   }
 
   /// A communication may still read or write the memory that `address` lies in.
@@ -78,7 +78,7 @@ class given_up {
   }
 
  private:
-  given_up() = default;
+  abandoned_buffers() = default;
 
   std::mutex mutex_;
   std::vector<std::shared_ptr<void>> kept_;
@@ -97,8 +97,8 @@ class memory {
   struct release {
     std::int64_t bytes;
     void operator()(detail::host_memory* held) const noexcept {
-      std::unique_ptr<detail::host_memory> mine{held};
-      if (given_up::all().uses(held->data(), bytes)) given_up::all().keep_forever(std::move(mine));
+      std::unique_ptr<detail::host_memory> local{held};
+      if (abandoned_buffers::all().uses(held->data(), bytes)) abandoned_buffers::all().retain_forever(std::move(local));
     }
   };
   std::unique_ptr<detail::host_memory, release> held_;

@@ -26,22 +26,22 @@ class message_type {
     std::vector<MPI_Aint> addresses;
     std::vector<int> lengths;
     const std::byte* end = nullptr;
-    for (const piece& one : pieces) {
-      for (std::int64_t at = 0; at < one.bytes;) {
-        std::byte* const from = one.data + at;
+    for (const piece& part : pieces) {
+      for (std::int64_t at = 0; at < part.bytes;) {
+        std::byte* const from = part.data + at;
         if (from == end && lengths.back() < most) {
-          const std::int64_t more = (std::min)(one.bytes - at, std::int64_t{most - lengths.back()});
+          const std::int64_t more = (std::min)(part.bytes - at, std::int64_t{most - lengths.back()});
           lengths.back() += static_cast<int>(more);
           at += more;
         } else {
-          const std::int64_t length = (std::min)(one.bytes - at, std::int64_t{most});
+          const std::int64_t length = (std::min)(part.bytes - at, std::int64_t{most});
           MPI_Aint address = 0;
           world.check(MPI_Get_address(from, &address), "MPI_Get_address", communicator::nothing);
           addresses.push_back(address);
           lengths.push_back(static_cast<int>(length));
           at += length;
         }
-        end = one.data + at;
+        end = part.data + at;
       }
     }
     if (lengths.empty() || (lengths.size() == 1 && where == address_in::argument)) {
@@ -70,7 +70,7 @@ class message_type {
   static constexpr int most = 1 << 30;
 
   static const piece& first_of(const std::vector<piece>& pieces) {
-    return *std::find_if(pieces.begin(), pieces.end(), [](const piece& one) { return one.bytes > 0; });
+    return *std::find_if(pieces.begin(), pieces.end(), [](const piece& part) { return part.bytes > 0; });
   }
 
   void* address_ = nullptr;

@@ -41,27 +41,28 @@ namespace orrery::nccl {
 #endif
 }
 
-struct burst;
+struct call_batch;
 
 /// The first call in a group that failed.
 struct failed_call {
   ncclResult_t result = ncclSuccess;
   const char* name = "";
-  const burst* of = nullptr;
+  const call_batch* of = nullptr;
   int exchange = -1;  ///< -1: the burst's only call
   detail::way direction = detail::way::sending;
 
-  void keep(ncclResult_t now, const char* call, const burst& at, int e = -1, detail::way w = detail::way::sending) {
+  void keep(ncclResult_t now, const char* call_name, const call_batch& at, int e = -1,
+            detail::way w = detail::way::sending) {
     if (result != ncclSuccess || now == ncclSuccess || now == ncclInProgress) return;
-    *this = {now, call, &at, e, w};
+    *this = {now, call_name, &at, e, w};
   }
 };
 
 /// What a lane's communicator is given at a time.
-struct burst {
-  ordered_call what;
+struct call_batch {
+  ordered_call call;
   std::size_t number = 0;  // in the plan
-  nccl::line* line = nullptr;
+  nccl::lane_communicator* lane = nullptr;
   detail::cuda_event ready;
   detail::cuda_event done;
   // Of a native call: what it sends and gets, in the order of the group's ranks; the exchanges that send to and
@@ -74,32 +75,32 @@ struct burst {
   std::size_t bytes = 0;
 
   /// The burst's calls, inside a group.
-  void give(const schedule::program& steps, const std::vector<exchange_pieces>& pieces, failed_call& failed) const {
-    const cudaStream_t stream = line->stream.get();
-    const ncclComm_t comm = line->comm.get();
-    if (what.native >= 0 && kind == schedule::collective_kind::all_gather) {
-      const piece& own = pieces[static_cast<std::size_t>(what.sends[0])].sent[0];
-      failed.keep(ncclAllGather(own.data, received.data(), bytes, ncclUint8, comm, stream), "ncclAllGather", *this);
+  void enqueue(const schedule::program& steps, const std::vector<exchange_pieces>& pieces, failed_call& failed) const {
+    const cudaStream_t stream = lane->stream.get();
+    const ncclComm_t comm = lane->comm.get();
+    if (call.native >= 0 && kind == schedule::collective_kind::all_gather) {
+      const piece& local = pieces[static_cast<std::size_t>(call.sends[0])].sent[0];
+      failed.keep(ncclAllGather(local.data, received.data(), bytes, ncclUint8, comm, stream), "ncclAllGather", *this);
       return;
     }
-    if (what.native >= 0) {
+    if (call.native >= 0) {
       failed.keep(all_to_all(sent.data(), received.data(), bytes, static_cast<int>(to_rank.size()), comm, stream),
                   "ncclAlltoAll", *this);
       return;
     }
-    for (const int e : what.sends) {
-      for (const piece& one : pieces[static_cast<std::size_t>(e)].sent) {
-        if (one.bytes == 0) continue;
-        const auto size = static_cast<std::size_t>(one.bytes);
-        failed.keep(ncclSend(one.data, size, ncclUint8, steps.exchanges[e].to, comm, stream), "ncclSend", *this, e,
+    for (const int e : call.sends) {
+      for (const piece& part : pieces[static_cast<std::size_t>(e)].sent) {
+        if (part.bytes == 0) continue;
+        const auto size = static_cast<std::size_t>(part.bytes);
+        failed.keep(ncclSend(part.data, size, ncclUint8, steps.exchanges[e].to, comm, stream), "ncclSend", *this, e,
                     detail::way::sending);
       }
     }
-    for (const int e : what.receives) {
-      for (const piece& one : pieces[static_cast<std::size_t>(e)].received) {
-        if (one.bytes == 0) continue;
-        const auto size = static_cast<std::size_t>(one.bytes);
-        failed.keep(ncclRecv(one.data, size, ncclUint8, steps.exchanges[e].from, comm, stream), "ncclRecv", *this, e,
+    for (const int e : call.receives) {
+      for (const piece& part : pieces[static_cast<std::size_t>(e)].received) {
+        if (part.bytes == 0) continue;
+        const auto size = static_cast<std::size_t>(part.bytes);
+        failed.keep(ncclRecv(part.data, size, ncclUint8, steps.exchanges[e].from, comm, stream), "ncclRecv", *this, e,
                     detail::way::receiving);
       }
     }
@@ -107,31 +108,31 @@ struct burst {
 
   /// Before an all-to-all: what the burst sends, in a row. After a native call: what it got, to where it belongs.
   void pack(const std::vector<exchange_pieces>& pieces) const {
-    if (what.native < 0 || kind == schedule::collective_kind::all_gather) return;
+    if (call.native < 0 || kind == schedule::collective_kind::all_gather) return;
     for (std::size_t r = 0; r < to_rank.size(); ++r) {
       std::byte* to = sent.data() + r * bytes;
       if (to_rank[r] < 0) continue;
-      for (const piece& one : pieces[static_cast<std::size_t>(to_rank[r])].sent) {
-        copy(to, one.data, static_cast<std::size_t>(one.bytes));
-        to += one.bytes;
+      for (const piece& part : pieces[static_cast<std::size_t>(to_rank[r])].sent) {
+        copy(to, part.data, static_cast<std::size_t>(part.bytes));
+        to += part.bytes;
       }
     }
   }
   void unpack(const std::vector<exchange_pieces>& pieces) const {
-    if (what.native < 0) return;
+    if (call.native < 0) return;
     for (std::size_t r = 0; r < from_rank.size(); ++r) {
       const std::byte* from = received.data() + r * bytes;
       if (from_rank[r] < 0) continue;
-      for (const piece& one : pieces[static_cast<std::size_t>(from_rank[r])].received) {
-        copy(one.data, from, static_cast<std::size_t>(one.bytes));
-        from += one.bytes;
+      for (const piece& part : pieces[static_cast<std::size_t>(from_rank[r])].received) {
+        copy(part.data, from, static_cast<std::size_t>(part.bytes));
+        from += part.bytes;
       }
     }
   }
 
  private:
   void copy(std::byte* to, const std::byte* from, std::size_t size) const {
-    detail::check_cuda(cudaMemcpyAsync(to, from, size, cudaMemcpyDeviceToDevice, line->stream.get()),
+    detail::check_cuda(cudaMemcpyAsync(to, from, size, cudaMemcpyDeviceToDevice, lane->stream.get()),
                        "cudaMemcpyAsync");
   }
 };

@@ -58,19 +58,19 @@ class channel {
   [[nodiscard]] device_context context() const noexcept { return {plan_->world->compute()}; }
 
  private:
-  struct plan final : watched_call, communicators::given_calls {
+  struct plan final : watched_call, communicators::pending_calls {
     std::shared_ptr<communicators> world;
     schedule::program steps;
     std::vector<exchange_pieces> pieces;
-    std::vector<std::unique_ptr<burst>> bursts;  // in the order in which they are issued
+    std::vector<std::unique_ptr<call_batch>> batches;  // in the order in which they are issued
     struct ends {
-      const burst* sent = nullptr;
-      const burst* received = nullptr;
+      const call_batch* sent = nullptr;
+      const call_batch* received = nullptr;
     };
     std::vector<ends> ends_of;          // each exchange
     int posted = -1;                    // the last exchange of this call that was
     std::size_t issued = 0;             // bursts of this call
-    std::size_t given = 0;              // of these, to NCCL
+    std::size_t submitted = 0;          // of these, to NCCL
     std::size_t enqueued = 0;           // of these, as far as it has been asked
     ncclResult_t result = ncclSuccess;  // of the last group
     bool begun = false;
@@ -78,16 +78,16 @@ class channel {
 
     plan(std::shared_ptr<communicators> on, const schedule::program& p, std::vector<exchange_pieces> where)
         : world{std::move(on)}, steps{p}, pieces{std::move(where)}, ends_of(pieces.size()) {
-      const auto [mine, remarks] = messages();
+      const auto [local, collectives] = messages();
       std::vector<rank_messages> all;
-      for (const std::string& text : world->all_gather(tell(mine), {detail::collective_call::open})) {
-        all.push_back(hear(text, static_cast<int>(all.size()), world->size()));
+      for (const std::string& text : world->all_gather(serialize(local), {detail::collective_call::open})) {
+        all.push_back(parse(text, static_cast<int>(all.size()), world->size()));
       }
       call_order order = world_messages{std::move(all)}.order(world->rank());
-      make_lines(order);
+      make_communicators(order);
       std::string wrong;
       try {
-        for (ordered_call& one : order.calls) add(std::move(one), mine, remarks);
+        for (ordered_call& ordered : order.calls) add(std::move(ordered), local, collectives);
       } catch (const device_error& e) {
         if (order.natives.empty()) throw;  // the others hear of it by this rank's end
         wrong = e.what();
@@ -96,24 +96,24 @@ class channel {
       if (order.natives.empty()) return;
       // Native calls take memory, which a rank may not have.
       const detail::agreement said{"error", wrong};
-      detail::compare_agreements(world->all_gather(text_of({&said, 1}), {detail::collective_call::open}));
+      detail::compare_agreements(world->all_gather(detail::text_of({&said, 1}), {detail::collective_call::open}));
     }
     plan(const plan&) = delete;
     plan& operator=(const plan&) = delete;
     /// What is under way ends, or is aborted at the deadline, before its memory is gone.
     ~plan() {
       try {
-        if (!world->failed()) world->finish_given();
+        if (!world->failed()) world->finish_pending();
         if (!world->failed()) world->synchronize(world->compute(), "for a plan's last call to end");
-        for (const auto& one : bursts) {
-          if (!world->failed()) world->synchronize(one->line->stream.get(), "for a plan's last exchange to end");
+        for (const auto& batch : batches) {
+          if (!world->failed()) world->synchronize(batch->lane->stream.get(), "for a plan's last exchange to end");
         }
       } catch (const std::exception&) {  // aborted: it ends
       }
       world->forget(this, this);
       if (!world->failed()) return;
       detail::ignore_cuda(cudaStreamSynchronize(world->compute()));
-      for (const auto& one : bursts) detail::ignore_cuda(cudaStreamSynchronize(one->line->stream.get()));
+      for (const auto& batch : batches) detail::ignore_cuda(cudaStreamSynchronize(batch->lane->stream.get()));
     }
 
     void begin() {
@@ -126,22 +126,22 @@ class channel {
       awaited = 0;
       posted = -1;
       issued = 0;
-      given = 0;
+      submitted = 0;
       enqueued = 0;
       if (!steps.exchanges.empty()) world->call_begins(this);
     }
     void post(int e) { posted = e; }
     /// Issues what is complete with the exchanges posted so far.
     void issue_posted() {
-      while (issued < bursts.size() && bursts[issued]->what.after <= posted) {
+      while (issued < batches.size() && batches[issued]->call.after <= posted) {
         const std::size_t first = issued;
-        const auto is_new = [&](const burst& next) {
-          return std::none_of(bursts.begin() + static_cast<std::ptrdiff_t>(first),
-                              bursts.begin() + static_cast<std::ptrdiff_t>(issued),
-                              [&](const auto& one) { return one->line == next.line; });
+        const auto is_new = [&](const call_batch& next) {
+          return std::none_of(batches.begin() + static_cast<std::ptrdiff_t>(first),
+                              batches.begin() + static_cast<std::ptrdiff_t>(issued),
+                              [&](const auto& batch) { return batch->lane == next.lane; });
         };
-        while (issued < bursts.size() && bursts[issued]->what.after <= posted && is_new(*bursts[issued])) ++issued;
-        issue(std::span{bursts}.subspan(first, issued - first));
+        while (issued < batches.size() && batches[issued]->call.after <= posted && is_new(*batches[issued])) ++issued;
+        issue(std::span{batches}.subspan(first, issued - first));
       }
     }
     void await(int e) {
@@ -153,33 +153,33 @@ class channel {
       if (++awaited == steps.exchanges.size()) world->call_ends();
     }
 
-    void wait_for_end(const burst& of) {
+    void wait_for_end(const call_batch& of) {
       if (of.number >= issued) {
         world->fail("rank " + std::to_string(world->rank()) + " waits " + place(of) + ", which it has not posted");
       }
-      if (of.number >= enqueued) world->finish_given();
+      if (of.number >= enqueued) world->finish_pending();
       of.done.order(world->compute());
     }
 
     [[nodiscard]] std::string where(int e, detail::way w) const { return detail::describe_wait(steps, e, w); }
     /// Where the first burst waits that is not done. Not while one is issued.
     [[nodiscard]] std::string waits() const override {
-      for (const auto& one : bursts) {
-        const cudaError_t done = cudaEventQuery(one->done.get());
+      for (const auto& batch : batches) {
+        const cudaError_t done = cudaEventQuery(batch->done.get());
         if (done == cudaSuccess) continue;
         detail::ignore_cuda(done);
-        const cudaError_t ready = cudaEventQuery(one->ready.get());
+        const cudaError_t ready = cudaEventQuery(batch->ready.get());
         detail::ignore_cuda(ready);
         if (done != cudaErrorNotReady || ready != cudaSuccess) return "";
-        return place(*one);
+        return place(*batch);
       }
       return "";
     }
     /// "in step 3 for key shard 1 from rank 2, or for another of 5 messages".
-    [[nodiscard]] std::string place(const burst& of) const {
-      const std::size_t messages = of.what.sends.size() + of.what.receives.size();
-      return (of.what.receives.empty() ? where(of.what.sends[0], detail::way::sending)
-                                       : where(of.what.receives[0], detail::way::receiving)) +
+    [[nodiscard]] std::string place(const call_batch& of) const {
+      const std::size_t messages = of.call.sends.size() + of.call.receives.size();
+      return (of.call.receives.empty() ? where(of.call.sends[0], detail::way::sending)
+                                       : where(of.call.receives[0], detail::way::receiving)) +
              (messages > 1 ? ", or for another of " + std::to_string(messages) + " messages" : "");
     }
 
@@ -188,115 +188,115 @@ class channel {
     }
 
     /// Some bursts, of different lines, by one group.
-    void issue(std::span<const std::unique_ptr<burst>> some) {
-      const communicators::own_turn mine{*world};
+    void issue(std::span<const std::unique_ptr<call_batch>> some) {
+      const communicators::comm_guard guard{*world};
       world->go_on();
-      world->finish_given();
+      world->finish_pending();
       world->call_goes_on();
-      for (const auto& one : some) {
-        one->ready.record(world->compute());
-        one->ready.order(one->line->stream.get());
-        one->pack(pieces);
+      for (const auto& batch : some) {
+        batch->ready.record(world->compute());
+        batch->ready.order(batch->lane->stream.get());
+        batch->pack(pieces);
       }
       world->check(ncclGroupStart(), "ncclGroupStart", communicators::nowhere);
       failed_call failed;
-      for (const auto& one : some) one->give(steps, pieces, failed);
+      for (const auto& batch : some) batch->enqueue(steps, pieces, failed);
       result = ncclGroupEnd();
       world->check(failed.result, failed.name, [&] { return place(failed); });
-      given += some.size();
+      submitted += some.size();
       if (result == ncclInProgress) {
-        world->give(*this);
+        world->defer(*this);
       } else {
         finish();
       }
     }
     /// The bursts that NCCL was given are enqueued, and what follows them.
     void finish() override {
-      const auto some = std::span{bursts}.subspan(enqueued, given - enqueued);
-      for (const auto& one : some) {
-        world->finish(one->line->comm.get(), result, "ncclGroupEnd", [&] { return place(*one); });
+      const auto some = std::span{batches}.subspan(enqueued, submitted - enqueued);
+      for (const auto& batch : some) {
+        world->finish(batch->lane->comm.get(), result, "ncclGroupEnd", [&] { return place(*batch); });
       }
-      for (const auto& one : some) {
-        one->unpack(pieces);
-        one->done.record(one->line->stream.get());
+      for (const auto& batch : some) {
+        batch->unpack(pieces);
+        batch->done.record(batch->lane->stream.get());
       }
-      enqueued = given;
+      enqueued = submitted;
     }
 
     /// What this rank has to say of its program, and the remark behind each native call in it.
     [[nodiscard]] std::pair<rank_messages, std::vector<schedule::collective>> messages() const {
-      rank_messages mine;
-      std::vector<schedule::collective> remarks;
+      rank_messages local;
+      std::vector<schedule::collective> collectives;
       std::vector<int> native_of(pieces.size(), -1);
       std::map<native_call, int> alike;
-      mine.steps = steps.steps.size();
+      local.steps = steps.steps.size();
       for (const schedule::collective& c : steps.collectives) {
         if (!fits_one_call(c)) continue;
-        native_call one{c.kind, c.first_rank, c.ranks, c.rank_stride, steps.exchanges[c.exchanges.first].lane, 0};
-        one.number = alike[one]++;
+        native_call native{c.kind, c.first_rank, c.ranks, c.rank_stride, steps.exchanges[c.exchanges.first].lane, 0};
+        native.number = alike[native]++;
         for (int e = c.exchanges.first; e < c.exchanges.end(); ++e) {
-          native_of[static_cast<std::size_t>(e)] = static_cast<int>(mine.natives.size());
+          native_of[static_cast<std::size_t>(e)] = static_cast<int>(local.natives.size());
         }
-        mine.natives.push_back(one);
-        remarks.push_back(c);
+        local.natives.push_back(native);
+        collectives.push_back(c);
       }
       for (int e = 0; e < steps.exchanges.size(); ++e) {
         const schedule::exchange& x = steps.exchanges[e];
         const auto add_end = [&](bool sends, int peer, const std::vector<piece>& bytes) {
           std::string sizes = std::to_string(bytes.size());
-          for (const piece& one : bytes) sizes += " " + std::to_string(one.bytes);
-          mine.ends.push_back({sends, peer, x.lane, e, x.posted, x.complete_before,
-                               native_of[static_cast<std::size_t>(e)], std::move(sizes)});
+          for (const piece& part : bytes) sizes += " " + std::to_string(part.bytes);
+          local.ends.push_back({sends, peer, x.lane, e, x.posted, x.complete_before,
+                                native_of[static_cast<std::size_t>(e)], std::move(sizes)});
         };
         if (x.sent.count > 0) add_end(true, x.to, pieces[static_cast<std::size_t>(e)].sent);
         if (x.received.count > 0) add_end(false, x.from, pieces[static_cast<std::size_t>(e)].received);
       }
-      return {std::move(mine), std::move(remarks)};
+      return {std::move(local), std::move(collectives)};
     }
 
     /// Makes, on all ranks in one order, the communicators that any of them needs.
-    void make_lines(const call_order& order) {
+    void make_communicators(const call_order& order) {
       for (const int lane : order.lanes) static_cast<void>(world->lane(lane));
-      std::map<std::pair<int, int>, int> mine;  // by ranks and stride: this rank's group
-      for (const native_call& one : order.natives) {
-        int& first = mine.emplace(std::pair{one.ranks, one.rank_stride}, -1).first->second;
-        if (one.has(world->rank())) first = one.first_rank;
+      std::map<std::pair<int, int>, int> local;  // by ranks and stride: this rank's group
+      for (const native_call& native : order.natives) {
+        int& first = local.emplace(std::pair{native.ranks, native.rank_stride}, -1).first->second;
+        if (native.has(world->rank())) first = native.first_rank;
       }
-      for (const auto& [shape, first] : mine) static_cast<void>(world->groups(shape.first, shape.second, first));
+      for (const auto& [shape, first] : local) static_cast<void>(world->groups(shape.first, shape.second, first));
     }
 
-    void add(ordered_call call, const rank_messages& mine, const std::vector<schedule::collective>& remarks) {
-      burst& of = *bursts.emplace_back(std::make_unique<burst>());
-      of.number = bursts.size() - 1;
-      of.what = std::move(call);
-      for (const int e : of.what.sends) ends_of[static_cast<std::size_t>(e)].sent = &of;
-      for (const int e : of.what.receives) ends_of[static_cast<std::size_t>(e)].received = &of;
-      if (of.what.native < 0) {
-        of.line = &world->lane(of.what.lane);
+    void add(ordered_call call, const rank_messages& local, const std::vector<schedule::collective>& collectives) {
+      call_batch& of = *batches.emplace_back(std::make_unique<call_batch>());
+      of.number = batches.size() - 1;
+      of.call = std::move(call);
+      for (const int e : of.call.sends) ends_of[static_cast<std::size_t>(e)].sent = &of;
+      for (const int e : of.call.receives) ends_of[static_cast<std::size_t>(e)].received = &of;
+      if (of.call.native < 0) {
+        of.lane = &world->lane(of.call.lane);
         return;
       }
-      const native_call& one = mine.natives[static_cast<std::size_t>(of.what.native)];
-      const schedule::collective& c = remarks[static_cast<std::size_t>(of.what.native)];
-      of.line = &world->groups(one.ranks, one.rank_stride, one.first_rank);
-      of.kind = one.kind;
+      const native_call& native = local.natives[static_cast<std::size_t>(of.call.native)];
+      const schedule::collective& c = collectives[static_cast<std::size_t>(of.call.native)];
+      of.lane = &world->groups(native.ranks, native.rank_stride, native.first_rank);
+      of.kind = native.kind;
       of.bytes = static_cast<std::size_t>(size_of(pieces[static_cast<std::size_t>(c.exchanges.first)].sent));
-      of.from_rank.assign(static_cast<std::size_t>(one.ranks), -1);
+      of.from_rank.assign(static_cast<std::size_t>(native.ranks), -1);
       of.to_rank = of.from_rank;
       const auto index_of = [&](int rank) {
-        return static_cast<std::size_t>((rank - one.first_rank) / one.rank_stride);
+        return static_cast<std::size_t>((rank - native.first_rank) / native.rank_stride);
       };
       for (int e = c.exchanges.first; e < c.exchanges.end(); ++e) {
         of.to_rank[index_of(steps.exchanges[e].to)] = e;
         of.from_rank[index_of(steps.exchanges[e].from)] = e;
       }
-      const auto all = static_cast<std::int64_t>(of.bytes) * one.ranks;
+      const auto all = static_cast<std::int64_t>(of.bytes) * native.ranks;
       of.received = detail::device_memory{all};
       if (of.kind != schedule::collective_kind::all_gather) of.sent = detail::device_memory{all};
     }
 
     [[nodiscard]] static std::int64_t size_of(const std::vector<piece>& message) {
       std::int64_t bytes = 0;
-      for (const piece& one : message) bytes += one.bytes;
+      for (const piece& part : message) bytes += part.bytes;
       return bytes;
     }
 
@@ -304,7 +304,7 @@ class channel {
     /// other member, both ways, in one step; in an all-gather it sends the same to all.
     [[nodiscard]] bool fits_one_call(const schedule::collective& c) const {
       const bool gathers = c.kind == schedule::collective_kind::all_gather;
-      if (!(gathers ? world->how().native_all_gather : world->how().native_all_to_all)) return false;
+      if (!(gathers ? world->get_options().native_all_gather : world->get_options().native_all_to_all)) return false;
       if (c.ranks < 2 || c.rank_stride < 1 || c.exchanges.count != c.ranks - 1) return false;
       const native_call group{c.kind, c.first_rank, c.ranks, c.rank_stride, 0, 0};
       const schedule::exchange& first = steps.exchanges[c.exchanges.first];

@@ -91,19 +91,19 @@ class split_with_timeout {
   /// Empty, or what has gone wrong by the deadline. `device` is the parent's.
   [[nodiscard]] static std::string make(ncclComm_t parent, int key, int device,
                                         std::chrono::steady_clock::time_point deadline, communicator& made) {
-    const auto one = std::make_shared<split_with_timeout>();
-    std::thread{[one, parent, key, device] { one->run(parent, key, device); }}.detach();
-    std::string wrong = one->wait(parent, deadline);
-    const std::lock_guard lock{one->mutex_};
+    const auto split = std::make_shared<split_with_timeout>();
+    std::thread{[split, parent, key, device] { split->run(parent, key, device); }}.detach();
+    std::string wrong = split->wait(parent, deadline);
+    const std::lock_guard lock{split->mutex_};
     if (wrong.empty()) {
-      *made.address() = std::exchange(one->child_, nullptr);
+      *made.address() = std::exchange(split->child_, nullptr);
     } else {
-      one->given_up_ = true;
+      split->given_up_ = true;
       // NCCL may yet write to it.
       static auto& given_up = *new std::vector<std::shared_ptr<split_with_timeout>>;
       static auto& mutex = *new std::mutex;
       const std::lock_guard lock_of_all{mutex};
-      given_up.push_back(one);
+      given_up.push_back(split);
     }
     return wrong;
   }

@@ -25,6 +25,7 @@
 
 #include "orrery/device/context.hpp"
 #include "orrery/device/handles.hpp"
+#include "orrery/tensor/math.hpp"
 #include "orrery/transport/detail/collective_signature.hpp"
 #include "orrery/transport/detail/deadline.hpp"
 #include "orrery/transport/detail/describe.hpp"
@@ -40,11 +41,12 @@ namespace orrery::nccl {
 /// them are aborted, and which is then what every call throws. For one thread at a time, beside the watchdog.
 class communicators {
  public:
-  communicators(ncclComm_t parent, cudaStream_t compute, const options& how) : compute_{compute}, options_{how} {
-    if (const std::string wrong = detail::what_is_wrong_with(how.deadline, 1); !wrong.empty())
+  communicators(ncclComm_t parent, cudaStream_t compute, const options& options)
+      : compute_{compute}, options_{options} {
+    if (const std::string wrong = detail::options_error(options.deadline, 1); !wrong.empty())
       refuse("options: " + wrong);
-    if (!(how.watchdog_period >= 0)) {
-      refuse("options: watchdog_period is " + std::to_string(how.watchdog_period) +
+    if (!(options.watchdog_period >= 0) || detail::math::is_nan(options.watchdog_period)) {
+      refuse("options: watchdog_period is " + std::to_string(options.watchdog_period) +
              ", expected seconds, or 0 for no watchdog");
     }
     if (parent == nullptr) refuse("world: the communicator is null; make one by ncclCommInitRank or nccl::join");
@@ -53,14 +55,14 @@ class communicators {
     check(ncclCommCuDevice(parent, &device_), "ncclCommCuDevice", nowhere);
     make_current();
     compare_devices();
-    lines_.control = line{};  // with a stream of this device
-    const std::string wrong =
-        split_with_timeout::make(parent, rank_, device_, detail::deadline_in(how.deadline), lines_.control.comm);
+    lane_communicators_.control = lane_communicator{};  // with a stream of this device
+    const std::string wrong = split_with_timeout::make(parent, rank_, device_, detail::deadline_in(options.deadline),
+                                                       lane_communicators_.control.comm);
     if (!wrong.empty()) fail("rank " + std::to_string(rank_) + " makes a communicator, and " + wrong);
-    if (how.watchdog_period <= 0) return;
-    marks_ = std::make_unique<call_timers>(how.deadline);
-    const std::chrono::duration<double> period{(std::min)(how.deadline / 4, how.watchdog_period)};
-    watchdog_ = std::make_unique<watchdog>(period, device_, [this] { return look(); });
+    if (options.watchdog_period <= 0) return;
+    timers_ = std::make_unique<call_timers>(options.deadline);
+    const std::chrono::duration<double> period{(std::min)(options.deadline / 4, options.watchdog_period)};
+    watchdog_ = std::make_unique<watchdog>(period, device_, [this] { return check_once(); });
   }
   communicators(const communicators&) = delete;
   communicators& operator=(const communicators&) = delete;
@@ -68,7 +70,8 @@ class communicators {
     watchdog_.reset();
     // A communicator is destroyed when its work is done, and aborted if that does not end.
     bool ended = true;
-    lines_.each([&](line& one) { ended = ended && becomes_idle(one.stream.get(), options_.deadline); });
+    lane_communicators_.each(
+        [&](lane_communicator& comm) { ended = ended && becomes_idle(comm.stream.get(), options_.deadline); });
     if (!ended) give_up("its last call does not end");
     if (failed()) settle();
   }
@@ -76,19 +79,19 @@ class communicators {
   [[nodiscard]] int rank() const noexcept { return rank_; }
   [[nodiscard]] int size() const noexcept { return size_; }
   [[nodiscard]] cudaStream_t compute() const noexcept { return compute_; }
-  [[nodiscard]] const options& how() const noexcept { return options_; }
+  [[nodiscard]] const options& get_options() const noexcept { return options_; }
   [[nodiscard]] bool failed() const noexcept { return failed_.load(std::memory_order_acquire); }
 
   /// While it lives, the calling thread, the rank's, may call NCCL. May be nested.
-  class own_turn {
+  class comm_guard {
    public:
-    explicit own_turn(communicators& of) : of_{&of} {
-      if (of_->depth_++ == 0) of_->turn_.take();
+    explicit comm_guard(communicators& of) : of_{&of} {
+      if (of_->depth_++ == 0) of_->comm_lock_.lock();
     }
-    own_turn(const own_turn&) = delete;
-    own_turn& operator=(const own_turn&) = delete;
-    ~own_turn() {
-      if (--of_->depth_ == 0) of_->turn_.give_back();
+    comm_guard(const comm_guard&) = delete;
+    comm_guard& operator=(const comm_guard&) = delete;
+    ~comm_guard() {
+      if (--of_->depth_ == 0) of_->comm_lock_.unlock();
     }
 
    private:
@@ -96,25 +99,25 @@ class communicators {
   };
 
   /// Calls that were given to NCCL as a group, which a thread of NCCL's enqueues while the rank goes on.
-  class given_calls {
+  class pending_calls {
    public:
     /// Waits until they are enqueued.
     virtual void finish() = 0;
 
    protected:
-    ~given_calls() = default;
+    ~pending_calls() = default;
   };
   /// The rank goes on until `finish_given`: before it needs them enqueued, and before it gives NCCL anything else.
   /// While its stream is captured it does not, since a graph is no object for several threads at a time.
-  void give(given_calls& some) {
-    given_ = &some;
-    if (capturing_) finish_given();
+  void defer(pending_calls& some) {
+    pending_ = &some;
+    if (capturing_) finish_pending();
   }
-  void finish_given() {
-    if (given_ == nullptr) return;
-    const own_turn mine{*this};
+  void finish_pending() {
+    if (pending_ == nullptr) return;
+    const comm_guard guard{*this};
     go_on();
-    std::exchange(given_, nullptr)->finish();
+    std::exchange(pending_, nullptr)->finish();
   }
 
   /// Throws the failure's message if the world has failed.
@@ -123,27 +126,27 @@ class communicators {
   }
   /// A call begins, or ends, on the compute stream. What is captured is not watched: it does not run now.
   void call_begins(const watched_call* what) {
-    const own_turn mine{*this};
+    const comm_guard guard{*this};
     cudaStreamCaptureStatus status = cudaStreamCaptureStatusNone;
     detail::check_cuda(cudaStreamIsCapturing(compute_, &status), "cudaStreamIsCapturing");
     capturing_ = status != cudaStreamCaptureStatusNone;
-    marking_ = marks_ != nullptr && !capturing_;
-    if (marking_) marks_->begin(compute_, what);
+    timing_ = timers_ != nullptr && !capturing_;
+    if (timing_) timers_->begin(compute_, what);
   }
   /// The host has come to the next part of a call.
   void call_goes_on() noexcept {
-    if (marks_ != nullptr) marks_->go_on();
+    if (timers_ != nullptr) timers_->go_on();
   }
   void call_ends() {
-    if (!marking_) return;
-    const own_turn mine{*this};
-    marks_->end(compute_);
-    marking_ = false;
+    if (!timing_) return;
+    const comm_guard guard{*this};
+    timers_->end(compute_);
+    timing_ = false;
   }
-  void forget(const watched_call* what, const given_calls* given) {
-    const own_turn mine{*this};
-    if (marks_ != nullptr) marks_->forget(what);
-    if (given_ == given) given_ = nullptr;
+  void forget(const watched_call* what, const pending_calls* pending) {
+    const comm_guard guard{*this};
+    if (timers_ != nullptr) timers_->forget(what);
+    if (pending_ == pending) pending_ = nullptr;
   }
 
   void make_current() const { detail::check_cuda(cudaSetDevice(device_), "cudaSetDevice"); }
@@ -152,8 +155,9 @@ class communicators {
   void enter(const std::string& doing = "") {
     go_on();
     {
-      const own_turn mine{*this};
-      if (const ncclResult_t worst = lines_.worst_state(); worst != ncclSuccess) fail(has_failed(worst, doing));
+      const comm_guard guard{*this};
+      if (const ncclResult_t worst = lane_communicators_.worst_state(); worst != ncclSuccess)
+        fail(has_failed(worst, doing));
     }
     make_current();
   }
@@ -166,7 +170,7 @@ class communicators {
   /// The same without throwing.
   void give_up(const std::string& why) {
     {
-      const own_turn mine{*this};
+      const comm_guard guard{*this};
       abort(why);
     }
     settle();
@@ -216,13 +220,13 @@ class communicators {
     call.sequence = collective_calls_++;
     constexpr std::size_t header = detail::collective_signature::size + sizeof(std::uint64_t);
     const auto ranks = static_cast<std::size_t>(size_);
-    std::array<std::byte, header> mine{};
+    std::array<std::byte, header> local{};
     const auto signature = call.serialize();
     const auto my_size = static_cast<std::uint64_t>(text.size());
-    std::copy(signature.begin(), signature.end(), mine.begin());
-    std::memcpy(mine.data() + signature.size(), &my_size, sizeof(my_size));
+    std::copy(signature.begin(), signature.end(), local.begin());
+    std::memcpy(local.data() + signature.size(), &my_size, sizeof(my_size));
     std::vector<std::byte> headers(header * ranks);
-    gather(mine.data(), headers.data(), header);
+    gather(local.data(), headers.data(), header);
 
     std::vector<detail::collective_signature> calls(ranks);
     std::vector<std::uint64_t> sizes(ranks);
@@ -239,15 +243,15 @@ class communicators {
   }
 
   /// The lane's line. Collective if there is none yet.
-  [[nodiscard]] line& lane(int number) {
-    const own_turn mine{*this};
-    return lines_.lane(number, [this](int color) { return split_off(color); });
+  [[nodiscard]] lane_communicator& lane(int number) {
+    const comm_guard guard{*this};
+    return lane_communicators_.lane(number, [this](int color) { return split_off(color); });
   }
   /// The line of the groups of `ranks` ranks, `stride` apart, of which this rank's begins at `first`; `first` < 0: it
   /// is in none of them. Collective if there is none yet.
-  [[nodiscard]] line& groups(int ranks, int stride, int first) {
-    const own_turn mine{*this};
-    return lines_.groups(ranks, stride, first, [this](int color) { return split_off(color); });
+  [[nodiscard]] lane_communicator& groups(int ranks, int stride, int first) {
+    const comm_guard guard{*this};
+    return lane_communicators_.groups(ranks, stride, first, [this](int color) { return split_off(color); });
   }
 
  private:
@@ -287,29 +291,30 @@ class communicators {
 #endif
   }
 
-  [[nodiscard]] line split_off(int color) {
-    finish_given();
-    line made;
+  [[nodiscard]] lane_communicator split_off(int color) {
+    finish_pending();
+    lane_communicator made;
     const std::string wrong =
-        split(lines_.control.comm.get(), color, rank_, detail::deadline_in(options_.deadline), made.comm);
+        split(lane_communicators_.control.comm.get(), color, rank_, detail::deadline_in(options_.deadline), made.comm);
     if (wrong.empty()) return made;
     give_up("rank " + std::to_string(rank_) + " makes a communicator, and " + wrong);
     made.comm.abort();
     throw_failure();
   }
 
-  void gather(const void* mine, void* of_all, std::size_t bytes) {
+  void gather(const void* local, void* of_all, std::size_t bytes) {
     const detail::device_memory sent{static_cast<std::int64_t>(bytes)};
     const detail::device_memory received{static_cast<std::int64_t>(bytes) * size_};
-    const cudaStream_t stream = lines_.control.stream.get();
-    detail::check_cuda(cudaMemcpyAsync(sent.data(), mine, bytes, cudaMemcpyHostToDevice, stream), "cudaMemcpyAsync");
+    const cudaStream_t stream = lane_communicators_.control.stream.get();
+    detail::check_cuda(cudaMemcpyAsync(sent.data(), local, bytes, cudaMemcpyHostToDevice, stream), "cudaMemcpyAsync");
     {
-      const own_turn mine_now{*this};
+      const comm_guard guard{*this};
       go_on();
-      finish_given();
-      finish(lines_.control.comm.get(),
-             ncclAllGather(sent.data(), received.data(), bytes, ncclUint8, lines_.control.comm.get(), stream),
-             "ncclAllGather", nowhere);
+      finish_pending();
+      finish(
+          lane_communicators_.control.comm.get(),
+          ncclAllGather(sent.data(), received.data(), bytes, ncclUint8, lane_communicators_.control.comm.get(), stream),
+          "ncclAllGather", nowhere);
     }
     const char* const what = "for all ranks to come to the same collective call";
     synchronize(stream, what);
@@ -328,39 +333,40 @@ class communicators {
     failure_ = detail::describe_stop(rank_, why, "",
                                      "; its communicators are aborted, and this world cannot be used any more");
     failed_.store(true, std::memory_order_release);
-    lines_.each([](line& one) { one.comm.abort(); });
+    lane_communicators_.each([](lane_communicator& comm) { comm.comm.abort(); });
   }
   /// The watchdog's look, on its thread. Is there anything left to watch?
-  [[nodiscard]] bool look() noexcept {
+  [[nodiscard]] bool check_once() noexcept {
     if (failed()) return false;
-    if (!turn_.take_if_free()) return true;  // the rank is in a call of NCCL's, and has its own deadline there
+    if (!comm_lock_.try_lock()) return true;  // the rank is in a call of NCCL's, and has its own deadline there
     try {
       std::string wrong;
       // What NCCL is enqueuing the rank asks for, soon.
-      const ncclResult_t worst = given_ == nullptr ? lines_.worst_state() : ncclSuccess;
+      const ncclResult_t worst = pending_ == nullptr ? lane_communicators_.worst_state() : ncclSuccess;
       if (worst != ncclSuccess) {
         wrong = has_failed(worst, "");
-      } else if (const std::string late = marks_->overdue(std::chrono::steady_clock::now()); !late.empty()) {
+      } else if (const std::string late = timers_->overdue(std::chrono::steady_clock::now()); !late.empty()) {
         wrong = "rank " + std::to_string(rank_) + " " + late;
       }
       if (!wrong.empty()) abort(wrong);
     } catch (const std::exception&) {  // no memory for a message: it looks again
     }
-    turn_.give_back();
+    comm_lock_.unlock();
     return true;
   }
   [[nodiscard]] std::string who_waits(const char* what) {
-    const own_turn mine{*this};
+    const comm_guard guard{*this};
     const std::string who = "rank " + std::to_string(rank_) + " ";
     if (what != nullptr) return who + "has waited " + detail::describe_seconds(options_.deadline) + " " + what;
     return who +
-           (marks_ != nullptr ? marks_->waited(options_.deadline) : call_timers::nothing_known(options_.deadline));
+           (timers_ != nullptr ? timers_->waited(options_.deadline) : call_timers::nothing_known(options_.deadline));
   }
 
   /// After an abort: what was under way ends, and its memory may be given back.
   void settle() noexcept {
     if (std::exchange(settled_, true)) return;
-    lines_.each_at_all([&](line& one) { static_cast<void>(becomes_idle(one.stream.get(), options_.deadline)); });
+    lane_communicators_.each_with_stream(
+        [&](lane_communicator& comm) { static_cast<void>(becomes_idle(comm.stream.get(), options_.deadline)); });
   }
 
   cudaStream_t compute_;
@@ -368,17 +374,17 @@ class communicators {
   int rank_ = 0;
   int size_ = 1;
   int device_ = 0;
-  lines lines_;
+  lane_communicators lane_communicators_;
   std::string failure_;  // written once, before:
   std::atomic<bool> failed_{false};
   bool settled_ = false;
   std::uint64_t collective_calls_ = 0;
-  turn turn_;
+  comm_lock comm_lock_;
   int depth_ = 0;  // of the rank's turns
-  std::unique_ptr<call_timers> marks_;
-  bool marking_ = false;
+  std::unique_ptr<call_timers> timers_;
+  bool timing_ = false;
   bool capturing_ = false;              // the call under way
-  given_calls* given_ = nullptr;        // changed by the rank, in its turn
+  pending_calls* pending_ = nullptr;    // changed by the rank, in its turn
   std::unique_ptr<watchdog> watchdog_;  // last: it uses the others
 };
 

@@ -19,7 +19,7 @@
 namespace orrery::nccl {
 
 /// A communicator and the stream that its calls are enqueued on.
-struct line {
+struct lane_communicator {
   detail::cuda_stream stream;
   communicator comm;
 };
@@ -38,35 +38,35 @@ struct line {
 /// A world's lines: one for agreements at plan time, one for each lane, so that lanes do not wait for each other, and
 /// one for each set of groups whose collectives are native. The first is made from the trainer's communicator, the
 /// others from the first. For one thread at a time.
-class lines {
+class lane_communicators {
  public:
   /// Of agreements.
-  line control{};
+  lane_communicator control{};
 
   /// Calls visit(line) for those that have a communicator.
   template <class Visit>
   void each(const Visit& visit) {
-    each_at_all([&](line& one) {
-      if (one.comm.get() != nullptr) visit(one);
+    each_with_stream([&](lane_communicator& comm) {
+      if (comm.comm.get() != nullptr) visit(comm);
     });
   }
   template <class Visit>
-  void each_at_all(const Visit& visit) {
+  void each_with_stream(const Visit& visit) {
     visit(control);
-    for (auto& [number, one] : lanes_) visit(one);
-    for (auto& [group, one] : groups_) visit(one);
+    for (auto& [number, comm] : lanes_) visit(comm);
+    for (auto& [group, comm] : groups_) visit(comm);
   }
 
   /// The lane's line; made by make(color), if there is none yet.
   template <class Make>
-  [[nodiscard]] line& lane(int number, const Make& make) {
+  [[nodiscard]] lane_communicator& lane(int number, const Make& make) {
     const auto found = lanes_.find(number);
     return found != lanes_.end() ? found->second : lanes_.emplace(number, make(0)).first->second;
   }
   /// Likewise that of the groups of `ranks` ranks, `stride` apart, of which this rank's begins at `first`; `first` < 0:
   /// it is in none of them.
   template <class Make>
-  [[nodiscard]] line& groups(int ranks, int stride, int first, const Make& make) {
+  [[nodiscard]] lane_communicator& groups(int ranks, int stride, int first, const Make& make) {
     const std::pair<int, int> shape{ranks, stride};
     const auto found = groups_.find(shape);
     if (found != groups_.end()) return found->second;
@@ -76,9 +76,9 @@ class lines {
   /// The worst that NCCL says of any of them.
   [[nodiscard]] ncclResult_t worst_state() {
     ncclResult_t worst = ncclSuccess;
-    each([&](const line& one) {
+    each([&](const lane_communicator& comm) {
       ncclResult_t state = ncclSuccess;
-      const ncclResult_t asked = ncclCommGetAsyncError(one.comm.get(), &state);
+      const ncclResult_t asked = ncclCommGetAsyncError(comm.comm.get(), &state);
       if (asked != ncclSuccess) state = asked;
       if (state != ncclSuccess && state != ncclInProgress) worst = state;
     });
@@ -86,8 +86,8 @@ class lines {
   }
 
  private:
-  std::map<int, line> lanes_;
-  std::map<std::pair<int, int>, line> groups_;
+  std::map<int, lane_communicator> lanes_;
+  std::map<std::pair<int, int>, lane_communicator> groups_;
 };
 
 }  // namespace orrery::nccl

@@ -91,49 +91,49 @@ struct rank_messages {
   std::vector<message_end> ends;  ///< in the order of the exchanges
 };
 
-[[nodiscard]] inline std::string tell(const rank_messages& mine) {
+[[nodiscard]] inline std::string serialize(const rank_messages& local) {
   std::ostringstream text;
-  text << mine.steps << '\n';
-  for (const native_call& one : mine.natives) {
-    text << "n " << static_cast<int>(one.kind) << ' ' << one.first_rank << ' ' << one.ranks << ' ' << one.rank_stride
-         << ' ' << one.lane << ' ' << one.number << '\n';
+  text << local.steps << '\n';
+  for (const native_call& native : local.natives) {
+    text << "n " << static_cast<int>(native.kind) << ' ' << native.first_rank << ' ' << native.ranks << ' '
+         << native.rank_stride << ' ' << native.lane << ' ' << native.number << '\n';
   }
-  for (const message_end& one : mine.ends) {
-    text << (one.sends ? "s " : "r ") << one.peer << ' ' << one.lane << ' ' << one.exchange << ' ' << one.posted << ' '
-         << one.complete_before << ' ' << one.native << ' ' << one.sizes << '\n';
+  for (const message_end& end : local.ends) {
+    text << (end.sends ? "s " : "r ") << end.peer << ' ' << end.lane << ' ' << end.exchange << ' ' << end.posted << ' '
+         << end.complete_before << ' ' << end.native << ' ' << end.sizes << '\n';
   }
   return text.str();
 }
 /// Reads what rank `from`, of `ranks`, has written by `tell`. Throws `transport_error` if it is anything else.
-[[nodiscard]] inline rank_messages hear(const std::string& text, int from, int ranks) {
+[[nodiscard]] inline rank_messages parse(const std::string& text, int from, int ranks) {
   constexpr int most = (std::numeric_limits<int>::max)();
   constexpr int most_steps = 1 << 20;
-  rank_messages told;
+  rank_messages messages_of_rank;
   detail::peer_text read{text};
-  read.number(told.steps, 0, most_steps).skip("\n");
+  read.number(messages_of_rank.steps, 0, most_steps).skip("\n");
   while (read.good() && !read.ended()) {
     if (read.at('n')) {
       int kind = 0;
-      native_call one{};
+      native_call native{};
       read.skip("n ").number(kind, 0, static_cast<int>(schedule::collective_kind::reduce_scatter)).skip(" ");
-      read.number(one.first_rank, 0, ranks - 1).skip(" ").number(one.ranks, 1, ranks).skip(" ");
-      read.number(one.rank_stride, 1, most).skip(" ").number(one.lane, 0, most).skip(" ");
-      read.number(one.number, 0, most).skip("\n");
-      one.kind = static_cast<schedule::collective_kind>(kind);
-      told.natives.push_back(one);
+      read.number(native.first_rank, 0, ranks - 1).skip(" ").number(native.ranks, 1, ranks).skip(" ");
+      read.number(native.rank_stride, 1, most).skip(" ").number(native.lane, 0, most).skip(" ");
+      read.number(native.number, 0, most).skip("\n");
+      native.kind = static_cast<schedule::collective_kind>(kind);
+      messages_of_rank.natives.push_back(native);
     } else {
-      message_end one{};
-      one.sends = read.at('s');
+      message_end end{};
+      end.sends = read.at('s');
       std::string_view sizes;
-      read.skip(one.sends ? "s " : "r ").number(one.peer, 0, ranks - 1).skip(" ").number(one.lane, 0, most).skip(" ");
-      read.number(one.exchange, 0, most).skip(" ").number(one.posted, 0, most_steps).skip(" ");
-      read.number(one.complete_before, -most, most).skip(" ");
-      read.number(one.native, -1, static_cast<int>(told.natives.size()) - 1).skip(" ").until('\n', sizes);
-      one.sizes = sizes;
-      told.ends.push_back(std::move(one));
+      read.skip(end.sends ? "s " : "r ").number(end.peer, 0, ranks - 1).skip(" ").number(end.lane, 0, most).skip(" ");
+      read.number(end.exchange, 0, most).skip(" ").number(end.posted, 0, most_steps).skip(" ");
+      read.number(end.complete_before, -most, most).skip(" ");
+      read.number(end.native, -1, static_cast<int>(messages_of_rank.natives.size()) - 1).skip(" ").until('\n', sizes);
+      end.sizes = sizes;
+      messages_of_rank.ends.push_back(std::move(end));
     }
   }
-  if (read.ended()) return told;
+  if (read.ended()) return messages_of_rank;
   throw transport_error{"orrery: rank " + std::to_string(from) +
                         " gives a text that is no list of a plan's messages, so it makes another collective call than "
                         "open, which the construction of an operator ends with; let all ranks make the same calls, in "
@@ -160,7 +160,7 @@ struct call_order {
 class world_messages {
  public:
   /// Throws `transport_error`, on all ranks the same, if a rank sends what its peer does not expect.
-  explicit world_messages(std::vector<rank_messages> told) : told_{std::move(told)} {
+  explicit world_messages(std::vector<rank_messages> messages_of_rank) : of_ranks_{std::move(messages_of_rank)} {
     match();
     find_natives();
   }
@@ -176,28 +176,28 @@ class world_messages {
   }
 
  private:
-  using moment = std::int64_t;
+  using logical_time = std::int64_t;
   /// What begins and ends as one: a message, or a native call.
   struct event {
     std::vector<std::pair<int, int>> posts;  // rank and step
-    moment at = -1;                          // -1: not known yet
+    logical_time at = -1;                    // -1: not known yet
   };
   /// A lane, or a native call.
-  using line = std::pair<int, native_call>;
+  using issue_queue = std::pair<int, native_call>;
 
-  [[nodiscard]] const message_end& end_of(std::pair<int, std::size_t> one) const {
-    return told_[static_cast<std::size_t>(one.first)].ends[one.second];
+  [[nodiscard]] const message_end& end_of(std::pair<int, std::size_t> place) const {
+    return of_ranks_[static_cast<std::size_t>(place.first)].ends[place.second];
   }
 
   /// The k-th message that a rank sends to another in a lane is the k-th that this one expects.
   void match() {
     std::map<std::tuple<int, int, int>, std::vector<std::size_t>> sent, expected;
-    for (int rank = 0; rank < static_cast<int>(told_.size()); ++rank) {
-      const auto& ends = told_[static_cast<std::size_t>(rank)].ends;
+    for (int rank = 0; rank < static_cast<int>(of_ranks_.size()); ++rank) {
+      const auto& ends = of_ranks_[static_cast<std::size_t>(rank)].ends;
       counterpart_.emplace_back(ends.size());
       for (std::size_t i = 0; i < ends.size(); ++i) {
-        const message_end& one = ends[i];
-        (one.sends ? sent[{rank, one.peer, one.lane}] : expected[{one.peer, rank, one.lane}]).push_back(i);
+        const message_end& end = ends[i];
+        (end.sends ? sent[{rank, end.peer, end.lane}] : expected[{end.peer, rank, end.lane}]).push_back(i);
       }
     }
     const auto fit = [&](const std::tuple<int, int, int>& pair) {
@@ -225,38 +225,39 @@ class world_messages {
   /// others of the same number and stride, have no rank in common: those share communicators.
   void find_natives() {
     std::map<native_call, std::set<int>> named_by;
-    for (int rank = 0; rank < static_cast<int>(told_.size()); ++rank) {
-      for (const native_call& one : told_[static_cast<std::size_t>(rank)].natives) named_by[one].insert(rank);
+    for (int rank = 0; rank < static_cast<int>(of_ranks_.size()); ++rank) {
+      for (const native_call& native : of_ranks_[static_cast<std::size_t>(rank)].natives) named_by[native].insert(rank);
     }
     std::map<std::pair<int, int>, std::map<int, int>> first_of;  // by ranks and stride: each rank's group
     std::set<std::pair<int, int>> overlapping;
-    for (const auto& [one, ranks] : named_by) {
-      bool whole = static_cast<int>(ranks.size()) == one.ranks;
+    for (const auto& [native, ranks] : named_by) {
+      bool whole = static_cast<int>(ranks.size()) == native.ranks;
       for (const int rank : ranks) {
-        whole = whole && one.has(rank);
-        const auto [entry, fresh] = first_of[{one.ranks, one.rank_stride}].emplace(rank, one.first_rank);
-        if (!fresh && entry->second != one.first_rank) overlapping.insert({one.ranks, one.rank_stride});
+        whole = whole && native.has(rank);
+        const auto [entry, fresh] = first_of[{native.ranks, native.rank_stride}].emplace(rank, native.first_rank);
+        if (!fresh && entry->second != native.first_rank) overlapping.insert({native.ranks, native.rank_stride});
       }
-      if (whole) natives_.insert(one);
+      if (whole) natives_.insert(native);
     }
-    for (int rank = 0; rank < static_cast<int>(told_.size()); ++rank) {
-      const rank_messages& of = told_[static_cast<std::size_t>(rank)];
+    for (int rank = 0; rank < static_cast<int>(of_ranks_.size()); ++rank) {
+      const rank_messages& of = of_ranks_[static_cast<std::size_t>(rank)];
       for (std::size_t i = 0; i < of.ends.size(); ++i) {
         if (of.ends[i].native < 0) continue;
-        const native_call& one = of.natives[static_cast<std::size_t>(of.ends[i].native)];
+        const native_call& native = of.natives[static_cast<std::size_t>(of.ends[i].native)];
         const auto other = counterpart_[static_cast<std::size_t>(rank)][i];
         const int theirs = end_of(other).native;
-        if (theirs < 0 || told_[static_cast<std::size_t>(other.first)].natives[static_cast<std::size_t>(theirs)] != one)
-          natives_.erase(one);
+        if (theirs < 0 ||
+            of_ranks_[static_cast<std::size_t>(other.first)].natives[static_cast<std::size_t>(theirs)] != native)
+          natives_.erase(native);
       }
     }
-    std::erase_if(natives_, [&](const native_call& one) {
-      return overlapping.count({one.ranks, one.rank_stride}) > 0;
+    std::erase_if(natives_, [&](const native_call& native) {
+      return overlapping.count({native.ranks, native.rank_stride}) > 0;
     });
   }
 
   [[nodiscard]] int native_of(int rank, std::size_t end) const {
-    const rank_messages& of = told_[static_cast<std::size_t>(rank)];
+    const rank_messages& of = of_ranks_[static_cast<std::size_t>(rank)];
     const int native = of.ends[end].native;
     return native >= 0 && natives_.count(of.natives[static_cast<std::size_t>(native)]) > 0 ? native : -1;
   }
@@ -265,62 +266,62 @@ class world_messages {
   bool run_clock() {
     stuck_.clear();
     events_.clear();
-    event_of_.assign(told_.size(), {});
+    event_of_.assign(of_ranks_.size(), {});
     std::map<native_call, std::size_t> of_native;
     // By rank and step: what must be complete before it.
-    std::vector<std::vector<std::vector<std::size_t>>> awaited(told_.size());
-    for (std::size_t rank = 0; rank < told_.size(); ++rank) {
-      event_of_[rank].assign(told_[rank].ends.size(), 0);
-      awaited[rank].resize(static_cast<std::size_t>(told_[rank].steps) + 1);
+    std::vector<std::vector<std::vector<std::size_t>>> awaited(of_ranks_.size());
+    for (std::size_t rank = 0; rank < of_ranks_.size(); ++rank) {
+      event_of_[rank].assign(of_ranks_[rank].ends.size(), 0);
+      awaited[rank].resize(static_cast<std::size_t>(of_ranks_[rank].steps) + 1);
     }
-    for (std::size_t rank = 0; rank < told_.size(); ++rank) {
-      for (std::size_t i = 0; i < told_[rank].ends.size(); ++i) {
-        const message_end& one = told_[rank].ends[i];
+    for (std::size_t rank = 0; rank < of_ranks_.size(); ++rank) {
+      for (std::size_t i = 0; i < of_ranks_[rank].ends.size(); ++i) {
+        const message_end& end = of_ranks_[rank].ends[i];
         const int native = native_of(static_cast<int>(rank), i);
         std::size_t number = events_.size();
         if (native >= 0) {
-          const native_call& call = told_[rank].natives[static_cast<std::size_t>(native)];
+          const native_call& call = of_ranks_[rank].natives[static_cast<std::size_t>(native)];
           number = of_native.emplace(call, events_.size()).first->second;
-        } else if (!one.sends) {
+        } else if (!end.sends) {
           continue;  // the sender's
         }
         if (number == events_.size()) events_.emplace_back();
         event_of_[rank][i] = number;
         const auto [other, index] = counterpart_[rank][i];
         event_of_[static_cast<std::size_t>(other)][index] = number;
-        events_[number].posts.emplace_back(static_cast<int>(rank), one.posted);
+        events_[number].posts.emplace_back(static_cast<int>(rank), end.posted);
         events_[number].posts.emplace_back(other, end_of({other, index}).posted);
       }
     }
-    for (std::size_t rank = 0; rank < told_.size(); ++rank) {
-      for (std::size_t i = 0; i < told_[rank].ends.size(); ++i) {
-        const auto before = static_cast<std::size_t>((std::max)(0, told_[rank].ends[i].complete_before));
+    for (std::size_t rank = 0; rank < of_ranks_.size(); ++rank) {
+      for (std::size_t i = 0; i < of_ranks_[rank].ends.size(); ++i) {
+        const auto before = static_cast<std::size_t>((std::max)(0, of_ranks_[rank].ends[i].complete_before));
         awaited[rank][(std::min)(before, awaited[rank].size() - 1)].push_back(event_of_[rank][i]);
       }
     }
 
-    std::vector<std::vector<moment>> clocks(told_.size());  // of the steps that each rank has reached
-    const auto known = [&](event& one) {
-      if (one.at >= 0) return true;
-      moment latest = 0;
-      for (const auto& [rank, step] : one.posts) {
+    std::vector<std::vector<logical_time>> clocks(of_ranks_.size());  // of the steps that each rank has reached
+    const auto known = [&](event& begun) {
+      if (begun.at >= 0) return true;
+      logical_time latest = 0;
+      for (const auto& [rank, step] : begun.posts) {
         const auto& clock = clocks[static_cast<std::size_t>(rank)];
         if (clock.size() <= static_cast<std::size_t>(step)) return false;
         latest = (std::max)(latest, clock[static_cast<std::size_t>(step)]);
       }
-      one.at = latest;
+      begun.at = latest;
       return true;
     };
     for (bool moved = true; moved;) {
       moved = false;
-      for (std::size_t rank = 0; rank < told_.size(); ++rank) {
+      for (std::size_t rank = 0; rank < of_ranks_.size(); ++rank) {
         auto& clock = clocks[rank];
         while (clock.size() < awaited[rank].size()) {
-          moment now = clock.empty() ? 0 : clock.back() + 1;
+          logical_time now = clock.empty() ? 0 : clock.back() + 1;
           bool free = true;
-          for (const std::size_t one : awaited[rank][clock.size()]) {
-            free = free && known(events_[one]);
-            if (free) now = (std::max)(now, events_[one].at + 1);
+          for (const std::size_t awaited_event : awaited[rank][clock.size()]) {
+            free = free && known(events_[awaited_event]);
+            if (free) now = (std::max)(now, events_[awaited_event].at + 1);
           }
           if (!free) break;
           clock.push_back(now);
@@ -328,7 +329,7 @@ class world_messages {
         }
       }
     }
-    for (std::size_t rank = 0; stuck_.empty() && rank < told_.size(); ++rank) {
+    for (std::size_t rank = 0; stuck_.empty() && rank < of_ranks_.size(); ++rank) {
       if (clocks[rank].size() == awaited[rank].size()) continue;
       stuck_ = "orrery: rank " + std::to_string(rank) + " would wait for ever in step " +
                std::to_string(clocks[rank].size()) +
@@ -339,44 +340,45 @@ class world_messages {
 
   [[nodiscard]] call_order order_of(int rank) const {
     // Where calls of one moment have no order, all ranks take the same: that of the rank on which they come last.
-    std::map<std::pair<moment, line>, int> position;
+    std::map<std::pair<logical_time, issue_queue>, int> position;
     call_order all;
     all.natives = natives_;
-    std::map<std::pair<moment, line>, ordered_call> mine;
-    for (int of = 0; of < static_cast<int>(told_.size()); ++of) {
-      const rank_messages& told = told_[static_cast<std::size_t>(of)];
-      std::map<std::pair<moment, line>, int> first;
-      for (std::size_t i = 0; i < told.ends.size(); ++i) {
-        const message_end& one = told.ends[i];
+    std::map<std::pair<logical_time, issue_queue>, ordered_call> local;
+    for (int of = 0; of < static_cast<int>(of_ranks_.size()); ++of) {
+      const rank_messages& messages_of_rank = of_ranks_[static_cast<std::size_t>(of)];
+      std::map<std::pair<logical_time, issue_queue>, int> first;
+      for (std::size_t i = 0; i < messages_of_rank.ends.size(); ++i) {
+        const message_end& end = messages_of_rank.ends[i];
         const int native = native_of(of, i);
-        const line on = native < 0 ? line{one.lane, {}} : line{-1, told.natives[static_cast<std::size_t>(native)]};
-        if (native < 0) all.lanes.insert(one.lane);
+        const issue_queue on = native < 0 ? issue_queue{end.lane, {}}
+                                          : issue_queue{-1, messages_of_rank.natives[static_cast<std::size_t>(native)]};
+        if (native < 0) all.lanes.insert(end.lane);
         const std::pair key{events_[event_of_[static_cast<std::size_t>(of)][i]].at, on};
-        first.emplace(key, one.exchange);
+        first.emplace(key, end.exchange);
         if (of != rank) continue;
-        ordered_call& call = mine[key];
-        call.lane = one.lane;
+        ordered_call& call = local[key];
+        call.lane = end.lane;
         call.native = native;
-        (one.sends ? call.sends : call.receives).push_back(one.exchange);
-        call.after = (std::max)(call.after, one.exchange);
+        (end.sends ? call.sends : call.receives).push_back(end.exchange);
+        call.after = (std::max)(call.after, end.exchange);
       }
       for (const auto& [key, exchange] : first) {
         int& latest = position.emplace(key, exchange).first->second;
         latest = (std::max)(latest, exchange);
       }
     }
-    std::vector<std::tuple<moment, int, line>> sorted;
-    for (const auto& [key, call] : mine) sorted.emplace_back(key.first, position.at(key), key.second);
+    std::vector<std::tuple<logical_time, int, issue_queue>> sorted;
+    for (const auto& [key, call] : local) sorted.emplace_back(key.first, position.at(key), key.second);
     std::sort(sorted.begin(), sorted.end());
     int after = 0;
     for (const auto& [at, place, on] : sorted) {
-      ordered_call& call = all.calls.emplace_back(std::move(mine[{at, on}]));
+      ordered_call& call = all.calls.emplace_back(std::move(local[{at, on}]));
       call.after = after = (std::max)(after, call.after);
     }
     return all;
   }
 
-  std::vector<rank_messages> told_;
+  std::vector<rank_messages> of_ranks_;
   std::vector<std::vector<std::pair<int, std::size_t>>> counterpart_;  // of each rank's ends: rank and end
   std::set<native_call> natives_;
   std::vector<event> events_;

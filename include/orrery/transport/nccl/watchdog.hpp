@@ -25,14 +25,14 @@ namespace orrery::nccl {
 
 /// Whose turn it is to use a rank's communicators: its own thread's, or its watchdog's. NCCL allows one thread at a
 /// time, and not even ncclCommGetAsyncError beside another call: it completes what that has begun.
-class turn {
+class comm_lock {
  public:
   /// Waits while another thread has it: as long as a look of the watchdog takes. Otherwise one atomic exchange.
-  void take() noexcept {
+  void lock() noexcept {
     while (taken_.exchange(true, std::memory_order_acquire)) taken_.wait(true, std::memory_order_relaxed);
   }
-  [[nodiscard]] bool take_if_free() noexcept { return !taken_.exchange(true, std::memory_order_acquire); }
-  void give_back() noexcept {
+  [[nodiscard]] bool try_lock() noexcept { return !taken_.exchange(true, std::memory_order_acquire); }
+  void unlock() noexcept {
     taken_.store(false, std::memory_order_release);
     taken_.notify_one();
   }
@@ -60,7 +60,7 @@ class call_timers {
   using clock = std::chrono::steady_clock;
 
   /// Makes its events, on the current device. Throws `device_error`.
-  explicit call_timers(double deadline) : deadline_{deadline}, marks_(most) {}
+  explicit call_timers(double deadline) : deadline_{deadline}, timers_(most) {}
 
   /// A call begins that the stream runs when it gets to it. Not while the stream is captured.
   void begin(cudaStream_t stream, const watched_call* what) {
@@ -84,8 +84,8 @@ class call_timers {
   void go_on() noexcept { steps_.fetch_add(1, std::memory_order_relaxed); }
   /// `what` is asked no more.
   void forget(const watched_call* what) {
-    for (mark& one : marks_) {
-      if (one.what == what) one.what = nullptr;
+    for (call_timer& timer : timers_) {
+      if (timer.what == what) timer.what = nullptr;
     }
   }
 
@@ -93,22 +93,22 @@ class call_timers {
   /// without waiting for it.
   [[nodiscard]] std::string overdue(clock::time_point now) {
     for (; count_ > 0; oldest_ = (oldest_ + 1) % most, --count_) {
-      mark& one = marks_[oldest_];
-      if (!one.under_way) {
-        if (const cudaError_t state = cudaEventQuery(one.begun.get()); state != cudaSuccess) return failure(state);
-        one.under_way = true;
-        one.since = now;
+      call_timer& timer = timers_[oldest_];
+      if (!timer.under_way) {
+        if (const cudaError_t state = cudaEventQuery(timer.begun.get()); state != cudaSuccess) return failure(state);
+        timer.under_way = true;
+        timer.since = now;
       }
-      if (!one.enqueued) {
-        if (const unsigned steps = steps_.load(std::memory_order_relaxed); std::exchange(one.steps, steps) != steps) {
-          one.since = now;
+      if (!timer.enqueued) {
+        if (const unsigned steps = steps_.load(std::memory_order_relaxed); std::exchange(timer.steps, steps) != steps) {
+          timer.since = now;
         }
-        return late(one, now);
+        return late(timer, now);
       }
-      if (const cudaError_t state = cudaEventQuery(one.ended.get()); state != cudaSuccess) {
+      if (const cudaError_t state = cudaEventQuery(timer.ended.get()); state != cudaSuccess) {
         if (state != cudaErrorNotReady) return failure(state);
         detail::ignore_cuda(state);
-        return late(one, now);
+        return late(timer, now);
       }
     }
     return "";
@@ -117,12 +117,12 @@ class call_timers {
   /// done: not if the same plan has been called again since.
   [[nodiscard]] std::string waited(double seconds) const {
     std::string where;
-    if (count_ > 0 && marks_[oldest_].what != nullptr) {
+    if (count_ > 0 && timers_[oldest_].what != nullptr) {
       int calls = 0;
       for (std::size_t i = 0; i < count_; ++i) {
-        calls += marks_[(oldest_ + i) % most].what == marks_[oldest_].what ? 1 : 0;
+        calls += timers_[(oldest_ + i) % most].what == timers_[oldest_].what ? 1 : 0;
       }
-      if (calls == 1) where = marks_[oldest_].what->waits();
+      if (calls == 1) where = timers_[oldest_].what->waits();
     }
     return where.empty() ? nothing_known(seconds) : "has waited " + detail::describe_seconds(seconds) + " " + where;
   }
@@ -132,7 +132,7 @@ class call_timers {
   }
 
  private:
-  struct mark {
+  struct call_timer {
     detail::cuda_event begun;
     detail::cuda_event ended;
     const watched_call* what = nullptr;
@@ -143,10 +143,10 @@ class call_timers {
     unsigned steps = 0;  // of the host, then
   };
 
-  [[nodiscard]] mark& newest() { return marks_[(oldest_ + count_ - 1) % most]; }
-  [[nodiscard]] std::string late(const mark& one, clock::time_point now) const {
-    const std::chrono::duration<double> age = now - one.since;
-    return age.count() < deadline_ * one.calls ? "" : waited(deadline_ * one.calls);
+  [[nodiscard]] call_timer& newest() { return timers_[(oldest_ + count_ - 1) % most]; }
+  [[nodiscard]] std::string late(const call_timer& timer, clock::time_point now) const {
+    const std::chrono::duration<double> age = now - timer.since;
+    return age.count() < deadline_ * timer.calls ? "" : waited(deadline_ * timer.calls);
   }
   [[nodiscard]] static std::string failure(cudaError_t state) {
     detail::ignore_cuda(state);
@@ -156,7 +156,7 @@ class call_timers {
   }
 
   double deadline_;
-  std::vector<mark> marks_;
+  std::vector<call_timer> timers_;
   std::size_t oldest_ = 0;
   std::size_t count_ = 0;
   std::atomic<unsigned> steps_{0};
@@ -165,8 +165,8 @@ class call_timers {
 /// A thread that looks at something again and again until the look returns false; asleep in between.
 class watchdog {
  public:
-  watchdog(std::chrono::duration<double> period, int device, std::function<bool()> look)
-      : thread_{[this, period, device, look = std::move(look)] { watch(period, device, look); }} {}
+  watchdog(std::chrono::duration<double> period, int device, std::function<bool()> check_once)
+      : thread_{[this, period, device, check_once = std::move(check_once)] { watch(period, device, check_once); }} {}
   watchdog(const watchdog&) = delete;
   watchdog& operator=(const watchdog&) = delete;
   ~watchdog() {
@@ -179,7 +179,7 @@ class watchdog {
   }
 
  private:
-  void watch(std::chrono::duration<double> period, int device, const std::function<bool()>& look) {
+  void watch(std::chrono::duration<double> period, int device, const std::function<bool()>& check_once) {
     detail::ignore_cuda(cudaSetDevice(device));
     // So that asking an event disturbs no capture that another thread has under way.
     cudaStreamCaptureMode mode = cudaStreamCaptureModeRelaxed;
@@ -187,7 +187,7 @@ class watchdog {
     std::unique_lock lock{mutex_};
     while (!wake_.wait_for(lock, period, [this] { return over_; })) {
       lock.unlock();
-      const bool goes_on = look();
+      const bool goes_on = check_once();
       lock.lock();
       if (!goes_on) return;
     }

@@ -23,7 +23,7 @@ namespace orrery::threads {
 
 /// Who of a message's two ranks has posted it. The second to do so copies it, so that a post never waits and no thread
 /// waits for a copy that it could do itself.
-class handover {
+class rendezvous {
  public:
   /// Does this rank's post complete the message? Then `copy()` is called, and both ends have it from then on. If `copy`
   /// throws, neither ever has.
@@ -77,8 +77,8 @@ class basic_channel {
 
   // NOLINTNEXTLINE(performance-unnecessary-value-param): the pieces are moved from
   basic_channel(shared_world& world, int rank, const schedule::program& p, std::vector<exchange_pieces> pieces,
-                end mine)
-      : world_{&world}, alive_{world.watched()}, rank_{rank}, plan_{std::make_unique<plan>(std::move(mine))} {
+                end local)
+      : world_{&world}, alive_{world.watched()}, rank_{rank}, plan_{std::make_unique<plan>(std::move(local))} {
     plan_->steps = p;
     plan_->pieces = std::move(pieces);
     const int exchanges = p.exchanges.size();
@@ -87,11 +87,11 @@ class basic_channel {
       const schedule::exchange& x = p.exchanges[e];
       if (x.received.count == 0) continue;
       plan_->arriving[e] = new message;
-      plan_->arriving[e]->expect(plan_->mine, x.lane, plan_->pieces[static_cast<std::size_t>(e)].received);
+      plan_->arriving[e]->expect(plan_->local, x.lane, plan_->pieces[static_cast<std::size_t>(e)].received);
     }
 
     std::string wrong;
-    world_->show(rank, plan_.get(), {detail::collective_call::open}, [&](const std::vector<void*>& plans) {
+    world_->publish(rank, plan_.get(), {detail::collective_call::open}, [&](const std::vector<void*>& plans) {
       for (int e = 0; e < exchanges && wrong.empty(); ++e) wrong = find_receiver(e, plans);
     });
     for (const std::string& of_rank : world_->all_gather(rank, wrong, detail::collective_call::open)) {
@@ -107,7 +107,7 @@ class basic_channel {
       world_->check(rank_, "");
     }
     awaited_ = 0;
-    plan_->mine.enter();
+    plan_->local.enter();
   }
 
   void post(int e) {
@@ -115,13 +115,13 @@ class basic_channel {
     const schedule::exchange& x = plan_->steps.exchanges[e];
     if (x.sent.count > 0) {
       message& m = *plan_->leaving[e];
-      m.leave(plan_->mine);
-      operand_messages(m, x.to);
+      m.leave(plan_->local);
+      post_end(m, x.to);
     }
     if (x.received.count > 0) {
       message& m = *plan_->arriving[e];
-      m.arrive(plan_->mine);
-      operand_messages(m, x.from);
+      m.arrive(plan_->local);
+      post_end(m, x.from);
     }
   }
 
@@ -137,22 +137,22 @@ class basic_channel {
     if (!alive_.expired()) world_->abandon(rank_, why);
   }
 
-  [[nodiscard]] auto context() const noexcept { return plan_->mine.context(); }
+  [[nodiscard]] auto context() const noexcept { return plan_->local.context(); }
 
  private:
   /// Belongs to the plans of both its ranks; whichever gives it up last deletes it.
   struct message : Message {
-    handover ends;
+    rendezvous ends;
     std::atomic<int> owners{1};
   };
   struct plan {
-    end mine;
+    end local;
     schedule::program steps;
     std::vector<exchange_pieces> pieces;
     schedule::list<message*> arriving;  // by exchange; null where nothing does
     schedule::list<message*> leaving;
 
-    explicit plan(end of_rank) : mine{std::move(of_rank)} {}
+    explicit plan(end of_rank) : local{std::move(of_rank)} {}
     plan(const plan&) = delete;
     plan& operator=(const plan&) = delete;
     ~plan() {
@@ -160,7 +160,7 @@ class basic_channel {
         give_up(arriving[e]);
         give_up(leaving[e]);
       }
-      mine.settle();
+      local.settle();
     }
 
     static void give_up(message* m) {
@@ -196,7 +196,7 @@ class basic_channel {
       for (std::size_t i = 0; fits && i < sent.size(); ++i) fits = sent[i].bytes == expected[i].bytes;
       if (!fits) break;
       message& found = *other.arriving[r];
-      found.connect(plan_->mine, sent);
+      found.connect(plan_->local, sent);
       found.owners.fetch_add(1, std::memory_order_relaxed);
       plan_->leaving[e] = &found;
       return "";
@@ -206,18 +206,18 @@ class basic_channel {
            ", which does not expect it, or not in this size";
   }
 
-  void operand_messages(message& m, int peer) {
+  void post_end(message& m, int peer) {
     if (m.ends.post([&] { m.copy(); })) world_->wake(peer);
   }
 
   void finish(message& m, int peer, int e, detail::way w) {
     if (m.ends.copied() < call_) {
-      [[maybe_unused]] const auto waiting = plan_->mine.pause();
+      [[maybe_unused]] const auto waiting = plan_->local.pause();
       world_->wait(
           rank_, peer, [&] { return m.ends.copied() >= call_; },
           [&] { return detail::describe_wait(plan_->steps, e, w); });
     }
-    m.finish(plan_->mine);
+    m.finish(plan_->local);
   }
 
   shared_world* world_;

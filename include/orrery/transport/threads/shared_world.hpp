@@ -36,12 +36,12 @@ struct options {
 /// What the ranks of a world share. Waiting threads sleep: there may be many more of them than cores.
 class shared_world {
  public:
-  shared_world(int size, const options& how) try
-      : size_{checked(size, how)},
-        options_{how},
+  shared_world(int size, const options& options) try
+      : size_{checked(size, options)},
+        options_{options},
         ranks_(static_cast<std::size_t>(size)),
         signatures_(2 * ranks_.size()),
-        shown_(ranks_.size()) {
+        published_(ranks_.size()) {
   } catch (const std::bad_alloc&) {
     throw std::system_error{std::make_error_code(std::errc::not_enough_memory),
                             "orrery: threads::run: no memory for " + std::to_string(size) + " ranks; use fewer"};
@@ -54,7 +54,7 @@ class shared_world {
   [[nodiscard]] std::weak_ptr<shared_world> watched() const noexcept { return self_; }
 
   [[nodiscard]] int size() const noexcept { return size_; }
-  [[nodiscard]] const options& how() const noexcept { return options_; }
+  [[nodiscard]] const options& get_options() const noexcept { return options_; }
 
   /// A peer that means: any other rank.
   static constexpr int any_rank = -2;
@@ -64,7 +64,7 @@ class shared_world {
   template <class Done, class What>
   void wait(int rank, int peer, const Done& done, const What& what) {
     if (done()) return;
-    sleeper& me = ranks_[static_cast<std::size_t>(rank)];
+    rank_state& me = ranks_[static_cast<std::size_t>(rank)];
     const auto deadline = detail::deadline_in(options_.deadline);
     const wait_mark registered{me, peer};
     bool in_time = true;
@@ -95,7 +95,7 @@ class shared_world {
   }
 
   void wake(int rank) {
-    sleeper& other = ranks_[static_cast<std::size_t>(rank)];
+    rank_state& other = ranks_[static_cast<std::size_t>(rank)];
     { const std::lock_guard lock{other.mutex}; }
     other.wake.notify_all();
   }
@@ -154,9 +154,9 @@ class shared_world {
   /// The texts of all ranks.
   [[nodiscard]] std::vector<std::string> all_gather(int rank, std::string text, detail::collective_call call) {
     std::vector<std::string> all;
-    show(rank, &text, {call}, [&](const std::vector<void*>& shown) {
-      all.reserve(shown.size());
-      for (const void* of_rank : shown) all.push_back(*static_cast<const std::string*>(of_rank));
+    publish(rank, &text, {call}, [&](const std::vector<void*>& published) {
+      all.reserve(published.size());
+      for (const void* of_rank : published) all.push_back(*static_cast<const std::string*>(of_rank));
     });
     return all;
   }
@@ -164,29 +164,29 @@ class shared_world {
   /// Shows `mine` to all ranks, and calls `look` with what all ranks show, in their order: after it is known that all
   /// ranks make the same call, which `call` describes, and so show things of one type. Returns, or throws, when nobody
   /// looks any more: what a rank shows need not live longer than this call, even if it is given up in between.
-  template <class Look>
-  void show(int rank, void* mine, const detail::collective_signature& call, const Look& look) {
+  template <class Inspect>
+  void publish(int rank, void* local, const detail::collective_signature& call, const Inspect& inspect) {
     const detail::collective_signature signature = numbered(rank, call);
-    std::atomic<bool>& looking = ranks_[static_cast<std::size_t>(rank)].looking;
-    looking.store(true, std::memory_order_seq_cst);
+    std::atomic<bool>& inspecting = ranks_[static_cast<std::size_t>(rank)].inspecting;
+    inspecting.store(true, std::memory_order_seq_cst);
     bool refused = false;
     try {
       check(rank, coming);  // after the store: who fails now either sees that this rank looks, or is seen here
-      shown_[static_cast<std::size_t>(rank)] = mine;
+      published_[static_cast<std::size_t>(rank)] = local;
       try {
         meet(rank, signature);
       } catch (const std::invalid_argument&) {  // on all ranks: nobody looks
         refused = true;
         throw;
       }
-      look(static_cast<const std::vector<void*>&>(shown_));
-      looking.store(false, std::memory_order_seq_cst);
+      inspect(static_cast<const std::vector<void*>&>(published_));
+      inspecting.store(false, std::memory_order_seq_cst);
       meet(rank, signature);
     } catch (...) {
-      looking.store(false, std::memory_order_seq_cst);
+      inspecting.store(false, std::memory_order_seq_cst);
       // Nobody waits while looking, and a meeting of a failed world ends at once: this does, too.
-      for (const sleeper& other : ranks_) {
-        while (!refused && other.looking.load(std::memory_order_seq_cst)) std::this_thread::yield();
+      for (const rank_state& other : ranks_) {
+        while (!refused && other.inspecting.load(std::memory_order_seq_cst)) std::this_thread::yield();
       }
       throw;
     }
@@ -196,12 +196,12 @@ class shared_world {
   static constexpr const char* coming = "coming to a collective call";
 
   /// The size, if all is well with it and the options.
-  [[nodiscard]] static int checked(int size, const options& how) {
+  [[nodiscard]] static int checked(int size, const options& options) {
     if (size < 1) {
       throw std::invalid_argument{"orrery: threads::run: the number of ranks is " + std::to_string(size) +
                                   ", expected at least 1"};
     }
-    if (const std::string wrong = detail::what_is_wrong_with(how.deadline, how.threads_per_rank); !wrong.empty()) {
+    if (const std::string wrong = detail::options_error(options.deadline, options.threads_per_rank); !wrong.empty()) {
       throw std::invalid_argument{"orrery: threads::options: " + wrong};
     }
     return size;
@@ -215,15 +215,16 @@ class shared_world {
 
   /// Returns when all ranks have come with the same signature. Throws `std::invalid_argument` on all of them if only
   /// their arguments differ, and fails the world if they are in different calls.
-  void meet(int rank, const detail::collective_signature& mine) {
-    sleeper& me = ranks_[static_cast<std::size_t>(rank)];
+  void meet(int rank, const detail::collective_signature& signature) {
+    rank_state& me = ranks_[static_cast<std::size_t>(rank)];
     // A rank is at most one meeting ahead of those that still read the signatures of the last one.
     const std::span<detail::collective_signature> of_ranks =
         std::span{signatures_}.subspan(me.meetings++ % 2 * ranks_.size(), ranks_.size());
-    of_ranks[static_cast<std::size_t>(rank)] = mine;
+    of_ranks[static_cast<std::size_t>(rank)] = signature;
     me.arrivals.fetch_add(1, std::memory_order_relaxed);
-    const std::uint64_t turn = arrived_.fetch_add(1, std::memory_order_acq_rel) / static_cast<std::uint64_t>(size_) + 1;
-    const std::uint64_t all = turn * static_cast<std::uint64_t>(size_);
+    const std::uint64_t round =
+        arrived_.fetch_add(1, std::memory_order_acq_rel) / static_cast<std::uint64_t>(size_) + 1;
+    const std::uint64_t all = round * static_cast<std::uint64_t>(size_);
     const auto complete = [&] { return arrived_.load(std::memory_order_acquire) >= all; };
     if (complete()) {
       wake_all();
@@ -236,11 +237,11 @@ class shared_world {
     });
   }
 
-  struct sleeper {
+  struct rank_state {
     std::mutex mutex;
     std::condition_variable wake;
     std::atomic<bool> left{false};
-    std::atomic<bool> looking{false};               // at what others show
+    std::atomic<bool> inspecting{false};            // at what others show
     std::atomic<int> waits_for{schedule::no_rank};  // a rank, anyone, or nobody: it does not wait
     std::atomic<std::uint64_t> arrivals{0};         // at meetings
     std::uint64_t meetings = 0;                     // the same, for the rank itself
@@ -250,8 +251,8 @@ class shared_world {
   };
 
   struct wait_mark {
-    sleeper& me;
-    wait_mark(sleeper& of, int peer) noexcept : me{of} { me.waits_for.store(peer, std::memory_order_relaxed); }
+    rank_state& me;
+    wait_mark(rank_state& of, int peer) noexcept : me{of} { me.waits_for.store(peer, std::memory_order_relaxed); }
     wait_mark(const wait_mark&) = delete;
     wait_mark& operator=(const wait_mark&) = delete;
     ~wait_mark() { me.waits_for.store(schedule::no_rank, std::memory_order_relaxed); }
@@ -269,7 +270,7 @@ class shared_world {
   /// Whom `rank`, which waits for `peer`, waits for in the end: the deadlines of several ranks may pass together, and
   /// the first to say so may wait for one that itself waits.
   [[nodiscard]] std::string who_is_late(int rank, int peer) const {
-    const auto of = [&](int other) -> const sleeper& { return ranks_[static_cast<std::size_t>(other)]; };
+    const auto of = [&](int other) -> const rank_state& { return ranks_[static_cast<std::size_t>(other)]; };
     std::string text;
     int last = rank;
     for (int hops = 0; hops < size_ && peer >= 0; ++hops) {
@@ -309,7 +310,7 @@ class shared_world {
   int size_;
   options options_;
   std::shared_ptr<shared_world> self_{this, keep};  // owns nothing
-  std::vector<sleeper> ranks_;
+  std::vector<rank_state> ranks_;
   std::atomic<std::uint64_t> arrived_{0};
   std::mutex failure_mutex_;
   std::atomic<bool> failed_{false};
@@ -317,7 +318,7 @@ class shared_world {
   int culprit_ = schedule::no_rank;  // the rank that failed first, where there was no memory for its message
   std::vector<detail::collective_signature>
       signatures_;  // of all ranks at this meeting, and at the one before or after it
-  std::vector<void*> shown_;
+  std::vector<void*> published_;
 };
 
 }  // namespace orrery::threads

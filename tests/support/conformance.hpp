@@ -389,12 +389,13 @@ template <class Kernel, class Run, class Make>
 /// whatever the kernel's type: there a number that is too large for that type is to be infinite.
 using change_of_problem = std::function<void(oracle::problem& p, bool as_the_oracle_sees_it)>;
 
-/// Runs one case on `world` ranks of World by `run(world, body)`, every other one with a hand-over by tensor. Empty if
-/// all is well; else what all ranks have found.
-template <class Topology, class Kernel, class World, class Run, class Mask>
-[[nodiscard]] std::string failures(const Run& run, int world, const orrery::attention_shape& shape, const Mask& mask,
-                                   const any_layout& layout, std::uint64_t seed = 1, const Topology& topology = {},
-                                   const change_of_problem& change = {}) {
+/// Runs one case on `world` ranks of World by `run(world, body)`, every other one with a hand-over by tensor, with an
+/// `Operator` that is constructed with (world, shape, mask, layout, topology). Empty if all is well; else what all
+/// ranks have found.
+template <class Operator, class Kernel, class World, class Run, class Mask, class Topology>
+[[nodiscard]] std::string failures_of_operator(const Run& run, int world, const orrery::attention_shape& shape,
+                                               const Mask& mask, const any_layout& layout, std::uint64_t seed,
+                                               const Topology& topology, const change_of_problem& change = {}) {
   auto p = oracle::random_problem<typename Kernel::storage>(oracle_shape(shape), seed);
   oracle::problem for_oracle = p;
   if (change) {
@@ -405,9 +406,18 @@ template <class Topology, class Kernel, class World, class Run, class Mask>
     orrery::attention_shape planned = shape;
     if ((seed + static_cast<std::uint64_t>(world)) % 2 == 0)
       planned.operand_messages = orrery::operand_messages::per_tensor;
-    return std::make_unique<some_attention<Kernel>>(on, planned, mask, layout, topology);
+    return std::make_unique<Operator>(on, planned, mask, layout, topology);
   };
   return failures_of<Kernel>(run, world, make, p, oracle::solve(for_oracle, mask), seed);
+}
+
+/// The same with `orrery::attention`, whose tensors lie in host memory.
+template <class Topology, class Kernel, class World, class Run, class Mask>
+[[nodiscard]] std::string failures(const Run& run, int world, const orrery::attention_shape& shape, const Mask& mask,
+                                   const any_layout& layout, std::uint64_t seed = 1, const Topology& topology = {},
+                                   const change_of_problem& change = {}) {
+  return failures_of_operator<some_attention<Kernel>, Kernel, World>(run, world, shape, mask, layout, seed, topology,
+                                                                     change);
 }
 
 }  // namespace conformance

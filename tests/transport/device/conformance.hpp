@@ -3,8 +3,6 @@
 
 #include <cstddef>
 #include <cstdint>
-#include <functional>
-#include <memory>
 #include <string>
 #include <type_traits>
 
@@ -188,14 +186,8 @@ template <class Topology, class Kernel, class World, class Run, class Mask>
 [[nodiscard]] std::string failures(const Run& run, int world, const orrery::attention_shape& shape, const Mask& mask,
                                    const conformance::any_layout& layout, std::uint64_t seed = 1,
                                    const Topology& topology = {}) {
-  const auto p = oracle::random_problem<typename Kernel::storage>(conformance::oracle_shape(shape), seed);
-  const std::function<std::unique_ptr<conformance::any_attention<Kernel>>(World&)> make = [&](World& on) {
-    orrery::attention_shape planned = shape;
-    if ((seed + static_cast<std::uint64_t>(world)) % 2 == 0)
-      planned.operand_messages = orrery::operand_messages::per_tensor;
-    return std::make_unique<device_attention<Topology, Kernel, World>>(on, planned, mask, layout, topology);
-  };
-  return conformance::failures_of<Kernel>(run, world, make, p, oracle::solve(p, mask), seed);
+  return conformance::failures_of_operator<device_attention<Topology, Kernel, World>, Kernel, World>(
+      run, world, shape, mask, layout, seed, topology);
 }
 
 }  // namespace cuda_test

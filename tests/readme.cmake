@@ -30,14 +30,15 @@ endforeach()
 set_tests_properties(readme.README PROPERTIES PASS_REGULAR_EXPRESSION "first output: 0\\.2.*all blocks passed")
 
 # Languages of code blocks, links, and the length of the first page.
-file(GLOB documents CONFIGURE_DEPENDS RELATIVE ${PROJECT_SOURCE_DIR} ${PROJECT_SOURCE_DIR}/*.md ${PROJECT_SOURCE_DIR}/examples/*.md)
+file(GLOB documents CONFIGURE_DEPENDS RELATIVE ${PROJECT_SOURCE_DIR} ${PROJECT_SOURCE_DIR}/*.md ${PROJECT_SOURCE_DIR}/examples/*.md
+     ${PROJECT_SOURCE_DIR}/bench/*.md ${PROJECT_SOURCE_DIR}/bench/cluster/*.md)
 foreach(document IN LISTS documents)
   set(most_lines)
   if(document STREQUAL "README.md")
     set(most_lines 250)
   endif()
   add_test(NAME readme.links:${document} COMMAND readme_extract --check ${PROJECT_SOURCE_DIR}/${document} ${most_lines})
-  set_tests_properties(readme.links:${document} PROPERTIES LABELS unit)
+  set_tests_properties(readme.links:${document} PROPERTIES LABELS unit FAIL_REGULAR_EXPRESSION "README.md: 0 links")
 endforeach()
 add_dependencies(unit_tests readme_extract)
 

@@ -175,7 +175,7 @@ void check(const document& d, std::size_t most_lines) {
       if (!fs::exists(d.path.parent_path() / target)) refuse(d.path, i + 1, "there is no " + target);
     }
   }
-  if (links == 0) refuse(d.path, 1, "there are no links");
+  std::cout << d.path.string() << ": " << links << " links to files\n";
 }
 
 }  // namespace

@@ -3,10 +3,11 @@
 
 #include <cstdint>
 
-/// The only macros of the CUDA kernels, and this header their only home. A function marked ORRERY_DEVICE is a device
-/// function for nvcc and an ordinary one for every other compiler; a loop behind ORRERY_UNROLL is over registers, which
-/// nvcc has to unroll, and which other compilers warn of being told; one behind ORRERY_NO_UNROLL runs seldom, and
-/// unrolled would take registers from what runs often.
+/// The only macros of the CUDA kernels; no other header defines one.
+///
+/// - ORRERY_DEVICE marks a function as a device function for nvcc, and as an ordinary one for other compilers.
+/// - ORRERY_UNROLL precedes a loop over registers, which nvcc must unroll. Empty for other compilers, which would warn.
+/// - ORRERY_NO_UNROLL precedes a loop that runs seldom, and that would take registers from frequent code if unrolled.
 #ifdef __CUDACC__
 #define ORRERY_DEVICE __device__
 #define ORRERY_UNROLL _Pragma("unroll")
@@ -19,19 +20,20 @@
 
 namespace orrery::detail {
 
-/// Sixteen bytes, aligned: the widest access of a thread.
+/// Sixteen aligned bytes: the widest memory access of a thread.
 struct alignas(16) vector_words {
   std::uint32_t word[4];
 };
 
-/// The device that kernels run on by default, see `device/gpu.cuh`.
+/// The device that kernels run on by default: the current CUDA device. Defined in device/gpu.cuh.
 ///
-/// Kernels are functors, `body(threads)`, and never name the device's own syntax: what one thread may do is a member of
-/// `threads` (compare `gpu_threads`, which does it by PTX), and `Device::launch<threads>(context, blocks, shared_bytes,
-/// body)` enqueues one call for each thread of each block. Kernels by warpgroups use more (`gpu_warpgroup_threads`):
-/// `Device::launch_warpgroups` enqueues them where `Device::has_warpgroups(shared_bytes)`, and `Device::map` makes the
-/// tensor maps that they copy by. So the same source runs wherever somebody writes these types; the tests have some
-/// that run a block's threads in turn on the host and watch their use of shared memory.
+/// Kernels are functors, `body(threads)`, and use no syntax of CUDA: everything that one thread can do is a member of
+/// `threads` (see `gpu_threads`, which implements it by PTX). `Device::launch<threads>(context, blocks, shared_bytes,
+/// body)` enqueues one call for each thread of each block. Kernels that use warpgroups need more (see
+/// `gpu_warpgroup_threads`): `Device::launch_warpgroups` enqueues them if `Device::has_warpgroups(shared_bytes)`, and
+/// `Device::map` makes the tensor maps that they copy by. So the same source runs on any implementation of these types.
+/// The tests have one that runs the threads of a block one after the other on the host, and checks their use of shared
+/// memory.
 struct gpu;
 
 }  // namespace orrery::detail

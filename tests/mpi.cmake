@@ -64,6 +64,10 @@ add_dependencies(mpi_tests test_mpi_soak)
 add_test(NAME mpi.soak COMMAND ${MPIEXEC_EXECUTABLE} ${MPIEXEC_NUMPROC_FLAG} 6 ${MPIEXEC_PREFLAGS}
                                $<TARGET_FILE:test_mpi_soak> ${MPIEXEC_POSTFLAGS} --calls 400 --seconds 4)
 set_tests_properties(mpi.soak PROPERTIES LABELS mpi PROCESSORS 2 TIMEOUT 300 ENVIRONMENT "${environment}")
+add_test(NAME mpi.soak.long COMMAND ${MPIEXEC_EXECUTABLE} ${MPIEXEC_NUMPROC_FLAG} 6 ${MPIEXEC_PREFLAGS}
+                                    $<TARGET_FILE:test_mpi_soak> ${MPIEXEC_POSTFLAGS} ${long_soak}
+         CONFIGURATIONS Long)
+set_tests_properties(mpi.soak.long PROPERTIES LABELS long PROCESSORS 2 TIMEOUT 900 ENVIRONMENT "${environment}")
 
 # Consumers: one that finds the installed package's component, one that embeds the sources and asks for MPI.
 foreach(way mpi fetch_content)

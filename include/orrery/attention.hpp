@@ -228,8 +228,8 @@ class attention {
   /// Some layout, which it refers to.
   struct any_layout {
     std::string name;
-    const void* self;
-    segments (*shard)(const void* self, int rank, int world, std::int64_t length);
+    const void* self = nullptr;
+    segments (*shard)(const void* self, int rank, int world, std::int64_t length) = nullptr;
 
     /// Writes the shards of all ranks. Empty, or a message that says why they are not right.
     [[nodiscard]] std::string deal(const detail::attention_request& request, const char* length_name,

@@ -120,7 +120,7 @@ class kernel_plan<Kernel, Memory> {
  private:
   template <class Mask>
   [[nodiscard]] bool expects_whole(const attention_plan<Mask>& plan, const program& p, accumulator scale) {
-    if (p.exchanges.size() > 0 || p.queries.size() != 1 || p.keys.size() != 1) return false;
+    if (!p.exchanges.empty() || p.queries.size() != 1 || p.keys.size() != 1) return false;
     const block& query = p.queries[0].block;
     const block& key = p.keys[0].block;
     if (query.shard != plan.rank || key.shard != plan.rank) return false;

@@ -98,7 +98,7 @@ struct attention_request {
     for (const std::int64_t length : {shape.length, *shape.key_length}) {
       const named_size factors[] = {sizes[0], length == shape.length ? sizes[1] : sizes[6], sizes[2], sizes[4],
                                     sizes[5]};
-      const std::string error = what_is_wrong_with_product(factors);
+      std::string error = what_is_wrong_with_product(factors);
       if (!error.empty()) return error;
     }
     if (*shape.scale == 0) return "scale is 0, expected another number; leave it out for 1 / sqrt(head_dim)";

@@ -7,7 +7,6 @@
 #include <limits>
 #include <span>
 #include <string>
-#include <type_traits>
 
 #include "orrery/attention/tile.hpp"
 #include "orrery/host/context.hpp"

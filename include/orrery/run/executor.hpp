@@ -8,7 +8,6 @@
 #include <exception>
 #include <span>
 #include <string>
-#include <utility>
 #include <vector>
 
 #include "orrery/host/memory.hpp"

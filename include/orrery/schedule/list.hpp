@@ -28,6 +28,7 @@ struct list {
     other.items = nullptr;
     other.count = other.capacity_ = 0;
   }
+  // NOLINTNEXTLINE(bugprone-unhandled-self-assignment,misc-unconventional-assign-operator): copies, then moves
   constexpr list& operator=(const list& other) { return *this = list(other); }
   constexpr list& operator=(list&& other) noexcept {
     if (this == &other) return *this;

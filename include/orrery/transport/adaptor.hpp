@@ -3,10 +3,8 @@
 
 #include "orrery/config.hpp"
 
-#include <concepts>
 #include <span>
 #include <string>
-#include <type_traits>
 #include <utility>
 #include <vector>
 

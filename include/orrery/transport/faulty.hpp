@@ -177,7 +177,7 @@ class faulty : public transport_adaptor<World, faulty<World>> {
    public:
     channel(detail::channel_of<World> below, std::shared_ptr<script> faults, const schedule::program& p)
         : inner{std::move(below)}, script_{std::move(faults)} {
-      for (const schedule::exchange& x : p.exchanges) steps_.push_back({x.posted, x.complete_before});
+      for (const schedule::exchange& x : p.exchanges) steps_.emplace_back(x.posted, x.complete_before);
     }
 
     void begin() {

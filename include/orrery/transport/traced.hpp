@@ -13,7 +13,6 @@
 #include <memory>
 #include <mutex>
 #include <ostream>
-#include <span>
 #include <stdexcept>
 #include <string>
 #include <utility>
@@ -254,6 +253,7 @@ class traced : public transport_adaptor<World, traced<World>> {
 
  public:
   /// Collective. Throws `std::invalid_argument` for fewer than one event.
+  // NOLINTNEXTLINE(performance-unnecessary-value-param): the options are moved from
   explicit traced(World& world, trace_options options = {})
       : transport_adaptor<World, traced<World>>{world}, recording_{std::make_shared<recording>()} {
     if (options.events < 1) {

@@ -360,6 +360,7 @@ class flash_forward {
     constexpr int most = 24;
     const double exact = static_cast<double>(lse) * log2_e<double>;
     if (!(exact >= 0.5)) return {log2_of_log(lse), A{1}};
+    // NOLINTNEXTLINE(bugprone-incorrect-roundings): not negative, and either power will do at a half
     const int power = exact < most ? static_cast<int>(exact + 0.5) : most;
     const double largest = exact - power;
     constexpr auto limit = static_cast<double>((std::numeric_limits<A>::max)());

@@ -180,6 +180,7 @@ namespace avx2 {
 inline constexpr int vector_bytes = 32;
 inline constexpr unsigned tile_rows = 4;
 inline constexpr unsigned tile_vectors = 3;
+// NOLINTNEXTLINE(readability-duplicate-include): for other vectors
 #include "orrery/kernel/cpu/microkernels.inc"
 }  // namespace avx2
 #if defined(__clang__)
@@ -195,6 +196,7 @@ namespace avx512 {
 inline constexpr int vector_bytes = 64;
 inline constexpr unsigned tile_rows = 8;
 inline constexpr unsigned tile_vectors = 3;
+// NOLINTNEXTLINE(readability-duplicate-include): for other vectors
 #include "orrery/kernel/cpu/microkernels.inc"
 }  // namespace avx512
 #if defined(__clang__)

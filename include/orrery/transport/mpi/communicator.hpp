@@ -207,6 +207,7 @@ class communicator {
     check(MPI_Comm_group(own_, &all), "MPI_Comm_group", nothing);
     for (const lane_group& group : missing) {
       std::vector<int> ranks;
+      ranks.reserve(static_cast<std::size_t>(group.members.count));
       for (int i = 0; i < group.members.count; ++i) ranks.push_back(group.members.member(i));
       MPI_Group& members = kept->members.emplace_back(MPI_GROUP_NULL);
       check(MPI_Group_incl(all, group.members.count, ranks.data(), &members), "MPI_Group_incl", nothing);

@@ -128,7 +128,7 @@ class channel {
       issued = 0;
       submitted = 0;
       enqueued = 0;
-      if (steps.exchanges.size() > 0) world->call_begins(this);
+      if (!steps.exchanges.empty()) world->call_begins(this);
     }
     void post(int e) { posted = e; }
     /// Issues the batches that are complete with the exchanges posted so far.

@@ -75,6 +75,7 @@ class basic_channel {
  public:
   using end = typename Message::end;
 
+  // NOLINTNEXTLINE(performance-unnecessary-value-param): the pieces are moved from
   basic_channel(shared_world& world, int rank, const schedule::program& p, std::vector<exchange_pieces> pieces,
                 end local)
       : world_{&world}, alive_{world.watched()}, rank_{rank}, plan_{std::make_unique<plan>(std::move(local))} {

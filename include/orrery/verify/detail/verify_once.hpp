@@ -32,8 +32,8 @@ template <topology Topology>
   if constexpr (comparable_by_value<Topology>) {
     struct answer {
       Topology topology;
-      int world;
-      orrery::schedule::pass pass;
+      int world = 0;
+      orrery::schedule::pass pass = orrery::schedule::pass::forward;
       proven_schedule proven;
     };
     constexpr std::size_t most = 64;

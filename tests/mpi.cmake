@@ -69,12 +69,14 @@ add_test(NAME mpi.soak.long COMMAND ${MPIEXEC_EXECUTABLE} ${MPIEXEC_NUMPROC_FLAG
          CONFIGURATIONS Long)
 set_tests_properties(mpi.soak.long PROPERTIES LABELS long PROCESSORS 2 TIMEOUT 900 ENVIRONMENT "${environment}")
 
-# A consumer that finds the installed package's component.
-add_test(
-  NAME package.mpi
-  COMMAND
-    ${CMAKE_CTEST_COMMAND} --build-and-test package/mpi ${CMAKE_CURRENT_BINARY_DIR}/package/mpi #
-    --build-generator ${CMAKE_GENERATOR} --build-makeprogram ${CMAKE_MAKE_PROGRAM} --build-options
-    -DCMAKE_CXX_COMPILER=${CMAKE_CXX_COMPILER} -DCMAKE_PREFIX_PATH=${prefix} --test-command consumer
-  WORKING_DIRECTORY ${CMAKE_CURRENT_SOURCE_DIR})
+# Consumers: one that finds the installed package's component, one that embeds the sources and asks for MPI.
+foreach(way mpi fetch_content)
+  add_test(
+    NAME package.${way}
+    COMMAND
+      ${CMAKE_CTEST_COMMAND} --build-and-test package/${way} ${CMAKE_CURRENT_BINARY_DIR}/package/${way} #
+      --build-generator ${CMAKE_GENERATOR} --build-makeprogram ${CMAKE_MAKE_PROGRAM} --build-options
+      -DCMAKE_CXX_COMPILER=${CMAKE_CXX_COMPILER} -DCMAKE_PREFIX_PATH=${prefix} --test-command consumer
+    WORKING_DIRECTORY ${CMAKE_CURRENT_SOURCE_DIR})
+endforeach()
 set_tests_properties(package.mpi PROPERTIES FIXTURES_REQUIRED installed_package)

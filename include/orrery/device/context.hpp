@@ -11,17 +11,16 @@
 
 namespace orrery {
 
-/// What a transport hands to a kernel that computes on a CUDA device: the stream that everything is enqueued on. The
-/// stream's device must be the current one; kernels neither wait nor allocate, so that a call can be captured into a
-/// graph.
+/// What a device transport passes to a kernel: the stream that everything is enqueued on. The stream's device must be
+/// the current one. Kernels neither wait nor allocate, so that a call can be captured into a graph.
 struct device_context {
   cudaStream_t stream = nullptr;
 };
 
-/// A CUDA call failed. `what()` is a message that names the call, its place in the source and CUDA's own words.
+/// Thrown if a CUDA call fails. `what()` names the call, its place in the source and CUDA's own error text.
 ///
-/// CUDA reports a kernel's fault at a later call, and then at every one: the message says so where the code is one of
-/// those that no call after it recovers from.
+/// CUDA reports the fault of a kernel at a later call, and then at every call. The message says so if the error code is
+/// one of those from which a process cannot recover.
 class device_error : public std::runtime_error {
  public:
   device_error(cudaError_t code, const std::string& message) : std::runtime_error{message}, code_{code} {}
@@ -35,7 +34,7 @@ class device_error : public std::runtime_error {
 
 namespace orrery::detail {
 
-/// Does this code mean that the device's context is lost, so that every later call in the process fails alike?
+/// Does this code mean that the device's context is lost, so that every later call of the process fails?
 [[nodiscard]] constexpr bool is_sticky(cudaError_t code) noexcept {
   switch (code) {
     case cudaErrorIllegalAddress:
@@ -55,11 +54,11 @@ namespace orrery::detail {
   }
 }
 
-/// Throws `device_error` unless `code`, the result of `call`, is a success.
+/// Throws `device_error` unless `code`, the result of `call`, is cudaSuccess.
 inline void check_cuda(cudaError_t code, const char* call,
                        const std::source_location& place = std::source_location::current()) {
   if (code == cudaSuccess) return;
-  static_cast<void>(cudaGetLastError());  // a thread that goes on does not find it again at its next launch
+  static_cast<void>(cudaGetLastError());  // so that a thread that continues does not see the error at its next launch
   std::string message = std::string{"orrery: "} + call + " in " + place.file_name() + ":" +
                         std::to_string(place.line()) + " failed: " + cudaGetErrorString(code) + " (" +
                         cudaGetErrorName(code) + ")";

@@ -5,7 +5,7 @@
 
 #include "orrery/device/code.hpp"
 
-// Other compilers than nvcc know the type `gpu` by its name only: kernels are then compiled for another `Device`.
+// Compilers other than nvcc see only the declaration of `gpu`: they compile kernels for another `Device`.
 #ifdef __CUDACC__
 
 #include <array>
@@ -27,7 +27,8 @@
 
 namespace orrery::detail {
 
-/// How many blocks of a body a multiprocessor should have at once, by its registers; 0: as the compiler likes.
+/// The number of blocks of a body that a multiprocessor should hold at once, which limits their registers; 0: the
+/// compiler decides.
 template <class Body>
 inline constexpr int blocks_at_once = 0;
 template <class Body>
@@ -39,19 +40,19 @@ __global__ void __launch_bounds__(threads, blocks_at_once<Body>) run_on_gpu(cons
   body(gpu_threads{});
 }
 
-/// The same by warpgroups. One block a multiprocessor, so that its warpgroups can trade registers.
+/// Calls a body that uses warpgroups. One block for each multiprocessor, so that its warpgroups can exchange registers.
 template <int threads, class Body>
 __global__ void __launch_bounds__(threads, 1) run_on_gpu_by_warpgroups(const __grid_constant__ Body body) {
 #ifdef __CUDA_ARCH_FEAT_SM90_ALL
-  if (gpu_warpgroup_threads::address(0) % 1024 != 0) __trap();  // a swizzled tile would be another
+  if (gpu_warpgroup_threads::address(0) % 1024 != 0) __trap();  // the swizzle pattern assumes this alignment
   body(gpu_warpgroup_threads{});
 #else
   __trap();  // never launched: see `gpu::has_warpgroups`
 #endif
 }
 
-/// Has 2048 bytes of static shared memory where it is compiled for the target sm_90a, and none elsewhere (1024, if what
-/// a device keeps for itself is counted), so that the host can ask which of a program's images a device has loaded.
+/// Has 2048 bytes of static shared memory if compiled for the target sm_90a, and none otherwise (1024, if the device's
+/// own use is counted). So the host can find out which image of the program a device has loaded.
 template <class = void>
 __global__ void is_compiled_for_warpgroups([[maybe_unused]] int* never) {
 #ifdef __CUDA_ARCH_FEAT_SM90_ALL
@@ -63,24 +64,23 @@ __global__ void is_compiled_for_warpgroups([[maybe_unused]] int* never) {
 
 /// The current CUDA device.
 struct gpu {
-  /// What it has. Throws `device_error` if there is no device.
+  /// Returns the limits of the device. Throws `device_error` if there is no device.
   [[nodiscard]] static device_limits limits() { return limits_of_current_device(); }
 
-  /// Throws `device_error` if there is no device, and `std::invalid_argument` if it lacks what `kernel` needs, or the
-  /// program holds no code for it.
+  /// Throws `device_error` if there is no device. Throws `std::invalid_argument` if it lacks what `kernel` needs, or if
+  /// the program contains no code for it.
   static void require(const std::string& kernel, const device_needs& needs) {
     const device_limits has = limits();
     has.require(kernel, needs);
-    static std::atomic<std::uint64_t> known{0};  // devices whose code is there, by their ordinals
-    const std::uint64_t own = std::uint64_t{1} << (has.device % 64);
-    if ((known.load(std::memory_order_relaxed) & own) != 0) return;
+    static std::atomic<std::uint64_t> known{0};  // bit i: the code for device i has been found
+    const std::uint64_t device_bit = std::uint64_t{1} << (has.device % 64);
+    if ((known.load(std::memory_order_relaxed) & device_bit) != 0) return;
     static_cast<void>(require_code(kernel, has, reinterpret_cast<const void*>(is_compiled_for_warpgroups<void>)));
-    known.fetch_or(own, std::memory_order_relaxed);
+    known.fetch_or(device_bit, std::memory_order_relaxed);
   }
 
-  /// Can kernels of `gpu_warpgroup_threads` run, with so much shared memory? They need compute capability 9.0, a
-  /// program that is compiled for the target sm_90a (90a in CMAKE_CUDA_ARCHITECTURES), and a driver that knows tensor
-  /// maps.
+  /// Can kernels that use `gpu_warpgroup_threads` and this much shared memory run? They need compute capability 9.0, a
+  /// program compiled for the target sm_90a (90a in CMAKE_CUDA_ARCHITECTURES), and a driver that supports tensor maps.
   [[nodiscard]] static bool has_warpgroups(int shared_bytes) {
     const device_limits has = limits();
     if (has.compute_capability != 90 || has.shared_bytes < shared_bytes) return false;
@@ -93,8 +93,9 @@ struct gpu {
     return compiled && encoder() != nullptr;
   }
 
-  /// How the device is to read a box of a tensor. A box without elements has an empty map. Throws `device_error` if the
-  /// driver does not take a box that `has_map`. Costs no time of the device; may be called while a graph is captured.
+  /// Makes the map by which the device reads a box of a tensor. A box without elements has an empty map. Throws
+  /// `device_error` if the driver rejects a box that `has_map`. Uses no device time; may be called while a graph is
+  /// captured.
   [[nodiscard]] static tensor_map map(const tensor_box& box) {
     tensor_map result;
     if (box.is_empty()) return result;
@@ -105,7 +106,7 @@ struct gpu {
     for (std::size_t i = 0; i < 3; ++i) stride[i] = static_cast<cuuint64_t>(box.stride_bytes[i]);
     const std::array<cuuint32_t, 4> shape{tensor_box::columns, static_cast<cuuint32_t>(box.rows), 1, 1};
     const std::array<cuuint32_t, 4> step{1, 1, 1, 1};
-    // Both types of 16 bits are moved as bits; of what is out of bounds zeros are the fill of both.
+    // Both 16-bit types are copied as integers. Elements out of bounds are filled with zeros, which is 0 in both types.
     const CUresult code = encoder()(reinterpret_cast<CUtensorMap*>(&result), CU_TENSOR_MAP_DATA_TYPE_UINT16, 4,
                                     const_cast<void*>(box.data), extent.data(), stride.data(), shape.data(),
                                     step.data(), CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
@@ -120,7 +121,7 @@ struct gpu {
     static_assert(threads % 32 == 0 && threads <= 1024);
     enqueue(run_on_gpu<threads, Body>, context, blocks, threads, shared_bytes, body);
   }
-  /// The same of a body that is called with `gpu_warpgroup_threads`, on a device that `has_warpgroups`.
+  /// Enqueues a body that is called with `gpu_warpgroup_threads`, on a device that `has_warpgroups`.
   template <int threads, class Body>
   static void launch_warpgroups(const device_context& context, std::int64_t blocks, int shared_bytes,
                                 const Body& body) {
@@ -139,7 +140,7 @@ struct gpu {
       check_cuda(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared_bytes),
                  "cudaFuncSetAttribute");
     }
-    // Not by <<<>>>, whose failure is only the thread's last error, which may be that of a call of somebody else's.
+    // Not by <<<>>>, which reports failure only as the thread's last error, and that may be of an unrelated call.
     void* arguments[] = {const_cast<Body*>(&body)};
     check_cuda(cudaLaunchKernel(reinterpret_cast<const void*>(kernel), dim3(static_cast<unsigned>(blocks)),
                                 dim3(static_cast<unsigned>(threads)), arguments, static_cast<std::size_t>(shared_bytes),
@@ -147,7 +148,8 @@ struct gpu {
                "cudaLaunchKernel");
   }
 
-  /// The driver's function, which programs then need not be linked with; null if the driver has none.
+  /// Finds the function of the driver, so that programs need not link with the driver; null if the driver does not have
+  /// it.
   static decltype(&cuTensorMapEncodeTiled) encoder() {
     static const auto found = [] {
       void* function = nullptr;

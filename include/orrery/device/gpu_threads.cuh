@@ -16,21 +16,22 @@
 
 namespace orrery::detail {
 
-/// What a thread of a block can do on a GPU. Collectives of a warp are called by all of its lanes alike.
+/// The operations of one thread of a block on a GPU. Collective operations of a warp must be called by all of its
+/// lanes.
 ///
-/// Shared memory is addressed by bytes from the block's beginning; accesses are aligned to their size. Fragments and
-/// matrices are laid out as PTX says of mma.m16n8k16 and ldmatrix (PTX ISA 8.0, sections 9.7.13.4.8 and 9.7.13.4.15).
+/// Shared memory is addressed in bytes from the beginning of the block's; accesses are aligned to their size. Fragments
+/// and matrices have the layouts of mma.m16n8k16 and ldmatrix (PTX ISA 8.0, sections 9.7.13.4.8 and 9.7.13.4.15).
 struct gpu_threads {
-  /// Which block of the launch, which thread of the block.
+  /// The index of the block in the launch, and of the thread in the block.
   [[nodiscard]] __device__ std::int64_t block() const { return blockIdx.x; }
   [[nodiscard]] __device__ int thread() const { return static_cast<int>(threadIdx.x); }
   [[nodiscard]] __device__ int warp() const { return static_cast<int>(threadIdx.x) / 32; }
   [[nodiscard]] __device__ int lane() const { return static_cast<int>(threadIdx.x) % 32; }
 
-  /// All of the block's threads arrive before any goes on, and then see what the others wrote.
+  /// Waits for all threads of the block; each then sees what the others have written.
   __device__ void barrier() const { __syncthreads(); }
 
-  /// The same of a warp's lanes.
+  /// Waits for all lanes of the warp; each then sees what the others have written.
   __device__ void converge() const { __syncwarp(); }
 
   template <class T>
@@ -42,7 +43,7 @@ struct gpu_threads {
     *reinterpret_cast<T*>(shared() + offset) = value;
   }
 
-  /// Sixteen bytes of global memory, aligned.
+  /// Reads or writes sixteen aligned bytes of global memory.
   [[nodiscard]] __device__ vector_words read_vector(const void* from) const {
     const uint4 v = *static_cast<const uint4*>(from);
     return {{v.x, v.y, v.z, v.w}};
@@ -51,7 +52,7 @@ struct gpu_threads {
     *static_cast<uint4*>(to) = uint4{v.word[0], v.word[1], v.word[2], v.word[3]};
   }
 
-  /// Begins to copy sixteen bytes, aligned on both sides, from global to shared memory; or zeros, if not `present`.
+  /// Starts to copy sixteen bytes, aligned on both sides, from global to shared memory. Writes zeros if not `present`.
   __device__ void copy_async(int offset, const void* from, bool present) const {
     const int bytes = present ? 16 : 0;
     asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(address(offset)), "l"(from), "r"(bytes)
@@ -63,32 +64,32 @@ struct gpu_threads {
     asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;" ::"r"(address(offset)), "l"(from), "r"(bytes)
                  : "memory");
   }
-  /// The copies that this thread has begun since the last time are a group.
+  /// Makes a group of the copies that this thread has started since the last group.
   __device__ void commit_copies() const { asm volatile("cp.async.commit_group;" ::: "memory"); }
-  /// This thread's groups have arrived, but for the last `pending`. Others see them after a barrier.
+  /// Waits until all but the last `pending` groups of this thread have arrived. Other threads see them after a barrier.
   template <int pending>
   __device__ void wait_for_copies() const {
     asm volatile("cp.async.wait_group %0;" ::"n"(pending) : "memory");
   }
 
-  /// The value of the lane whose number differs in the bits of `mask`.
+  /// Returns the value of the lane whose index differs in the bits of `mask`.
   template <class T>
   [[nodiscard]] __device__ T shuffle_xor(T value, int mask) const {
     return __shfl_xor_sync(0xffffffffu, value, mask);
   }
 
-  /// Is it true of any lane of the warp?
-  [[nodiscard]] __device__ bool any(bool own) const { return __any_sync(0xffffffffu, own) != 0; }
+  /// Is `value` true in any lane of the warp?
+  [[nodiscard]] __device__ bool any(bool value) const { return __any_sync(0xffffffffu, value) != 0; }
 
-  /// Four matrices of 8 × 8 elements of 16 bits: lane 8i + r gives the address of row r of matrix i, and gets in word i
-  /// elements 2(lane mod 4) and the next of row lane / 4.
+  /// Loads four matrices of 8 × 8 16-bit elements. Lane 8i + r passes the address of row r of matrix i. Each lane gets
+  /// in word i the elements 2(lane mod 4) and the next one of row lane / 4.
   __device__ void load_matrices(std::uint32_t (&words)[4], int offset) const {
     asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
                  : "=r"(words[0]), "=r"(words[1]), "=r"(words[2]), "=r"(words[3])
                  : "r"(address(offset))
                  : "memory");
   }
-  /// The same of the matrices transposed.
+  /// Loads the same matrices transposed.
   __device__ void load_transposed(std::uint32_t (&words)[4], int offset) const {
     asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
                  : "=r"(words[0]), "=r"(words[1]), "=r"(words[2]), "=r"(words[3])
@@ -96,7 +97,7 @@ struct gpu_threads {
                  : "memory");
   }
 
-  /// sum += a b, of 16 × 16 elements of T and 16 × 8.
+  /// Computes sum += a b, where a has 16 × 16 and b has 16 × 8 elements of T.
   template <class T>
   __device__ void multiply_add(float (&sum)[4], const std::uint32_t (&a)[4], std::uint32_t b0, std::uint32_t b1) const {
     if constexpr (std::is_same_v<T, bfloat16>) {
@@ -115,7 +116,7 @@ struct gpu_threads {
     }
   }
 
-  /// Two numbers, rounded to T, in one word; the first in its low half.
+  /// Rounds two numbers to T and packs them into one word, the first in the low half.
   template <class T>
   [[nodiscard]] __device__ std::uint32_t pack(float low, float high) const {
     std::uint32_t word;
@@ -128,7 +129,7 @@ struct gpu_threads {
     return word;
   }
 
-  /// 2 to the power of x, within two units in the last place; 0 for -infinity.
+  /// Returns 2 to the power of x, within two units in the last place; 0 for -infinity.
   [[nodiscard]] __device__ float exp2(float x) const {
     float y;
     asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
@@ -137,7 +138,7 @@ struct gpu_threads {
 
  protected:
   [[nodiscard]] static __device__ unsigned char* shared() {
-    extern __shared__ __align__(1024) unsigned char orrery_shared_memory[];  // as swizzled tiles are
+    extern __shared__ __align__(1024) unsigned char orrery_shared_memory[];  // the alignment of swizzled tiles
     return orrery_shared_memory;
   }
   [[nodiscard]] static __device__ unsigned address(int offset) {

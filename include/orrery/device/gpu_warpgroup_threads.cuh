@@ -16,38 +16,38 @@
 
 namespace orrery::detail {
 
-/// What a thread of a block can do on a GPU of compute capability 9.0 besides: PTX for the target sm_90a. A warpgroup
-/// is four warps of which the first has a number divisible by 4; what "a warpgroup" does, all of its threads call
-/// alike. What stands in quotation marks are sections of the PTX ISA.
+/// The additional operations of a thread on a GPU of compute capability 9.0: PTX for the target sm_90a. A warpgroup is
+/// four consecutive warps, the first with an index divisible by 4. All threads of a warpgroup must call its operations.
+/// Names in quotation marks are sections of the PTX ISA.
 ///
-/// Two proxies access shared memory ("Proxies"): the generic one, by which threads load and store, and the
-/// asynchronous one of tensor copies and products of warpgroups. What the first wrote the second sees only after
-/// `fence_async_proxy` by the threads that wrote it, and a barrier.
+/// Two proxies access shared memory ("Proxies"): the generic one, by which threads load and store, and the asynchronous
+/// one, by which tensor copies and warpgroup products do. What threads have written is visible to the asynchronous
+/// proxy only after `fence_async_proxy` by the threads that wrote it, and a barrier.
 struct gpu_warpgroup_threads : gpu_threads {
-  /// Byte `offset` of the block's shared memory in the window of shared memory.
+  /// Returns the address of byte `offset` of the block's shared memory in the shared window.
   [[nodiscard]] static __device__ unsigned address(int offset) { return gpu_threads::address(offset); }
 
-  /// The value of the warp's first lane, which the compiler then knows to be the same in all.
+  /// Returns the value of the warp's first lane, which the compiler then knows to be uniform.
   [[nodiscard]] __device__ int uniform(int value) const { return __shfl_sync(0xffffffffu, value, 0); }
 
-  // ---- mbarriers ("mbarrier"): eight bytes of shared memory. A phase is over when as many arrivals as were
-  // said at the beginning have come, and as many bytes as they expected; what was done before is then seen by who
-  // waited.
+  // ---- mbarriers ("mbarrier"): eight bytes of shared memory. A phase completes when the number of arrivals given at
+  // initialisation, and the bytes that they expect, have arrived. A thread that has waited sees everything done before
+  // the arrivals.
 
-  /// By one thread; others use it after `fence_async_proxy` and a barrier.
+  /// Initialises an mbarrier. Called by one thread; others use it after `fence_async_proxy` and a barrier.
   __device__ void mbarrier_init(int mbarrier, int arrivals) const {
     asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(address(mbarrier)), "r"(arrivals) : "memory");
   }
   __device__ void mbarrier_arrive(int mbarrier) const {
     asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(address(mbarrier)) : "memory");
   }
-  /// The phase waits for `bytes` more of copies, too.
+  /// Arrives, and makes the phase wait for `bytes` more bytes of copies.
   __device__ void mbarrier_arrive_expecting(int mbarrier, int bytes) const {
     asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(address(mbarrier)), "r"(bytes)
                  : "memory");
   }
-  /// Waits until the phase of this parity is over: that of the current phase, or of the one before, which is over. The
-  /// first phase has parity 0.
+  /// Waits until the phase of this parity is complete. That is the current phase, or the previous one, which is
+  /// complete already. The first phase has parity 0.
   __device__ void mbarrier_wait(int mbarrier, int parity) const {
     unsigned over = 0;
     do {
@@ -72,12 +72,12 @@ struct gpu_warpgroup_threads : gpu_threads {
 
   // ---- memory
 
-  /// What this thread wrote to shared memory is there for the asynchronous proxy ("membar", "fence.proxy").
+  /// Makes what this thread has written to shared memory visible to the asynchronous proxy ("membar", "fence.proxy").
   __device__ void fence_async_proxy() const { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
 
-  /// Begins to copy the box of a tensor (see `tensor_box`) whose first element has these coordinates, to `to`, a
-  /// multiple of 1024, swizzled ("cp.async.bulk.tensor"). When it has arrived, its bytes, those beyond the tensor among
-  /// them, count in the mbarrier's phase.
+  /// Starts to copy a box of a tensor (see `tensor_box`), whose first element has these coordinates, to shared memory
+  /// at `to`, a multiple of 1024, swizzled ("cp.async.bulk.tensor"). When it has arrived, all its bytes, including
+  /// those beyond the tensor, count in the phase of the mbarrier.
   __device__ void copy_tensor(int to, const tensor_map& map, const int (&coordinates)[4], int mbarrier) const {
     asm volatile(
         "cp.async.bulk.tensor.4d.shared::cluster.global.tile.mbarrier::complete_tx::bytes "
@@ -88,21 +88,21 @@ struct gpu_warpgroup_threads : gpu_threads {
   }
 
   // ---- products of a warpgroup ("Asynchronous Warpgroup Level Matrix Multiply-Accumulate Instructions"): sums of 64
-  // rows, of which warp w of the four has rows 16w to 16w + 15 as fragments of mma.m16n8k16, for each 8 columns four
-  // words ("Matrix Fragments for wgmma.mma_async.m64nNk16"). They run asynchronously.
+  // rows. Warp w of the four has rows 16w to 16w + 15 as fragments of mma.m16n8k16, four words for each 8 columns
+  // ("Matrix Fragments for wgmma.mma_async.m64nNk16"). Products run asynchronously.
 
-  /// Registers that the warpgroup wrote are there for the products that follow: once before them, and again whenever
-  /// others than products have touched their sums or operands.
+  /// Makes registers that the warpgroup has written visible to the products that follow. Needed before the first
+  /// product, and again after anything but products has accessed their sums or operands.
   __device__ void fence_products() const { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
-  /// The products begun since the last time are a group.
+  /// Makes a group of the products started since the last group.
   __device__ void commit_products() const { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }
-  /// The warpgroup's groups are done, but for the last `pending`.
+  /// Waits until all but the last `pending` groups of the warpgroup are done.
   template <int pending>
   __device__ void wait_for_products() const {
     asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(pending) : "memory");
   }
-  /// The compiler moves no use of these registers across here. To be called for a product's sums and its operands in
-  /// registers before `fence_products`, and after the wait.
+  /// Prevents the compiler from moving uses of these registers across this point. Call it for the sums of a product,
+  /// and for its operands in registers, before `fence_products` and after the wait.
   template <int column_tiles>
   __device__ void hold(float (&sums)[column_tiles][4]) const {
     ORRERY_UNROLL
@@ -119,7 +119,8 @@ struct gpu_warpgroup_threads : gpu_threads {
       for (int i = 0; i < 4; ++i) asm volatile("" : "+r"(operands[k][i])::"memory");
     }
   }
-  /// Instead of that, for sums that a product begins: what they hold is not needed, nor kept in registers until then.
+  /// As `hold`, for sums that the next product overwrites: their values are not needed, and not kept in registers until
+  /// then.
   template <int column_tiles>
   __device__ void discard(float (&sums)[column_tiles][4]) const {
     ORRERY_UNROLL
@@ -129,22 +130,22 @@ struct gpu_warpgroup_threads : gpu_threads {
     }
   }
 
-  /// Begins sums = a bᵀ, or sums += a bᵀ, of 8 `column_tiles` columns. Of each row of a and b 16 elements are
-  /// multiplied along; their matrix descriptors say that these are contiguous ("K-major").
+  /// Starts sums = a bᵀ, or sums += a bᵀ if `accumulates`, of 8 `column_tiles` columns. The inner dimension has 16
+  /// elements, contiguous in each row of a and b, as their matrix descriptors say ("K-major").
   template <class T, int column_tiles>
   __device__ void multiply(float (&sums)[column_tiles][4], std::uint64_t a, std::uint64_t b, bool accumulates) const {
     product_of_shared<T, 8 * column_tiles>(sums, a, b, accumulates ? 1 : 0);
   }
-  /// Begins sums += a b, for the 8 `count` columns from column tile `first` on: a's 16 columns in registers, as the
-  /// fragments of mma.m16n8k16, and 16 rows of b, whose matrix descriptor says that a row's elements are contiguous
-  /// ("MN-major").
+  /// Starts sums += a b for the 8 `count` columns from column tile `first` on. The 16 columns of a are in registers, as
+  /// fragments of mma.m16n8k16. The 16 rows of b are in shared memory; its matrix descriptor says that the elements of
+  /// a row are contiguous ("MN-major").
   template <class T, int first, int count, int column_tiles>
   __device__ void multiply_add(float (&sums)[column_tiles][4], const std::uint32_t (&a)[4], std::uint64_t b) const {
     static_assert(first + count <= column_tiles);
     product_of_registers<T, 8 * count>(sums + first, a, b);
   }
 
-  // ---- registers ("setmaxnreg"): how many each thread of the warpgroup has from now on, a multiple of 8
+  // ---- registers ("setmaxnreg"): the number that each thread of the warpgroup has from now on, a multiple of 8
 
   template <int count>
   __device__ void give_registers_back() const {

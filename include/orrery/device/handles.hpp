@@ -12,17 +12,17 @@
 
 #include "orrery/device/context.hpp"
 
-/// Streams, events and memory of a CUDA device, each with one owner.
+/// Owning handles of CUDA streams, events and memory.
 namespace orrery::detail {
 
-/// For calls whose failure changes nothing, such as those of destructors: the thread's next cudaGetLastError, by which
-/// kernels look for a launch that failed, does not find it.
+/// Ignores the result of a call whose failure has no consequence, such as those in destructors, and clears it: the next
+/// cudaGetLastError, by which kernels check a launch, must not return it.
 inline void ignore_cuda(cudaError_t code) noexcept {
   if (code != cudaSuccess) static_cast<void>(cudaGetLastError());
 }
 
-/// An event that orders streams: it knows no time. Belongs to the device that is current when it is made, and is
-/// recorded on streams of that device only; any stream may wait for it. Throws `device_error`.
+/// An event that orders streams, without timing. Belongs to the device that is current at construction, and can be
+/// recorded on streams of that device only; streams of any device can wait for it. Throws `device_error`.
 class cuda_event {
  public:
   cuda_event() { check_cuda(cudaEventCreateWithFlags(&event_, cudaEventDisableTiming), "cudaEventCreateWithFlags"); }
@@ -37,14 +37,15 @@ class cuda_event {
 
   [[nodiscard]] cudaEvent_t get() const noexcept { return event_; }
   void record(cudaStream_t stream) const { check_cuda(cudaEventRecord(event_, stream), "cudaEventRecord"); }
-  /// What is enqueued on the stream from now on runs after what came before the last record. The host does not wait.
+  /// Makes the stream wait for the last record: everything enqueued on the stream afterwards runs after it. Does not
+  /// block the host.
   void order(cudaStream_t stream) const { check_cuda(cudaStreamWaitEvent(stream, event_, 0), "cudaStreamWaitEvent"); }
 
  private:
   cudaEvent_t event_ = nullptr;
 };
 
-/// A stream of the device that is current when it is made, not ordered with the default stream. Throws `device_error`.
+/// A stream of the device that is current at construction, not ordered with the default stream. Throws `device_error`.
 class cuda_stream {
  public:
   cuda_stream() { check_cuda(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "cudaStreamCreateWithFlags"); }
@@ -63,9 +64,9 @@ class cuda_stream {
   cudaStream_t stream_ = nullptr;
 };
 
-/// Memory of the device that is current when it is made, aligned to 256 bytes, with no values yet: where plans live on
-/// transports whose ranks compute on CUDA devices. Throws `device_error`; if memory is short, it says how much is
-/// needed and how much is free.
+/// Memory of the device that is current at construction, aligned to 256 bytes and uninitialised: the buffers of plans
+/// on transports whose ranks compute on CUDA devices. Throws `device_error`, which says how much memory is needed and
+/// how much is free.
 class device_memory {
  public:
   device_memory() = default;
@@ -90,7 +91,7 @@ class device_memory {
 
  private:
   [[noreturn]] static void throw_short(std::int64_t bytes) {
-    ignore_cuda(cudaErrorMemoryAllocation);  // a device that is full is not broken
+    ignore_cuda(cudaErrorMemoryAllocation);  // clears the error: a device without free memory is still usable
     int device = 0;
     std::size_t free = 0;
     std::size_t total = 0;

@@ -9,22 +9,22 @@
 
 namespace orrery::detail {
 
-/// What a kernel needs of a device.
+/// What a kernel requires of a device.
 struct device_needs {
-  int compute_capability = 0;  ///< major * 10 + minor, at least
-  int shared_bytes = 0;        ///< of one block
+  int compute_capability = 0;  ///< minimum, as major * 10 + minor
+  int shared_bytes = 0;        ///< for each block
 };
 
-/// What a device has.
+/// What a device provides.
 struct device_limits {
   int device = 0;  ///< its ordinal
   int compute_capability = 0;
-  int shared_bytes = 0;  ///< the most that one block can be given
+  int shared_bytes = 0;  ///< the maximum for one block
 
   /// "9.0"
   [[nodiscard]] std::string version() const { return version_of(compute_capability); }
 
-  /// Throws `std::invalid_argument`, naming `kernel`, unless the device has what that needs.
+  /// Throws `std::invalid_argument`, which names `kernel`, unless the device meets `needs`.
   void require(const std::string& kernel, const device_needs& needs) const {
     const std::string subject = "orrery: device " + std::to_string(device) + " has ";
     if (compute_capability < needs.compute_capability) {
@@ -40,7 +40,7 @@ struct device_limits {
     }
   }
 
-  /// Throws `std::invalid_argument` if a kernel would have more blocks than a grid can have.
+  /// Throws `std::invalid_argument` if `blocks` exceeds the largest grid.
   static void require_grid(std::int64_t blocks) {
     constexpr std::int64_t most = 0x7fffffff;
     if (blocks > most) {

@@ -13,7 +13,7 @@
 
 namespace orrery::detail {
 
-/// What the current device has. Throws `device_error` if there is no device.
+/// Returns the limits of the current device. Throws `device_error` if there is no device.
 [[nodiscard]] inline device_limits limits_of_current_device() {
   device_limits limits;
   check_cuda(cudaGetDevice(&limits.device), "cudaGetDevice");
@@ -28,8 +28,8 @@ namespace orrery::detail {
   return limits;
 }
 
-/// Asks CUDA about `function`, one of the program's kernels, for the current device, of which `has` are the limits.
-/// Throws `std::invalid_argument`, naming `kernel`, if the program holds nothing that the device can run, and
+/// Returns the attributes of `function`, one of the program's kernels, on the current device, whose limits are `has`.
+/// Throws `std::invalid_argument`, which names `kernel`, if the program contains no code that the device can run, and
 /// `device_error` if CUDA fails otherwise. May load the program's code to the device.
 inline cudaFuncAttributes require_code(const std::string& kernel, const device_limits& has, const void* function) {
   cudaFuncAttributes attributes{};

@@ -10,23 +10,23 @@
 
 namespace orrery::detail {
 
-/// What a tensor copy (PTX ISA, "cp.async.bulk.tensor") brings to shared memory at a time: of a tensor of 16-bit
-/// elements with dimensions [dim, sequence, head, batch] a box of 64 elements of `rows` tokens of one head. What is
-/// beyond the tensor's extents arrives as 0.
+/// The box that one tensor copy (PTX ISA, "cp.async.bulk.tensor") brings to shared memory. Of a tensor of 16-bit
+/// elements with dimensions [dim, sequence, head, batch], it is 64 elements of `rows` tokens of one head. Elements
+/// beyond the extents of the tensor arrive as 0.
 struct tensor_box {
-  static constexpr int columns = 64;  ///< 128 bytes: the rows of a swizzled tile
+  static constexpr int columns = 64;  ///< 128 bytes: one row of a swizzled tile
 
   const void* data = nullptr;
   std::int64_t extent[4] = {};        ///< in elements, dim first
   std::int64_t stride_bytes[3] = {};  ///< of all dimensions but dim
   int rows = 0;
 
-  /// The tokens [0, tokens) of a view.
+  /// Makes the box of the tokens [0, tokens) of a view.
   template <class T>
   [[nodiscard]] static constexpr tensor_box of(const tensor_view<const T>& view, std::int64_t tokens,
                                                int rows) noexcept {
     static_assert(sizeof(T) == 2);
-    // A dimension of one element has no stride; whatever stands there must still be a valid one.
+    // A dimension of one element has an arbitrary stride, but the map needs a valid one.
     const auto stride = [](std::int64_t extent, std::int64_t elements) { return extent == 1 ? 16 : 2 * elements; };
     return {view.data,
             {view.dim, tokens, view.heads, view.batch},
@@ -40,8 +40,8 @@ struct tensor_box {
     return extent[0] == 0 || extent[1] == 0 || extent[2] == 0 || extent[3] == 0;
   }
 
-  /// Can a tensor map say this? Addresses and strides are multiples of 16 bytes, strides positive and below 2^40,
-  /// coordinates below 2^31 (CUDA driver API, cuTensorMapEncodeTiled).
+  /// Can a tensor map describe this box? Addresses and strides must be multiples of 16 bytes, strides positive and
+  /// below 2^40, and coordinates below 2^31 (CUDA driver API, cuTensorMapEncodeTiled).
   [[nodiscard]] constexpr bool has_map() const noexcept {
     if (reinterpret_cast<std::uintptr_t>(data) % 16 != 0 || extent[0] % 8 != 0) return false;
     for (const std::int64_t size : extent) {
@@ -54,15 +54,15 @@ struct tensor_box {
   }
 };
 
-/// A tensor box as a device reads it: the bits of a CUtensorMap, whose meaning is the device's own.
+/// A tensor box in the form that a device reads: the bits of a CUtensorMap.
 struct alignas(128) tensor_map {
   std::uint64_t words[16] = {};
 };
 
-/// A matrix in shared memory as wgmma is told of it (PTX ISA, "Matrix Descriptor Format"):
-/// bits 0 to 13 are its address, 16 to 29 the leading and 32 to 45 the stride dimension's byte offset, each without its
-/// four low bits; 49 to 51 the base offset, 0 where the pattern of the swizzle begins at multiples of 1024 bytes; 62
-/// and 63 the swizzle, here always that of 128 bytes, 1.
+/// Returns the descriptor of a matrix in shared memory for wgmma (PTX ISA, "Matrix Descriptor Format"). Bits 0 to 13
+/// are the address, 16 to 29 the byte offset of the leading dimension, and 32 to 45 that of the stride dimension, each
+/// without its four low bits. Bits 49 to 51 are the base offset, which is 0 if the swizzle pattern begins at multiples
+/// of 1024 bytes. Bits 62 and 63 are the swizzle, here always 1, the swizzle of 128 bytes.
 [[nodiscard]] constexpr std::uint64_t matrix_descriptor(std::uint32_t address, int leading_bytes,
                                                         int stride_bytes) noexcept {
   const auto encode = [](std::uint32_t value) { return static_cast<std::uint64_t>((value & 0x3ffffu) >> 4); };
@@ -70,14 +70,15 @@ struct alignas(128) tensor_map {
          encode(static_cast<std::uint32_t>(stride_bytes)) << 32 | std::uint64_t{1} << 62;
 }
 
-/// The same matrix so many bytes, a multiple of 16, further on in shared memory: one addition to the low word.
+/// Returns the descriptor of the matrix that lies `bytes` bytes, a multiple of 16, further on. One addition to the low
+/// word.
 [[nodiscard]] constexpr std::uint64_t moved_descriptor(std::uint64_t matrix, int bytes) noexcept {
   const auto low = static_cast<std::uint32_t>(matrix) + static_cast<std::uint32_t>(bytes / 16);
   return (matrix & 0xffffffff00000000u) | low;
 }
 
-/// A tile of 16-bit elements in shared memory, as tensor copies write it and wgmma reads it: panels of 64 columns, each
-/// with its rows of 128 bytes one after the other, in which the part of 16 bytes number i of row r is at place i xor
+/// A tile of 16-bit elements in shared memory, in the layout that tensor copies write and wgmma reads: panels of 64
+/// columns, each with its rows of 128 bytes one after the other. The i-th part of 16 bytes of row r is at place i xor
 /// (r mod 8) (PTX ISA, "Shared Memory Matrix Layout", 128-byte swizzle). `at` must be a multiple of 1024.
 template <int rows, int dim>
 struct swizzled_tile {
@@ -90,8 +91,7 @@ struct swizzled_tile {
 
   int at;
 
-  /// Begins to copy the rows of a box of `rows` tokens from `token` on; the mbarrier must expect `bytes`. By one
-  /// thread.
+  /// Starts to copy a box of `rows` tokens from `token` on; the mbarrier must expect `bytes`. Called by one thread.
   template <class Threads>
   ORRERY_DEVICE void copy(const Threads& threads, const tensor_map& map, int mbarrier, std::int64_t token,
                           std::int64_t head, std::int64_t batch) const {
@@ -104,8 +104,8 @@ struct swizzled_tile {
     }
   }
 
-  /// Rows from `first_row` on, a multiple of 8, and columns 16k to 16k + 15, which are multiplied along ("K-major").
-  /// The leading dimension's offset is not used.
+  /// Returns the descriptor of rows from `first_row` on, a multiple of 8, and of columns 16k to 16k + 15, which are the
+  /// inner dimension ("K-major"). The offset of the leading dimension is not used.
   template <class Threads>
   [[nodiscard]] ORRERY_DEVICE std::uint64_t along_columns(const Threads& threads, int first_row, int k) const {
     constexpr int steps = tensor_box::columns / 16;
@@ -113,8 +113,9 @@ struct swizzled_tile {
                             k / steps * panel_bytes + k % steps * 32);
   }
 
-  /// Rows 16k to 16k + 15, which are multiplied along, and columns from panel `panel` on ("MN-major": the leading
-  /// dimension's offset leads to the next 64 columns, the stride dimension's to the next 8 rows).
+  /// Returns the descriptor of rows 16k to 16k + 15, which are the inner dimension, and of columns from panel `panel`
+  /// on ("MN-major": the offset of the leading dimension leads to the next 64 columns, that of the stride dimension to
+  /// the next 8 rows).
   template <class Threads>
   [[nodiscard]] ORRERY_DEVICE std::uint64_t along_rows(const Threads& threads, int k, int panel) const {
     return moved_descriptor(matrix_descriptor(threads.address(at), panel_bytes, pattern_bytes),

@@ -9,29 +9,31 @@
 
 namespace orrery {
 
-/// What a transport hands to a kernel that computes on the host: the threads that it may use, and a function to call
-/// now and then (between blocks of a tile, on the calling thread) for transports that make no progress by themselves.
+/// What a host transport passes to a kernel: the threads that the kernel may use, and a function that it should call
+/// regularly (between blocks of a tile, on the calling thread). Transports without asynchronous progress, such as MPI,
+/// make progress in it.
 struct host_context {
   thread_team* team = nullptr;  ///< null: the calling thread alone
   void (*progress)(void*) = nullptr;
   void* progress_argument = nullptr;
 
-  /// How many threads the kernel may use, the calling one among them.
+  /// The number of threads that the kernel may use, including the calling one.
   [[nodiscard]] int threads() const noexcept { return team == nullptr ? 1 : team->threads(); }
 
+  /// Lets the transport make progress. For the calling thread only.
   void poll() const {
     if (progress != nullptr) progress(progress_argument);
   }
 
-  /// Calls work(item, context) once for each item in [0, items), begun in increasing order, on all threads. The context
-  /// that work gets is this one without its team, and polls on the calling thread only.
+  /// Calls work(item, context) once for each item in [0, items), on all threads. Items begin in increasing order. The
+  /// context that `work` gets has no team, and polls on the calling thread only.
   template <class Work>
   void for_each(std::int64_t items, const Work& work) const {
-    const host_context alone{nullptr, progress, progress_argument};
+    const host_context single{nullptr, progress, progress_argument};
     if (team == nullptr) {
-      for (std::int64_t item = 0; item < items; ++item) work(item, alone);
+      for (std::int64_t item = 0; item < items; ++item) work(item, single);
     } else {
-      team->run(items, [&](std::int64_t item, int thread) { work(item, thread == 0 ? alone : host_context{}); });
+      team->run(items, [&](std::int64_t item, int thread) { work(item, thread == 0 ? single : host_context{}); });
     }
   }
 };

@@ -12,7 +12,7 @@
 
 namespace orrery::detail {
 
-/// There is not enough memory for what a plan needs. The message says how many bytes were asked for, and for what.
+/// Thrown if there is not enough memory for a plan. The message says how many bytes were requested, and for what.
 class memory_error : public std::bad_alloc {
  public:
   memory_error(const char* what_for, std::int64_t bytes) noexcept {
@@ -24,10 +24,10 @@ class memory_error : public std::bad_alloc {
   [[nodiscard]] const char* what() const noexcept override { return text_; }
 
  private:
-  char text_[256];  // a string would need memory
+  char text_[256];  // a std::string would allocate
 };
 
-/// Memory of the kind `Memory`, which the message of an error says is for `what_for`.
+/// Allocates a `Memory`. The message of an error says that it is for `what_for`.
 template <class Memory>
 [[nodiscard]] Memory memory_for(const char* what_for, std::int64_t bytes) try {
   return Memory{bytes};
@@ -35,7 +35,7 @@ template <class Memory>
   throw memory_error{what_for, bytes};
 }
 
-/// Host memory aligned to 64 bytes, zeroed: where plans live on every transport whose ranks compute on processors.
+/// Host memory, aligned to 64 bytes and zeroed: the buffers of plans on transports whose ranks compute on processors.
 /// Throws `memory_error`.
 class host_memory {
  public:

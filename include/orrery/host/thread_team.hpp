@@ -14,14 +14,14 @@
 
 namespace orrery {
 
-/// Threads that share the work of one caller: the one that calls, and helpers that sleep between calls.
+/// A team of threads that share the work of one caller: the calling thread, and helpers that sleep between calls.
 ///
 ///     orrery::thread_team team{4};
 ///     orrery::flash<float>::forward({.team = &team}, ...);
 ///
 /// Transports make one for each rank that asks for more than one thread (`threads_per_rank` in their options). One
-/// thread calls at a time, and never from within the work. A call allocates nothing and takes no lock. Helpers that
-/// wake too late for a call are not waited for, so a team on busy cores costs little more than no team.
+/// thread may call at a time, and not from within the work. A call allocates nothing and takes no lock. It does not
+/// wait for helpers that wake up too late, so a team on busy cores costs little more than no team.
 class thread_team {
  public:
   /// Starts threads - 1 helpers. Throws `std::invalid_argument` if `threads` is less than 1, and `std::runtime_error`
@@ -41,12 +41,12 @@ class thread_team {
   thread_team& operator=(const thread_team&) = delete;
   ~thread_team() { dismiss(); }
 
-  /// How many threads work in a call, the caller among them.
+  /// The number of threads that work in a call, including the caller.
   [[nodiscard]] int threads() const noexcept { return static_cast<int>(helpers_.size()) + 1; }
 
-  /// Calls work(item, thread) once for each item in [0, items), on any thread, and returns when all are done. Items are
-  /// begun in increasing order; thread 0 is the caller. The first exception of the work is thrown here, and the items
-  /// that had not begun by then are left out.
+  /// Calls work(item, thread) once for each item in [0, items), on any thread, and returns when all are done. Items
+  /// begin in increasing order; thread 0 is the caller. Rethrows the first exception of the work; items that had not
+  /// begun by then are skipped.
   template <class Work>
   void run(std::int64_t items, const Work& work) {
     share(
@@ -54,14 +54,14 @@ class thread_team {
         &work);
   }
 
-  /// The order in which items of `run_in_turn` pass their stages.
+  /// Orders the stages of an item of `run_staged` after those of the item before it.
   class stage_order {
    public:
-    /// Returns when the item before has left `stage`.
+    /// Waits until the item before this one has left `stage`.
     void enter(std::int64_t stage) const noexcept {
       if (item_ > 0) team_->await(item_ - 1, stage + 1);
     }
-    /// The item after this one may enter `stage`, and those before it.
+    /// Leaves `stage`, and all stages before it: the next item may enter them.
     void leave(std::int64_t stage) const noexcept { team_->mark(item_, stage + 1); }
 
    private:
@@ -72,14 +72,22 @@ class thread_team {
     std::int64_t item_;
   };
 
-  /// As `run`, for items that have to follow each other through the same places: calls work(item, thread, turn), in
-  /// which the item enters and leaves stages 0, 1, ... (fewer than 2^24). The item behind it is then at most one stage
-  /// behind, so that each place sees the items in their order whatever the number of threads.
+  /// As `run`, for items that pass the same stages one after the other. Calls work(item, thread, order), in which the
+  /// item enters and leaves stages 0, 1, ... (fewer than 2^24) by `order`. An item enters a stage after the item before
+  /// it has left that stage. So each stage sees the items in increasing order, for every number of threads.
+  ///
+  ///     team.run_staged(blocks, [&](std::int64_t block, int, const orrery::thread_team::stage_order& order) {
+  ///       for (int row = 0; row < rows; ++row) {
+  ///         order.enter(row);
+  ///         add(block, row);  // rows get their blocks in order
+  ///         order.leave(row);
+  ///       }
+  ///     });
   template <class Work>
   void run_staged(std::int64_t items, const Work& work) {
     for (mark_of_item& mark : marks_) mark.passed.store(0, std::memory_order_relaxed);
     run(items, [&](std::int64_t item, int thread) {
-      const leave_all at_the_end{*this, item};  // also if the work throws, or those behind would wait for ever
+      const leave_all at_the_end{*this, item};  // also if the work throws, so that later items do not wait for ever
       work(item, thread, stage_order{*this, item});
     });
   }
@@ -91,9 +99,9 @@ class thread_team {
   static constexpr int stage_bits = 24;
   static constexpr std::int64_t all_stages = (std::int64_t{1} << stage_bits) - 1;
 
-  /// How far an item has come: item << stage_bits | stages that it has left. Items take the marks in turn; when an item
-  /// takes one, the item that had it and the one that looked at it are done, because at most `threads()` items are
-  /// under way and they end in their order.
+  /// The progress of an item: item << stage_bits | stages that it has left. Items use the marks round-robin. When an
+  /// item takes a mark, its previous item and the one that waited for that are done, because at most `threads()` items
+  /// run at a time, and they end in order.
   struct alignas(64) mark_of_item {
     std::atomic<std::int64_t> passed{0};
   };
@@ -121,7 +129,8 @@ class thread_team {
   std::atomic<std::int64_t>& mark_for(std::int64_t item) noexcept {
     return marks_[static_cast<std::size_t>(item) % marks_.size()].passed;
   }
-  // Sequentially consistent, as everything here that is followed by a notification: it looks for sleepers after.
+  // Sequentially consistent, like every store here that is followed by a notification: the notification looks for
+  // sleeping threads afterwards.
   void mark(std::int64_t item, std::int64_t stages) noexcept {
     std::atomic<std::int64_t>& passed = mark_for(item);
     passed.store(item << stage_bits | stages);
@@ -137,7 +146,7 @@ class thread_team {
       for (std::int64_t item = 0; item < items; ++item) call(work, item, 0);
       return;
     }
-    // Nobody helps now, so nobody reads these.
+    // No helper is active, so no thread reads these now.
     call_ = call;
     work_ = work;
     items_ = items;
@@ -178,7 +187,7 @@ class thread_team {
       calls_.wait(known);
       known = calls_.load();
       if (dismissed_.load()) return;
-      // Join, unless the caller has finished meanwhile.
+      // Joins the call, unless the caller has finished it meanwhile.
       std::uint32_t helping = helping_.load();
       while ((helping & open) != 0 && !helping_.compare_exchange_weak(helping, helping + 1)) {}
       if ((helping & open) == 0) continue;
@@ -200,11 +209,11 @@ class thread_team {
   std::int64_t items_ = 0;
   std::exception_ptr error_;
   alignas(64) std::atomic<std::int64_t> next_{0};
-  alignas(64) std::atomic<std::uint32_t> calls_{0};    // so far; helpers sleep on it
-  alignas(64) std::atomic<std::uint32_t> helping_{0};  // how many helpers, and `open` if more may come
+  alignas(64) std::atomic<std::uint32_t> calls_{0};    // the number of calls; helpers sleep on it
+  alignas(64) std::atomic<std::uint32_t> helping_{0};  // the number of active helpers, and `open` if more may join
   std::atomic<bool> failed_{false};
   std::atomic<bool> dismissed_{false};
-  std::vector<std::thread> helpers_;  // last: they see all of the above
+  std::vector<std::thread> helpers_;  // last: they use the members above
 };
 
 }  // namespace orrery

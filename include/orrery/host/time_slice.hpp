@@ -12,18 +12,18 @@
 
 namespace orrery::detail {
 
-/// Nanoseconds that threads ask for, which is the most that Linux grants.
+/// The requested time slice in nanoseconds: the most that Linux grants.
 inline constexpr std::uint64_t long_time_slice = 100'000'000;
 
-/// Asks the operating system to let the calling thread, and the threads that it starts, compute for 100 ms before
-/// others that wait for the same core: where computing threads exceed the cores, each change from one to the next
-/// refills the core's caches, and Linux by itself changes about every 3 ms.
+/// Asks the operating system to let the calling thread, and the threads that it starts, run for 100 ms before others
+/// that wait for the same core. If there are more computing threads than cores, each context switch refills the caches
+/// of the core, and Linux by default switches about every 3 ms.
 ///
-/// A request, not more: nothing happens on Linux before 6.12 and on other systems, nor to threads whose scheduling
-/// policy is not an ordinary one. Policy, priority and everything else about the thread stay.
+/// This is only a request. It has no effect on Linux before 6.12, on other systems, and for threads whose scheduling
+/// policy is not an ordinary one. Policy, priority and everything else about the thread stay the same.
 inline void ask_for_long_time_slices() noexcept {
 #if defined(SYS_sched_getattr) && defined(SYS_sched_setattr)
-  struct {  // the kernel's sched_attr, for which the C library of many systems has no declaration
+  struct {  // the kernel's sched_attr, which the C library of many systems does not declare
     std::uint32_t size;
     std::uint32_t policy;
     std::uint64_t flags;
@@ -40,7 +40,7 @@ inline void ask_for_long_time_slices() noexcept {
   if (syscall(SYS_sched_getattr, 0, &attributes, sizeof attributes, 0) != 0) return;
   if (attributes.policy != ordinary && attributes.policy != batch) return;
   attributes.runtime = long_time_slice;
-  static_cast<void>(syscall(SYS_sched_setattr, 0, &attributes, 0));  // refused: all stays as it is
+  static_cast<void>(syscall(SYS_sched_setattr, 0, &attributes, 0));  // a refusal changes nothing
 #endif
 }
 

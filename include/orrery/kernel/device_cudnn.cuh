@@ -32,6 +32,9 @@ namespace orrery {
 /// every key is seen), cuDNN reads and writes the trainer's tensors, and nothing else is enqueued: no merge, no sums in
 /// float, no second rounding, and for the backward the forward's own output.
 ///
+/// Masks: `full`, `causal` and others that have a `diagonal()`, under the layouts `contiguous`, `zigzag` and
+/// `striped<1>`.
+///
 /// What it has is decided when an operator is made: each pair of blocks must be `cudnn_parts_of` the mask, and cuDNN
 /// must have a plan for each of them on this device (head dimensions are multiples of 8; to 128, on some devices to
 /// 256). Otherwise the constructor throws, with the mask and the positions, or with the call and cuDNN's words.

@@ -16,17 +16,19 @@
 
 namespace orrery {
 
-/// What an executor runs: any work in which two sides interact. It has
+/// The work that an executor runs: any computation in which two sides (queries and keys) interact. Its members:
 ///
-/// - `operands`: the tensors that operands consist of, each by its side, in the order in which they are handed over;
-/// - `operand_bytes(tensor, block)` and `partial_bytes(block)`: sizes, contiguous, in a slot and on the wire (an
-///   operand is its tensors, one after the other);
-/// - `prepare(context)`: is called first, for what must be known before operands are packed;
-/// - `pack(context, tensor, block, to)`: copies a tensor of the rank's own shard, to be sent;
-/// - `interact(context, queries, keys)`: lets all pairs of the blocks interact, adding to their partials;
-/// - `merge(context, block, into, from, fresh)`: adds the partial in `from` to that in `into` (null: the rank's own
-///   result; if `fresh`, nothing is there yet);
-/// - `finish(context, block)`: the rank's own result for this block is complete.
+/// - `operands`: the tensors that operands consist of, each by its side, in the order in which the caller provides
+///   them;
+/// - `operand_bytes(tensor, block)` and `partial_bytes(block)`: contiguous sizes, in a slot and on the wire (an operand
+///   is its tensors one after the other);
+/// - `prepare(context)`: called first, before operands are packed;
+/// - `pack(context, tensor, block, to)`: copies a tensor of the rank's own shard to `to`, from where it is sent;
+/// - `interact(context, queries, keys)`: computes the interaction of all pairs of the blocks, and adds it to their
+///   partials;
+/// - `merge(context, block, into, from, fresh)`: adds the partial at `from` to that at `into`, which is null for the
+///   rank's own result; if `fresh`, nothing has been written there yet;
+/// - `finish(context, block)`: called when the rank's own result for this block is complete.
 ///
 /// In a call none of them may allocate, and on a device none may wait.
 template <class Interaction, class Context>
@@ -42,41 +44,44 @@ concept interaction = requires(Interaction& work, const Context& context, int te
   work.finish(context, b);
 };
 
-/// Runs one rank's program on real data: the same code for every topology, interaction and transport.
+/// Runs one rank's program: the same code for every topology, interaction and transport.
 ///
-/// Everything is decided and all memory is taken when it is made: a slot for each of the program's slots, as large as
-/// the largest block that it will hold, and a packed copy of each own operand that is sent. In a call, each step awaits
-/// what must have arrived, merges partials, posts its exchanges and then computes its tile while they fly; nothing is
-/// allocated.
+/// The constructor makes all decisions and allocates all memory: each of the program's slots, as large as the largest
+/// block that it will hold, and a packed copy of each own operand that is sent. In a call, each step awaits what must
+/// have arrived, merges partials, posts its exchanges, and computes its tile while they are in flight. Calls do not
+/// allocate.
 ///
-/// A call is `run()`; or, if the operands come one after the other, `begin()`, `give(tensor)` for each of them in the
-/// order of `Interaction::operands`, and `finish()`. What the first step sends leaves as soon as it is given.
+/// A call is `run()`. If the operands become available one after the other, a call is `begin()`, `give(tensor)` for
+/// each tensor in the order of `Interaction::operands`, and `finish()`. Then `give` starts the messages of the first
+/// step that need no later tensor.
 ///
-/// If the interaction throws, the other ranks fail at once, with this rank's name, the step and what it has thrown.
+/// If the interaction throws, the other ranks fail at once, with this rank's name, the step and the exception's
+/// message.
 template <class World, class Interaction>
 class executor {
  public:
-  /// Collective. The program must be proven (see `verify`) and finished.
+  /// Collective. The program must be proven (see `verify`), and its slots allocated.
   executor(World& world, const schedule::tensor_program& p, Interaction& work)
       : work_{&work},
-        plan_{or_give_up(world,
-                         [&] {
-                           return detail::executor_plan{p, detail::block_sizes{work}};
-                         })},
-        workspace_{or_give_up(world,
-                              [&] {
-                                return detail::memory_for<typename World::memory>(
-                                    "the slots and packed operands of a plan", plan_.workspace_bytes());
-                              })},
-        channel_{or_give_up(world, [&] { return world.open(p.program, placed(p)); })} {
+        plan_{give_up_on_throw(world,
+                               [&] {
+                                 return detail::executor_plan{p, detail::block_sizes{work}};
+                               })},
+        workspace_{give_up_on_throw(world,
+                                    [&] {
+                                      return detail::memory_for<typename World::memory>(
+                                          "the slots and packed operands of a plan", plan_.workspace_bytes());
+                                    })},
+        channel_{give_up_on_throw(world, [&] { return world.open(p.program, placed(p)); })} {
     static_assert(transport<World>, "orrery: the executor's first argument is not a transport; see orrery::transport");
   }
   executor(World& world, const schedule::program& p, Interaction& work)
       : executor{world, schedule::tensor_program{p, {}}, work} {}
 
+  /// Runs a call.
   void run() {
     begin();
-    or_abandon([&] {
+    abandon_on_throw([&] {
       int posted = 0;
       for (int tensor = 0; tensor < plan_.tensors.size(); ++tensor) posted += pack_and_post(tensor);
       end_posting(posted);
@@ -84,20 +89,23 @@ class executor {
     finish();
   }
 
+  /// Begins a call whose operands follow by `give`.
   void begin() {
-    or_abandon([&] {
+    abandon_on_throw([&] {
       now_ = plan_.steps.items;
       channel_.begin();
       work_->prepare(channel_.context());
     });
   }
 
+  /// Packs a tensor of this rank's operands, and starts the messages that can now be sent.
   void give(int tensor) {
-    or_abandon([&] { end_posting(pack_and_post(tensor)); });
+    abandon_on_throw([&] { end_posting(pack_and_post(tensor)); });
   }
 
+  /// Runs all steps and completes the call.
   void finish() {
-    or_abandon([&] {
+    abandon_on_throw([&] {
       const auto context = channel_.context();
       for (const detail::executor_plan::planned_step& now : plan_.steps) {
         now_ = &now;
@@ -114,26 +122,26 @@ class executor {
     });
   }
 
-  /// Lets what flies move on, where the transport needs the processor for it.
+  /// Lets messages in flight make progress, on transports that need the processor for it.
   void progress() {
     const auto context = channel_.context();
     if constexpr (requires { context.poll(); }) context.poll();
   }
 
-  /// This rank leaves the call in the middle: the others fail at once, with this rank's name, the step and `why`.
+  /// Abandons the call: the other ranks fail at once, with this rank's name, the step and `why`.
   void abandon(const std::string& why) {
     if constexpr (detail::abandonable<detail::channel_of<World>>) {
       channel_.abandon("in step " + std::to_string(now_ - plan_.steps.items) + why);
     }
   }
 
-  /// Bytes of the slots and packed operands.
+  /// The size of the slots and packed operands in bytes.
   [[nodiscard]] std::int64_t workspace_bytes() const noexcept { return plan_.workspace_bytes(); }
 
  private:
-  /// make(); if it throws, the other ranks fail at once, with this rank's name.
+  /// Returns make(). If it throws, the other ranks fail at once, with this rank's name.
   template <class Make>
-  static auto or_give_up(World& world, const Make& make) {
+  static auto give_up_on_throw(World& world, const Make& make) {
     try {
       return make();
     } catch (...) {
@@ -142,19 +150,19 @@ class executor {
     }
   }
 
-  /// The pieces of the placed plan.
+  /// Places the plan in the workspace, and returns its pieces.
   const std::vector<exchange_pieces>& placed(const schedule::tensor_program& p) {
     plan_.place(p, detail::block_sizes{*work_}, workspace_.data());
     return plan_.pieces;
   }
 
-  /// Each returns how many exchanges it has posted.
+  /// Packs and posts a tensor. Returns the number of posted exchanges.
   int pack_and_post(int tensor) {
     const auto context = channel_.context();
-    const detail::executor_plan::handed_over& given = plan_.tensors[tensor];
-    for (const detail::executor_plan::own_operand& own : given.packed)
-      work_->pack(context, tensor, own.block, own.address);
-    return post(given.exchanges);
+    const detail::executor_plan::first_messages& ready = plan_.tensors[tensor];
+    for (const detail::executor_plan::own_operand& operand : ready.packed)
+      work_->pack(context, tensor, operand.block, operand.address);
+    return post(ready.exchanges);
   }
   int post(const schedule::range& exchanges) {
     for (int e = exchanges.first; e < exchanges.end(); ++e) channel_.post(e);
@@ -167,7 +175,7 @@ class executor {
   }
 
   template <class Part>
-  void or_abandon(const Part& part) try {
+  void abandon_on_throw(const Part& part) try {
     part();
   } catch (const transport_error&) {
     throw;

@@ -15,16 +15,16 @@
 
 namespace orrery::detail {
 
-/// One block of a tile, and where it lies. A null address is the rank's own shard: the interaction knows where that is.
+/// A block of a tile and its addresses. A null address means the rank's own shard, whose address the interaction knows.
 struct tile_block {
   orrery::schedule::block block{};
   const std::byte* operand = nullptr;
   std::byte* partial = nullptr;
-  bool fresh = false;  ///< nothing has been added to the partial yet: write it, do not read it
+  bool fresh = false;  ///< nothing has been added to the partial yet: overwrite it
 };
 
-/// How large blocks are, as some work says (see `interaction`), which it only refers to. An operand consists of
-/// tensors, one after the other: `sides[t]` is the side whose operands have tensor t.
+/// The sizes of blocks, from an interaction, to which it keeps a pointer. An operand consists of tensors, one after the
+/// other: `sides[t]` is the side whose operands have tensor t.
 class block_sizes {
  public:
   std::span<const side> sides;
@@ -43,9 +43,9 @@ class block_sizes {
   [[nodiscard]] std::int64_t bytes(payload c, const block& b) const {
     return c == payload::partial ? partial_(work_, b) : bytes_before(static_cast<int>(sides.size()), b);
   }
-  /// Of one tensor of an operand.
+  /// The bytes of one tensor of an operand.
   [[nodiscard]] std::int64_t tensor(int t, const block& b) const { return tensor_(work_, t, b); }
-  /// Of the tensors of an operand that come before tensor t.
+  /// The bytes of the tensors of an operand that come before tensor t.
   [[nodiscard]] std::int64_t bytes_before(int t, const block& b) const {
     std::int64_t sum = 0;
     for (int i = 0; i < t; ++i) {
@@ -60,15 +60,13 @@ class block_sizes {
   std::int64_t (*partial_)(const void* work, const block&);
 };
 
-/// One rank's program with an address for every block: what an executor runs, whatever interacts and over whichever
-/// transport.
+/// One rank's program with an address for every block: what an executor runs, for every interaction and transport.
 ///
-/// Needs `workspace_bytes()` of memory: a slot for each of the program's slots, as large as the largest block that it
-/// will hold, and a packed copy of each own operand that is sent; each aligned to 64 bytes. Has no addresses until it
-/// was given that memory by `place`.
+/// Needs `workspace_bytes()` of memory: each of the program's slots, as large as the largest block that it will hold,
+/// and a packed copy of each own operand that is sent, each aligned to 64 bytes. `place` assigns the addresses.
 class executor_plan {
  public:
-  /// A partial that has arrived and where to add it; a null `into` is the rank's own result.
+  /// An arrived partial, and where to add it; a null `into` means the rank's own result.
   struct arrival {
     orrery::schedule::block block;
     std::byte* into;
@@ -78,28 +76,28 @@ class executor_plan {
   struct completion {
     int exchange = 0;
     list<arrival> merges;
-    list<block> results;  ///< the rank's own, complete with these merges
+    list<block> results;  ///< the rank's own results that are complete with these merges
   };
   struct planned_step {
     list<completion> completions;
     range exchanges{0, 0};
     list<tile_block> queries;
     list<tile_block> keys;
-    list<block> results;  ///< the rank's own, complete with this tile
+    list<block> results;  ///< the rank's own results that are complete with this tile
   };
-  /// A tensor of one of the rank's own blocks, and where its packed copy lies.
+  /// A tensor of one of the rank's own blocks, and the address of its packed copy.
   struct own_operand {
     orrery::schedule::block block;
     std::byte* address;
   };
-  /// One of the tensors that operands consist of: what to pack when it is there, and the exchanges of the first step
-  /// that can then be posted. The exchanges are no longer those of the step.
-  struct handed_over {
+  /// The messages of the first step that can be sent when a tensor is provided: what to pack, and the exchanges to
+  /// post. The step itself no longer posts these exchanges.
+  struct first_messages {
     list<own_operand> packed;
     range exchanges{0, 0};
   };
 
-  list<handed_over> tensors;
+  list<first_messages> tensors;
   list<planned_step> steps;
   std::vector<exchange_pieces> pieces;  ///< for each exchange of the program
 
@@ -113,7 +111,7 @@ class executor_plan {
 
   [[nodiscard]] std::int64_t workspace_bytes() const noexcept { return workspace_bytes_; }
 
-  /// Fills `tensors`, `steps` and `pieces`. To be called once, with the constructor's arguments.
+  /// Assigns all addresses: fills `tensors`, `steps` and `pieces`. Call it once, with the arguments of the constructor.
   void place(const tensor_program& schedule, const block_sizes& sizes, std::byte* workspace) {
     const program& p = schedule.program;
     for (std::size_t kind = 0; kind < 4; ++kind) {
@@ -151,20 +149,20 @@ class executor_plan {
       (result.last_completion < 0 ? of.results : of.completions[result.last_completion].results)
           .push_back(result.block);
     }
-    hand_over_first_step(schedule, sizes);
+    assign_first_step(schedule, sizes);
   }
 
  private:
-  /// The sum at home for one of the rank's own blocks, and where something is added to it last.
+  /// A result of one of the rank's own blocks, and where something is added to it last.
   struct own_result {
     orrery::schedule::block block;
     int last_step;
-    int last_completion;  ///< of that step; -1: by its tile
+    int last_completion;  ///< of that step; -1: the tile of the step
   };
 
   static std::int64_t aligned(std::int64_t bytes) { return (bytes + 63) / 64 * 64; }
 
-  /// Counts the bytes of one block. A sum that overflows stays at the largest number, which nobody can allocate.
+  /// Adds the bytes of one block. A sum that overflows becomes the largest number, which cannot be allocated.
   void count(std::int64_t bytes) {
     if (__builtin_add_overflow(workspace_bytes_, aligned(bytes), &workspace_bytes_)) workspace_bytes_ = INT64_MAX;
   }
@@ -180,7 +178,7 @@ class executor_plan {
     for (const exchange& x : p.exchanges) {
       for (int r = x.received.first; r < x.received.end(); ++r) needs(p.received[r], x.payload);
       for (int s = x.sent.first; s < x.sent.end(); ++s) {
-        if (x.payload == payload::operand && p.sent[s].shard == p.rank && own(p.sent[s]) == nullptr) {
+        if (x.payload == payload::operand && p.sent[s].shard == p.rank && own_operand_of(p.sent[s]) == nullptr) {
           own_operands_.push_back({p.sent[s], nullptr});
         }
       }
@@ -189,11 +187,12 @@ class executor_plan {
     for (const held_block& k : p.keys) needs(k, payload::partial);
   }
 
-  /// What the first step sends is at home here: it can leave before the rest of the first step can begin.
-  void hand_over_first_step(const tensor_program& schedule, const block_sizes& sizes) {
+  /// Assigns the exchanges of the first step to the tensors that they need: they are sent before the whole first step
+  /// can begin.
+  void assign_first_step(const tensor_program& schedule, const block_sizes& sizes) {
     const program& p = schedule.program;
     if (tensors.empty() || p.steps.empty()) return;
-    int ready = 0;  // the tensor with which all that was posted up to here can be sent
+    int ready = 0;  // the tensor with which everything posted up to here can be sent
     range& first = steps[0].exchanges;
     for (int e = first.first; e < first.end(); ++e) {
       for (int s = p.exchanges[e].sent.first; s < p.exchanges[e].sent.end(); ++s) {
@@ -207,7 +206,7 @@ class executor_plan {
     first.count = 0;
   }
 
-  own_operand* own(const block& b) {
+  own_operand* own_operand_of(const block& b) {
     for (own_operand& operand : own_operands_) {
       if (operand.block == b) return &operand;
     }
@@ -216,7 +215,7 @@ class executor_plan {
 
   [[nodiscard]] std::byte* at(unsigned kind, int slot) const { return slots_[kind][slot]; }
 
-  /// Is this the first addition to the result of the rank's own shard? From now on it is not.
+  /// Records an addition to the result of the rank's own shard. Returns true if it is the first.
   bool first_of_own(const block& b, int last_step, int last_completion) {
     for (own_result& known : own_results_) {
       if (known.block != b) continue;
@@ -260,14 +259,14 @@ class executor_plan {
       return {address + sizes.bytes_before(only, b), sizes.tensor(only, b)};
     };
     for (int s = x.sent.first; s < x.sent.end(); ++s) {
-      const block& what = p.sent[s];
-      const unsigned kind = slot_state::kind_of(what.side, x.payload);
-      if (what.shard == p.rank) {
-        local.sent.push_back(piece_of(own(what)->address, what));
+      const block& sent = p.sent[s];
+      const unsigned kind = slot_state::kind_of(sent.side, x.payload);
+      if (sent.shard == p.rank) {
+        local.sent.push_back(piece_of(own_operand_of(sent)->address, sent));
         continue;
       }
-      const int slot = here.kinds[kind].find(what, i);
-      local.sent.push_back(piece_of(at(kind, slot), what));
+      const int slot = here.kinds[kind].find(sent, i);
+      local.sent.push_back(piece_of(at(kind, slot), sent));
       if (x.payload == payload::partial) here.kinds[kind].forget(slot);
     }
     for (int r = x.received.first; r < x.received.end(); ++r) {
@@ -304,9 +303,9 @@ class executor_plan {
   }
 
   std::int64_t workspace_bytes_ = 0;
-  list<std::int64_t> slot_bytes_[4];  // by kind of residency
+  list<std::int64_t> slot_bytes_[4];  // by kind of slot
   list<std::byte*> slots_[4];
-  list<own_operand> own_operands_;  // their packed copies, with all their tensors
+  list<own_operand> own_operands_;  // with all their tensors
   list<own_result> own_results_;
 };
 

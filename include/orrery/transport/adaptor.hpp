@@ -13,8 +13,8 @@
 
 namespace orrery {
 
-/// Base of adaptors, transports that stand on another one: forwards everything to the world below. An adaptor derives
-/// from it, defines `open`, and hides what it changes.
+/// Base class of adaptors: transports that wrap another one. Forwards everything to the wrapped world. An adaptor
+/// derives from it, defines `open`, and hides the members that it changes.
 ///
 ///     template <orrery::transport World>
 ///     struct slow : orrery::transport_adaptor<World, slow<World>> {
@@ -23,7 +23,7 @@ namespace orrery {
 ///       decltype(auto) collective(const Call& call) { return wait_a_little(), call(); }
 ///     };
 ///
-/// All collective members but `open` go through `collective(call)` of `Adaptor`, by default `call()`.
+/// All collective members but `open` call `collective(call)` of `Adaptor`, which by default calls `call()`.
 template <transport World, class Adaptor>
 class transport_adaptor {
  public:
@@ -67,7 +67,7 @@ class transport_adaptor {
   World* world_;
 };
 
-/// Base of adaptors' channels: forwards everything to the channel below.
+/// Base class of the channels of adaptors: forwards everything to the wrapped channel.
 template <transport_channel Channel>
 class channel_adaptor {
  public:

@@ -14,8 +14,8 @@
 
 namespace orrery {
 
-/// Adaptor: a transport that counts what this rank sends in calls of the operators made from it. Costs two additions
-/// for each exchange.
+/// Adaptor that counts what this rank sends in calls of the operators made from it. Costs two additions for each
+/// exchange.
 ///
 ///     orrery::counted counting{world};
 ///     orrery::attention<orrery::ring, orrery::flash<float>> attend{counting, shape};
@@ -32,7 +32,7 @@ class counted : public transport_adaptor<World, counted<World>> {
   explicit counted(World& world)
       : transport_adaptor<World, counted<World>>{world}, totals_{std::make_shared<totals>()} {}
 
-  /// Bytes and messages that this rank has sent in exchanges since the beginning or `reset`.
+  /// Bytes and messages that this rank has sent in exchanges since construction or `reset`.
   [[nodiscard]] std::int64_t bytes_sent() const noexcept { return totals_->bytes; }
   [[nodiscard]] std::int64_t messages_sent() const noexcept { return totals_->messages; }
   void reset() noexcept { *totals_ = {}; }

@@ -24,30 +24,30 @@
 #include "orrery/transport/threads.hpp"
 #include "orrery/transport/transport.hpp"
 
-/// Ranks that are streams of one process, on one or several CUDA devices, each driven by a thread of the host.
+/// Ranks that are streams of one process, on one or several CUDA devices, each driven by a host thread.
 ///
-/// A call only enqueues. Who enqueues a copy has recorded, or has seen recorded, every event that it waits for: so all
-/// that is enqueued waits for what was enqueued before, and no order in which the devices run it can stand still. For
-/// this the threads of the host hand messages over to each other: a rank waits in `await`, up to the deadline, until
-/// its peer's thread has come to the same exchange; never for a device.
+/// A call only enqueues. A thread enqueues a copy when all events that the copy waits for have been recorded. So
+/// everything that is enqueued waits only for work enqueued before it, and the devices cannot deadlock in whatever
+/// order they run it. The host threads synchronize for this: in `await` a rank's thread waits, up to the deadline,
+/// until its peer's thread has posted the same exchange. It never waits for a device.
 namespace orrery::device {
 
 struct options {
-  /// How long a rank's thread waits for another's, in seconds, before both fail with a message.
+  /// How long a rank's thread waits for another one, in seconds, before both fail with a message.
   double deadline = 60;
-  /// Rank r computes on device `devices[r % devices.size()]`. Empty: on all devices that the process sees, in turn.
+  /// The devices: rank r computes on `devices[r % devices.size()]`. Empty: all devices that the process sees.
   std::vector<int> devices{};
-  /// The stream that rank r's calls are enqueued on, of its device (another is refused). Empty: each rank makes one of
-  /// its own.
+  /// The streams: the calls of rank r are enqueued on `streams[r]`, which must be a stream of its device. Empty: each
+  /// rank makes its own.
   std::vector<cudaStream_t> streams{};
 };
 
-/// What the ranks of a world share.
+/// The state that the ranks of a world share.
 class group {
  public:
-  /// Throws `std::invalid_argument` for a number of ranks or a deadline that is not positive, for as many streams as
-  /// there are not ranks, and for devices that do not exist or differ in compute capability; `device_error` if there is
-  /// no device.
+  /// Throws `std::invalid_argument` if the number of ranks or the deadline is not positive, if the number of streams is
+  /// not that of the ranks, if a device does not exist, or if devices differ in compute capability. Throws
+  /// `device_error` if there is no device.
   group(int ranks, options options)
       : host_{checked(ranks, options), {.deadline = options.deadline}},
         options_{std::move(options)},
@@ -62,13 +62,13 @@ class group {
     return options_.streams.empty() ? nullptr : options_.streams[static_cast<std::size_t>(rank)];
   }
   [[nodiscard]] const std::vector<int>& devices() const noexcept { return options_.devices; }
-  /// Held by whoever enqueues while a graph is captured (see `capture`).
+  /// Held by the thread that enqueues, while a graph is captured (see `capture`).
   [[nodiscard]] std::mutex& capture_mutex() noexcept { return capture_mutex_; }
   /// Are streams being captured?
   [[nodiscard]] std::atomic<bool>& capturing() noexcept { return capturing_; }
-  /// How many ranks are about to enqueue into the graph; changed by whoever has the turn.
+  /// How many ranks enqueue into the graph; changed under `capture_mutex()`.
   [[nodiscard]] std::atomic<int>& enqueuing() noexcept { return enqueuing_; }
-  /// An event of each rank, to be shown to the others between two barriers.
+  /// An event of each rank, published to the others between two barriers.
   [[nodiscard]] std::vector<std::shared_ptr<detail::cuda_event>>& published_events() noexcept {
     return published_events_;
   }
@@ -76,7 +76,7 @@ class group {
  private:
   [[noreturn]] static void refuse(const std::string& why) { throw std::invalid_argument{"orrery: device::" + why}; }
 
-  /// The number of ranks, if all is well; fills in the devices.
+  /// Returns the number of ranks, if the options are valid; fills in the devices.
   static int checked(int ranks, options& options) {
     if (ranks < 1) refuse("group: the number of ranks is " + std::to_string(ranks) + ", expected at least 1");
     if (const std::string wrong = detail::options_error(options.deadline, 1); !wrong.empty())
@@ -124,8 +124,8 @@ class group {
   std::vector<std::shared_ptr<detail::cuda_event>> published_events_;
 };
 
-/// One rank's streams: kernels run on one, copies to this rank on others, one for each lane, so that messages of
-/// different lanes do not wait for each other.
+/// One rank's streams. Kernels run on one of them. Copies to this rank run on others, one for each lane, so that
+/// messages of different lanes do not wait for each other.
 class rank_streams {
  public:
   /// Throws `std::invalid_argument` if the stream that is given is of another device.
@@ -140,16 +140,16 @@ class rank_streams {
 
   [[nodiscard]] int device() const noexcept { return device_; }
   [[nodiscard]] cudaStream_t compute() const noexcept { return compute_; }
-  /// Makes what there is not yet.
+  /// The stream of a lane; made at the first call.
   [[nodiscard]] cudaStream_t copies(int lane) {
     while (copies_.size() <= static_cast<std::size_t>(lane)) copies_.emplace_back();
     return copies_[static_cast<std::size_t>(lane)].get();
   }
   void make_current() const { detail::check_cuda(cudaSetDevice(device_), "cudaSetDevice"); }
 
-  /// From now on the rank's thread holds this while it enqueues, and not while it waits for others; null: no more.
+  /// Sets the mutex that the rank's thread holds while it enqueues, and not while it waits for others; null: none.
   void set_capture_mutex(std::mutex* capture_mutex) noexcept { capture_mutex_ = capture_mutex; }
-  /// While it lives, the rank waits for others, and it is their turn.
+  /// Releases the mutex while it lives: the rank waits, and others enqueue.
   class pause {
    public:
     explicit pause(const rank_streams& of) : capture_mutex_{of.capture_mutex_} {
@@ -185,11 +185,11 @@ class rank_streams {
   std::mutex* capture_mutex_ = nullptr;
 };
 
-/// One message of a plan. Its copy runs on the receiver's stream of the lane, after what the sender's and the
-/// receiver's kernels did before they posted it, and before what they do after awaiting it.
+/// One message of a plan. Its copy runs on the receiver's stream of the lane: after what the kernels of both ranks did
+/// before they posted it, and before what they do after they have awaited it.
 ///
-/// An event is recorded again only in the next call, which a rank comes to when all that waits for it in this one has
-/// been enqueued.
+/// An event is recorded again in the next call only. A rank begins that when everything that waits for the event in
+/// this call has been enqueued.
 class message {
  public:
   struct end {
@@ -259,8 +259,8 @@ class message {
   int to_device_ = 0;
   int from_device_ = 0;
   std::vector<transfer_range> transfers_;
-  std::optional<detail::cuda_event> sender_;    // of the sender's device: what is sent is complete
-  std::optional<detail::cuda_event> receiver_;  // of the receiver's: where it goes may be written
+  std::optional<detail::cuda_event> sender_;    // on the sender's device: what is sent is complete
+  std::optional<detail::cuda_event> receiver_;  // on the receiver's device: the destination may be written
   std::optional<detail::cuda_event> done_;
 };
 
@@ -268,16 +268,16 @@ using channel = threads::basic_channel<message>;
 
 /// One rank of the world. See `transport`.
 ///
-/// Calls of its operators enqueue on `stream()` and return; on this stream, or after an event recorded on it, their
-/// results are there. Tensors are memory that the device can read, and stay until then. Each member makes the rank's
-/// device the current one of the calling thread, and so does each call. All members but `rank`, `size`, `device`,
-/// `stream` and `synchronize` are collective; each rank is used by one thread at a time, and no two by the same: a rank
-/// waits for the others' threads.
+/// Calls of its operators enqueue on `stream()` and return. Their results are complete on this stream, and after an
+/// event recorded on it. Tensors must be memory that the device can read, and must outlive the enqueued work. Each
+/// member, and each call of an operator, makes the rank's device the current one of the calling thread. All members but
+/// `rank`, `size`, `device`, `stream` and `synchronize` are collective. Each rank needs a thread of its own, since
+/// ranks wait for each other's threads.
 class world {
  public:
   using memory = detail::device_memory;
 
-  /// What `run` makes for each of its threads; for a trainer that has threads of its own. The group outlives it. Throws
+  /// For a trainer with threads of its own; `run` makes one for each of its threads. The group must outlive it. Throws
   /// `device_error`.
   world(group& of, int rank)
       : host_{of.host(), rank},
@@ -292,13 +292,13 @@ class world {
   [[nodiscard]] cudaStream_t stream() const noexcept { return streams_->compute(); }
   [[nodiscard]] bool usable() const noexcept { return host_.usable(); }
 
-  /// Waits until this rank's stream has done all that is enqueued. Throws `device_error` if any of it has failed.
+  /// Waits for everything that is enqueued on this rank's stream. Throws `device_error` if any of it failed.
   void synchronize() const {
     streams_->make_current();
     detail::check_cuda(cudaStreamSynchronize(streams_->compute()), "cudaStreamSynchronize");
   }
 
-  /// Returns when all ranks' threads have called it; their streams may be at work.
+  /// Returns when all ranks' threads have called it. Does not wait for their streams.
   void barrier() {
     streams_->make_current();
     const rank_streams::pause waiting{*streams_};
@@ -310,9 +310,9 @@ class world {
     const rank_streams::pause waiting{*streams_};
     return host_.all_gather(text, call);
   }
-  /// This rank gives up: the others fail at once with "rank 2 failed " and `why`. Not collective.
+  /// Gives up: the other ranks fail at once with "rank 2 failed " and `why`. Not collective.
   void abandon(const std::string& why) noexcept { host_.abandon(why); }
-  /// Of values in the memory of the host; see `threads::world::all_reduce_sum`.
+  /// Sums values in host memory; see `threads::world::all_reduce_sum`.
   template <class T>
   void all_reduce_sum(std::span<T> values) {
     streams_->make_current();
@@ -334,14 +334,14 @@ class world {
   }
 
  private:
-  /// Lets this rank's device read and write the other's memory, if it can.
+  /// Enables peer access from this rank's device to the other device, if the hardware has it.
   void reach(int other) const {
     if (other == device()) return;
     int can = 0;
     detail::check_cuda(cudaDeviceCanAccessPeer(&can, device(), other), "cudaDeviceCanAccessPeer");
     if (can == 0) return;
     const cudaError_t code = cudaDeviceEnablePeerAccess(other, 0);
-    // Devices without a switch reach at most eight others; copies from the rest go through the host.
+    // A device can have at most eight peers without a switch; copies from the rest go through the host.
     if (code == cudaErrorPeerAccessAlreadyEnabled || code == cudaErrorTooManyPeers) {
       detail::ignore_cuda(code);
     } else {
@@ -356,8 +356,9 @@ class world {
 
 static_assert(transport<world>);
 
-/// Calls `body(world&)` on `ranks` new threads, each with its own rank, stream and device, and returns when all have
-/// ended and their streams are idle. Exceptions are thrown here as by `threads::run`. Throws as `group` does.
+/// Calls `body(world&)` on `ranks` new threads, each with its own rank, stream and device. Returns when all have ended
+/// and their streams are idle. Rethrows exceptions as `threads::run` does. Throws what the constructor of `group`
+/// throws.
 ///
 ///     orrery::device::run(8, [&](auto& world) {
 ///       orrery::attention<orrery::ring, orrery::device_flash<orrery::bfloat16>> attend{world, shape};

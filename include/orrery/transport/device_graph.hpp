@@ -18,11 +18,11 @@
 
 namespace orrery::device {
 
-/// What all ranks have enqueued, to be run again and again with one launch: see `capture`.
+/// The captured work of all ranks as one CUDA graph, to be launched any number of times. Made by `capture`.
 class graph {
  public:
   graph(graph&& other) noexcept
-      : world_{other.world_}, marks_{std::move(other.marks_)}, made_{std::exchange(other.made_, nullptr)} {}
+      : world_{other.world_}, events_{std::move(other.events_)}, made_{std::exchange(other.made_, nullptr)} {}
   graph& operator=(graph&&) = delete;
   ~graph() {
     if (made_ == nullptr) return;
@@ -30,19 +30,19 @@ class graph {
     detail::ignore_cuda(cudaGraphExecDestroy(made_));
   }
 
-  /// Collective. Enqueues all ranks' work: after what is on each rank's stream, and before what follows there. Costs
-  /// two barriers of the threads. Throws `device_error`, and `transport_error` if another rank fails.
+  /// Launches the work of all ranks: after what is on each rank's stream, and before what follows there. Collective.
+  /// Costs two barriers of the threads. Throws `device_error`, and `transport_error` if another rank fails.
   void launch() {
     const auto stream = world_->stream();
     if (world_->rank() != 0) local_event().record(stream);
     world_->barrier();
     if (made_ != nullptr) {
-      for (std::size_t other = 1; other < marks_.size(); ++other) marks_[other]->order(stream);
+      for (std::size_t other = 1; other < events_.size(); ++other) events_[other]->order(stream);
       detail::check_cuda(cudaGraphLaunch(made_, stream), "cudaGraphLaunch");
       local_event().record(stream);
     }
     world_->barrier();
-    if (world_->rank() != 0) marks_[0]->order(stream);
+    if (world_->rank() != 0) events_[0]->order(stream);
   }
 
  private:
@@ -54,20 +54,20 @@ class graph {
     on.barrier();
     published_events[static_cast<std::size_t>(on.rank())] = std::make_shared<detail::cuda_event>();
     on.barrier();
-    marks_ = published_events;
+    events_ = published_events;
     on.barrier();
     published_events[static_cast<std::size_t>(on.rank())] = nullptr;
   }
 
   [[nodiscard]] const detail::cuda_event& local_event() const {
-    return *marks_[static_cast<std::size_t>(world_->rank())];
+    return *events_[static_cast<std::size_t>(world_->rank())];
   }
 
-  /// Rank 0's capture, which ends in any case.
+  /// The capture on the stream of rank 0. The destructor ends it, also after an exception.
   class origin {
    public:
     explicit origin(world& on) : world_{&on} {
-      // Relaxed: the other ranks' threads enqueue into the same graph.
+      // Relaxed mode, because the threads of other ranks enqueue into the same graph.
       detail::check_cuda(cudaStreamBeginCapture(on.stream(), cudaStreamCaptureModeRelaxed), "cudaStreamBeginCapture");
       on.ranks().capturing() = true;
     }
@@ -92,7 +92,7 @@ class graph {
     cudaGraph_t captured_ = nullptr;
   };
 
-  /// A rank's turn to enqueue into the graph.
+  /// Locks the graph while a rank enqueues into it.
   class enqueue_lock {
    public:
     explicit enqueue_lock(world& on) : lock_{on.ranks().capture_mutex()}, ranks_{&on.ranks()}, streams_{&on.streams()} {
@@ -125,13 +125,13 @@ class graph {
       world_->barrier();
       {
         const enqueue_lock lock{*world_};
-        if (world_->rank() != 0) marks_[0]->order(stream);
+        if (world_->rank() != 0) events_[0]->order(stream);
         body();
         if (world_->rank() != 0) local_event().record(stream);
       }
       world_->barrier();
       if (of_all != nullptr) {
-        for (std::size_t other = 1; other < marks_.size(); ++other) marks_[other]->order(stream);
+        for (std::size_t other = 1; other < events_.size(); ++other) events_[other]->order(stream);
         made_ = of_all->end();
         of_all.reset();
       }
@@ -144,8 +144,8 @@ class graph {
     }
   }
 
-  /// After a failure: rank 0 ends the capture when nobody enqueues into it any more, and the others, whose streams are
-  /// part of it, wait for that.
+  /// Ends the capture after a failure: rank 0 waits until no rank enqueues into it any more. The others, whose streams
+  /// are part of it, wait for rank 0.
   void leave(bool as_origin) {
     group& ranks = world_->ranks();
     const auto deadline = detail::deadline_in(ranks.host().get_options().deadline);
@@ -158,12 +158,12 @@ class graph {
   }
 
   world* world_;
-  std::vector<std::shared_ptr<detail::cuda_event>> marks_;  // of each rank
-  cudaGraphExec_t made_ = nullptr;                          // rank 0's
+  std::vector<std::shared_ptr<detail::cuda_event>> events_;  // by rank
+  cudaGraphExec_t made_ = nullptr;                           // of rank 0; null on the others
 };
 
-/// Collective. Captures what all ranks' `body()` enqueue on their streams, calls of their operators among it, into one
-/// CUDA graph, without running it. The operators and all tensors stay until the graph is gone.
+/// Captures everything that `body()` enqueues on the streams of all ranks, calls of their operators included, into one
+/// CUDA graph, without running it. Collective. The operators and all tensors must outlive the graph.
 ///
 ///     auto step = orrery::device::capture(world, [&] {
 ///       attend.forward(q, k, v, out, lse);
@@ -171,9 +171,9 @@ class graph {
 ///     });
 ///     for (;;) step.launch();
 ///
-/// Rank 0's stream is the graph's origin; the others' join it by events. Threads enqueue in turns, since a graph is no
-/// object for several threads at a time. In the body nothing may be constructed, allocated or synchronised. If it
-/// throws, all ranks do; the world cannot be used any more then.
+/// The graph originates in the stream of rank 0; the other streams join it by events. One thread enqueues at a time,
+/// since a graph must not be used by several threads at once. The body must not construct, allocate or synchronize. If
+/// it throws, all ranks throw, and the world cannot be used any more.
 template <class Body>
 [[nodiscard]] graph capture(world& on, const Body& body) {
   graph made{on};

@@ -19,20 +19,20 @@
 
 namespace orrery::faults {
 
-/// A fault_point in a rank's life: step `step` of call `call`. Calls of all operators of one world are counted together
-/// from 0; forward and backward are a call each. A fault happens when the rank next posts or awaits an exchange in that
-/// step or a later one of the same call.
+/// The point at which a fault happens: step `step` of call `call`. Calls of all operators of one world are counted
+/// together from 0; forward and backward are one call each. The fault happens when the rank next posts or awaits an
+/// exchange in that step, or in a later step of the same call.
 struct fault_point {
   int call = 0;
   int step = 0;
 };
 
-/// What a rank throws whose script says so.
+/// Thrown by a rank whose script says so.
 struct injected_fault : std::runtime_error {
   using std::runtime_error::runtime_error;
 };
 
-/// One thing that goes wrong, once, on one rank. Made by the functions below.
+/// A fault that happens once, on one rank. Made by the functions below.
 struct scripted_fault {
   enum class kind : std::uint8_t { stall, stop, failure, action, late, wrong_length, disagreement };
 
@@ -46,12 +46,11 @@ struct scripted_fault {
   std::function<void()> action{};
 };
 
-/// The rank stands still for so long; less if the world fails meanwhile.
+/// The rank sleeps for `seconds`; less if the world fails meanwhile.
 [[nodiscard]] inline scripted_fault stalls(int rank, const fault_point& when, double seconds) {
   return {.what = scripted_fault::kind::stall, .rank = rank, .when = when, .seconds = seconds};
 }
-/// The rank stands still until the world has failed. After `seconds` in which nobody has noticed, it throws
-/// `injected_fault`.
+/// The rank sleeps until the world has failed. Throws `injected_fault` if nobody has noticed after `seconds`.
 [[nodiscard]] inline scripted_fault stops(int rank, const fault_point& when, double seconds = 60) {
   return {.what = scripted_fault::kind::stop, .rank = rank, .when = when, .seconds = seconds};
 }
@@ -59,21 +58,21 @@ struct scripted_fault {
 [[nodiscard]] inline scripted_fault fails(int rank, const fault_point& when) {
   return {.what = scripted_fault::kind::failure, .rank = rank, .when = when};
 }
-/// The rank calls a function of yours: one that raises a signal, waits for an event or changes memory.
+/// Calls `action` on the rank, which may raise a signal, wait for an event or change memory.
 [[nodiscard]] inline scripted_fault acts(int rank, const fault_point& when, std::function<void()> action) {
   return {.what = scripted_fault::kind::action, .rank = rank, .when = when, .action = std::move(action)};
 }
-/// The rank comes to its first collective call (an operator's construction begins with one) so much later; at once when
-/// the world fails.
+/// The rank reaches its first collective call (the construction of an operator begins with one) `seconds` late; at once
+/// when the world fails.
 [[nodiscard]] inline scripted_fault arrives_late(int rank, double seconds) {
   return {.what = scripted_fault::kind::late, .rank = rank, .seconds = seconds};
 }
-/// The rank prepares to send one byte less in an exchange than its peer expects. Plans are counted from 0 in the order
-/// in which they are opened; an attention operator opens its forward's, then its backward's.
+/// The rank sends one byte less in an exchange than its peer expects. Plans are counted from 0 in the order in which
+/// they are opened; an attention operator opens its forward's, then its backward's.
 [[nodiscard]] inline scripted_fault sends_wrong_length(int rank, int exchange, int plan = 0) {
   return {.what = scripted_fault::kind::wrong_length, .rank = rank, .plan = plan, .exchange = exchange};
 }
-/// The rank says another value than it has for what all ranks must say alike: "length", "mask", "head_dim", ...
+/// The rank reports a wrong value of a field that must be the same on all ranks: "length", "mask", "head_dim", ...
 [[nodiscard]] inline scripted_fault disagrees(int rank, std::string field) {
   return {.what = scripted_fault::kind::disagreement, .rank = rank, .field = std::move(field)};
 }
@@ -82,41 +81,40 @@ struct scripted_fault {
 
 namespace orrery {
 
-/// Adaptor: a transport on which things go wrong as a script says, to see that whatever stands on it ends in a
-/// message.
+/// Adaptor that injects faults as a script says, to test that errors end in a message.
 ///
 ///     orrery::faulty unlucky{world, {orrery::faults::stops(2, {.call = 1, .step = 3})}};
 ///     orrery::attention<orrery::ring, orrery::flash<float>> attend{unlucky, shape};
-///     attend.forward(...);   // fine
+///     attend.forward(...);   // succeeds
 ///     attend.backward(...);  // rank 2 stops in step 3; the others throw after the deadline
 ///
-/// All ranks may have the same script: each does what is said of itself. Composes with other adaptors, on either side.
-/// Without a fault it costs one comparison for each post and await. For tests: standing still looks every millisecond
-/// whether the world has failed, and so needs a world that has `usable()`.
+/// All ranks may have the same script: each executes the faults with its own rank. Can wrap and be wrapped by other
+/// adaptors. Without a fault it costs one comparison for each post and await. For tests: a sleeping rank polls
+/// `usable()` of the world every millisecond.
 template <transport World>
 class faulty : public transport_adaptor<World, faulty<World>> {
   using base = transport_adaptor<World, faulty<World>>;
 
   struct script {
     World* world;
-    std::vector<faults::scripted_fault> faults;  // of this rank, not yet happened
+    std::vector<faults::scripted_fault> pending;  // of this rank; removed when they happen
     int call = -1;
     int plans = 0;
 
-    /// Removes and returns the first fault that is `due`; of kind stall with 0 s if there is none.
+    /// Removes and returns the first fault for which `due(fault)`; a stall of 0 s if there is none.
     template <class Due>
     [[nodiscard]] faults::scripted_fault take(const Due& due) {
-      for (std::size_t i = 0; i < faults.size(); ++i) {
-        if (!due(faults[i])) continue;
-        faults::scripted_fault found = std::move(faults[i]);
-        faults.erase(faults.begin() + static_cast<std::ptrdiff_t>(i));
+      for (std::size_t i = 0; i < pending.size(); ++i) {
+        if (!due(pending[i])) continue;
+        faults::scripted_fault found = std::move(pending[i]);
+        pending.erase(pending.begin() + static_cast<std::ptrdiff_t>(i));
         return found;
       }
       return {};
     }
 
-    /// Stands still. False if the world has not failed by then.
-    bool stand(double seconds) const {
+    /// Sleeps. Returns false if the world has not failed by then.
+    bool sleep(double seconds) const {
       const auto end = detail::deadline_in(seconds);
       while (std::chrono::steady_clock::now() < end) {
         if (!world->usable()) return true;
@@ -125,8 +123,8 @@ class faulty : public transport_adaptor<World, faulty<World>> {
       return false;
     }
 
-    void happen(int step) {
-      if (faults.empty()) return;
+    void inject(int step) {
+      if (pending.empty()) return;
       using kind = faults::scripted_fault::kind;
       const faults::scripted_fault now = take([&](const faults::scripted_fault& f) {
         return f.what <= kind::action && f.when.call == call && f.when.step <= step;
@@ -137,18 +135,18 @@ class faulty : public transport_adaptor<World, faulty<World>> {
       };
       if (now.what == kind::failure) throw faults::injected_fault{where() + " fails, as its script says"};
       if (now.what == kind::action) return now.action();
-      if (stand(now.seconds)) {
-        static_cast<void>(world->all_gather(""));  // throws the world's message: nothing is sent any more
+      if (sleep(now.seconds)) {
+        static_cast<void>(world->all_gather(""));  // throws the world's message
       } else if (now.what == kind::stop) {
         throw faults::injected_fault{where() + " has stopped, and nobody has noticed for " +
                                      detail::describe_seconds(now.seconds)};
       }
     }
 
-    void come() {
+    void delay_arrival() {
       const faults::scripted_fault now =
           take([](const faults::scripted_fault& f) { return f.what == faults::scripted_fault::kind::late; });
-      if (now.seconds > 0) stand(now.seconds);
+      if (now.seconds > 0) sleep(now.seconds);
     }
   };
 
@@ -156,7 +154,7 @@ class faulty : public transport_adaptor<World, faulty<World>> {
   faulty(World& world, std::vector<faults::scripted_fault> faults) : base{world}, script_{std::make_shared<script>()} {
     script_->world = &world;
     for (faults::scripted_fault& fault : faults) {
-      if (fault.rank == world.rank()) script_->faults.push_back(std::move(fault));
+      if (fault.rank == world.rank()) script_->pending.push_back(std::move(fault));
     }
   }
 
@@ -166,10 +164,10 @@ class faulty : public transport_adaptor<World, faulty<World>> {
     return base::all_gather(changed(text), call);
   }
 
-  /// What all collective members go through.
+  /// Wraps every collective member.
   template <class Call>
   decltype(auto) collective(const Call& call) {
-    script_->come();
+    script_->delay_arrival();
     return call();
   }
 
@@ -187,11 +185,11 @@ class faulty : public transport_adaptor<World, faulty<World>> {
       inner::begin();
     }
     void post(int exchange) {
-      script_->happen(steps_[static_cast<std::size_t>(exchange)].first);
+      script_->inject(steps_[static_cast<std::size_t>(exchange)].first);
       inner::post(exchange);
     }
     void await(int exchange) {
-      script_->happen(steps_[static_cast<std::size_t>(exchange)].second);
+      script_->inject(steps_[static_cast<std::size_t>(exchange)].second);
       inner::await(exchange);
     }
 
@@ -200,9 +198,9 @@ class faulty : public transport_adaptor<World, faulty<World>> {
     std::vector<std::pair<int, int>> steps_;  // in which each exchange is posted and awaited
   };
 
-  /// Throws `std::invalid_argument`, on this rank, if an exchange is told to send a wrong length that sends nothing.
+  /// Throws `std::invalid_argument`, on this rank, if the exchange of `sends_wrong_length` sends nothing.
   [[nodiscard]] channel open(const schedule::program& p, std::vector<exchange_pieces> pieces) {
-    script_->come();
+    script_->delay_arrival();
     const int plan = script_->plans++;
     const faults::scripted_fault now = script_->take([&](const faults::scripted_fault& f) {
       return f.what == faults::scripted_fault::kind::wrong_length && f.plan == plan;
@@ -212,7 +210,7 @@ class faulty : public transport_adaptor<World, faulty<World>> {
   }
 
  private:
-  /// A text of `require_agreement`, with another value if the script says so.
+  /// Returns a text of `require_agreement`, with the value changed if the script says so.
   [[nodiscard]] std::string changed(const std::string& text) {
     const auto place = [&](const faults::scripted_fault& f) {
       const std::size_t found = ('\x1e' + text).find('\x1e' + f.field + '\x1f');
@@ -221,9 +219,9 @@ class faulty : public transport_adaptor<World, faulty<World>> {
     const faults::scripted_fault now = script_->take([&](const faults::scripted_fault& f) {
       return f.what == faults::scripted_fault::kind::disagreement && place(f) != std::string::npos;
     });
-    std::string said = text;
-    if (now.what == faults::scripted_fault::kind::disagreement) said.insert(place(now), "not ");
-    return said;
+    std::string changed_text = text;
+    if (now.what == faults::scripted_fault::kind::disagreement) changed_text.insert(place(now), "not ");
+    return changed_text;
   }
 
   static void shorten(std::vector<exchange_pieces>& pieces, int exchange) {

@@ -30,62 +30,64 @@ namespace orrery::mpi {
 ///     orrery::mpi::world world{MPI_COMM_WORLD, {.deadline = 30}};
 ///     orrery::attention<orrery::wallfacer<2>, orrery::flash<float>> attend{world, shape, orrery::causal{}};
 ///
-/// The communicator is duplicated, so that no message is mistaken for one of the trainer's; it must outlive neither the
-/// world nor its operators.
+/// The communicator is duplicated, so that the library's messages never match the trainer's. It may be freed before the
+/// world and its operators.
 ///
-/// Threads: MPI's thread level decides who may use the world and its operators. Under MPI_THREAD_SINGLE and
-/// MPI_THREAD_FUNNELED it is the thread that initialised MPI; under MPI_THREAD_SERIALIZED and MPI_THREAD_MULTIPLE any
-/// thread, for example the main thread for the forward and an autograd thread for the backward. One thread calls at a
-/// time: a call is refused while another thread is in a call of this world, or has begun a forward and not finished it.
-/// All ranks make the same calls in one order, on whatever threads. A call that is refused throws `std::logic_error`
-/// and changes nothing (but a construction that is refused fails the world). Under MPI_THREAD_SERIALIZED the trainer
-/// must not call MPI meanwhile either. Helpers of `threads_per_rank` never call MPI; they take MPI_THREAD_FUNNELED.
+/// Threads: the thread level of MPI decides which threads may use the world and its operators. Under MPI_THREAD_SINGLE
+/// and MPI_THREAD_FUNNELED only the thread that initialised MPI may. Under MPI_THREAD_SERIALIZED and
+/// MPI_THREAD_MULTIPLE any thread may, for example the main thread for the forward and an autograd thread for the
+/// backward. Only one thread may call at a time: a call is refused while another thread is in a call of this world, or
+/// has begun a forward and not finished it. All ranks make the same calls in the same order, on whatever threads. A
+/// refused call throws `std::logic_error` and changes nothing (but a refused construction fails the world). Under
+/// MPI_THREAD_SERIALIZED the trainer must not call MPI at the same time. The helpers of `threads_per_rank` never call
+/// MPI; they need MPI_THREAD_FUNNELED.
 ///
-/// An exchange costs one message each way, whatever number of blocks it holds. While a tile is computed, MPI is called
-/// every `progress_interval`. Collectives that programs remark are sent message by message, or by one non-blocking call
-/// of MPI on a communicator of their group (`options::collectives`): MPI_Iallgatherv where every rank sends one block,
-/// else MPI_Ialltoallw, with the same bytes, from and to the same places, and results of the same bits. A rank that
-/// waits for such a call cannot know which of its peers is late, and its message names them all. A communicator of
-/// some of the ranks is made on a thread of its own, since MPI makes it in a call that has no deadline: this takes
-/// MPI_THREAD_MULTIPLE. With less, collectives of such groups are sent message by message.
+/// Cost: an exchange is one message each way, for any number of blocks. While a tile is computed, MPI is called every
+/// `progress_interval`.
+///
+/// Collectives that programs mark are sent message by message, or by one non-blocking call of MPI on a communicator of
+/// their group (see `options::collectives`): MPI_Iallgatherv if every rank sends one block, else MPI_Ialltoallw. Both
+/// send the same bytes between the same places and give the same bits. A rank that waits for such a call cannot know
+/// which of its peers is late, so its message names all of them. MPI makes a communicator of some of the ranks in a
+/// call that has no deadline. So a separate thread makes it, which needs MPI_THREAD_MULTIPLE; with a lower level,
+/// collectives of such groups are sent message by message.
 ///
 /// All members but `rank`, `size`, `usable` and `abandon` are collective. They throw `transport_error`
 ///
 /// - if an MPI call fails, with its name;
-/// - if a rank does not come before the deadline, with what was waited for and who is late;
+/// - if a rank does not come before the deadline, with what was waited for and which rank is late;
 /// - if another rank has failed, with its message;
-/// - if ranks are in different collective calls, with who calls what: they first compare the call's kind and number,
-///   and the type and count of its values. Values that differ in type or count only are a `std::invalid_argument` on
-///   all ranks, and the world can still be used.
+/// - if ranks make different collective calls, with who calls what. Ranks first compare the kind and number of the
+///   call, and the type and count of its values. If only the type or count differs, all ranks throw
+///   `std::invalid_argument`, and the world can still be used.
 ///
-/// A rank that throws during a collective call or a construction (`std::bad_alloc`, say) fails the world: the others
-/// throw at once, with its name and the reason, also if it goes on. After a failure this world cannot be used any more,
-/// and messages may be left in it that nobody takes: end the job (MPI_Abort), or go on without this world.
-/// Communications that cannot be cancelled, as collectives of MPI cannot, go on in memory that is kept until the
+/// A rank that throws during a collective call or a construction (`std::bad_alloc`, for example) fails the world: the
+/// others throw at once, with its name and the reason, even if that rank continues. After a failure this world cannot
+/// be used any more, and messages that nobody receives may be left in it: end the job (MPI_Abort), or continue without
+/// this world. Communications that cannot be cancelled, such as collectives, continue in memory that is kept until the
 /// process ends.
 ///
-/// Worlds and operators may be destroyed after MPI_Finalize, in static variables for example: they then call MPI no
-/// more. Calls then throw `std::logic_error`.
+/// Worlds and operators may be destroyed after MPI_Finalize, for example in static variables; their destructors then do
+/// not call MPI. Any other call then throws `std::logic_error`.
 ///
-/// When a process has died or been stopped, the others throw after the deadline; MPI itself promises nothing from then
-/// on. Whatever may wait for the dead rank hangs: MPI_Finalize, and every collective call on the trainer's own
-/// communicators; the thread that makes a communicator may be inside of MPI for ever. Write down the message, and
-/// leave by MPI_Abort or _exit. A rank that is lost while the world itself is made has no name in the message. Another
-/// world can be made of the survivors only where the MPI library has fault tolerance (MPIX_Comm_shrink) and was started
-/// with it. Most launchers end all ranks as soon as one has died, so that survivors have no time for a message;
-/// OpenMPI's leaves them alone with `mpirun --enable-recovery` (4.1.4; the launcher of MPICH 4.0.2 does not, even with
-/// `-disable-auto-cleanup`).
+/// When a process has died or been stopped, the others throw after the deadline. MPI itself guarantees nothing from
+/// then on. Everything that waits for the dead rank hangs: MPI_Finalize, every collective call on the trainer's own
+/// communicators, and possibly the thread that makes a communicator. Log the message, and leave by MPI_Abort or _exit.
+/// The message does not name a rank that is lost while the world itself is made. A new world of the survivors is
+/// possible only if the MPI library has fault tolerance (MPIX_Comm_shrink) and was started with it. Most launchers kill
+/// all ranks as soon as one has died, so that survivors have no time for a message. OpenMPI's launcher does not with
+/// `mpirun --enable-recovery` (4.1.4); that of MPICH 4.0.2 does, even with `-disable-auto-cleanup`.
 class world {
  public:
   using memory = mpi::memory;
 
-  /// Throws `std::invalid_argument` if MPI is not initialised, for a communicator that is null or an intercommunicator,
-  /// for options that make no sense and for more threads than MPI was initialised for.
+  /// Collective. Throws `std::invalid_argument` if MPI is not initialised, for a communicator that is null or an
+  /// intercommunicator, for invalid options, and for more threads than the thread level of MPI allows.
   explicit world(MPI_Comm parent, const options& options = {})
       : own_{std::make_shared<communicator>(parent, options)}, exceptions_{std::uncaught_exceptions()} {}
   world(const world&) = delete;
   world& operator=(const world&) = delete;
-  /// Collective, but for a rank that leaves by an exception: the others then fail when they next wait, with its name.
+  /// Collective, except on a rank that leaves by an exception: the others then fail at their next wait, with its name.
   ~world() {
     if (std::uncaught_exceptions() <= exceptions_ || own_->failed()) return;
     own_->give_notice("has ended by an exception");
@@ -94,28 +96,28 @@ class world {
   [[nodiscard]] int rank() const noexcept { return own_->rank(); }
   [[nodiscard]] int size() const noexcept { return own_->size(); }
 
-  /// False after a failure, this rank's or one that another has told of: from then on every other member throws its
-  /// message. Not collective, and for any thread. Looks for such news, once, if this thread may call MPI and no other
-  /// is in a call.
+  /// Returns false after a failure of this rank, or one that another rank has reported. From then on every other member
+  /// throws its message. Not collective, for any thread. Receives such a report, once, if this thread may call MPI and
+  /// no other thread is in a call.
   [[nodiscard]] bool usable() { return own_->usable(); }
 
   /// Returns when all ranks have called it.
   void barrier() { own_->barrier(); }
 
-  /// The texts of all ranks, of a call that is compared as `call`. Together at most 2 GiB, else all ranks throw
-  /// `std::length_error`.
+  /// Returns the texts of all ranks. `call` is the kind that the ranks' signatures are compared by. Throws
+  /// `std::length_error` on all ranks if the texts have more than 2 GiB together.
   [[nodiscard]] std::vector<std::string> all_gather(
       const std::string& text, detail::collective_call call = detail::collective_call::all_gather) {
     return own_->all_gather(text, call);
   }
 
-  /// This rank gives up: the others fail at once with "rank 2 failed " and `why`. Not collective. From a thread that
-  /// may not call MPI, the others are told when a thread that may comes to this world.
+  /// Gives up: the other ranks fail at once with "rank 2 failed " and `why`. Not collective. If the calling thread may
+  /// not call MPI, the others learn it when a thread that may uses this world.
   void abandon(const std::string& why) noexcept { own_->give_notice("failed ", why); }
 
-  /// Replaces the values of all ranks by their sums, added in the order of the ranks: every rank gets the same bits.
-  /// Throws `std::invalid_argument` on every rank if they do not all give equally many values of one type. Each rank
-  /// adds a part of them: 2 (P - 1) / P of the bytes are sent, and up to 16 MiB taken for a while.
+  /// Replaces the values of all ranks by their sums, added in the order of the ranks, so that every rank gets the same
+  /// bits. Throws `std::invalid_argument` on every rank if ranks pass different counts or types. Each rank adds one
+  /// part of the values. Sends 2 (P - 1) / P of the bytes, and allocates up to 16 MiB temporarily.
   template <class T>
   void all_reduce_sum(std::span<T> values) {
     static_assert(std::is_trivially_copyable_v<T>, "orrery: all_reduce_sum: the values are sent as bytes");
@@ -129,9 +131,9 @@ class world {
     });
   }
 
-  /// Costs four small collective calls, and one persistent request for each side of each exchange. With native
-  /// collectives the first plan with a group also makes its communicator (`communicator::make_groups`). Throws
-  /// `transport_error` on all ranks if a rank sends what its peer does not expect.
+  /// Opens a plan. Costs four small collective calls, and one persistent request for each side of each exchange. With
+  /// native collectives, the first plan with a group also makes its communicator (see `communicator::make_groups`).
+  /// Throws `transport_error` on all ranks if a rank sends what its peer does not expect.
   [[nodiscard]] channel open(const schedule::program& p, std::vector<exchange_pieces> pieces) {
     const communicator::presence here = own_->enter();
     return own_->collective("while it opened a plan", [&] {

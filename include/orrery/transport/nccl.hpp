@@ -33,37 +33,41 @@ namespace orrery::nccl {
 ///     orrery::nccl::world world{comm, stream};  // the trainer's
 ///     orrery::attention<orrery::wallfacer<2>, orrery::device_flash<orrery::bfloat16>> attend{world, shape};
 ///
-/// Calls enqueue on the trainer's stream and return; on this stream their results are there. The world makes
-/// communicators of its own (see `lines`) and issues nothing on the trainer's but one ncclCommSplit, when it is made;
-/// the trainer's communicator and stream outlive it. Make the communicator not blocking, as `join` does: on a blocking
-/// one ncclCommSplit waits for ranks that do not come, so a thread calls it, and at the deadline, when the constructor
-/// throws, that thread stays in it until the trainer aborts its communicator (see `split_with_timeout`). A host thread
-/// waits in a call only for NCCL to have enqueued, and in `synchronize`, `barrier` and `all_gather`, up to the
-/// deadline; then, and when NCCL says that a communicator has failed, it aborts its communicators, which ends what
-/// waits on the device, and throws `transport_error`. While the trainer waits in cudaStreamSynchronize, the watchdog
-/// does the same (see `options::watchdog_period`): its wait ends, what is on the stream is void, and the next call
-/// throws. For one thread at a time. All members but `rank`, `size`, `stream`, `usable`, `synchronize` and `watch` are
-/// collective.
+/// Calls enqueue on the trainer's stream and return; their results are complete on this stream. The trainer's
+/// communicator and stream must outlive the world. The world makes communicators of its own (see `lane_communicators`).
+/// On the trainer's communicator it calls nothing but one ncclCommSplit, when it is made. Make the communicator
+/// nonblocking, as `join` does. On a blocking one, ncclCommSplit waits for ranks that do not come. So a separate thread
+/// calls it; when the constructor throws at the deadline, that thread stays in it until the trainer aborts the
+/// communicator (see `split_with_timeout`).
 ///
-/// Lanes are communicators at work side by side: a GPU must have room for the kernels of all of them, or NCCL be told
-/// to keep their order (NCCL_LAUNCH_ORDER_IMPLICIT=1, from 2.26 on); all ranks issue in one order, whatever their
-/// schedule (see nccl_order.hpp). NCCL refuses two ranks on one GPU.
+/// In a call, the host thread waits only for NCCL to enqueue. In `synchronize`, `barrier` and `all_gather` it waits for
+/// other ranks. At the deadline, and when NCCL reports that a communicator has failed, it aborts all communicators,
+/// which ends what waits on the device, and throws `transport_error`. While the trainer waits in cudaStreamSynchronize,
+/// the watchdog does the same (see `options::watchdog_period`): the wait ends, the results on the stream are void, and
+/// the next call throws.
 ///
-/// A call can be captured into a CUDA graph: it asks no stream or event, and all that it orders begins and ends on the
-/// trainer's stream. Call once before, since NCCL connects ranks at their first message, which no capture allows; all
-/// ranks capture and launch the same calls in the same order.
+/// Use a world from one thread at a time. All members but `rank`, `size`, `stream`, `usable`, `synchronize` and `watch`
+/// are collective.
+///
+/// Each lane is a communicator, and lanes work concurrently. A GPU must have room for the kernels of all of them, or
+/// NCCL must be told to keep their order (NCCL_LAUNCH_ORDER_IMPLICIT=1, from 2.26 on). All ranks issue their calls in
+/// one order, whatever the schedule (see nccl/order.hpp). NCCL refuses two ranks on one GPU.
+///
+/// Calls can be captured into a CUDA graph: they query no stream or event, and everything they order begins and ends on
+/// the trainer's stream. Make one call before, since NCCL connects ranks at their first message, which is not possible
+/// during capture. All ranks capture and launch the same calls in the same order.
 class world {
  public:
   using memory = detail::device_memory;
 
-  /// Throws `std::invalid_argument` for a communicator that is null, a stream of another device than its, or a deadline
-  /// that is not positive (or a period that is negative), `device_error` and `transport_error`. Costs a communicator,
-  /// and events.
+  /// Collective. Throws `std::invalid_argument` for a null communicator, for a stream of another device than the
+  /// communicator's, and for invalid options. Throws `device_error` and `transport_error`. Costs a communicator, and
+  /// events.
   world(ncclComm_t comm, cudaStream_t stream, const options& options = {})
       : own_{std::make_shared<communicators>(comm, stream, options)}, exceptions_{std::uncaught_exceptions()} {}
   world(const world&) = delete;
   world& operator=(const world&) = delete;
-  /// Collective, but for a rank that leaves by an exception: that aborts.
+  /// Collective, except on a rank that leaves by an exception: that rank aborts its communicators.
   ~world() {
     if (std::uncaught_exceptions() > exceptions_) own_->give_up("it has ended by an exception");
   }
@@ -71,16 +75,16 @@ class world {
   [[nodiscard]] int rank() const noexcept { return own_->rank(); }
   [[nodiscard]] int size() const noexcept { return own_->size(); }
   [[nodiscard]] cudaStream_t stream() const noexcept { return own_->compute(); }
-  /// False after a failure: from then on every other member throws its message.
+  /// Returns false after a failure. From then on every other member throws its message.
   [[nodiscard]] bool usable() const noexcept { return !own_->failed(); }
 
-  /// Waits until the trainer's stream has done all that is enqueued, or throws after the deadline.
+  /// Waits for everything that is enqueued on the trainer's stream. Throws after the deadline.
   void synchronize() {
     own_->enter("waiting for its stream");
     own_->synchronize(own_->compute());
   }
-  /// Lets the watchdog see what `enqueue()` enqueues on the trainer's stream, as it sees calls: for the launch of a
-  /// graph that calls were captured into.
+  /// Calls `enqueue()`, and lets the watchdog supervise what it enqueues on the trainer's stream. For launches of a
+  /// graph into which calls were captured.
   ///
   ///     world.watch([&] { check(cudaGraphLaunch(step, world.stream())); });
   template <class Enqueue>
@@ -92,22 +96,23 @@ class world {
   }
   /// Returns when all ranks have called it.
   void barrier() { static_cast<void>(own_->all_gather("", {detail::collective_call::barrier})); }
-  /// The texts of all ranks, of a call that is compared as `call`. Takes device memory for them for a while.
+  /// Returns the texts of all ranks. `call` is the kind that the ranks' signatures are compared by. Allocates device
+  /// memory for the texts temporarily.
   [[nodiscard]] std::vector<std::string> all_gather(
       const std::string& text, detail::collective_call call = detail::collective_call::all_gather) {
     return own_->all_gather(text, {call});
   }
-  /// This rank gives up and aborts its communicators: NCCL, or their deadline, tells the others. Not collective.
+  /// Gives up: aborts this rank's communicators. The others learn it from NCCL or at their deadline. Not collective.
   void abandon(const std::string& why) noexcept {
     try {
       own_->give_up("rank " + std::to_string(rank()) + " failed " + why);
-    } catch (...) {  // no memory for a message: the others have their deadline
+    } catch (...) {  // no memory for a message: the others fail at their deadline
     }
   }
 
-  /// Replaces the values of all ranks, in the memory of the host, by their sums, added in the order of the ranks: every
-  /// rank gets the same bits. P times their bytes are received. Throws `std::invalid_argument` on every rank if they do
-  /// not all give equally many values of one type.
+  /// Replaces the values of all ranks, in host memory, by their sums, added in the order of the ranks, so that every
+  /// rank gets the same bits. Each rank receives P times the bytes of the values. Throws `std::invalid_argument` on
+  /// every rank if ranks pass different counts or types.
   template <class T>
   void all_reduce_sum(std::span<T> values) {
     static_assert(std::is_trivially_copyable_v<T>, "orrery: all_reduce_sum: the values are sent as bytes");
@@ -125,9 +130,9 @@ class world {
     }
   }
 
-  /// Throws `transport_error` on all ranks if a rank sends what its peer does not expect, or the programs would wait
-  /// for ever. Costs a communicator for each lane, and each set of groups of native collectives, that no plan had
-  /// before; two events for each group of messages.
+  /// Opens a plan. Throws `transport_error` on all ranks if a rank sends what its peer does not expect, or if the
+  /// programs would deadlock. Costs one communicator for each lane, and for each set of groups of native collectives,
+  /// that no plan had before, and two events for each group of messages.
   [[nodiscard]] channel open(const schedule::program& p, std::vector<exchange_pieces> pieces) {
     own_->enter("opening a plan");
     return {own_, p, std::move(pieces)};
@@ -140,9 +145,10 @@ class world {
 
 static_assert(transport<world>);
 
-/// A new communicator of `size` ranks on the calling thread's current device, not blocking: collective. Rank 0 makes
-/// the id by ncclGetUniqueId and gives it to the others (by MPI, a file, a socket). Throws `device_error` where there
-/// is no device, and `transport_error` if not all have come before the deadline, or NCCL refuses, with its words.
+/// Makes a nonblocking communicator of `size` ranks, on the current device of the calling thread. Collective. Rank 0
+/// makes the id by ncclGetUniqueId and gives it to the others (by MPI, a file, a socket). Throws `device_error` if
+/// there is no device, and `transport_error` if a rank does not come before the deadline, or if NCCL fails, with its
+/// message.
 [[nodiscard]] inline communicator join(const ncclUniqueId& id, int rank, int size, double deadline = 60) {
   int devices = 0;
   detail::check_cuda(cudaGetDeviceCount(&devices), "cudaGetDeviceCount");

@@ -5,33 +5,33 @@
 
 namespace orrery::nccl {
 
-/// All ranks give the same; where ranks differ about native collectives, there are none.
+/// Options of `world`. All ranks pass the same. If ranks differ about native collectives, none are used.
 struct options {
-  /// How long a rank waits, in seconds, before it aborts its communicators and fails with a message: its host for
-  /// NCCL, in `synchronize`, `barrier` and `all_gather` for the other ranks, and, if there is a watchdog, its device
-  /// for the end of a call that it has begun: of one that the host is still in the middle of, since the host's last
-  /// step in it.
+  /// How long a rank waits, in seconds, before it aborts its communicators and fails with a message. Applies to the
+  /// host's waits for NCCL, and for other ranks in `synchronize`, `barrier` and `all_gather`. With a watchdog it also
+  /// applies to the device, for the end of a call; while the host is still inside the call, time counts from the host's
+  /// last step in it.
   double deadline = 60;
-  /// Use ncclAllGather for what programs remark as an all-gather, where all its blocks have one size: it needs memory
-  /// for the gathered blocks in a row, and a copy of each to its slot. Otherwise, grouped sends and receives between
-  /// the slots themselves.
+  /// Use ncclAllGather for marked all-gathers whose blocks all have one size. It needs memory for all gathered blocks
+  /// in a row, and a copy of each block to its slot. Otherwise, grouped sends and receives move the blocks directly
+  /// between slots.
   bool native_all_gather = true;
-  /// Use ncclAlltoAll for what programs remark as an all-to-all or a reduce-scatter, where each two members send each
-  /// other as many bytes: the same bytes from and to memory in which they lie in a row, so it costs that memory twice,
-  /// a copy of each block to it and one from it. Off, since NCCL up to 2.30 turns it into the sends and receives that
-  /// are made otherwise, from slot to slot, unless the memory is registered with it; before 2.28, where there is no
-  /// such call, so does this library.
+  /// Use ncclAlltoAll for marked all-to-alls and reduce-scatters in which each two members exchange the same number of
+  /// bytes. It needs memory in which all blocks lie in a row, for both directions, and copies each block to it and from
+  /// it. Off by default, since NCCL up to 2.30 implements it by the same sends and receives that are otherwise made
+  /// directly between slots, unless the memory is registered with NCCL. NCCL before 2.28 has no such call; there, this
+  /// library makes the sends and receives.
   ///
-  /// ncclReduceScatter is never used. The partials of a forward merge by their log-sum-exp, which is none of NCCL's
-  /// operators. Those of a backward are sums, but it would send as many bytes ((ranks - 1) blocks a rank, by NCCL's
-  /// rings as by direct exchange), needs all of a rank's partials in a row, its own among them, which lies in the
-  /// trainer's tensor, in its type and strides, and promises no order of addition: on NVLink switches (NVLS) the same
-  /// call has given other bits, and here it must not.
+  /// ncclReduceScatter is never used. The partials of a forward are merged by their log-sum-exp, which is not an
+  /// operator of NCCL. The partials of a backward are sums, but ncclReduceScatter would send as many bytes ((ranks - 1)
+  /// blocks a rank, by NCCL's rings as by direct exchange). It also needs all partials of a rank in a row, including
+  /// the rank's own, which lies in the trainer's tensor with its type and strides. And it does not fix the order of
+  /// addition: on NVLink switches (NVLS) repeated calls have given different bits, which this library must not.
   bool native_all_to_all = false;
-  /// How often a thread of each world looks at its communicators and at the events of its calls, in seconds; at least
-  /// four times in a deadline, and asleep in between. It aborts the communicators at the deadline, or when NCCL says
-  /// that one of them has failed, while the rank's own thread is anywhere else: in cudaStreamSynchronize, or computing.
-  /// Calls captured into a graph are seen by it only inside of `world::watch`. 0: there is no such thread.
+  /// The period, in seconds, at which a thread of each world (the watchdog) checks its communicators and the events of
+  /// its calls. It checks at least four times in a deadline, and sleeps in between. It aborts the communicators at the
+  /// deadline, or when NCCL reports a failure, even while the rank's own thread waits in cudaStreamSynchronize or
+  /// computes. It sees calls captured into a graph only inside `world::watch`. 0: no watchdog.
   double watchdog_period = 1;
 };
 

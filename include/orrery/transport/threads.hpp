@@ -28,7 +28,7 @@
 /// Ranks that are threads of one process.
 namespace orrery::threads {
 
-/// One message of a plan in the memory of the host: where it comes from and goes to.
+/// One message of a plan, in host memory: copies the sender's pieces to the receiver's.
 class message {
  public:
   struct end {
@@ -46,7 +46,7 @@ class message {
   static void arrive(const end&) noexcept {}
   void copy() const {
     for (std::size_t i = 0; i < source_->size(); ++i) {
-      if ((*source_)[i].bytes == 0) continue;  // an empty shard may lie nowhere
+      if ((*source_)[i].bytes == 0) continue;  // an empty shard may have a null address
       std::memcpy((*target_)[i].data, (*source_)[i].data, static_cast<std::size_t>((*source_)[i].bytes));
     }
   }
@@ -60,7 +60,7 @@ class message {
 
 using channel = basic_channel<message>;
 
-/// One rank of the world: what `run` hands to each thread. See `transport`.
+/// One rank of the world; `run` passes one to each thread. See `transport`.
 class world {
  public:
   using memory = detail::host_memory;
@@ -76,24 +76,24 @@ class world {
   /// False after a failure: from then on every other member throws its message. Not collective.
   [[nodiscard]] bool usable() const noexcept { return !shared_->failed(); }
 
-  /// The texts of all ranks, of a call that is compared as `call`.
+  /// Returns the texts of all ranks. `call` is the kind that the ranks' signatures are compared by.
   [[nodiscard]] std::vector<std::string> all_gather(
       const std::string& text, detail::collective_call call = detail::collective_call::all_gather) {
     return shared_->all_gather(rank_, text, call);
   }
 
-  /// This rank gives up: the others fail at once with "rank 2 failed " and `why`. Not collective.
+  /// Gives up: the other ranks fail at once with "rank 2 failed " and `why`. Not collective.
   void abandon(const std::string& why) noexcept { shared_->abandon(rank_, why); }
 
-  /// Replaces the values of all ranks by their sums, added in the order of the ranks: every rank gets the same bits.
-  /// Throws `std::invalid_argument` on every rank if they do not all give equally many values of one type.
+  /// Replaces the values of all ranks by their sums, added in the order of the ranks, so that every rank gets the same
+  /// bits. Throws `std::invalid_argument` on every rank if ranks pass different counts or types.
   template <class T>
   void all_reduce_sum(std::span<T> values) {
     const auto call = detail::collective_signature::sum<T>(values.size());
     shared_->publish(rank_, &values, call, [&](const std::vector<void*>& published) {
       const std::size_t ranks = published.size();
       const auto values_of = [&](std::size_t rank) { return *static_cast<const std::span<T>*>(published[rank]); };
-      // Each rank adds up its part, for all.
+      // Each rank computes a part of the sums, for all ranks.
       const std::size_t begin = values.size() * static_cast<std::size_t>(rank_) / ranks;
       const std::size_t end = values.size() * (static_cast<std::size_t>(rank_) + 1) / ranks;
       for (std::size_t i = begin; i < end; ++i) {
@@ -117,8 +117,8 @@ class world {
   int rank_;
 };
 
-/// Calls `call(body, rank)` on a new thread for each rank of the world, and returns when all have ended; as `run`
-/// below.
+/// Calls `call(body, rank)` on a new thread for each rank of the world, and returns when all have ended. Handles
+/// exceptions as `run` below does.
 inline void run_ranks(shared_world& shared, void (*call)(void* body, int rank), void* body) {
   std::mutex mutex;
   std::exception_ptr root_cause;
@@ -127,10 +127,11 @@ inline void run_ranks(shared_world& shared, void (*call)(void* body, int rank), 
     const std::lock_guard lock{mutex};
     if (first == nullptr) first = std::current_exception();
   };
-  // Zero where the number of cores is not known.
+  // Zero if the number of cores is unknown.
   const auto cores = static_cast<std::int64_t>(std::thread::hardware_concurrency());
   const bool oversubscribed = cores > 0 && std::int64_t{shared.size()} * shared.get_options().threads_per_rank > cores;
-  // An exception in a handler would end the process: so what follows does not throw, even if there is no memory.
+  // Called in exception handlers, where another exception would end the process. So it does not throw, even without
+  // memory.
   const auto fail = [&](int rank, const char* why) noexcept {
     try {
       shared.fail("rank " + std::to_string(rank) + " failed" + (*why == '\0' ? "" : ": ") + why);
@@ -166,7 +167,7 @@ inline void run_ranks(shared_world& shared, void (*call)(void* body, int rank), 
   } catch (const std::bad_alloc&) {
     refused = std::make_error_code(std::errc::not_enough_memory);
   }
-  // Those that were started fail at their next communication.
+  // Ranks that were started fail at their next communication.
   const int missing = static_cast<int>(threads.size());
   if (refused) shared.abandon(missing, "to start: the system refuses its thread");
   for (std::thread& thread : threads) thread.join();
@@ -179,7 +180,7 @@ inline void run_ranks(shared_world& shared, void (*call)(void* body, int rank), 
   if (secondary_error != nullptr) std::rethrow_exception(secondary_error);
 }
 
-/// The same for `body(rank)`.
+/// Calls `body(rank)` on a new thread for each rank.
 template <class Body>
 void run_ranks(shared_world& shared, const Body& body) {
   run_ranks(
@@ -188,16 +189,21 @@ void run_ranks(shared_world& shared, const Body& body) {
 }
 
 /// Calls `body(world&)` on `ranks` new threads, each with its own rank, and returns when all have ended. If one of them
-/// throws, the others fail at their next communication. The first exception that is no `transport_error`, and so the
-/// cause of those, is thrown here; if there are only such, the first of them.
+/// throws, the others fail at their next communication. Rethrows the root cause: the first exception that is not a
+/// `transport_error`. If all are, rethrows the first of them.
 ///
-/// An operator may outlive the world, in static storage say; then its calls throw `transport_error`.
+///     orrery::threads::run(4, {.deadline = 30}, [&](orrery::threads::world& world) {
+///       orrery::attention<orrery::ring, orrery::flash<float>> attend{world, shape};
+///       attend.forward(...);
+///     });
 ///
-/// Threads that exceed the cores ask for long time slices (see `ask_for_long_time_slices`), because each change of
-/// thread costs a core the blocks that a kernel keeps in its caches.
+/// An operator may outlive the world, for example in static storage; its calls then throw `transport_error`.
 ///
-/// Throws `std::invalid_argument` for a number of ranks, deadline or threads that is not positive, and
-/// `std::system_error` if the system refuses a rank's thread: when the ranks that it had started have ended.
+/// If there are more threads than cores, the threads ask for long time slices (see `ask_for_long_time_slices`), because
+/// each context switch evicts the blocks that a kernel keeps in the core's caches.
+///
+/// Throws `std::invalid_argument` for a number of ranks, a deadline or a number of threads that is not positive. Throws
+/// `std::system_error` if the system refuses the thread of a rank, after the ranks that had started have ended.
 template <class Body>
 void run(int ranks, const options& options, Body&& body) {
   shared_world shared{ranks, options};

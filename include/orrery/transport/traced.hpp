@@ -26,31 +26,32 @@
 
 namespace orrery {
 
-/// What a rank's flight recorder keeps, and where it goes when something fails.
+/// Options of `traced`: how many events each rank keeps, and where they are written after a failure.
 struct trace_options {
-  /// Events that each rank keeps, the last ones. A call has one, and two for each of its exchanges; 40 bytes each.
+  /// The number of events that each rank keeps; older ones are overwritten. A call has one event, and two for each of
+  /// its exchanges, of 40 bytes each.
   std::int64_t events = 4096;
   /// If not empty, a rank that fails writes `<file_on_failure>.<rank>.json` and `.txt`.
   std::string file_on_failure{};
-  /// If not null, a rank that fails writes its text here. Ranks of one process take turns.
+  /// If not null, a rank that fails writes its text here. Ranks of one process write one after the other.
   std::ostream* stream_on_failure = nullptr;
 };
 
-/// Adaptor: a transport with a flight recorder. Each rank keeps its last events with their times; a failure writes them
-/// down, and they can be drawn as a timeline of what was measured whenever all is well.
+/// Adaptor with a flight recorder: each rank keeps its last events with their times. A failure writes them down. They
+/// can also be drawn as a timeline of what was measured at any other time.
 ///
 ///     orrery::traced recorder{world, {.file_on_failure = "trace"}};
 ///     orrery::attention<orrery::ring, orrery::flash<float>> attend{recorder, shape};
-///     attend.forward(...);                   // if it fails: trace.0.json, trace.0.txt, ...
+///     attend.forward(...);                   // on failure: trace.0.json, trace.0.txt, ...
 ///     recorder.write_timeline("all.json");  // all ranks, for https://ui.perfetto.dev
 ///
-/// The files of several ranks become one by `jq -s '{traceEvents: map(.traceEvents) | add}' trace.*.json`. Times count
-/// from the construction, in which all ranks meet: ranks on one machine share its clock, ranks on different machines
-/// agree as well as they left that meeting together (some 0.1 ms).
+/// `jq -s '{traceEvents: map(.traceEvents) | add}' trace.*.json` joins the files of several ranks. Times count from the
+/// construction, in which all ranks meet. Ranks on one machine share its clock. The clocks of different machines agree
+/// up to the difference with which they left that meeting (some 0.1 ms).
 ///
-/// Costs two looks at the clock for each event; memory is taken at construction and when a plan is made, and calls
-/// allocate nothing. What lies between two events is drawn as `compute`: packing, tiles and merges. Composes with other
-/// adaptors: `traced` outside of `faulty` shows the faults.
+/// Costs two reads of the clock for each event. Memory is allocated at construction and when a plan is made; calls
+/// allocate nothing. The time between two events is drawn as `compute`: packing, tiles and merges. Can wrap and be
+/// wrapped by other adaptors: `traced` outside of `faulty` shows the faults.
 template <transport World>
 class traced : public transport_adaptor<World, traced<World>> {
   using clock = std::chrono::steady_clock;
@@ -73,7 +74,7 @@ class traced : public transport_adaptor<World, traced<World>> {
     std::vector<event> ring;
     std::int64_t recorded = 0;
     std::vector<schedule::program> plans;
-    std::vector<std::vector<std::int64_t>> bytes;  // that each exchange of each plan sends
+    std::vector<std::vector<std::int64_t>> bytes;  // by plan and exchange: the bytes sent
     int calls = 0;
     std::string failure;
     std::int64_t failed_at = 0;
@@ -87,7 +88,7 @@ class traced : public transport_adaptor<World, traced<World>> {
       ++recorded;
     }
 
-    /// Does `work`, and records it. `what` is complete but for the times.
+    /// Calls `work()` and records it. `what` is the event without its times.
     template <class Work>
     void measure(event what, const Work& work) {
       what.start = now();
@@ -104,10 +105,10 @@ class traced : public transport_adaptor<World, traced<World>> {
       record(what);
     }
 
-    /// Does `work` as a part of what was recorded last.
+    /// Calls `work()` and counts its time to the last recorded event.
     template <class Work>
     void prolong(const Work& work) {
-      if (recorded == 0) return work();  // forgotten meanwhile
+      if (recorded == 0) return work();  // reset meanwhile
       event& last = ring[static_cast<std::size_t>((recorded - 1) % static_cast<std::int64_t>(ring.size()))];
       try {
         work();
@@ -120,7 +121,8 @@ class traced : public transport_adaptor<World, traced<World>> {
       last.end = now();
     }
 
-    /// The first failure writes down what came before it. Not being able to is no second failure.
+    /// Writes down the events at the first failure. Errors in writing are ignored, since the failure itself is about to
+    /// be thrown.
     void fail(const std::string& why) noexcept {
       try {
         if (!failure.empty()) return;
@@ -133,15 +135,16 @@ class traced : public transport_adaptor<World, traced<World>> {
           std::ofstream{name + ".txt"} << text();
         }
         if (options.stream_on_failure != nullptr) {
-          static std::mutex& turns = *new std::mutex;  // never destroyed: an operator may be later
-          const std::lock_guard lock{turns};
+          static std::mutex& mutex =
+              *new std::mutex;  // never destroyed, since operators may be destroyed after statics
+          const std::lock_guard lock{mutex};
           *options.stream_on_failure << text() << std::flush;
         }
-      } catch (...) {  // the failure itself is on its way already
+      } catch (...) {  // the failure itself is about to be thrown
       }
     }
 
-    /// From the oldest that is kept to the last.
+    /// Calls visit(event) from the oldest kept event to the newest.
     template <class Visit>
     void each(const Visit& visit) const {
       const auto size = static_cast<std::int64_t>(ring.size());
@@ -158,7 +161,7 @@ class traced : public transport_adaptor<World, traced<World>> {
       const schedule::exchange& x = plan_of(e).exchanges[e.exchange];
       return e.what == kind::post ? x.posted : x.complete_before;
     }
-    /// "key shard 1 from rank 2, key shard 0 to rank 1"
+    /// Describes the messages of an event: "key shard 1 from rank 2, key shard 0 to rank 1".
     [[nodiscard]] std::string message_of(const event& e) const {
       const schedule::program& p = plan_of(e);
       const schedule::exchange& x = p.exchanges[e.exchange];
@@ -187,9 +190,9 @@ class traced : public transport_adaptor<World, traced<World>> {
     [[nodiscard]] std::string events() const {
       timeline drawn;
       drawn.begin_rank(rank);
-      std::vector<event> flying;
+      std::vector<event> in_flight;
       const event* before = nullptr;
-      const auto draw_flight = [&](const event& posted, std::int64_t end) {
+      const auto draw_in_flight = [&](const event& posted, std::int64_t end) {
         const schedule::exchange& x = plan_of(posted).exchanges[posted.exchange];
         drawn.flight(x.lane, message_of(posted), posted.start - origin, end - origin, details_of(posted));
       };
@@ -203,20 +206,20 @@ class traced : public transport_adaptor<World, traced<World>> {
           drawn.slice("begin", "begin " + std::string{name_of(plan_of(e).pass)}, e.start - origin, e.end - origin,
                       details_of(e));
         } else if (e.what == kind::post) {
-          flying.push_back(e);
+          in_flight.push_back(e);
           drawn.slice("post", "post " + message_of(e), e.start - origin, e.end - origin, details_of(e));
         } else {
-          const auto posted = std::find_if(flying.begin(), flying.end(), [&](const event& other) {
+          const auto posted = std::find_if(in_flight.begin(), in_flight.end(), [&](const event& other) {
             return other.call == e.call && other.exchange == e.exchange;
           });
-          if (posted != flying.end()) {
-            draw_flight(*posted, e.end);
-            flying.erase(posted);
+          if (posted != in_flight.end()) {
+            draw_in_flight(*posted, e.end);
+            in_flight.erase(posted);
           }
           drawn.slice("wait", "wait for " + message_of(e), e.start - origin, e.end - origin, details_of(e));
         }
       });
-      for (const event& posted : flying) draw_flight(posted, failure.empty() ? before->end : failed_at);
+      for (const event& posted : in_flight) draw_in_flight(posted, failure.empty() ? before->end : failed_at);
       if (!failure.empty()) drawn.mark(failure, failed_at - origin);
       return drawn.events();
     }
@@ -266,7 +269,7 @@ class traced : public transport_adaptor<World, traced<World>> {
     }
     recording_->options = std::move(options);
 
-    // A machine's clock is one. Where a machine does not say which it is, each rank has a clock of its own.
+    // Ranks with the same boot id share the clock of one machine. A rank without a boot id uses its own clock.
     std::string machine;
     std::getline(std::ifstream{"/proc/sys/kernel/random/boot_id"}, machine);
     static_cast<void>(detail::all_gather_as(world, "", detail::collective_call::recorder));
@@ -283,7 +286,7 @@ class traced : public transport_adaptor<World, traced<World>> {
     }
   }
 
-  /// What all collective members go through: one that fails writes down the events.
+  /// Wraps every collective member: if it throws, writes down the events.
   template <class Call>
   decltype(auto) collective(const Call& call) {
     try {
@@ -344,20 +347,20 @@ class traced : public transport_adaptor<World, traced<World>> {
     return collective([&] { return channel{this->world().open(p, std::move(pieces)), recording_, plan}; });
   }
 
-  /// This rank's events in the Chrome trace format (see `timeline`). Not collective.
+  /// Writes this rank's events in the Chrome trace format (see `timeline`). Not collective.
   void write_json(std::ostream& to) const {
     const std::string local = recording_->events();
     to << timeline::document({&local, 1});
   }
-  /// This rank's events, one a line. Not collective.
+  /// Writes this rank's events as text, one event in each line. Not collective.
   void write_text(std::ostream& to) const { to << recording_->text(); }
 
-  /// The events of all ranks in the Chrome trace format, written by rank 0. Collective.
+  /// Writes the events of all ranks in the Chrome trace format, on rank 0. Collective.
   void write_timeline(std::ostream& to) {
     const std::vector<std::string> of_all = gather_events();
     if (this->rank() == 0) to << timeline::document(of_all);
   }
-  /// The same to a file. Rank 0 throws `std::runtime_error` if it cannot be written.
+  /// Writes them to a file. Rank 0 throws `std::runtime_error` if it cannot be written.
   void write_timeline(const std::string& path) {
     const std::vector<std::string> of_all = gather_events();
     if (this->rank() != 0) return;

@@ -20,35 +20,37 @@
 
 namespace orrery {
 
-/// Communication failed: a peer did not come in time, left or failed. The message names the rank that failed first,
-/// what this rank waited for (step, block and peer), and says whether the world can still be used, as `usable()` does.
+/// Thrown when communication fails: a peer missed the deadline, left or failed. The message names the rank that failed
+/// first, what this rank waited for (step, block and peer), and whether the world can still be used (see `usable()`).
 struct transport_error : std::runtime_error {
   using std::runtime_error::runtime_error;
 };
 
-/// Contiguous memory of the transport's kind (of the host, of a device).
+/// Contiguous memory, on the host or on a device, as the transport requires.
 struct piece {
   std::byte* data = nullptr;
   std::int64_t bytes = 0;
 };
 
-/// Where an exchange's blocks lie, one piece for each block, in the order of the program. Fixed when the plan is made.
+/// The memory of an exchange's blocks: one piece for each block, in the order of the program. Fixed when the plan is
+/// made.
 struct exchange_pieces {
   std::vector<piece> sent;
   std::vector<piece> received;
 };
 
-/// One end of a plan: what an executor gets from `open`.
+/// One rank's end of a plan, as `open` returns it.
 ///
-/// `begin` starts a call. `post(e)` starts the program's exchange e, `await(e)` lets what follows be ordered after its
-/// completion: on a host by waiting, on a device by enqueuing. Neither allocates. Each exchange is posted and awaited
-/// once in a call, in the order of the program. `context()` is what kernels are called with.
+/// `begin()` starts a call. `post(e)` starts exchange e of the program. `await(e)` completes it: a host transport
+/// waits, a device transport enqueues the wait, so that whatever follows is ordered after the exchange. Each exchange
+/// is posted and awaited once in a call, in the order of the program. Neither allocates. `context()` returns what
+/// kernels are called with.
 ///
-/// A channel may also have `posted()`, which is called after exchanges that were posted one right after the other, so
-/// that it can begin them together.
+/// Optional members:
 ///
-/// A channel may also have `abandon(why)`: this rank leaves the call in the middle (its kernel has thrown), so that the
-/// others fail at once, with its name, instead of at their deadline. It does not throw.
+/// - `posted()` is called after one or more consecutive posts, so that the channel can start them together.
+/// - `abandon(why)` reports that this rank leaves the call before its end, for example because its kernel threw. The
+///   other ranks then fail at once, with this rank's name, instead of at their deadline. Does not throw.
 template <class Channel>
 concept transport_channel = requires(Channel& channel, int exchange) {
   channel.begin();
@@ -57,28 +59,29 @@ concept transport_channel = requires(Channel& channel, int exchange) {
   channel.context();
 };
 
-/// One rank's view of a world of ranks. All members but `rank`, `size` and `usable` are collective: all ranks call
-/// them, in one order. If ranks meet in different calls, all of them throw `transport_error`, which says who calls
-/// what.
+/// One rank's handle to a world of ranks (compare a communicator of MPI or NCCL). All members but `rank`, `size` and
+/// `usable` are collective: all ranks call them, in the same order. If ranks meet in different calls, all of them throw
+/// `transport_error`, which says who calls what.
 ///
 /// - `barrier()` returns when all ranks have called it.
-/// - `all_gather(text)` returns the texts of all ranks. For plan time only: it may allocate.
-/// - `all_reduce_sum(values)` replaces the values, in the memory of the host, by the sums of the values of all ranks,
-///   added in the order of the ranks: every rank gets the same bits. Throws `std::invalid_argument` on every rank if
-///   they do not give equally many values of one type.
-/// - `open(program, pieces)` prepares a plan and returns its channel; the pieces (one entry for each exchange of the
-///   program) stay where they are until the channel is gone.
+/// - `all_gather(text)` returns the texts of all ranks. Used when plans are made only: it may allocate.
+/// - `all_reduce_sum(values)` replaces the values, in host memory, by their sums over all ranks. The sums are added in
+///   the order of the ranks, so every rank gets the same bits. Throws `std::invalid_argument` on every rank if ranks
+///   pass different counts or types.
+/// - `open(program, pieces)` prepares a plan and returns its channel. `pieces` has one entry for each exchange of the
+///   program; the memory must outlive the channel.
 /// - `usable()` is false after a failure. From then on every collective member throws the same message again, at once.
-/// - `memory` is where the plan's buffers live: constructed with a number of bytes, aligned to 64, it has `data()`.
+/// - `memory` is the type of the plan's buffers: constructed with a number of bytes, aligned to 64, with a member
+///   `data()`.
 ///
-/// A world may also have
+/// Optional members:
 ///
-/// - `all_gather(text, call)`: the same for a call that is compared as another `collective_call`, so that a text of an
-///   operator's construction is not taken for one of the trainer's;
-/// - `abandon(why)`: this rank gives up ("rank 2 failed " and `why`), so that the others fail at once, with its name.
-///   Not collective. It does not throw.
+/// - `all_gather(text, call)`: as above, for a call that is compared as another `collective_call`. So a text of an
+///   operator's construction is not mistaken for one of the trainer's.
+/// - `abandon(why)`: this rank gives up. The others fail at once with "rank 2 failed " and `why`. Not collective. Does
+///   not throw.
 ///
-/// An adaptor derives from `transport_adaptor`, which forwards all of these.
+/// Adaptors derive from `transport_adaptor`, which forwards all of these.
 template <class World>
 concept transport = requires(World& world, const schedule::program& p, std::vector<exchange_pieces> pieces,
                              const std::string& text, std::span<double> values) {
@@ -96,29 +99,29 @@ concept transport = requires(World& world, const schedule::program& p, std::vect
 
 namespace orrery::detail {
 
-/// What `open` returns.
+/// The type that `open` returns.
 template <transport World>
 using channel_of = decltype(std::declval<World&>().open({}, {}));
 
-/// Does a channel want to know when it has been given all that is to be posted now?
+/// A channel with `posted()`: it starts consecutive posts together.
 template <class Channel>
 concept batching = requires(Channel& channel) {
   channel.posted();
 };
 
-/// Can a rank that leaves a call in the middle say so to the others? Of channels and worlds.
+/// A channel or world with `abandon()`: a rank that leaves a call early can tell the others.
 template <class Channel>
 concept abandonable = requires(Channel& channel, const std::string& why) {
   channel.abandon(why);
 };
 
-/// Does a world compare a gathering of texts as the collective call that it is part of?
+/// A world whose `all_gather` takes the collective call that it is a part of.
 template <class World>
 concept naming_calls = requires(World& world, const std::string& text, collective_call call) {
   { world.all_gather(text, call) } -> std::same_as<std::vector<std::string>>;
 };
 
-/// `all_gather` as part of another collective call, if the world can name it.
+/// Gathers texts as a part of the collective call `call`, if the world can distinguish them.
 template <transport World>
 [[nodiscard]] std::vector<std::string> all_gather_as(World& world, const std::string& text, collective_call call) {
   if constexpr (naming_calls<World>) {
@@ -132,15 +135,15 @@ template <transport World>
 
 namespace orrery {
 
-/// What all ranks throw, with the same message, because they do not say the same (see `require_agreement`): the world
-/// can still be used.
+/// Thrown by all ranks, with the same message, if they pass different values where all must pass the same (see
+/// `require_agreement`). The world can still be used.
 struct disagreement : std::invalid_argument {
   using std::invalid_argument::invalid_argument;
 };
 
-/// Call in a handler of an exception that ends a part of a collective construction. Unless all ranks throw it alike
-/// (`disagreement`, `transport_error`), this rank gives up the world: the others fail at once, with its name and what
-/// it has thrown, also if it goes on after the exception.
+/// Call this in the handler of an exception that ends a part of a collective construction. Unless the exception is one
+/// that all ranks throw (`disagreement`, `transport_error`), this rank gives up the world: the others fail at once,
+/// with its name and the exception's message, even if it continues after the exception.
 template <class World>
 void give_up_on_exception([[maybe_unused]] World& world, [[maybe_unused]] const char* doing) noexcept {
   if constexpr (detail::abandonable<World>) {
@@ -164,14 +167,14 @@ void give_up_on_exception([[maybe_unused]] World& world, [[maybe_unused]] const 
 
 namespace orrery::detail {
 
-/// One thing that all ranks must say alike.
+/// A named value that must be the same on all ranks.
 struct agreement {
   std::string name;
   std::string value;
 };
 
-/// The text of a rank's agreements: of each its name, a unit separator, its value and a record separator. Separators in
-/// names and values are replaced.
+/// Serializes agreements: for each its name, a unit separator, its value and a record separator. Separators inside
+/// names and values are replaced by "?".
 [[nodiscard]] inline std::string text_of(std::span<const agreement> fields) {
   std::string text;
   const auto add = [&](const std::string& part, char end) {
@@ -185,7 +188,7 @@ struct agreement {
   return text;
 }
 
-/// Reads what `text_of` has written. Returns false for anything else.
+/// Parses the output of `text_of`. Returns false for anything else.
 [[nodiscard]] inline bool parse_agreements(const std::string& text, list<agreement>& fields) {
   for (std::size_t at = 0; at < text.size();) {
     const std::size_t middle = text.find('\x1f', at);
@@ -198,8 +201,8 @@ struct agreement {
   return true;
 }
 
-/// Throws `disagreement` if the ranks' texts, lists of `agreement`s, are not all the same (see `require_agreement`),
-/// and `transport_error` if one of them is no such list.
+/// Compares the ranks' texts, each a list of agreements. Throws `disagreement` if they differ (see
+/// `require_agreement`), and `transport_error` if one of them is not such a list.
 inline void compare_agreements(const std::vector<std::string>& texts) {
   list<list<agreement>> all;
   for (std::size_t rank = 0; rank < texts.size(); ++rank) {
@@ -218,7 +221,7 @@ inline void compare_agreements(const std::vector<std::string>& texts) {
       }
     }
   }
-  // As many as the rank that names most.
+  // The longest list: ranks may name different numbers of fields.
   const list<agreement>* fields = &all[0];
   for (const list<agreement>& named : all) fields = named.size() > fields->size() ? &named : fields;
   for (int i = 0; i < fields->size(); ++i) {
@@ -248,9 +251,9 @@ inline void compare_agreements(const std::vector<std::string>& texts) {
   }
 }
 
-/// Throws `disagreement`, a `std::invalid_argument`, on every rank, with the same message, if ranks do not all say the
-/// same: it names the field and who says what. An entry named "error" is a rank's own failure, thrown on all ranks with
-/// its rank. Collective.
+/// Checks that `local` is the same on all ranks. Otherwise throws `disagreement` (a `std::invalid_argument`) on every
+/// rank, with the same message: it names the field and who has which value. A field named "error" is a rank's own
+/// failure; it is thrown on all ranks, with that rank's number. Collective.
 template <transport World>
 void require_agreement(World& world, std::span<const agreement> local) {
   compare_agreements(all_gather_as(world, text_of(local), collective_call::agreement));

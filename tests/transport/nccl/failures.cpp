@@ -1,7 +1,7 @@
 // Copyright The Orrery authors. SPDX-License-Identifier: Apache-2.0
 //
 // What the transport `nccl` does when something is wrong, on doubles of NCCL and of the CUDA runtime: calls that fail,
-// devices that are lost or full, arguments that cannot be. (Of ranks that do not come, see nccl_stalled.cpp.) Nothing
+// devices that are lost or full, arguments that cannot be. (Of ranks that do not come, see stalled.cpp.) Nothing
 // hangs, and nothing leaks.
 #include <barrier>
 #include <cmath>

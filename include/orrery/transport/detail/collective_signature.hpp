@@ -11,11 +11,11 @@
 #include <stdexcept>
 #include <string>
 
-/// What ranks compare when they meet in a collective call, so that calls which do not fit are an error instead of a
-/// text read as another, or memory read past its end. Used by every transport.
+/// Signatures of collective calls. Ranks compare them when they meet in a call, so that calls that do not match are an
+/// error, instead of one text read as another, or memory read past its end. Used by every transport.
 namespace orrery::detail {
 
-/// What a rank calls.
+/// The kind of a collective call.
 enum class collective_call : std::uint8_t {
   barrier,
   all_gather,
@@ -25,8 +25,8 @@ enum class collective_call : std::uint8_t {
   recorder,   ///< of `traced`: its construction and its timeline
 };
 
-/// The type of the values of an `all_reduce_sum`. Ranks may be built by different compilers, so it is described by what
-/// the values are, not by its name.
+/// The type of the values of an `all_reduce_sum`. Ranks may be built by different compilers, so it is described by the
+/// type's properties, not by its name.
 struct element_type {
   enum class kind : std::uint8_t { none, signed_integer, unsigned_integer, floating, other };
 
@@ -60,9 +60,9 @@ struct element_type {
   }
 };
 
-/// One collective call of one rank. Ranks meet in the same call if their signatures are equal.
+/// One collective call of one rank. Two ranks make the same call if their signatures are equal.
 struct collective_signature {
-  /// Bytes of `serialize`, on every rank.
+  /// The size of the serialized form in bytes, the same on every rank.
   static constexpr std::size_t size = 32;
 
   collective_call call = collective_call::barrier;
@@ -78,7 +78,7 @@ struct collective_signature {
     return {collective_call::all_reduce_sum, element_type::of<T>(), static_cast<std::int64_t>(count), sequence};
   }
 
-  /// The same bytes on every machine: what a transport sends before anything else of the call.
+  /// Serializes the signature, to the same bytes on every machine. Transports send it before anything else of the call.
   [[nodiscard]] constexpr std::array<std::byte, size> serialize() const noexcept {
     std::array<std::byte, size> bytes{};
     put(bytes, 0, magic, 4);
@@ -91,7 +91,7 @@ struct collective_signature {
     return bytes;
   }
 
-  /// Reads what `serialize` has written. Returns false, and leaves `into` alone, for anything else.
+  /// Parses the output of `serialize`. Returns false, and leaves `into` unchanged, for anything else.
   [[nodiscard]] static constexpr bool parse(std::span<const std::byte> bytes, collective_signature& into) noexcept {
     if (bytes.size() != size || get(bytes, 0, 4) != magic) return false;
     if (get(bytes, 7, 1) != 0 || get(bytes, 12, 4) != 0) return false;
@@ -137,17 +137,17 @@ struct collective_signature {
   }
 };
 
-/// What is wrong with the signatures of all ranks, if they are not all equal.
+/// The result of comparing the signatures of all ranks.
 struct collective_mismatch {
-  /// Empty if they are equal; else a clause that says which ranks call what.
+  /// Empty if all are equal; else a clause that says which ranks call what.
   std::string text;
-  /// All ranks are in the same call and differ in the type or number of their values only: an argument is wrong, and
-  /// the world can still be used. Else they have diverged.
+  /// True if all ranks make the same call and differ only in the type or number of their values: an argument is wrong,
+  /// and the world can still be used. False if the ranks have diverged.
   bool of_arguments = false;
 };
 
-/// Compares the signatures of all ranks, in their order; the same answer on every rank. Costs P comparisons, and no
-/// memory, if they are equal.
+/// Compares the signatures of all ranks, in the order of the ranks. Returns the same on every rank. If all are equal,
+/// costs P comparisons and allocates nothing.
 [[nodiscard]] inline collective_mismatch compare_signatures(std::span<const collective_signature> of_ranks) {
   bool equal = true;
   bool same_call = true;
@@ -186,9 +186,9 @@ struct collective_mismatch {
           true};
 }
 
-/// Throws if the signatures of all ranks are not equal, the same on every rank: `std::invalid_argument` if only the
-/// type or number of the values differs (the world can still be used). Else calls `fail(why)`, which records the
-/// failure of the world and throws `transport_error`.
+/// Throws, the same on every rank, if the signatures are not all equal: `std::invalid_argument` if only the type or
+/// number of the values differs (the world can still be used). Else calls `fail(why)`, which must record the failure of
+/// the world and throw `transport_error`.
 template <class Fail>
 void require_same_call(std::span<const collective_signature> of_ranks, const Fail& fail) {
   const collective_mismatch wrong = compare_signatures(of_ranks);

@@ -8,13 +8,13 @@
 
 #include "orrery/schedule/program.hpp"
 
-/// What every transport's messages are made of.
+/// The parts of error messages that all transports share.
 namespace orrery::detail {
 
-/// The two ends of a message, seen from one rank.
+/// The two ends of a message: does this rank receive or send it?
 enum class way : std::uint8_t { receiving, sending };
 
-/// "key shard 3" or "query shards 0, 1 (slice 2)": the blocks of a message, for messages.
+/// Describes the blocks of a message: "key shard 3" or "query shards 0, 1 (slice 2)".
 [[nodiscard]] inline std::string describe_blocks(const list<block>& blocks) {
   std::string text;
   for (const block& b : blocks) {
@@ -25,7 +25,7 @@ enum class way : std::uint8_t { receiving, sending };
   return text;
 }
 
-/// "key shard 3" or "the partial of query shard 0": what exchange `e` of the program sends or receives.
+/// Describes what exchange `e` of the program sends or receives: "key shard 3" or "the partial of query shard 0".
 [[nodiscard]] inline std::string describe_message(const program& p, int e, way w) {
   const exchange& x = p.exchanges[e];
   list<block> named;
@@ -34,7 +34,7 @@ enum class way : std::uint8_t { receiving, sending };
   return (x.payload == payload::partial ? "the partial of " : "") + describe_blocks(named);
 }
 
-/// "in step 3 for key shard 1 from rank 2": what a rank waits for that awaits one end of exchange `e`.
+/// Describes what a rank waits for when it awaits one end of exchange `e`: "in step 3 for key shard 1 from rank 2".
 [[nodiscard]] inline std::string describe_wait(const program& p, int e, way w) {
   const exchange& x = p.exchanges[e];
   const std::string step = "in step " + std::to_string(x.complete_before) + " for ";
@@ -51,13 +51,15 @@ enum class way : std::uint8_t { receiving, sending };
   return text + " s";
 }
 
-/// How a message ends, so that whoever reads it knows how to go on.
+/// The end of an error message: it says whether the world can still be used.
 inline constexpr const char* world_is_lost = "; this world cannot be used any more";
 inline constexpr const char* world_is_usable = "; this world can still be used";
 
-/// "orrery: rank 1 stops: rank 2 failed; rank 1 was beginning a call; this world cannot be used any more": what `rank`
-/// throws when its world has failed. `why`: the first failure, a clause. `doing`: what this rank was at, if another
-/// failed first; else empty. `end`: what becomes of the world.
+/// Composes the message that `rank` throws when its world has failed: "orrery: rank 1 stops: rank 2 failed; rank 1 was
+/// beginning a call; this world cannot be used any more".
+///
+/// `why` is the first failure, a clause. `doing` is what this rank was doing if another rank failed first; else empty.
+/// `end` says what becomes of the world.
 [[nodiscard]] inline std::string describe_stop(int rank, const std::string& why, const std::string& doing = "",
                                                const std::string& end = world_is_lost) {
   const std::string who = "rank " + std::to_string(rank);

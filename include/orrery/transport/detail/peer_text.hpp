@@ -12,17 +12,17 @@
 
 namespace orrery::detail {
 
-/// Reads a text that another rank has written, and accepts nothing but what is asked for: a chain of calls, of which
-/// the first that does not find its part fails all that follow. Never reads past the end, and never loops.
+/// Parses a text from another rank and accepts nothing but the expected format. A parser is a chain of calls; the first
+/// call that does not find its part makes all later ones fail. Never reads past the end, and never loops.
 ///
-///     std::uint64_t inquiry = 0;
+///     std::uint64_t query = 0;
 ///     int first = 0;
-///     if (!peer_text{text}.number(inquiry).skip(" ").number(first, 0, size - 1).ended()) refuse();
+///     if (!peer_text{text}.number(query).skip(" ").number(first, 0, size - 1).ended()) reject();
 class peer_text {
  public:
   explicit peer_text(std::string_view text) noexcept : rest_{text} {}
 
-  /// A decimal integer in [least, most], written as std::to_string does. `into` stays as it is otherwise.
+  /// Reads a decimal integer in [least, most], written as by std::to_string. On failure `into` is unchanged.
   template <class T>
   peer_text& number(T& into, T least = (std::numeric_limits<T>::min)(),
                     T most = (std::numeric_limits<T>::max)()) noexcept {
@@ -47,14 +47,14 @@ class peer_text {
     return *this;
   }
 
-  /// Exactly these characters.
+  /// Skips exactly these characters.
   peer_text& skip(std::string_view expected) noexcept {
     if (!good_ || rest_.substr(0, expected.size()) != expected) return fail();
     rest_.remove_prefix(expected.size());
     return *this;
   }
 
-  /// All up to `end`, which must come, and `end` itself.
+  /// Reads everything up to `end`, which must follow, and skips `end` itself.
   peer_text& until(char end, std::string_view& into) noexcept {
     const std::size_t at = good_ ? rest_.find(end) : std::string_view::npos;
     if (at == std::string_view::npos) return fail();
@@ -63,11 +63,11 @@ class peer_text {
     return *this;
   }
 
-  /// Does it go on with this character?
+  /// Is this the next character?
   [[nodiscard]] bool at(char next) const noexcept { return good_ && !rest_.empty() && rest_[0] == next; }
-  /// Was all as expected so far?
+  /// Has everything matched so far?
   [[nodiscard]] bool good() const noexcept { return good_; }
-  /// Was all as expected, and is it at its end?
+  /// Has everything matched, up to the end of the text?
   [[nodiscard]] bool ended() const noexcept { return good_ && rest_.empty(); }
 
  private:

@@ -31,9 +31,10 @@ namespace orrery::mpi {
 /// One rank's end of a plan. See `transport_channel`.
 ///
 /// Each side of each exchange is one message and one persistent request, made with the plan and started in each call.
-/// With `collectives::native`, exchanges that are remarked as a collective are one call instead, if that means the same
-/// on all members of its group: each remarks it, for the same step and lane, with the same messages. If a member has
-/// nothing to exchange and so no remark, say, all members send their messages.
+///
+/// With `collectives::native`, exchanges that are marked as a collective are one call of MPI instead, if all members of
+/// its group agree: each marks it, for the same step and lane, with the same messages. If not, for example because a
+/// member has nothing to exchange and so no mark, all members send their messages one by one.
 class channel {
  public:
   channel(std::shared_ptr<communicator> world, const schedule::program& p, std::vector<exchange_pieces> pieces)
@@ -61,7 +62,7 @@ class channel {
     plan_->await(e);
     if (!plan_->in_call()) plan_->world->end_call();
   }
-  /// Does nothing for a call that was refused, since it has not begun.
+  /// Does nothing after a call that was refused, since that has not begun.
   void abandon(const std::string& why) noexcept {
     if (!plan_->refused) plan_->world->give_notice("failed ", why);
   }
@@ -78,7 +79,7 @@ class channel {
     struct exchange_requests {
       MPI_Request requests[2] = {MPI_REQUEST_NULL, MPI_REQUEST_NULL};
       bool in_flight = false;
-      native_collective* part_of = nullptr;  // then it has no requests of its own
+      native_collective* part_of = nullptr;  // not null: the exchange has no requests of its own
     };
 
     std::shared_ptr<communicator> world;
@@ -90,7 +91,7 @@ class channel {
     int first_tag = 0;
     std::uint64_t calls = 0;
     std::size_t awaited;   // exchanges of this call
-    bool refused = false;  // the last call, by the communicator
+    bool refused = false;  // true if the communicator refused the last call
 
     plan(std::shared_ptr<communicator> on, const schedule::program& p, std::vector<exchange_pieces> where_blocks_lie)
         : world{std::move(on)},
@@ -133,8 +134,8 @@ class channel {
     plan(const plan&) = delete;
     plan& operator=(const plan&) = delete;
 
-    /// Receives that are still under way are cancelled; what cannot be is left to MPI, with its memory. After
-    /// MPI_Finalize, or on a thread that may not call MPI, all is left as it is.
+    /// Cancels receives that are in flight. What cannot be cancelled is left to MPI, with its memory. After
+    /// MPI_Finalize, or on a thread that may not call MPI, everything is left as it is.
     ~plan() {
       if (running() && world->may_call_here()) {
         const communicator::presence here{*world, communicator::presence::on_entry::wait};
@@ -188,7 +189,7 @@ class channel {
       exchange_requests& requests = requests_of[static_cast<std::size_t>(e)];
       requests.in_flight = true;
       if (requests.part_of != nullptr) {
-        // With the last of its exchanges all have what they send.
+        // Starts the call with the last of its exchanges: then all sent blocks are ready.
         if (e + 1 < requests.part_of->exchanges().end()) return;
         world->check(requests.part_of->start(), requests.part_of->call(), [&] { return where(e, receiving); });
         return;
@@ -241,8 +242,8 @@ class channel {
       return detail::describe_wait(steps, e, static_cast<detail::way>(end));
     }
 
-    /// "in step 1 for key shard 1 from rank 1, and key shard 2 from rank 2": what a collective has yet to bring, for
-    /// all that is known.
+    /// Describes what a collective waits for, as far as known: "in step 1 for key shard 1 from rank 1, and key shard 2
+    /// from rank 2".
     [[nodiscard]] std::string describe(const schedule::range& exchanges) const {
       std::string text;
       for (int e = exchanges.first; e < exchanges.end(); ++e) {
@@ -256,11 +257,11 @@ class channel {
 
     struct agreed {
       int lanes;              // of all ranks
-      bool natives_anywhere;  // may a rank have some?
+      bool natives_anywhere;  // may a rank have native collectives?
       std::vector<candidate> natives;
     };
 
-    /// Reads what a rank says in `agree`. False if it is malformed.
+    /// Parses the text of a rank in `agree`. Returns false if it is malformed.
     [[nodiscard]] static bool parse(const std::string& of_rank, int& lanes, std::string_view& wrong) {
       detail::peer_text read{of_rank};
       read.number(lanes, 1).skip(" ");
@@ -275,7 +276,8 @@ class channel {
       return read.skip(" ").until('\n', wrong).ended();
     }
 
-    /// What all ranks agree on. Throws on all of them if a rank sends what its peer does not expect.
+    /// Exchanges and compares what ranks expect of each other. Throws on all ranks if one sends what its peer does not
+    /// expect.
     [[nodiscard]] agreed agree() const {
       std::vector<candidate> local;
       if (world->get_options().collectives == collectives::native) local = candidates_of(steps, pieces);
@@ -289,8 +291,8 @@ class channel {
         }
       }
 
-      // For each rank two digests of all messages, FNV-1a over whole numbers: of their sizes, and of the candidates
-      // that they are part of.
+      // For each rank, two digests of all messages (FNV-1a over whole numbers): of their sizes, and of the candidates
+      // that they belong to.
       const auto ranks = static_cast<std::size_t>(world->size());
       std::vector<std::uint64_t> sent(2 * ranks, 0xcbf29ce484222325);
       std::vector<std::uint64_t> expected = sent;
@@ -304,7 +306,7 @@ class channel {
         if (part_of == nullptr) return;
         for (const char c : part_of->name()) mix(digests[1], static_cast<unsigned char>(c));
       };
-      // Messages of different lanes may be posted in another order than they are expected.
+      // Visits lane by lane: messages of different lanes may be posted in another order than they are expected.
       int lanes = 1;
       for (const schedule::exchange& x : steps.exchanges) lanes = (std::max)(lanes, x.lane + 1);
       for (int lane = 0; lane < lanes; ++lane) {
@@ -320,7 +322,7 @@ class channel {
       }
       const std::vector<std::uint64_t> arriving = world->all_to_all(sent);
 
-      // What this rank says: its lanes, its candidates that no sender contradicts, and what is wrong.
+      // The text of this rank: its lanes, its candidates that no sender contradicts, and an error.
       std::string said = std::to_string(lanes) + " ";
       for (const candidate& candidate : local) {
         bool alike = true;

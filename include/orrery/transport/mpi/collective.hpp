@@ -23,16 +23,16 @@
 
 namespace orrery::mpi {
 
-/// A program's remark that could be one call of MPI, as far as one rank knows: all its exchanges are of one step and
-/// one lane, with members of the group, and at most one message each way for each of them.
+/// A marked collective of a program that could be one call of MPI, as far as one rank knows: all its exchanges are of
+/// one step and one lane, with members of the group, and with at most one message each way for each member.
 struct candidate {
   schedule::range exchanges;
   schedule::rank_group members;
   int lane = 0;
   int step = 0;
-  bool gathers = false;  ///< MPI_Iallgatherv can do it; else it takes MPI_Ialltoallw
+  bool gathers = false;  ///< true: MPI_Iallgatherv can do it; false: it needs MPI_Ialltoallw
 
-  /// The same text on all members, for the same collective.
+  /// A text that is the same on all members for the same collective.
   [[nodiscard]] std::string name() const {
     std::string text;
     for (const int number : {members.first, members.stride, members.count, lane, step}) {
@@ -42,8 +42,8 @@ struct candidate {
   }
 };
 
-/// Do the pieces of an all_gather fit one call: does each rank send one contiguous message to all, which also lies
-/// where an int reaches it from the others?
+/// Can MPI_Iallgatherv do this all_gather? It can if each rank sends the same contiguous message to all, and all
+/// messages are within reach of an int offset from each other.
 [[nodiscard]] inline bool gathers_in_one(const schedule::collective& c, const schedule::program& p,
                                          const std::vector<exchange_pieces>& pieces) {
   if (c.kind != schedule::collective_kind::all_gather || c.exchanges.count != c.ranks - 1) return false;
@@ -66,8 +66,8 @@ struct candidate {
   return highest - lowest <= INT_MAX;
 }
 
-/// The remarks of a program that could be native collectives. Two of one group, lane and step are not told apart: none
-/// of them is.
+/// The marked collectives of a program that could be native. Two with the same group, lane and step cannot be told
+/// apart, so neither is a candidate.
 [[nodiscard]] inline std::vector<candidate> candidates_of(const schedule::program& p,
                                                           const std::vector<exchange_pieces>& pieces) {
   std::vector<candidate> found;
@@ -97,13 +97,13 @@ struct candidate {
   return unique;
 }
 
-/// One collective of a program as one non-blocking call of MPI, with the messages of the exchanges and no others:
-/// blocks are read and written where they lie, and partials that arrive are merged by us, as ever. Its arguments stay
-/// in memory until it has completed.
+/// One collective of a program as one non-blocking call of MPI, with the messages of its exchanges and no others.
+/// Blocks are sent from and received to their places, and partials that arrive are merged by the executor as usual. The
+/// arguments of the call are kept until it has completed.
 class native_collective {
  public:
-  /// Of a group that has its communicator (see `communicator::make_groups`), and whose members have found out that all
-  /// of them want it, and alike.
+  /// The group must have its communicator (see `communicator::make_groups`), and all its members must have agreed on
+  /// the call.
   native_collective(communicator& world, const candidate& what, const schedule::program& p,
                     const std::vector<exchange_pieces>& pieces)
       : exchanges_{what.exchanges},
@@ -151,19 +151,21 @@ class native_collective {
 
   [[nodiscard]] const schedule::range& exchanges() const noexcept { return exchanges_; }
   [[nodiscard]] const schedule::rank_group& members() const noexcept { return members_; }
-  /// A number that all members give this call, and hardly ever another one. Plans are known by their first tag.
+  /// A number that is the same on all members for this call, and almost surely no other call's. Plans are identified by
+  /// their first tag.
   [[nodiscard]] std::uint64_t number_of_call(int plan, std::uint64_t call_of_plan) const noexcept {
     std::uint64_t number = call_of_plan;
     for (const int part : {plan, step_, lane_, members_.first}) {
       number = number * 0x9e3779b97f4a7c15 + static_cast<std::uint64_t>(part) + 1;
     }
-    return number | std::uint64_t{1} << 63;  // calls of all ranks are counted from 1
+    return number |
+           std::uint64_t{1} << 63;  // never equal to the number of a call of all ranks, which are counted from 1
   }
   [[nodiscard]] const char* call() const noexcept { return gathers_ ? "MPI_Iallgatherv" : "MPI_Ialltoallw"; }
   [[nodiscard]] MPI_Request& request() noexcept { return request_; }
   [[nodiscard]] bool in_flight() const noexcept { return request_ != MPI_REQUEST_NULL; }
 
-  /// Returns what the MPI call does.
+  /// Starts the call. Returns the code of MPI.
   [[nodiscard]] int start() {
     const arguments& all = *arguments_;
     if (gathers_) {
@@ -175,7 +177,7 @@ class native_collective {
                           all.received.types.data(), group_, &request_);
   }
 
-  /// It will not be waited for: MPI has no way to cancel it.
+  /// Retains the arguments for ever: the call will not be awaited, and MPI cannot cancel it.
   void give_up() noexcept { abandoned_buffers::all().retain_forever(std::move(arguments_)); }
 
  private:

@@ -41,14 +41,15 @@
 
 namespace orrery::mpi {
 
-/// The world's own communicator, and its failure. Shared by the world and its channels.
+/// The communicator of a world, and the failure of that world. Shared by the world and its channels.
 ///
-/// Ranks write each other letters, under a tag that nothing else has: the first that fails tells all others why, so
-/// that whoever waits, and looks for letters now and then, fails with that rank's message instead of its own deadline.
-/// And before a deadline they ask each other whom they wait for (see `inquiry`).
+/// Ranks send each other control messages, under a tag that nothing else uses. The first rank that fails sends its
+/// message to all others. Waiting ranks poll for control messages, so they fail with that message instead of at their
+/// own deadline. Before its deadline, a rank also asks the others whom they wait for (see `wait_chain_query`).
 ///
-/// Threads enter it one at a time (`presence`). A thread that comes while another is inside, or while a call that
-/// another has begun is under way, is refused; so is every thread from which MPI's thread level allows no calls.
+/// One thread may be inside at a time (see `presence`). A thread that comes while another one is inside, or while a
+/// call that another thread has begun is not finished, is refused. So is every thread from which MPI's thread level
+/// allows no calls.
 class communicator {
  public:
   communicator(MPI_Comm parent, const options& options)
@@ -82,8 +83,8 @@ class communicator {
   [[nodiscard]] const options& get_options() const noexcept { return options_; }
   [[nodiscard]] MPI_Comm get() const noexcept { return own_; }
 
-  /// The thread that is inside of the communicator: no other calls MPI for it. A thread may enter again. Empty if
-  /// `on_entry` is `look` and another thread is inside.
+  /// Marks the calling thread as the one that is inside; no other calls MPI for this communicator. A thread may enter
+  /// again. Empty if `on_entry` is `try_once` and another thread is inside.
   class [[nodiscard]] presence {
    public:
     enum class on_entry : std::uint8_t { try_once, wait };
@@ -113,18 +114,18 @@ class communicator {
 
    private:
     bool inside_ = false;
-    communicator* leaves_ = nullptr;  // null: it was inside before
+    communicator* leaves_ = nullptr;  // null: the thread was inside before
   };
 
-  /// May this thread call MPI? Every thread if MPI was initialised for MPI_THREAD_SERIALIZED or more, else only the one
-  /// that initialised it, which then has made the world.
+  /// May this thread call MPI? Under MPI_THREAD_SERIALIZED and above every thread may. Otherwise only the thread that
+  /// initialised MPI may, which is the one that made the world.
   [[nodiscard]] bool may_call_here() const noexcept {
     return level_ >= MPI_THREAD_SERIALIZED || std::this_thread::get_id() == maker_;
   }
 
-  /// Enters for a collective call, or for the beginning of a call of a plan. Throws `std::logic_error` if this thread
-  /// may not call MPI, if another thread is in a call, and after MPI_Finalize: nothing has then happened. Throws
-  /// `transport_error` if the world has failed.
+  /// Enters for a collective call, or to begin a call of a plan. Throws `std::logic_error`, and changes nothing, if
+  /// this thread may not call MPI, if another thread is in a call, and after MPI_Finalize. Throws `transport_error` if
+  /// the world has failed.
   presence enter(const char* doing = "coming to a collective call") {
     expect_thread();
     presence here{*this, presence::on_entry::try_once};
@@ -142,25 +143,25 @@ class communicator {
     caller_.store(std::this_thread::get_id(), std::memory_order_relaxed);
     return here;
   }
-  /// Enters to go on with a call of a plan, from any thread that may call MPI.
+  /// Enters to continue a call of a plan, from any thread that may call MPI.
   presence resume() {
     expect_thread();
     presence here{*this, presence::on_entry::wait};
     caller_.store(std::this_thread::get_id(), std::memory_order_relaxed);
     return here;
   }
-  /// Between these two, other threads are refused. Call them inside.
+  /// Other threads are refused between these two. Call them inside.
   void begin_call() noexcept { ++calls_under_way_; }
   void end_call() noexcept { --calls_under_way_; }
 
-  /// Does the work of a collective call. If it throws on this rank only (out of memory, say), the world fails, so that
-  /// the others do not wait for it.
+  /// Runs the work of a collective call. If it throws on this rank only (out of memory, for example), fails the world,
+  /// so that the others do not wait for this rank.
   template <class Work>
   decltype(auto) collective(const char* doing, const Work& work) try {
     return work();
   } catch (const transport_error&) {  // known to all ranks
     throw;
-  } catch (const std::logic_error&) {  // an argument that all ranks refuse alike
+  } catch (const std::logic_error&) {  // an argument that all ranks refuse
     throw;
   } catch (const std::exception& e) {
     give_notice("failed ", doing, ": ", e.what());
@@ -170,22 +171,22 @@ class communicator {
     throw;
   }
 
-  /// Can communicators of some of the ranks be made? See `make_groups`.
+  /// Can this world make communicators of some of its ranks? See `make_groups`.
   [[nodiscard]] bool makes_groups() const noexcept { return level_ == MPI_THREAD_MULTIPLE; }
 
-  /// Members that have a communicator of their own for one lane.
+  /// Ranks that have a communicator of their own for one lane.
   struct lane_group {
     schedule::rank_group members;
     int lane = 0;
   };
 
-  /// Makes those communicators that are missing. All ranks call it, each with the groups that it is a member of, in the
-  /// order of (first, stride, count, lane).
+  /// Makes the communicators of `wanted` that do not exist yet. Collective: each rank passes the groups that it is a
+  /// member of, in the order of (first, stride, count, lane).
   ///
-  /// MPI makes a communicator of some of the ranks in a call that has no deadline and cannot be cancelled. So another
-  /// thread makes it, under MPI_THREAD_MULTIPLE, while this one waits; after the deadline that thread is left alone. It
-  /// begins when all ranks are known to have what they need for it, so that one that has no memory, say, leaves nobody
-  /// in such a call.
+  /// MPI makes a communicator of some of the ranks in a call that has no deadline and cannot be cancelled. So a
+  /// separate thread makes it, under MPI_THREAD_MULTIPLE, while this one waits; at the deadline that thread is
+  /// abandoned. It begins when all ranks are known to have what they need. So a rank without memory, for example,
+  /// leaves no other rank in that call.
   void make_groups(const std::vector<lane_group>& wanted) {
     std::vector<lane_group> missing;
     for (const lane_group& group : wanted) {
@@ -194,7 +195,8 @@ class communicator {
         missing.push_back(group);
         continue;
       }
-      const std::uint64_t number = ++collective_calls_;  // of all ranks, in their order, since strides are positive
+      const std::uint64_t number =
+          ++collective_calls_;  // the same on all ranks, which come in the same order, since strides are positive
       groups_.emplace(key_of(group), duplicate(own_, [&] {
                         return pending_wait{"for all ranks to make a communicator for collectives", {0, size_}, number};
                       }));
@@ -247,12 +249,12 @@ class communicator {
     }
     release(kept);
   }
-  /// Made before.
+  /// The communicator of a group, made by `make_groups`.
   [[nodiscard]] MPI_Comm of_group(const schedule::rank_group& members, int lane) const {
     return groups_.at(key_of({members, lane}));
   }
 
-  /// The threads that kernels share; null if the rank's own is all.
+  /// The helper threads that kernels share. Null if the rank's own thread is the only one.
   [[nodiscard]] thread_team* team() const noexcept { return team_.get(); }
   void start_team() {
     if (team_ == nullptr && options_.threads_per_rank > 1) {
@@ -260,10 +262,11 @@ class communicator {
     }
   }
 
-  /// Says nothing more about where an MPI call failed.
+  /// For `check`: no details about where an MPI call failed.
   static std::string nothing() { return ""; }
 
-  /// Throws if an MPI call has failed; `where`, called only then, says in which step, for which block and peer.
+  /// Throws if an MPI call has failed. `where()` names the step, block and peer; it is called for an error message
+  /// only.
   template <class Where>
   void check(int code, const char* call, const Where& where) {
     if (code == MPI_SUCCESS) return;
@@ -275,10 +278,11 @@ class communicator {
     fail(why + ": " + text);
   }
 
-  /// Returns when `done()`, and throws when another rank has failed or after the deadline. Leaves the core to others
-  /// between two looks: there may be more ranks than cores. `what()`, a `waiting`, is called only when somebody asks.
+  /// Returns when `done()`. Throws if another rank has failed, or after the deadline. Yields the core between two
+  /// polls, since there may be more ranks than cores. `what()` returns a `pending_wait`; it is called only if a rank
+  /// asks, or for an error message.
   ///
-  /// Shortly before the deadline this rank asks whom it waits for in the end; so only then it may allocate.
+  /// Shortly before the deadline this rank asks the others whom they wait for. Only then may it allocate.
   template <class Done, class What>
   void wait_until(const Done& done, const What& what) {
     if (done()) return;
@@ -303,7 +307,7 @@ class communicator {
       std::this_thread::yield();
     }
   }
-  /// The same for one request.
+  /// Waits for one request.
   template <class What>
   void wait(MPI_Request& request, const char* call, const What& what) {
     wait_until(
@@ -314,7 +318,7 @@ class communicator {
         },
         what);
   }
-  /// The same for a collective call of all ranks.
+  /// Waits for a collective call of all ranks.
   void wait_for_all(MPI_Request& request, const char* call) {
     const std::uint64_t number = ++collective_calls_;
     wait(request, call, [&] {
@@ -322,7 +326,7 @@ class communicator {
     });
   }
 
-  /// Lets the MPI library work for a moment, if this is the thread that made the last call.
+  /// Lets the MPI library make progress, if this is the thread that made the last call.
   void progress() noexcept {
     if (caller_.load(std::memory_order_relaxed) != std::this_thread::get_id() || failed_) return;
     const presence here{*this, presence::on_entry::try_once};
@@ -334,17 +338,18 @@ class communicator {
     // Unlike a test of requests that have completed, a probe that finds nothing always makes progress.
     try {
       read_control_messages([] { return pending_wait{}; });
-    } catch (...) {  // failed_ says so, or this rank gives no answer
+    } catch (...) {  // failed_ is set, or this rank does not answer
     }
   }
 
-  /// Fails on this rank, and tells the others why.
+  /// Fails this rank, and sends the message to the others.
   [[noreturn]] void fail(std::string_view why) {
     record_failure(why);
     throw_failure("");
   }
-  /// The same for "rank 2 " and the parts, without throwing. Allocates nothing: it may be memory that this rank has run
-  /// out of. From a thread that may not call MPI the others are told later, by one that may.
+  /// Fails this rank with "rank 2 " and the parts, and sends that to the others. Does not throw, and allocates nothing,
+  /// since memory may be what this rank has run out of. If the thread may not call MPI, the message is sent later by
+  /// one that may.
   template <class... Parts>
   void give_notice(const Parts&... parts) noexcept {
     const presence here{*this, presence::on_entry::wait};
@@ -361,27 +366,29 @@ class communicator {
     notify_peers();
   }
   [[nodiscard]] bool failed() const noexcept { return failed_; }
-  /// Looks for news if this thread may, and no other is inside.
+  /// Polls for control messages if this thread may call MPI and no other is inside. Returns false if the world has
+  /// failed.
   [[nodiscard]] bool usable() {
     if (failed_ || !may_call_here() || !running()) return !failed_;
     const presence here{*this, presence::on_entry::try_once};
     try {
       if (here) read_control_messages([] { return pending_wait{}; });
-    } catch (const transport_error&) {  // failed_ says so
+    } catch (const transport_error&) {  // failed_ is set
     }
     return !failed_;
   }
 
-  /// A collective call that is given up may go on writing: its buffers stay until it has completed.
+  /// Makes buffers of a collective call. They stay until `release`, since a call that is given up may still write to
+  /// them.
   template <class Buffers>
   [[nodiscard]] static std::shared_ptr<Buffers> retain() {
     return abandoned_buffers::all().retain<Buffers>();
   }
   static void release(const std::shared_ptr<void>& completed) { abandoned_buffers::all().release(completed); }
 
-  /// Returns when all ranks have come to the same call: every collective call begins with this one, so that no rank
+  /// Returns when all ranks have come to the same call. Every collective call begins with this one, so that no rank
   /// reads what belongs to another call. Throws `std::invalid_argument` on all ranks if only the type or number of
-  /// their values differ, and fails if they are in different calls.
+  /// their values differ; fails the world if they make different calls.
   void meet(detail::collective_signature call) {
     const presence here = enter();
     call.sequence = signatures_++;
@@ -414,7 +421,7 @@ class communicator {
     collective("at a barrier", [&] { meet({detail::collective_call::barrier}); });
   }
 
-  /// The texts of all ranks. Together at most 2 GiB.
+  /// Returns the texts of all ranks, together at most 2 GiB.
   [[nodiscard]] std::vector<std::string> all_gather(const std::string& text, detail::collective_call call) {
     const presence here = enter();
     return collective("at an all_gather", [&] {
@@ -423,8 +430,8 @@ class communicator {
     });
   }
 
-  /// Gives each rank equally many numbers, in the order of the ranks, and returns what they give to this one. A part of
-  /// a collective call.
+  /// Sends each rank the same number of values, in the order of the ranks, and returns what this rank receives. A part
+  /// of a collective call.
   [[nodiscard]] std::vector<std::uint64_t> all_to_all(const std::vector<std::uint64_t>& numbers) {
     struct buffers {
       std::vector<std::uint64_t> given, taken;
@@ -441,7 +448,7 @@ class communicator {
     return kept->taken;
   }
 
-  /// The texts of all ranks, as a part of a collective call.
+  /// Returns the texts of all ranks. A part of a collective call.
   [[nodiscard]] std::vector<std::string> gather(const std::string& text) {
     struct buffers {
       std::string local, all;
@@ -481,24 +488,24 @@ class communicator {
     return texts;
   }
 
-  /// The first of `count` tags in a row that the next plan has for itself. All ranks ask alike.
+  /// Reserves `count` consecutive tags for the next plan and returns the first. All ranks make the same request.
   [[nodiscard]] int take_tags(int count) {
     if (count > last_tag_ - group_tag) {
       throw disagreement{"orrery: mpi::world: the program has lanes up to " + std::to_string(count - 1) +
                          ", but this MPI library has " + std::to_string(last_tag_) + " tags; number the lanes from 0"};
     }
-    // Old plans' tags may be taken again: messages of one pair and tag arrive in order.
+    // Tags of old plans may be reused: messages of one pair of ranks and tag arrive in order.
     if (count > last_tag_ - next_tag_ + 1) next_tag_ = group_tag + 1;
     return std::exchange(next_tag_, next_tag_ + count);
   }
 
  private:
-  static constexpr int group_tag = control_messages::tag + 1;  // while communicators of groups are made
+  static constexpr int group_tag = control_messages::tag + 1;  // used while communicators of groups are made
   static constexpr double longest_query = 2;                   // seconds
 
   [[noreturn]] static void refuse(const std::string& why) { throw std::invalid_argument{"orrery: mpi::world: " + why}; }
 
-  /// The work of the thread that makes communicators of groups.
+  /// The work of the thread that makes the communicators of groups.
   struct creation {
     enum class state : std::uint8_t { prepared, cancelled, begun, done };
 
@@ -528,7 +535,7 @@ class communicator {
   [[nodiscard]] static group_key key_of(const lane_group& group) {
     return {group.members.first, group.members.stride, group.members.count, group.lane};
   }
-  /// A number that all members give the making of their communicator, and hardly ever another call.
+  /// A number that is the same on all members for making their communicator, and almost surely no other call's.
   [[nodiscard]] static std::uint64_t number_of(const lane_group& group) noexcept {
     std::uint64_t number = static_cast<std::uint64_t>(group.lane) + 1;
     for (const int part : {group.members.first, group.members.stride, group.members.count}) {
@@ -537,7 +544,7 @@ class communicator {
     return number | std::uint64_t{1} << 63;
   }
 
-  /// MPI's thread level, if all is well with the arguments.
+  /// Returns the thread level of MPI, if the arguments are valid.
   [[nodiscard]] static int checked(MPI_Comm parent, const options& options) {
     if (const std::string wrong = detail::options_error(options.deadline, options.threads_per_rank); !wrong.empty())
       refuse(wrong);
@@ -599,7 +606,7 @@ class communicator {
     control_messages_.send_notice(own_, rank_, failure_);
   }
 
-  /// Always the same message. `doing`: what this rank was at, if it is not the one that failed first.
+  /// Throws the same message in every call. `doing` is what this rank was doing, if another rank failed first.
   [[noreturn]] void throw_failure(const std::string& doing) {
     notify_peers();
     if (message_.empty()) {
@@ -609,8 +616,8 @@ class communicator {
     throw transport_error{message_};
   }
 
-  /// Reads what others have written: why they have failed, what they ask and what they answer. Is there an answer? To
-  /// those who ask, this rank waits for `what()`.
+  /// Receives control messages: failures, questions and answers. Answers questions with what this rank waits for,
+  /// `what()`. Returns true if there was an answer.
   template <class What>
   bool read_control_messages(const What& what) {
     bool news = false;
@@ -622,7 +629,7 @@ class communicator {
     control_messages::message read;
     while (own_ != MPI_COMM_NULL && !failed_ && control_messages::take(own_, read, checked_call, malformed)) {
       if (read.kind == control_messages::kind::notice) {
-        peers_notified_ = true;  // the others know it
+        peers_notified_ = true;  // the other ranks have the message
         failure_ = read.text;
         failed_ = true;
       } else if (read.kind == control_messages::kind::question) {
@@ -664,11 +671,11 @@ class communicator {
   }
 
   options options_;
-  int level_;              // MPI's
+  int level_;              // of MPI
   std::thread::id maker_;  // under MPI_THREAD_FUNNELED the main thread
   std::atomic<std::thread::id> inside_{};
-  std::atomic<std::thread::id> caller_{};  // the last that entered
-  int calls_under_way_ = 0;                // of plans, by the caller
+  std::atomic<std::thread::id> caller_{};  // the last thread that entered
+  int calls_under_way_ = 0;                // calls of plans that the caller has begun
   std::unique_ptr<thread_team> team_;
   MPI_Comm own_ = MPI_COMM_NULL;
   std::map<group_key, MPI_Comm> groups_;
@@ -676,13 +683,13 @@ class communicator {
   int size_ = 1;
   int last_tag_ = 32767;
   int next_tag_ = group_tag + 1;
-  std::uint64_t signatures_ = 0;        // of this rank's collective calls so far
-  std::uint64_t collective_calls_ = 0;  // of MPI with all ranks
+  std::uint64_t signatures_ = 0;        // collective calls of this rank so far
+  std::uint64_t collective_calls_ = 0;  // collective calls of MPI on all ranks so far
   mpi::control_messages control_messages_;
   mpi::wait_chain_query query_;
   std::uint64_t queries_ = 0;
   std::atomic<bool> failed_ = false;
-  bool peers_notified_ = false;  // the others know of it
+  bool peers_notified_ = false;  // the other ranks have the message
   std::string failure_;
   std::string message_;
   std::chrono::steady_clock::time_point next_progress_{};

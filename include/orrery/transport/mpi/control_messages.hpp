@@ -16,14 +16,14 @@
 
 namespace orrery::mpi {
 
-/// Short texts that any rank of a communicator may write to any other at any time, under a tag that nothing else has.
-/// Nobody waits for one: they are read when somebody looks, and those that never are do no harm.
+/// Short texts that any rank of a communicator may send to any other at any time, under a tag that nothing else uses.
+/// No rank waits for one: they are received when a rank polls. One that is never received does no harm.
 class control_messages {
  public:
   static constexpr int tag = 0;
-  static constexpr std::size_t longest = 2048;  // in bytes; what is longer is cut
+  static constexpr std::size_t longest = 2048;  // in bytes; longer texts are cut
 
-  /// What a letter is about: its first byte.
+  /// The kind of a message: its first byte.
   enum class kind : char { notice = '!', question = '?', answer = '=' };
 
   struct message {
@@ -32,7 +32,7 @@ class control_messages {
     std::string text;
   };
 
-  /// Takes the memory of the notices that a rank of `ranks` may have to send when there is none left.
+  /// Allocates the memory for notices to `ranks` ranks in advance: they may have to be sent when memory has run out.
   explicit control_messages(int ranks) : notices_{std::make_unique<notices>()} {
     notices_->text.reserve(longest);
     notices_->requests.assign(static_cast<std::size_t>(ranks), MPI_REQUEST_NULL);
@@ -44,8 +44,7 @@ class control_messages {
     if (!notices_->text.empty()) abandoned_buffers::all().retain_forever(std::move(notices_));
   }
 
-  /// Sends a question or an answer. A letter that cannot be sent, since the other has died, is as good as one that is
-  /// not read.
+  /// Sends a question or an answer. Failures are ignored: if the peer has died, it would not read the message anyway.
   void send(MPI_Comm over, int to, kind about, const std::string& text) {
     std::erase_if(in_flight_, [](const std::unique_ptr<sent>& outgoing) {
       int done = 0;
@@ -57,7 +56,7 @@ class control_messages {
                                 &outgoing->request));
   }
 
-  /// Sends all ranks but `rank` the one notice that it ever sends. Allocates nothing.
+  /// Sends a notice to all ranks but `rank`. Only the first call sends. Allocates nothing.
   void send_notice(MPI_Comm over, int rank, std::string_view text) noexcept {
     std::string& all = notices_->text;
     if (!all.empty()) return;
@@ -70,8 +69,8 @@ class control_messages {
     }
   }
 
-  /// Takes a letter, if one has come; allocates only then. `check(code, call)` is called with what MPI's calls return,
-  /// `refuse(rank, what)` for a message that no rank of this library sends: it must throw.
+  /// Receives a message, if one has arrived. Allocates only then. Calls `check(code, call)` with the results of MPI
+  /// calls, and `refuse(rank, what)`, which must throw, for a message that no rank of this library sends.
   template <class Check, class Refuse>
   [[nodiscard]] static bool take(MPI_Comm over, message& into, const Check& check, const Refuse& refuse) {
     int found = 0;

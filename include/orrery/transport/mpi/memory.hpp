@@ -17,7 +17,7 @@
 
 #include "orrery/host/memory.hpp"
 
-/// What becomes of memory when a communication is given up.
+/// Memory of communications that were given up.
 namespace orrery::mpi {
 
 /// Is MPI initialised, and not finalised?
@@ -29,8 +29,8 @@ namespace orrery::mpi {
   return initialized != 0 && finalized == 0;
 }
 
-/// What communications that were given up may still use: it stays in memory until the process ends. Shared by all
-/// worlds of a process. Never destroyed, so that an operator in a static variable can be destroyed at any time.
+/// Keeps the memory that abandoned communications may still use until the process ends. Shared by all worlds of a
+/// process. Never destroyed, so that an operator in a static variable can be destroyed at any time.
 class abandoned_buffers {
  public:
   [[nodiscard]] static abandoned_buffers& all() {
@@ -38,7 +38,7 @@ class abandoned_buffers {
     return only;
   }
 
-  /// Makes buffers that stay until `release` is called.
+  /// Makes buffers that are kept until `release` is called.
   template <class Buffers>
   [[nodiscard]] std::shared_ptr<Buffers> retain() {
     auto made = std::make_shared<Buffers>();
@@ -51,7 +51,7 @@ class abandoned_buffers {
     kept_.erase(std::remove(kept_.begin(), kept_.end(), completed), kept_.end());
   }
 
-  /// Never destroys `one`. If there is no memory to note that, it is leaked.
+  /// Never destroys the object. Leaks it if there is no memory to record it.
   template <class Object, class Deleter>
   void retain_forever(std::unique_ptr<Object, Deleter> object) noexcept {
     try {
@@ -61,7 +61,7 @@ class abandoned_buffers {
     static_cast<void>(object.release());
   }
 
-  /// A communication may still read or write the memory that `address` lies in.
+  /// Records that a communication may still use the memory that `address` lies in.
   void use(const std::byte* address) noexcept {
     try {
       const std::lock_guard lock{mutex_};
@@ -86,7 +86,7 @@ class abandoned_buffers {
   std::atomic<bool> all_in_use_ = false;
 };
 
-/// Host memory of a plan. It stays until the process ends if a communication that was given up may still use it.
+/// Host memory of a plan. Kept until the process ends if an abandoned communication may still use it.
 class memory {
  public:
   memory() = default;

@@ -15,11 +15,12 @@
 
 namespace orrery::mpi {
 
-/// Does a message's address stand in its arguments, or in its type, as calls want it that take many types?
+/// Where the address of a message is passed: as an argument of the MPI call, or in its datatype, as calls with several
+/// datatypes need it.
 enum class address_in : std::uint8_t { argument, type };
 
-/// The bytes of several pieces as one element of MPI, whatever their sizes: an MPI count is an int, so larger pieces
-/// are cut, and pieces that follow each other in memory are joined.
+/// The bytes of several pieces as one element of an MPI datatype. An MPI count is an int, so larger pieces are split,
+/// and pieces that are adjacent in memory are joined.
 class message_type {
  public:
   message_type(communicator& world, const std::vector<piece>& pieces, address_in where = address_in::argument) {

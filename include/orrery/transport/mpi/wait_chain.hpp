@@ -17,13 +17,13 @@ namespace orrery::mpi {
 /// What a rank waits for: a message from or to one rank, or a collective call with all members of a group.
 struct pending_wait {
   std::string text;                     ///< "in step 3 for key shard 1 from rank 2"
-  schedule::rank_group peers{0, 0, 1};  ///< nobody: it does not wait
-  std::uint64_t call = 0;               ///< the same number on all members of a collective call; 0: a message
+  schedule::rank_group peers{0, 0, 1};  ///< empty: it does not wait
+  std::uint64_t call = 0;               ///< identifies a collective call, the same on all members; 0: a message
 };
 
-/// Whom does a rank wait for in the end? It asks those that it waits for, then those that these wait for, and so on: a
-/// rank that waits answers at once, and one that computes when its kernel lets MPI work; one that stands still does
-/// not.
+/// Finds the rank that a waiting rank waits for in the end. It asks the ranks that it waits for, then those that these
+/// wait for, and so on. A rank that waits answers at once. A rank that computes answers when its kernel polls MPI. A
+/// rank that is stopped does not answer.
 class wait_chain_query {
  public:
   void begin(int rank, int size, const pending_wait& local) {
@@ -35,7 +35,8 @@ class wait_chain_query {
   }
   void take(int from, const pending_wait& answer) { answers_[static_cast<std::size_t>(from)] = answer; }
 
-  /// What is known so far, as the rest of a message. Calls `ask(rank)` for everybody who has to be asked next.
+  /// Returns what is known so far, as the end of an error message. Calls `ask(rank)` for each rank that must be asked
+  /// next.
   template <class Ask>
   [[nodiscard]] std::string trace(const Ask& ask) {
     std::string text;
@@ -67,7 +68,7 @@ class wait_chain_query {
         text += (hops == 1 ? ", which itself waits for rank " : ", which waits for rank ") + std::to_string(late[0]);
       }
       last = late[0];
-      if (last == rank_) return text;  // round in a circle
+      if (last == rank_) return text;  // a cycle
       const std::string who = "; rank " + std::to_string(last);
       if (!silent.empty()) return text + who + " does not answer: it is late, stands still or has died";
       if (answer_of(last)->peers.count == 0) return text + who + " does not wait for anybody: it computes";

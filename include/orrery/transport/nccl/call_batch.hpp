@@ -20,8 +20,8 @@
 
 namespace orrery::nccl {
 
-/// Each member of the communicator sends its r-th `bytes` bytes at `from` to rank r, and receives those of rank r as
-/// the r-th at `to`: ncclAlltoAll, or, before NCCL 2.28, what that is made of.
+/// Sends the r-th `bytes` bytes at `from` to rank r of the communicator, and receives those of rank r as the r-th at
+/// `to`. Calls ncclAlltoAll, or, before NCCL 2.28, the equivalent sends and receives.
 [[nodiscard]] inline ncclResult_t all_to_all(const std::byte* from, std::byte* to, std::size_t bytes, int ranks,
                                              ncclComm_t comm, cudaStream_t stream) {
 #if NCCL_VERSION_CODE >= NCCL_VERSION(2, 28, 0)
@@ -48,7 +48,7 @@ struct failed_call {
   ncclResult_t result = ncclSuccess;
   const char* name = "";
   const call_batch* of = nullptr;
-  int exchange = -1;  ///< -1: the burst's only call
+  int exchange = -1;  ///< -1: the batch's only call
   detail::way direction = detail::way::sending;
 
   void keep(ncclResult_t now, const char* call_name, const call_batch& at, int e = -1,
@@ -58,15 +58,16 @@ struct failed_call {
   }
 };
 
-/// What a lane's communicator is given at a time.
+/// Calls that are issued to the communicator of one lane together: sends and receives in one group, or one native
+/// collective.
 struct call_batch {
   ordered_call call;
-  std::size_t number = 0;  // in the plan
+  std::size_t number = 0;  // index in the plan
   nccl::lane_communicator* lane = nullptr;
   detail::cuda_event ready;
   detail::cuda_event done;
-  // Of a native call: what it sends and gets, in the order of the group's ranks; the exchanges that send to and
-  // receive from each of them (-1: this rank itself), and the bytes of each.
+  // Of a native collective: memory of what it sends and receives, in the order of the group's ranks; the exchanges that
+  // send to and receive from each of them (-1: this rank itself), and the bytes of each.
   schedule::collective_kind kind = schedule::collective_kind::all_gather;
   detail::device_memory sent;
   detail::device_memory received;
@@ -74,7 +75,7 @@ struct call_batch {
   std::vector<int> from_rank;
   std::size_t bytes = 0;
 
-  /// The burst's calls, inside a group.
+  /// Makes the calls of the batch. Call it inside a group of NCCL.
   void enqueue(const schedule::program& steps, const std::vector<exchange_pieces>& pieces, failed_call& failed) const {
     const cudaStream_t stream = lane->stream.get();
     const ncclComm_t comm = lane->comm.get();
@@ -106,7 +107,7 @@ struct call_batch {
     }
   }
 
-  /// Before an all-to-all: what the burst sends, in a row. After a native call: what it got, to where it belongs.
+  /// Before an all-to-all: copies the blocks to send into one row.
   void pack(const std::vector<exchange_pieces>& pieces) const {
     if (call.native < 0 || kind == schedule::collective_kind::all_gather) return;
     for (std::size_t r = 0; r < to_rank.size(); ++r) {
@@ -118,6 +119,7 @@ struct call_batch {
       }
     }
   }
+  /// After a native collective: copies the received blocks to their slots.
   void unpack(const std::vector<exchange_pieces>& pieces) const {
     if (call.native < 0) return;
     for (std::size_t r = 0; r < from_rank.size(); ++r) {

@@ -31,17 +31,17 @@ namespace orrery::nccl {
 
 /// One rank's end of a plan. See `transport_channel`.
 ///
-/// Its exchanges are bursts of sends and receives, and native collectives, each on the communicator and stream of its
-/// lane, in the order of `world_messages`. A burst is issued when the last of its exchanges is posted, with all others
-/// that are posted with it: it runs after what the compute stream was given before, and what the compute stream is
-/// given after `await` runs after it.
+/// Its exchanges are batches of sends and receives, and native collectives. Each is issued on the communicator and
+/// stream of its lane, in the order of `world_messages`. A batch is issued when the last of its exchanges is posted,
+/// together with all others that are complete by then. It runs after everything that is on the compute stream at that
+/// time. After `await`, the compute stream waits for it.
 ///
-/// Bursts of different lanes that are issued together are one group of NCCL's, since each group's end costs the host
-/// more than all that is in it: for communicators that do not block, which NCCL's abort needs, it starts a thread that
-/// enqueues the group (src/group.cc, ncclGroupEndInternal). So a step has as many group ends as bursts of the lane with
-/// the most of them, which is one, but for schedules in which ranks are ahead of each other. Bursts of one lane stay
-/// apart: in one group they would wait for each other. The host does not wait for NCCL's thread: beside it, it enqueues
-/// the step's tile, and asks when it awaits the burst, or gives NCCL the next one.
+/// Batches of different lanes that are issued together are one group of NCCL. The end of a group costs the host more
+/// than everything in it: for nonblocking communicators, which NCCL's abort needs, it starts a thread that enqueues the
+/// group (src/group.cc, ncclGroupEndInternal). A step has as many groups as the lane with the most batches has batches.
+/// That is one, except for schedules in which ranks are ahead of each other. Batches of one lane stay in separate
+/// groups; in one group they would wait for each other. The host does not wait for NCCL's thread. It enqueues the tile
+/// of the step meanwhile, and waits only when it awaits the batch or issues the next one.
 class channel {
  public:
   channel(std::shared_ptr<communicators> world, const schedule::program& p, std::vector<exchange_pieces> pieces)
@@ -62,16 +62,16 @@ class channel {
     std::shared_ptr<communicators> world;
     schedule::program steps;
     std::vector<exchange_pieces> pieces;
-    std::vector<std::unique_ptr<call_batch>> batches;  // in the order in which they are issued
+    std::vector<std::unique_ptr<call_batch>> batches;  // in issue order
     struct ends {
       const call_batch* sent = nullptr;
       const call_batch* received = nullptr;
     };
     std::vector<ends> ends_of;          // each exchange
-    int posted = -1;                    // the last exchange of this call that was
-    std::size_t issued = 0;             // bursts of this call
-    std::size_t submitted = 0;          // of these, to NCCL
-    std::size_t enqueued = 0;           // of these, as far as it has been asked
+    int posted = -1;                    // the last posted exchange of this call
+    std::size_t issued = 0;             // batches of this call
+    std::size_t submitted = 0;          // of these, submitted to NCCL
+    std::size_t enqueued = 0;           // of these, known to be enqueued by NCCL
     ncclResult_t result = ncclSuccess;  // of the last group
     bool begun = false;
     int awaited = 0;  // exchanges of this call
@@ -89,18 +89,18 @@ class channel {
       try {
         for (ordered_call& ordered : order.calls) add(std::move(ordered), local, collectives);
       } catch (const device_error& e) {
-        if (order.natives.empty()) throw;  // the others hear of it by this rank's end
+        if (order.natives.empty()) throw;  // the others notice when this rank leaves
         wrong = e.what();
-        if (wrong.rfind("orrery: ", 0) == 0) wrong.erase(0, 8);  // the message of all ranks begins with it
+        if (wrong.rfind("orrery: ", 0) == 0) wrong.erase(0, 8);  // all ranks add this prefix to the message
       }
       if (order.natives.empty()) return;
-      // Native calls take memory, which a rank may not have.
+      // Native collectives allocate memory, which may fail on one rank.
       const detail::agreement said{"error", wrong};
       detail::compare_agreements(world->all_gather(detail::text_of({&said, 1}), {detail::collective_call::open}));
     }
     plan(const plan&) = delete;
     plan& operator=(const plan&) = delete;
-    /// What is under way ends, or is aborted at the deadline, before its memory is gone.
+    /// Waits for calls in flight, or aborts them at the deadline, before their memory is freed.
     ~plan() {
       try {
         if (!world->failed()) world->finish_pending();
@@ -131,7 +131,7 @@ class channel {
       if (!steps.exchanges.empty()) world->call_begins(this);
     }
     void post(int e) { posted = e; }
-    /// Issues what is complete with the exchanges posted so far.
+    /// Issues the batches that are complete with the exchanges posted so far.
     void issue_posted() {
       while (issued < batches.size() && batches[issued]->call.after <= posted) {
         const std::size_t first = issued;
@@ -162,7 +162,7 @@ class channel {
     }
 
     [[nodiscard]] std::string where(int e, detail::way w) const { return detail::describe_wait(steps, e, w); }
-    /// Where the first burst waits that is not done. Not while one is issued.
+    /// Describes what the first unfinished batch waits for. Not while a batch is issued.
     [[nodiscard]] std::string waits() const override {
       for (const auto& batch : batches) {
         const cudaError_t done = cudaEventQuery(batch->done.get());
@@ -187,7 +187,7 @@ class channel {
       return failed.exchange < 0 ? place(*failed.of) : where(failed.exchange, failed.direction);
     }
 
-    /// Some bursts, of different lines, by one group.
+    /// Issues batches of different lanes as one group.
     void issue(std::span<const std::unique_ptr<call_batch>> some) {
       const communicators::comm_guard guard{*world};
       world->go_on();
@@ -210,7 +210,7 @@ class channel {
         finish();
       }
     }
-    /// The bursts that NCCL was given are enqueued, and what follows them.
+    /// Waits until NCCL has enqueued the submitted batches, and enqueues what follows them.
     void finish() override {
       const auto some = std::span{batches}.subspan(enqueued, submitted - enqueued);
       for (const auto& batch : some) {
@@ -223,7 +223,7 @@ class channel {
       enqueued = submitted;
     }
 
-    /// What this rank has to say of its program, and the remark behind each native call in it.
+    /// Returns this rank's messages, and the marked collective behind each native call.
     [[nodiscard]] std::pair<rank_messages, std::vector<schedule::collective>> messages() const {
       rank_messages local;
       std::vector<schedule::collective> collectives;
@@ -254,10 +254,10 @@ class channel {
       return {std::move(local), std::move(collectives)};
     }
 
-    /// Makes, on all ranks in one order, the communicators that any of them needs.
+    /// Makes the communicators that any rank needs, on all ranks in one order.
     void make_communicators(const call_order& order) {
       for (const int lane : order.lanes) static_cast<void>(world->lane(lane));
-      std::map<std::pair<int, int>, int> local;  // by ranks and stride: this rank's group
+      std::map<std::pair<int, int>, int> local;  // by number of ranks and stride: the first rank of this rank's group
       for (const native_call& native : order.natives) {
         int& first = local.emplace(std::pair{native.ranks, native.rank_stride}, -1).first->second;
         if (native.has(world->rank())) first = native.first_rank;
@@ -300,8 +300,9 @@ class channel {
       return bytes;
     }
 
-    /// Could this remark be one call of NCCL's, as far as this rank knows? Then it exchanges as many bytes with each
-    /// other member, both ways, in one step; in an all-gather it sends the same to all.
+    /// Can this marked collective be one call of NCCL, as far as this rank knows? It can if the rank exchanges the same
+    /// number of bytes with each other member, both ways, in one step. In an all-gather it must also send the same
+    /// block to all.
     [[nodiscard]] bool fits_one_call(const schedule::collective& c) const {
       const bool gathers = c.kind == schedule::collective_kind::all_gather;
       if (!(gathers ? world->get_options().native_all_gather : world->get_options().native_all_to_all)) return false;

@@ -19,7 +19,7 @@
 
 namespace orrery::nccl {
 
-/// NCCL's words for a result, and what it said last in this process.
+/// Returns NCCL's description of a result, and its last error message in this process.
 [[nodiscard]] inline std::string describe(ncclResult_t result) {
   std::string text = ncclGetErrorString(result);
   const char* const last = ncclGetLastError(nullptr);
@@ -28,7 +28,7 @@ namespace orrery::nccl {
   return said.empty() ? text : text + " (" + said + ")";
 }
 
-/// One communicator of this rank's own, not blocking. Aborted, not destroyed, if it has failed or never began.
+/// Owns a nonblocking communicator. Aborted instead of destroyed if it has failed or was never complete.
 class communicator {
  public:
   communicator() = default;
@@ -56,7 +56,8 @@ class communicator {
   return config;
 }
 
-/// Waits until `comm` is done with what it has begun. Empty, or what has failed; `call` is its name.
+/// Waits until `comm` has finished the operation that returned `result`. Returns an error message that names `call`, or
+/// an empty string.
 [[nodiscard]] inline std::string wait_for(ncclComm_t comm, ncclResult_t result, const char* call,
                                           std::chrono::steady_clock::time_point deadline) {
   while (result == ncclInProgress) {
@@ -70,8 +71,8 @@ class communicator {
   return result == ncclSuccess ? "" : std::string{call} + " failed: " + describe(result);
 }
 
-/// Makes a communicator, not blocking, of the ranks of `parent` that give the same color. Empty, or what has gone wrong
-/// by the deadline: then NCCL may write to `made` until the parent is aborted.
+/// Makes a nonblocking communicator of the ranks of `parent` that pass the same color. Returns an error message, or an
+/// empty string. After an error NCCL may write to `made` until the parent is aborted.
 [[nodiscard]] inline std::string split(ncclComm_t parent, int color, int key,
                                        std::chrono::steady_clock::time_point deadline, communicator& made) {
   ncclConfig_t config = not_blocking();
@@ -83,12 +84,12 @@ class communicator {
   return wrong;
 }
 
-/// Makes a communicator, not blocking, of all ranks of somebody's communicator, which may be blocking: then
-/// ncclCommSplit itself waits for ranks that do not come, and nothing tells beforehand. So a thread calls it, and is
-/// left alone at the deadline: it stays inside NCCL until the parent is aborted, which is its owner's to do.
+/// Makes a nonblocking communicator of all ranks of the trainer's communicator, which may be blocking. On a blocking
+/// one ncclCommSplit waits for ranks that do not come, and there is no way to ask beforehand. So a separate thread
+/// calls it, and is abandoned at the deadline: it stays inside NCCL until the owner of the parent aborts it.
 class split_with_timeout {
  public:
-  /// Empty, or what has gone wrong by the deadline. `device` is the parent's.
+  /// Returns an error message, or an empty string. `device` is that of the parent.
   [[nodiscard]] static std::string make(ncclComm_t parent, int key, int device,
                                         std::chrono::steady_clock::time_point deadline, communicator& made) {
     const auto split = std::make_shared<split_with_timeout>();
@@ -99,7 +100,7 @@ class split_with_timeout {
       *made.address() = std::exchange(split->child_, nullptr);
     } else {
       split->given_up_ = true;
-      // NCCL may yet write to it.
+      // Never destroyed, since NCCL may still write to it.
       static auto& given_up = *new std::vector<std::shared_ptr<split_with_timeout>>;
       static auto& mutex = *new std::mutex;
       const std::lock_guard lock_of_all{mutex};

@@ -37,8 +37,9 @@
 
 namespace orrery::nccl {
 
-/// The world's own communicators (see `lines`), shared by the world and its channels, and its failure: by which all of
-/// them are aborted, and which is then what every call throws. For one thread at a time, beside the watchdog.
+/// The communicators of a world (see `lane_communicators`) and the failure of that world. Shared by the world and its
+/// channels. A failure aborts all communicators, and is then what every call throws. For one thread at a time, beside
+/// the watchdog.
 class communicators {
  public:
   communicators(ncclComm_t parent, cudaStream_t compute, const options& options)
@@ -55,7 +56,7 @@ class communicators {
     check(ncclCommCuDevice(parent, &device_), "ncclCommCuDevice", nowhere);
     make_current();
     compare_devices();
-    lane_communicators_.control = lane_communicator{};  // with a stream of this device
+    lane_communicators_.control = lane_communicator{};  // its stream is of this device
     const std::string wrong = split_with_timeout::make(parent, rank_, device_, detail::deadline_in(options.deadline),
                                                        lane_communicators_.control.comm);
     if (!wrong.empty()) fail("rank " + std::to_string(rank_) + " makes a communicator, and " + wrong);
@@ -68,7 +69,7 @@ class communicators {
   communicators& operator=(const communicators&) = delete;
   ~communicators() {
     watchdog_.reset();
-    // A communicator is destroyed when its work is done, and aborted if that does not end.
+    // Communicators are destroyed when their work is done, and aborted if it does not end.
     bool ended = true;
     lane_communicators_.each(
         [&](lane_communicator& comm) { ended = ended && becomes_idle(comm.stream.get(), options_.deadline); });
@@ -82,7 +83,8 @@ class communicators {
   [[nodiscard]] const options& get_options() const noexcept { return options_; }
   [[nodiscard]] bool failed() const noexcept { return failed_.load(std::memory_order_acquire); }
 
-  /// While it lives, the calling thread, the rank's, may call NCCL. May be nested.
+  /// Holds the lock of the communicators: while it lives, the calling thread, which must be the rank's own, may call
+  /// NCCL. May be nested.
   class comm_guard {
    public:
     explicit comm_guard(communicators& of) : of_{&of} {
@@ -98,17 +100,18 @@ class communicators {
     communicators* of_;
   };
 
-  /// Calls that were given to NCCL as a group, which a thread of NCCL's enqueues while the rank goes on.
+  /// A group of calls submitted to NCCL, which a thread of NCCL enqueues while the rank's own thread continues.
   class pending_calls {
    public:
-    /// Waits until they are enqueued.
+    /// Waits until the calls are enqueued.
     virtual void finish() = 0;
 
    protected:
     ~pending_calls() = default;
   };
-  /// The rank goes on until `finish_given`: before it needs them enqueued, and before it gives NCCL anything else.
-  /// While its stream is captured it does not, since a graph is no object for several threads at a time.
+  /// Lets the rank continue while NCCL enqueues the calls, until `finish_pending`. That is called before the rank needs
+  /// the calls to be enqueued, and before it calls NCCL again. During capture it waits at once, since several threads
+  /// must not use a graph at the same time.
   void defer(pending_calls& some) {
     pending_ = &some;
     if (capturing_) finish_pending();
@@ -124,7 +127,8 @@ class communicators {
   void go_on() {
     if (failed()) throw_failure();
   }
-  /// A call begins, or ends, on the compute stream. What is captured is not watched: it does not run now.
+  /// Marks the begin of a call on the compute stream, for the watchdog. Captured calls are not watched: they do not run
+  /// now.
   void call_begins(const watched_call* what) {
     const comm_guard guard{*this};
     cudaStreamCaptureStatus status = cudaStreamCaptureStatusNone;
@@ -133,7 +137,7 @@ class communicators {
     timing_ = timers_ != nullptr && !capturing_;
     if (timing_) timers_->begin(compute_, what);
   }
-  /// The host has come to the next part of a call.
+  /// Tells the watchdog that the host makes progress in the call.
   void call_goes_on() noexcept {
     if (timers_ != nullptr) timers_->go_on();
   }
@@ -151,23 +155,23 @@ class communicators {
 
   void make_current() const { detail::check_cuda(cudaSetDevice(device_), "cudaSetDevice"); }
 
-  /// Throws if the world has failed, or NCCL says that one of its communicators has.
+  /// Throws if the world has failed, or if NCCL reports that one of its communicators has.
   void enter(const std::string& doing = "") {
     go_on();
     {
       const comm_guard guard{*this};
       if (const ncclResult_t worst = lane_communicators_.worst_state(); worst != ncclSuccess)
-        fail(has_failed(worst, doing));
+        fail(failure_of_nccl(worst, doing));
     }
     make_current();
   }
 
-  /// Aborts everything, waits until the streams have noticed, and throws; `why` is a clause.
+  /// Aborts all communicators, waits until the streams are idle, and throws. `why` is a clause.
   [[noreturn]] void fail(const std::string& why) {
     give_up(why);
     throw_failure();
   }
-  /// The same without throwing.
+  /// As `fail`, without throwing.
   void give_up(const std::string& why) {
     {
       const comm_guard guard{*this};
@@ -178,7 +182,8 @@ class communicators {
 
   static std::string nowhere() { return ""; }
 
-  /// Throws unless the call has succeeded; `where`, called only then, says in which step, for what.
+  /// Throws unless the call has succeeded. `where()` says in which step, and for what; it is called for an error
+  /// message only.
   template <class Where>
   void check(ncclResult_t result, const char* call, const Where& where) {
     if (result == ncclSuccess) return;
@@ -186,7 +191,7 @@ class communicators {
     fail(std::string{call} + " failed on rank " + std::to_string(rank_) + (place.empty() ? "" : " " + place) + ": " +
          describe(result));
   }
-  /// The same for a call on a communicator that does not block: waits until it is done.
+  /// As `check`, for a call on a nonblocking communicator: waits until it is complete.
   template <class Where>
   void finish(ncclComm_t comm, ncclResult_t result, const char* call, const Where& where) {
     if (result == ncclSuccess) return;
@@ -196,8 +201,8 @@ class communicators {
     fail(wrong + (place.empty() ? "" : ", " + place));
   }
 
-  /// Waits until all that is on the stream is done, up to the deadline; `what` for, in words. None: for the calls on
-  /// it.
+  /// Waits until the stream is idle, up to the deadline. `what` describes what it waits for; null: the calls on the
+  /// stream.
   void synchronize(cudaStream_t stream, const char* what = nullptr) {
     const auto deadline = detail::deadline_in(options_.deadline);
     for (;;) {
@@ -212,9 +217,9 @@ class communicators {
     }
   }
 
-  /// The texts of all ranks, over the device: their signatures and sizes, which are compared, then all texts padded to
-  /// the largest. Throws `std::invalid_argument` on all ranks if only the arguments of their calls differ, and fails if
-  /// ranks are in different calls.
+  /// Returns the texts of all ranks. First exchanges and compares the signatures and sizes of the texts, then exchanges
+  /// the texts, padded to the largest. Throws `std::invalid_argument` on all ranks if only the arguments of their calls
+  /// differ; fails the world if they make different calls.
   [[nodiscard]] std::vector<std::string> all_gather(const std::string& text, detail::collective_signature call) {
     enter("at a collective call");
     call.sequence = collective_calls_++;
@@ -242,22 +247,22 @@ class communicators {
     return gather_texts(text, sizes);
   }
 
-  /// The lane's line. Collective if there is none yet.
+  /// The communicator of a lane. Collective at the first call.
   [[nodiscard]] lane_communicator& lane(int number) {
     const comm_guard guard{*this};
     return lane_communicators_.lane(number, [this](int color) { return split_off(color); });
   }
-  /// The line of the groups of `ranks` ranks, `stride` apart, of which this rank's begins at `first`; `first` < 0: it
-  /// is in none of them. Collective if there is none yet.
+  /// The communicator of the groups of `ranks` ranks that are `stride` apart. The group of this rank begins at `first`;
+  /// `first` < 0 if the rank is in none of them. Collective at the first call.
   [[nodiscard]] lane_communicator& groups(int ranks, int stride, int first) {
     const comm_guard guard{*this};
     return lane_communicators_.groups(ranks, stride, first, [this](int color) { return split_off(color); });
   }
 
  private:
-  static constexpr std::uint64_t most_bytes = std::uint64_t{1} << 40;  // of one rank's text: more is no size
+  static constexpr std::uint64_t most_bytes = std::uint64_t{1} << 40;  // of one rank's text; a larger size is invalid
 
-  /// The second half of `all_gather`: a rank that leaves it alone fails.
+  /// The second half of `all_gather`. If this rank cannot complete it, fails the world.
   [[nodiscard]] std::vector<std::string> gather_texts(const std::string& text,
                                                       const std::vector<std::uint64_t>& sizes) try {
     const std::uint64_t most = *std::max_element(sizes.begin(), sizes.end());
@@ -324,7 +329,7 @@ class communicators {
     synchronize(stream, what);
   }
 
-  [[nodiscard]] std::string has_failed(ncclResult_t state, const std::string& doing) const {
+  [[nodiscard]] std::string failure_of_nccl(ncclResult_t state, const std::string& doing) const {
     return "NCCL has failed on rank " + std::to_string(rank_) + (doing.empty() ? "" : ", ") + doing + ": " +
            describe(state);
   }
@@ -335,21 +340,21 @@ class communicators {
     failed_.store(true, std::memory_order_release);
     lane_communicators_.each([](lane_communicator& comm) { comm.comm.abort(); });
   }
-  /// The watchdog's look, on its thread. Is there anything left to watch?
+  /// The periodic check of the watchdog, on its thread. Returns false when there is nothing left to watch.
   [[nodiscard]] bool check_once() noexcept {
     if (failed()) return false;
-    if (!comm_lock_.try_lock()) return true;  // the rank is in a call of NCCL's, and has its own deadline there
+    if (!comm_lock_.try_lock()) return true;  // the rank is in a call of NCCL, which has its own deadline
     try {
       std::string wrong;
-      // What NCCL is enqueuing the rank asks for, soon.
+      // While NCCL enqueues a group, the rank itself checks its state soon.
       const ncclResult_t worst = pending_ == nullptr ? lane_communicators_.worst_state() : ncclSuccess;
       if (worst != ncclSuccess) {
-        wrong = has_failed(worst, "");
+        wrong = failure_of_nccl(worst, "");
       } else if (const std::string late = timers_->overdue(std::chrono::steady_clock::now()); !late.empty()) {
         wrong = "rank " + std::to_string(rank_) + " " + late;
       }
       if (!wrong.empty()) abort(wrong);
-    } catch (const std::exception&) {  // no memory for a message: it looks again
+    } catch (const std::exception&) {  // no memory for a message: the next check tries again
     }
     comm_lock_.unlock();
     return true;
@@ -362,7 +367,7 @@ class communicators {
            (timers_ != nullptr ? timers_->waited(options_.deadline) : call_timers::nothing_known(options_.deadline));
   }
 
-  /// After an abort: what was under way ends, and its memory may be given back.
+  /// After an abort: waits until the streams are idle, so that their memory may be freed.
   void settle() noexcept {
     if (std::exchange(settled_, true)) return;
     lane_communicators_.each_with_stream(
@@ -375,16 +380,16 @@ class communicators {
   int size_ = 1;
   int device_ = 0;
   lane_communicators lane_communicators_;
-  std::string failure_;  // written once, before:
+  std::string failure_;  // written once, before failed_ is set
   std::atomic<bool> failed_{false};
   bool settled_ = false;
   std::uint64_t collective_calls_ = 0;
   comm_lock comm_lock_;
-  int depth_ = 0;  // of the rank's turns
+  int depth_ = 0;  // of nested guards
   std::unique_ptr<call_timers> timers_;
   bool timing_ = false;
-  bool capturing_ = false;              // the call under way
-  pending_calls* pending_ = nullptr;    // changed by the rank, in its turn
+  bool capturing_ = false;              // the current call is captured
+  pending_calls* pending_ = nullptr;    // changed by the rank's thread, with the lock held
   std::unique_ptr<watchdog> watchdog_;  // last: it uses the others
 };
 

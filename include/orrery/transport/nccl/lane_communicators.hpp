@@ -24,7 +24,7 @@ struct lane_communicator {
   communicator comm;
 };
 
-/// Waits until the stream has nothing to do, at most so many seconds. Has it ended, and without an error?
+/// Waits until the stream is idle, at most so many seconds. Returns true if it is, without an error.
 [[nodiscard]] inline bool becomes_idle(cudaStream_t stream, double seconds) noexcept {
   const auto deadline = detail::deadline_in(seconds);
   cudaError_t state = cudaErrorNotReady;
@@ -35,21 +35,22 @@ struct lane_communicator {
   return state == cudaSuccess;
 }
 
-/// A world's lines: one for agreements at plan time, one for each lane, so that lanes do not wait for each other, and
-/// one for each set of groups whose collectives are native. The first is made from the trainer's communicator, the
-/// others from the first. For one thread at a time.
+/// The communicators of a world, made by splitting: one for agreements when plans are made, one for each lane, so that
+/// lanes do not wait for each other, and one for each set of groups with native collectives. The first is split from
+/// the trainer's communicator, the others from the first. Use it from one thread at a time.
 class lane_communicators {
  public:
-  /// Of agreements.
+  /// The communicator for agreements.
   lane_communicator control{};
 
-  /// Calls visit(line) for those that have a communicator.
+  /// Calls visit(lane_communicator) for those that have a communicator.
   template <class Visit>
   void each(const Visit& visit) {
     each_with_stream([&](lane_communicator& comm) {
       if (comm.comm.get() != nullptr) visit(comm);
     });
   }
+  /// Calls visit(lane_communicator) for all.
   template <class Visit>
   void each_with_stream(const Visit& visit) {
     visit(control);
@@ -57,14 +58,14 @@ class lane_communicators {
     for (auto& [group, comm] : groups_) visit(comm);
   }
 
-  /// The lane's line; made by make(color), if there is none yet.
+  /// The communicator of a lane; made by make(color) at the first call.
   template <class Make>
   [[nodiscard]] lane_communicator& lane(int number, const Make& make) {
     const auto found = lanes_.find(number);
     return found != lanes_.end() ? found->second : lanes_.emplace(number, make(0)).first->second;
   }
-  /// Likewise that of the groups of `ranks` ranks, `stride` apart, of which this rank's begins at `first`; `first` < 0:
-  /// it is in none of them.
+  /// The communicator of the groups of `ranks` ranks that are `stride` apart. The group of this rank begins at `first`;
+  /// `first` < 0 if the rank is in none of them.
   template <class Make>
   [[nodiscard]] lane_communicator& groups(int ranks, int stride, int first, const Make& make) {
     const std::pair<int, int> shape{ranks, stride};
@@ -73,7 +74,7 @@ class lane_communicators {
     return groups_.emplace(shape, make(first < 0 ? NCCL_SPLIT_NOCOLOR : first)).first->second;
   }
 
-  /// The worst that NCCL says of any of them.
+  /// Returns an error that NCCL reports for any of the communicators, or ncclSuccess.
   [[nodiscard]] ncclResult_t worst_state() {
     ncclResult_t worst = ncclSuccess;
     each([&](const lane_communicator& comm) {

@@ -21,61 +21,62 @@
 #include "orrery/transport/detail/peer_text.hpp"
 #include "orrery/transport/transport.hpp"
 
-/// In which order a rank issues its exchanges, so that NCCL, which waits for more than a schedule does, still ends.
+/// The order in which a rank issues its exchanges to NCCL, such that NCCL cannot deadlock.
 ///
-/// A schedule's message begins when both its ends are posted. NCCL's begins when its whole group has begun on both
-/// ranks, and a group begins when all groups before it on its communicator's stream have ended. So the order of the
-/// program alone can deadlock where the schedule, proven, does not: three ranks exchange in pairs, each first with the
-/// next one and a step later with the one before; all six wait for each other. Besides, the first message between two
-/// ranks may keep the host in the call until the other's host has come to it, whatever the communicator.
+/// Problem. A message of a schedule begins when both its ends are posted. A message of NCCL begins when its whole group
+/// has begun on both ranks, and a group begins when all earlier groups on the stream of its communicator have ended. So
+/// the order of the program alone can deadlock NCCL, even if the schedule is proven. Example: three ranks exchange in
+/// pairs, each first with the next rank and one step later with the previous rank; each group waits for another one in
+/// a cycle. In addition, the first message between two ranks may block the host in the call until the other host has
+/// reached it, on any communicator.
 ///
-/// What is done about it: every message gets a moment, by a clock that counts steps and waits.
+/// Solution. Every message gets a logical time, from a clock that counts steps and waits:
 ///
-///     moment(message) = max over its two ends: clock(rank, step in which the end is posted)
-///     clock(rank, step) = max(clock(rank, step - 1) + 1, 1 + max over what is awaited before this step: moment)
+///     time(message) = max over its two ends: clock(rank, step in which the end is posted)
+///     clock(rank, step) = max(clock(rank, step - 1) + 1, 1 + max over what is awaited before this step: time)
 ///
-/// (where no rank is ahead of its peers, the clock is the step, and the moment of a message the step of its later end).
-/// Messages of one lane and one moment are one group, and every rank issues its groups in the order of their moments,
-/// across all lanes; an end whose counterpart is posted later is held back, if it must, but never beyond the step
-/// before which it must be complete. Each rank computes this for the whole world from what all ranks say.
+/// If no rank is ahead of its peers, the clock is the step, and the time of a message is the step of its later end.
+/// Messages of one lane and one time are one group. Every rank issues its groups in the order of their times, across
+/// all lanes. An end whose counterpart is posted later may be held back, but never beyond the step before which it must
+/// be complete. Each rank computes this for the whole world, from the messages of all ranks.
 ///
-/// Why it ends: the clock of a proven schedule exists (each rank gets to each step by messages of earlier moments). Let
-/// all groups of the world that come before (moment, lane) be done. The group's ends are issued on all their ranks: a
-/// host waits in a call only for groups before this one. They begin: what is before them on their stream comes before
-/// in this order, and what the compute stream has awaited before the step in which they are issued is of an earlier
-/// moment, since a group of moment t is issued in a step of which the clock says at most t. All their counterparts are
-/// in groups of the same lane and moment, of which the same is true; so they meet, and end. The k-th message of two
-/// ranks in a lane is issued before the k+1st on both, since moments grow with steps.
+/// Proof that it ends. The clock of a proven schedule exists: each rank reaches each step by messages of earlier times.
+/// Assume that all groups of the world before (time, lane) are done. Then the ends of this group are issued on all
+/// their ranks, since a host blocks in a call only for groups before this one. They begin: the groups before them on
+/// their stream come before in this order. What the compute stream has awaited before the step in which they are issued
+/// has an earlier time, since a group of time t is issued in a step whose clock is at most t. All their counterparts
+/// are in groups of the same lane and time, to which the same applies. So they meet, and end. The k-th message of two
+/// ranks in a lane is issued before the (k+1)-th on both, since times increase with steps.
 ///
-/// Groups of different lanes that follow each other on a rank and are issued together may be one call of NCCL's, which
-/// ends when all of them are enqueued. Hosts do not wait for each other then, either: of the first group that is not
-/// enqueued on all its ranks, each of these has entered a call that holds it, or will. For a call that holds groups
-/// before and after it holds it, too, since they follow each other; and one that only holds groups before it ends.
+/// Groups of different lanes that are adjacent on a rank and issued together may be one call of NCCL, which returns
+/// when all of them are enqueued. Hosts do not deadlock then either. Consider the first group that is not enqueued on
+/// all its ranks: each of these has entered a call that contains it, or will. A call that contains groups before and
+/// after it contains it, too, since they are adjacent; and a call that contains only groups before it returns.
 ///
-/// It costs a message nothing that the two ends did not cost anyway, where no rank is ahead; a world's messages are
-/// read once by every rank when a plan is made.
+/// Cost: a message does not start later than its later end, if no rank is ahead. When a plan is made, every rank reads
+/// the messages of the whole world once.
 namespace orrery::nccl {
 
-/// One end of a message, as its rank tells the others of it.
+/// One end of a message, as its rank reports it to the others.
 struct message_end {
   bool sends;
   int peer;
   int lane;
-  int exchange;  ///< of the rank's program
-  int posted;    ///< in this step
+  int exchange;  ///< index in the rank's program
+  int posted;    ///< the step in which it is posted
   int complete_before;
-  int native;         ///< which of the rank's native calls this belongs to; -1: none
-  std::string sizes;  ///< of its pieces
+  int native;         ///< index of the rank's native call that it belongs to; -1: none
+  std::string sizes;  ///< sizes of its pieces
 };
 
-/// A remark that could be one call of NCCL's, as far as its rank knows.
+/// A marked collective that could be one call of NCCL, as far as its rank knows.
 struct native_call {
   schedule::collective_kind kind;
   int first_rank;
   int ranks;
   int rank_stride;
   int lane;
-  int number;  ///< of those that are the same otherwise
+  int number;  ///< counts native calls that are otherwise equal
 
   auto operator<=>(const native_call&) const = default;
   [[nodiscard]] bool has(int rank) const {
@@ -84,13 +85,14 @@ struct native_call {
   }
 };
 
-/// What one rank says of its program.
+/// The messages of one rank, as it reports them to the others.
 struct rank_messages {
   int steps = 0;
   std::vector<native_call> natives;
   std::vector<message_end> ends;  ///< in the order of the exchanges
 };
 
+/// Writes the messages as text, for `parse`.
 [[nodiscard]] inline std::string serialize(const rank_messages& local) {
   std::ostringstream text;
   text << local.steps << '\n';
@@ -104,7 +106,7 @@ struct rank_messages {
   }
   return text.str();
 }
-/// Reads what rank `from`, of `ranks`, has written by `tell`. Throws `transport_error` if it is anything else.
+/// Parses the text that rank `from` of `ranks` has made by `serialize`. Throws `transport_error` for anything else.
 [[nodiscard]] inline rank_messages parse(const std::string& text, int from, int ranks) {
   constexpr int most = (std::numeric_limits<int>::max)();
   constexpr int most_steps = 1 << 20;
@@ -140,35 +142,37 @@ struct rank_messages {
                         "one order"};
 }
 
-/// One call of NCCL's: a group of sends and receives, or a native collective.
+/// One group of sends and receives, or one native collective.
 struct ordered_call {
   int lane = 0;
-  int native = -1;  ///< which of the rank's native calls it is
+  int native = -1;  ///< index of the rank's native call; -1: none
   std::vector<int> sends;
-  std::vector<int> receives;  ///< exchanges, in the order of the program
-  int after = 0;              ///< is issued when this exchange is posted
+  std::vector<int> receives;  ///< in the order of the program
+  int after = 0;              ///< issued when this exchange is posted
 };
 
-/// What a rank issues, in this order; and the lanes and native calls of the whole world, for their communicators.
+/// The calls of one rank in issue order, and the lanes and native calls of the whole world, for which communicators are
+/// needed.
 struct call_order {
   std::vector<ordered_call> calls;
   std::set<int> lanes;
   std::set<native_call> natives;
 };
 
-/// Reads what all ranks of a world have said, and orders.
+/// Computes the issue order from the messages of all ranks.
 class world_messages {
  public:
-  /// Throws `transport_error`, on all ranks the same, if a rank sends what its peer does not expect.
+  /// Throws the same `transport_error` on all ranks if a rank sends what its peer does not expect.
   explicit world_messages(std::vector<rank_messages> messages_of_rank) : of_ranks_{std::move(messages_of_rank)} {
     match();
     find_natives();
   }
 
-  /// Throws `transport_error` if a rank would wait for ever: for programs that are not proven.
+  /// Returns the order of one rank. Throws `transport_error` if a rank would wait for ever, which programs that are not
+  /// proven may do.
   [[nodiscard]] call_order order(int rank) {
     if (!run_clock() && !natives_.empty()) {
-      natives_.clear();  // a collective waits for all its members, and messages only for each other
+      natives_.clear();  // a collective waits for all its members, but messages wait only for each other
       run_clock();
     }
     if (!stuck_.empty()) throw transport_error{stuck_};
@@ -177,19 +181,19 @@ class world_messages {
 
  private:
   using logical_time = std::int64_t;
-  /// What begins and ends as one: a message, or a native call.
+  /// A message or a native call, which begins and ends as one.
   struct event {
     std::vector<std::pair<int, int>> posts;  // rank and step
-    logical_time at = -1;                    // -1: not known yet
+    logical_time at = -1;                    // -1: unknown yet
   };
-  /// A lane, or a native call.
+  /// The queue that a call is issued to: a lane, or the communicator of a native call.
   using issue_queue = std::pair<int, native_call>;
 
   [[nodiscard]] const message_end& end_of(std::pair<int, std::size_t> place) const {
     return of_ranks_[static_cast<std::size_t>(place.first)].ends[place.second];
   }
 
-  /// The k-th message that a rank sends to another in a lane is the k-th that this one expects.
+  /// Matches ends: the k-th message that a rank sends to another in a lane is the k-th that the other expects.
   void match() {
     std::map<std::tuple<int, int, int>, std::vector<std::size_t>> sent, expected;
     for (int rank = 0; rank < static_cast<int>(of_ranks_.size()); ++rank) {
@@ -262,13 +266,13 @@ class world_messages {
     return native >= 0 && natives_.count(of.natives[static_cast<std::size_t>(native)]) > 0 ? native : -1;
   }
 
-  /// Gives every message its moment. Does every rank reach its end?
+  /// Computes the logical time of every message. Returns false if a rank would not reach the end of its program.
   bool run_clock() {
     stuck_.clear();
     events_.clear();
     event_of_.assign(of_ranks_.size(), {});
     std::map<native_call, std::size_t> of_native;
-    // By rank and step: what must be complete before it.
+    // By rank and step: the events that must be complete before the step.
     std::vector<std::vector<std::vector<std::size_t>>> awaited(of_ranks_.size());
     for (std::size_t rank = 0; rank < of_ranks_.size(); ++rank) {
       event_of_[rank].assign(of_ranks_[rank].ends.size(), 0);
@@ -283,7 +287,7 @@ class world_messages {
           const native_call& call = of_ranks_[rank].natives[static_cast<std::size_t>(native)];
           number = of_native.emplace(call, events_.size()).first->second;
         } else if (!end.sends) {
-          continue;  // the sender's
+          continue;  // counted at its sender
         }
         if (number == events_.size()) events_.emplace_back();
         event_of_[rank][i] = number;
@@ -300,7 +304,8 @@ class world_messages {
       }
     }
 
-    std::vector<std::vector<logical_time>> clocks(of_ranks_.size());  // of the steps that each rank has reached
+    std::vector<std::vector<logical_time>> clocks(
+        of_ranks_.size());  // the clock of each step that each rank has reached
     const auto known = [&](event& begun) {
       if (begun.at >= 0) return true;
       logical_time latest = 0;
@@ -339,7 +344,7 @@ class world_messages {
   }
 
   [[nodiscard]] call_order order_of(int rank) const {
-    // Where calls of one moment have no order, all ranks take the same: that of the rank on which they come last.
+    // Calls with the same time are ordered alike on all ranks: by the latest position that they have on any rank.
     std::map<std::pair<logical_time, issue_queue>, int> position;
     call_order all;
     all.natives = natives_;
@@ -379,10 +384,11 @@ class world_messages {
   }
 
   std::vector<rank_messages> of_ranks_;
-  std::vector<std::vector<std::pair<int, std::size_t>>> counterpart_;  // of each rank's ends: rank and end
+  std::vector<std::vector<std::pair<int, std::size_t>>>
+      counterpart_;  // by rank and end: the rank and index of the other end
   std::set<native_call> natives_;
   std::vector<event> events_;
-  std::vector<std::vector<std::size_t>> event_of_;  // of each rank's ends
+  std::vector<std::vector<std::size_t>> event_of_;  // by rank and end
   std::string stuck_;
 };
 

@@ -20,14 +20,16 @@
 #include "orrery/device/handles.hpp"
 #include "orrery/transport/detail/describe.hpp"
 
-/// What ends a rank's waiting on its device while its own thread waits in CUDA, or computes elsewhere, and asks nobody.
+/// The watchdog: ends the waits of a rank on its device while the rank's own thread waits in CUDA, or computes, and so
+/// checks nothing itself.
 namespace orrery::nccl {
 
-/// Whose turn it is to use a rank's communicators: its own thread's, or its watchdog's. NCCL allows one thread at a
-/// time, and not even ncclCommGetAsyncError beside another call: it completes what that has begun.
+/// A lock of a rank's communicators, for its own thread and its watchdog. NCCL allows one thread at a time. Not even
+/// ncclCommGetAsyncError may run beside another call, since it completes what that has begun.
 class comm_lock {
  public:
-  /// Waits while another thread has it: as long as a look of the watchdog takes. Otherwise one atomic exchange.
+  /// Waits while the other thread holds the lock: at most for one check of the watchdog. Costs one atomic exchange
+  /// without contention.
   void lock() noexcept {
     while (taken_.exchange(true, std::memory_order_acquire)) taken_.wait(true, std::memory_order_relaxed);
   }
@@ -41,28 +43,29 @@ class comm_lock {
   std::atomic<bool> taken_{false};
 };
 
-/// Says where a call waits: empty, or "in step 3 for key shard 1 from rank 2".
+/// A call that can describe what it waits for.
 class watched_call {
  public:
+  /// Returns "in step 3 for key shard 1 from rank 2", or an empty string.
   [[nodiscard]] virtual std::string waits() const = 0;
 
  protected:
   ~watched_call() = default;
 };
 
-/// The calls that a stream was given and may not have done yet, by an event before and an event after each: how long
-/// the first of them has been under way on the device, or, while the host is in the middle of it, since the host last
-/// went on in it: it may wait for the device there. Calls that are enqueued while as many as `most` are outstanding
-/// share the last one's events, and get as much more time. Not for two threads at a time, but for `go_on`.
+/// Measures how long calls on a stream take, by an event before and an event after each call. It reports how long the
+/// first unfinished call has been running on the device. While the host is still inside that call, time counts from the
+/// host's last step in it, since the call may wait for the host. If more than `most` calls are unfinished, further
+/// calls share the last one's events, and get as much more time. For one thread at a time, except `go_on`.
 class call_timers {
  public:
   static constexpr std::size_t most = 64;
   using clock = std::chrono::steady_clock;
 
-  /// Makes its events, on the current device. Throws `device_error`.
+  /// Makes the events, on the current device. Throws `device_error`.
   explicit call_timers(double deadline) : deadline_{deadline}, timers_(most) {}
 
-  /// A call begins that the stream runs when it gets to it. Not while the stream is captured.
+  /// Records the begin of a call on the stream. Not while the stream is captured.
   void begin(cudaStream_t stream, const watched_call* what) {
     if (count_ == most) {
       newest().calls += 1;
@@ -80,17 +83,17 @@ class call_timers {
     newest().ended.record(stream);
     newest().enqueued = true;
   }
-  /// The host goes on in the call that has begun.
+  /// Records that the host makes progress in the call.
   void go_on() noexcept { steps_.fetch_add(1, std::memory_order_relaxed); }
-  /// `what` is asked no more.
+  /// Forgets `what`, which is about to be destroyed.
   void forget(const watched_call* what) {
     for (call_timer& timer : timers_) {
       if (timer.what == what) timer.what = nullptr;
     }
   }
 
-  /// Empty, or what is wrong with the first call that is not done: a clause that begins with "has". Asks the device,
-  /// without waiting for it.
+  /// Checks the first unfinished call. Returns an error, a clause that begins with "has", or an empty string. Queries
+  /// the device without waiting for it.
   [[nodiscard]] std::string overdue(clock::time_point now) {
     for (; count_ > 0; oldest_ = (oldest_ + 1) % most, --count_) {
       call_timer& timer = timers_[oldest_];
@@ -113,8 +116,8 @@ class call_timers {
     }
     return "";
   }
-  /// "has waited 60 s in step 3 for key shard 1 from rank 2", as far as that is known of the first call that is not
-  /// done: not if the same plan has been called again since.
+  /// Describes the wait of the first unfinished call: "has waited 60 s in step 3 for key shard 1 from rank 2". The
+  /// place is not known if the same plan has been called again since.
   [[nodiscard]] std::string waited(double seconds) const {
     std::string where;
     if (count_ > 0 && timers_[oldest_].what != nullptr) {
@@ -137,10 +140,10 @@ class call_timers {
     detail::cuda_event ended;
     const watched_call* what = nullptr;
     int calls = 0;
-    bool enqueued = true;    // to its end
-    bool under_way = false;  // on the device, since:
+    bool enqueued = true;    // the end has been enqueued
+    bool under_way = false;  // on the device, since `since`
     clock::time_point since{};
-    unsigned steps = 0;  // of the host, then
+    unsigned steps = 0;  // steps of the host at that time
   };
 
   [[nodiscard]] call_timer& newest() { return timers_[(oldest_ + count_ - 1) % most]; }
@@ -162,11 +165,11 @@ class call_timers {
   std::atomic<unsigned> steps_{0};
 };
 
-/// A thread that looks at something again and again until the look returns false; asleep in between.
+/// A thread that calls `check` periodically until it returns false, and sleeps in between.
 class watchdog {
  public:
-  watchdog(std::chrono::duration<double> period, int device, std::function<bool()> check_once)
-      : thread_{[this, period, device, check_once = std::move(check_once)] { watch(period, device, check_once); }} {}
+  watchdog(std::chrono::duration<double> period, int device, std::function<bool()> check)
+      : thread_{[this, period, device, check = std::move(check)] { watch(period, device, check); }} {}
   watchdog(const watchdog&) = delete;
   watchdog& operator=(const watchdog&) = delete;
   ~watchdog() {
@@ -179,15 +182,15 @@ class watchdog {
   }
 
  private:
-  void watch(std::chrono::duration<double> period, int device, const std::function<bool()>& check_once) {
+  void watch(std::chrono::duration<double> period, int device, const std::function<bool()>& check) {
     detail::ignore_cuda(cudaSetDevice(device));
-    // So that asking an event disturbs no capture that another thread has under way.
+    // Relaxed mode, so that querying an event does not invalidate a capture of another thread.
     cudaStreamCaptureMode mode = cudaStreamCaptureModeRelaxed;
     detail::ignore_cuda(cudaThreadExchangeStreamCaptureMode(&mode));
     std::unique_lock lock{mutex_};
     while (!wake_.wait_for(lock, period, [this] { return over_; })) {
       lock.unlock();
-      const bool goes_on = check_once();
+      const bool goes_on = check();
       lock.lock();
       if (!goes_on) return;
     }
@@ -196,7 +199,7 @@ class watchdog {
   std::mutex mutex_;
   std::condition_variable wake_;
   bool over_ = false;
-  std::thread thread_;  // last: it uses the others
+  std::thread thread_;  // last: it uses the members above
 };
 
 }  // namespace orrery::nccl

@@ -21,12 +21,12 @@
 
 namespace orrery::threads {
 
-/// Who of a message's two ranks has posted it. The second to do so copies it, so that a post never waits and no thread
-/// waits for a copy that it could do itself.
+/// Counts which of a message's two ranks have posted it. The second one copies the message: so a post never waits, and
+/// no thread waits for a copy that it could do itself.
 class rendezvous {
  public:
-  /// Does this rank's post complete the message? Then `copy()` is called, and both ends have it from then on. If `copy`
-  /// throws, neither ever has.
+  /// Posts this rank's end. Returns true if it was the second one: then `copy()` has been called, and the message is
+  /// complete for both ranks. If `copy` throws, it never completes.
   template <class Copy>
   bool post(const Copy& copy) {
     const std::uint64_t before = posted_.fetch_add(1, std::memory_order_acq_rel);
@@ -41,14 +41,14 @@ class rendezvous {
     return true;
   }
 
-  /// In how many calls it has been copied.
+  /// The number of calls in which it has been copied.
   [[nodiscard]] std::uint64_t copied() const noexcept { return copied_.load(std::memory_order_acquire); }
 
-  /// From now on nobody touches the memory of either end: a rank that gives up in the middle of a call leaves messages
-  /// behind which its peer has yet to post.
+  /// Prevents further copies, and waits for one that has begun. A rank that gives up in the middle of a call leaves
+  /// messages behind that its peer has yet to post; after this, no rank touches the memory of either end.
   void withdraw() {
     const std::uint64_t before = posted_.fetch_or(withdrawn, std::memory_order_acq_rel);
-    if ((before & withdrawn) != 0) return;  // the peer has, and so it copies no more
+    if ((before & withdrawn) != 0) return;  // the peer has withdrawn: it copies no more
     while (copied() < before / 2 && !broken_.load(std::memory_order_acquire)) std::this_thread::yield();
   }
 
@@ -62,14 +62,14 @@ class rendezvous {
 
 /// One rank's end of a plan, for ranks that are threads of one process. See `transport_channel`.
 ///
-/// What a message is, and how it is copied, is the transport's own: `Message` has the type `end` of what a rank's
-/// messages share there, which has `enter()` and `context()`, `pause()` for the time of a wait, and `settle()` (nothing
-/// of the plan is under way after it). Its members, with the end of the rank that calls them:
+/// The transport defines what a message is and how it is copied. `Message::end` is what all messages of one rank share.
+/// It has `enter()`, `context()`, `pause()` (returns an object that lives while the rank waits) and `settle()` (nothing
+/// of the plan is in flight after it). Members of `Message`, each called with the end of the calling rank:
 ///
-/// - at plan time `expect(end, lane, pieces)` on the receiver, then `connect(end, pieces)` on the sender;
-/// - in a call `leave(end)` before the sender's and `arrive(end)` before the receiver's post, `copy()` on whoever posts
-///   last, and `finish(end)` on both when it is awaited;
-/// - `settle()` at the end of the plan, on both.
+/// - when the plan is made: `expect(end, lane, pieces)` on the receiver, then `connect(end, pieces)` on the sender;
+/// - in a call: `leave(end)` before the sender's post and `arrive(end)` before the receiver's post, `copy()` on the
+///   rank that posts last, and `finish(end)` on both ranks when it is awaited;
+/// - `settle()` at the end of the plan, on both ranks.
 template <class Message>
 class basic_channel {
  public:
@@ -140,7 +140,7 @@ class basic_channel {
   [[nodiscard]] auto context() const noexcept { return plan_->local.context(); }
 
  private:
-  /// Belongs to the plans of both its ranks; whichever gives it up last deletes it.
+  /// Owned by the plans of both ranks; the last one to release it deletes it.
   struct message : Message {
     rendezvous ends;
     std::atomic<int> owners{1};
@@ -149,7 +149,7 @@ class basic_channel {
     end local;
     schedule::program steps;
     std::vector<exchange_pieces> pieces;
-    schedule::list<message*> arriving;  // by exchange; null where nothing does
+    schedule::list<message*> arriving;  // by exchange; null if nothing is received
     schedule::list<message*> leaving;
 
     explicit plan(end of_rank) : local{std::move(of_rank)} {}
@@ -177,7 +177,8 @@ class basic_channel {
                           ": this operator's world has ended, so it cannot be called any more"};
   }
 
-  /// The k-th message to a rank in a lane is the k-th that it expects from here in that lane. Empty, or what is wrong.
+  /// Connects exchange e to its receiver: the k-th message to a rank in a lane is the k-th one that this rank expects
+  /// from here in that lane. Returns an error message, or an empty string.
   [[nodiscard]] std::string find_receiver(int e, const std::vector<void*>& plans) {
     const schedule::exchange& x = plan_->steps.exchanges[e];
     if (x.sent.count == 0) return "";

@@ -28,12 +28,12 @@ namespace orrery::threads {
 struct options {
   /// How long a rank waits for another, in seconds, before both fail with a message.
   double deadline = 60;
-  /// Threads that compute in each rank: the rank's own and helpers, which all of its plans share and which sleep
-  /// between calls. Started with the rank's first plan. Results have the same bits whatever the number.
+  /// Threads that compute in each rank: the rank's own thread, and helpers that all of its plans share and that sleep
+  /// between calls. Started with the rank's first plan. Results have the same bits for every number of threads.
   int threads_per_rank = 1;
 };
 
-/// What the ranks of a world share. Waiting threads sleep: there may be many more of them than cores.
+/// The state that the ranks of a world share. Waiting threads sleep, since there may be many more threads than cores.
 class shared_world {
  public:
   shared_world(int size, const options& options) try
@@ -50,17 +50,17 @@ class shared_world {
   shared_world(const shared_world&) = delete;
   shared_world& operator=(const shared_world&) = delete;
 
-  /// Expires with the world: for operators, which may be destroyed, or called, after it.
+  /// A pointer that expires with the world: operators may be destroyed, or called, after it.
   [[nodiscard]] std::weak_ptr<shared_world> watched() const noexcept { return self_; }
 
   [[nodiscard]] int size() const noexcept { return size_; }
   [[nodiscard]] const options& get_options() const noexcept { return options_; }
 
-  /// A peer that means: any other rank.
+  /// As a peer: any other rank.
   static constexpr int any_rank = -2;
 
-  /// Sleeps until `done()`, and throws if the world has failed, if rank `peer` has ended, or after the deadline. `what`
-  /// says what for; it is called only then.
+  /// Sleeps until `done()`. Throws if the world has failed, if rank `peer` has ended, or after the deadline. `what()`
+  /// describes what the rank waits for; it is called for an error message only.
   template <class Done, class What>
   void wait(int rank, int peer, const Done& done, const What& what) {
     if (done()) return;
@@ -103,7 +103,8 @@ class shared_world {
     for (int rank = 0; rank < size_; ++rank) wake(rank);
   }
 
-  /// The first failure is everybody's. Is it this one?
+  /// Records the failure of the world, of which only the first counts, and wakes all ranks. Returns true if this call
+  /// recorded it.
   bool fail(const std::string& why) {
     {
       const std::lock_guard lock{failure_mutex_};
@@ -119,7 +120,8 @@ class shared_world {
     wake_all();
   }
 
-  /// The threads that the kernels of a rank share, started when the rank first asks for them; null if its own is all.
+  /// The helper threads of a rank, which its kernels share; started at the first call. Null if the rank's own thread is
+  /// the only one.
   [[nodiscard]] thread_team* team_of(int rank) {
     std::unique_ptr<thread_team>& team = ranks_[static_cast<std::size_t>(rank)].team;
     if (team == nullptr && options_.threads_per_rank > 1) {
@@ -128,8 +130,8 @@ class shared_world {
     return team.get();
   }
 
-  /// This rank gives up: the others fail at once with "rank 2 failed " and `why`, or without `why` if there is no
-  /// memory for the message.
+  /// Gives up: the other ranks fail at once with "rank 2 failed " and `why`, or without `why` if there is no memory for
+  /// the message.
   void abandon(int rank, const std::string& why) noexcept {
     try {
       fail("rank " + std::to_string(rank) + " failed" + (why.empty() ? "" : " ") + why);
@@ -145,13 +147,13 @@ class shared_world {
     wake_all();
   }
 
-  /// Returns when all ranks have come.
+  /// Returns when all ranks have called it.
   void barrier(int rank) {
     check(rank, coming);
     meet(rank, numbered(rank, {detail::collective_call::barrier}));
   }
 
-  /// The texts of all ranks.
+  /// Returns the texts of all ranks.
   [[nodiscard]] std::vector<std::string> all_gather(int rank, std::string text, detail::collective_call call) {
     std::vector<std::string> all;
     publish(rank, &text, {call}, [&](const std::vector<void*>& published) {
@@ -161,9 +163,9 @@ class shared_world {
     return all;
   }
 
-  /// Shows `mine` to all ranks, and calls `look` with what all ranks show, in their order: after it is known that all
-  /// ranks make the same call, which `call` describes, and so show things of one type. Returns, or throws, when nobody
-  /// looks any more: what a rank shows need not live longer than this call, even if it is given up in between.
+  /// Publishes the address `local` to all ranks, and calls `inspect` with the addresses of all ranks, in the order of
+  /// the ranks. First compares the signatures of the calls, so that all addresses have the same meaning. Returns, or
+  /// throws, when no rank inspects any more: what `local` points to need not outlive this call, even if the call fails.
   template <class Inspect>
   void publish(int rank, void* local, const detail::collective_signature& call, const Inspect& inspect) {
     const detail::collective_signature signature = numbered(rank, call);
@@ -171,11 +173,11 @@ class shared_world {
     inspecting.store(true, std::memory_order_seq_cst);
     bool refused = false;
     try {
-      check(rank, coming);  // after the store: who fails now either sees that this rank looks, or is seen here
+      check(rank, coming);  // after the store: a rank that fails now sees that this one inspects, or is seen here
       published_[static_cast<std::size_t>(rank)] = local;
       try {
         meet(rank, signature);
-      } catch (const std::invalid_argument&) {  // on all ranks: nobody looks
+      } catch (const std::invalid_argument&) {  // on all ranks: none inspects
         refused = true;
         throw;
       }
@@ -184,7 +186,7 @@ class shared_world {
       meet(rank, signature);
     } catch (...) {
       inspecting.store(false, std::memory_order_seq_cst);
-      // Nobody waits while looking, and a meeting of a failed world ends at once: this does, too.
+      // No rank waits while it inspects, and a meeting of a failed world ends at once. So this loop ends, too.
       for (const rank_state& other : ranks_) {
         while (!refused && other.inspecting.load(std::memory_order_seq_cst)) std::this_thread::yield();
       }
@@ -195,7 +197,7 @@ class shared_world {
  private:
   static constexpr const char* coming = "coming to a collective call";
 
-  /// The size, if all is well with it and the options.
+  /// Returns the size, if it and the options are valid.
   [[nodiscard]] static int checked(int size, const options& options) {
     if (size < 1) {
       throw std::invalid_argument{"orrery: threads::run: the number of ranks is " + std::to_string(size) +
@@ -207,17 +209,17 @@ class shared_world {
     return size;
   }
 
-  /// The signature of this rank's next collective call.
+  /// Numbers the next collective call of this rank.
   [[nodiscard]] detail::collective_signature numbered(int rank, detail::collective_signature call) noexcept {
     call.sequence = ranks_[static_cast<std::size_t>(rank)].calls++;
     return call;
   }
 
   /// Returns when all ranks have come with the same signature. Throws `std::invalid_argument` on all of them if only
-  /// their arguments differ, and fails the world if they are in different calls.
+  /// their arguments differ; fails the world if they make different calls.
   void meet(int rank, const detail::collective_signature& signature) {
     rank_state& me = ranks_[static_cast<std::size_t>(rank)];
-    // A rank is at most one meeting ahead of those that still read the signatures of the last one.
+    // A rank is at most one meeting ahead of ranks that still read the signatures of the last one: two buffers suffice.
     const std::span<detail::collective_signature> of_ranks =
         std::span{signatures_}.subspan(me.meetings++ % 2 * ranks_.size(), ranks_.size());
     of_ranks[static_cast<std::size_t>(rank)] = signature;
@@ -241,13 +243,13 @@ class shared_world {
     std::mutex mutex;
     std::condition_variable wake;
     std::atomic<bool> left{false};
-    std::atomic<bool> inspecting{false};            // at what others show
-    std::atomic<int> waits_for{schedule::no_rank};  // a rank, anyone, or nobody: it does not wait
+    std::atomic<bool> inspecting{false};            // what other ranks published
+    std::atomic<int> waits_for{schedule::no_rank};  // a rank, any_rank, or no_rank if it does not wait
     std::atomic<std::uint64_t> arrivals{0};         // at meetings
-    std::uint64_t meetings = 0;                     // the same, for the rank itself
+    std::uint64_t meetings = 0;                     // as arrivals, read by the rank itself
     std::uint64_t calls = 0;                        // collective ones
-    std::string message;                            // that the rank throws, once the world has failed
-    std::unique_ptr<thread_team> team;              // the rank's own, if it has helpers
+    std::string message;                            // what the rank throws once the world has failed
+    std::unique_ptr<thread_team> team;              // null without helpers
   };
 
   struct wait_mark {
@@ -267,8 +269,8 @@ class shared_world {
     return schedule::no_rank;
   }
 
-  /// Whom `rank`, which waits for `peer`, waits for in the end: the deadlines of several ranks may pass together, and
-  /// the first to say so may wait for one that itself waits.
+  /// Follows the chain of waits from `rank`, which waits for `peer`, to its end, and describes it. The deadlines of
+  /// several ranks may pass at the same time, and the first one to report may wait for a rank that itself waits.
   [[nodiscard]] std::string who_is_late(int rank, int peer) const {
     const auto of = [&](int other) -> const rank_state& { return ranks_[static_cast<std::size_t>(other)]; };
     std::string text;
@@ -279,7 +281,7 @@ class shared_world {
       if (peer >= 0)
         text += (hops == 0 ? ", which itself waits for rank " : ", which waits for rank ") + std::to_string(peer);
     }
-    if (peer >= 0) return text;  // round in a circle
+    if (peer >= 0) return text;  // a cycle
     if (peer == schedule::no_rank) {
       return text + "; rank " + std::to_string(last) + " does not wait for anybody: it is late, or stands still";
     }
@@ -293,7 +295,7 @@ class shared_world {
     return absent.empty() ? text : text + "; not there: rank " + absent;
   }
 
-  /// Always the same message, on each rank. `doing`: what the rank itself was at, if it is not the one that failed
+  /// Throws the same message in every call of one rank. `doing` is what the rank was doing, if another rank failed
   /// first.
   [[noreturn]] void throw_failure(int rank, const std::string& doing) {
     std::string& message = ranks_[static_cast<std::size_t>(rank)].message;
@@ -309,7 +311,7 @@ class shared_world {
 
   int size_;
   options options_;
-  std::shared_ptr<shared_world> self_{this, keep};  // owns nothing
+  std::shared_ptr<shared_world> self_{this, keep};  // non-owning
   std::vector<rank_state> ranks_;
   std::atomic<std::uint64_t> arrived_{0};
   std::mutex failure_mutex_;

@@ -104,7 +104,7 @@ TEST_CASE("all threads can work at the same time, and as many as there are items
   }
 }
 
-TEST_CASE("items in turn leave each place in their order") {
+TEST_CASE("staged items pass each stage in their order") {
   for (const int threads : {1, 2, 3, 7}) {
     thread_team team{threads};
     for (int call = 0; call < 20; ++call) {
@@ -130,7 +130,7 @@ TEST_CASE("items in turn leave each place in their order") {
   }
 }
 
-TEST_CASE("the first exception is the caller's, and the team goes on") {
+TEST_CASE("the first exception is rethrown to the caller, and the team can still be used") {
   for (const int threads : {1, 3}) {
     thread_team team{threads};
     for (int call = 0; call < 20; ++call) {
@@ -154,7 +154,7 @@ TEST_CASE("the first exception is the caller's, and the team goes on") {
 }
 
 // No thread begins an item after one that threw, and items begin in their order: only the first ones can have thrown.
-TEST_CASE("items that had not begun when one threw are left out") {
+TEST_CASE("items that had not begun when one threw are skipped") {
   for (const int threads : {1, 2, 5}) {
     thread_team team{threads};
     for (int call = 0; call < 20; ++call) {

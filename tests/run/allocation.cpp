@@ -165,7 +165,8 @@ std::vector<std::string> said_without_memory(int ranks, int odd, std::int64_t nt
 
 }  // namespace
 
-TEST_CASE("a rank without memory for an operator, which goes on: nobody crashes or hangs, and all have its name") {
+TEST_CASE(
+    "a rank without memory for an operator, which continues: no rank crashes or hangs, and all messages name it") {
   const orrery::attention_shape shape{.length = 13, .query_heads = 2, .head_dim = 4};
   for (const int ranks : {2, 3, 4}) {
     for (const bool for_good : {false, true}) {

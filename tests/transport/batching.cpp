@@ -50,7 +50,7 @@ class noting : public orrery::transport_adaptor<orrery::threads::world, noting> 
 
 }  // namespace
 
-TEST_CASE("a channel is told when all that is to be posted now has been, through every adaptor") {
+TEST_CASE("posted() is called after consecutive posts, through every adaptor") {
   static_assert(orrery::detail::batching<orrery::detail::channel_of<noting>>);
   static_assert(!orrery::detail::batching<orrery::detail::channel_of<orrery::threads::world>>);
   static_assert(!orrery::detail::batching<orrery::detail::channel_of<orrery::counted<orrery::threads::world>>>);

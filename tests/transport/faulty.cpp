@@ -86,7 +86,7 @@ TEST_CASE("a wrong length") {
         "orrery: faulty: exchange 3 of this plan sends nothing; choose one that does");
 }
 
-TEST_CASE("a value that others have otherwise") {
+TEST_CASE("a field that differs from that of other ranks") {
   std::vector<std::string> texts;
   orrery::threads::run(2, [&](threads_world& on) {
     faulty unlucky{on, {orrery::faults::disagrees(1, "size"), orrery::faults::disagrees(1, "other")}};

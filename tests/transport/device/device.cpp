@@ -112,7 +112,7 @@ void call(device::world& on, int times) {
 
 }  // namespace
 
-TEST_CASE("every wait is needed, and is missed by the double where it is missing") {
+TEST_CASE("every wait is needed: the double notices if one is missing") {
   // Rank 1 writes its memory and sends it, rank 0 receives and reads it, call after call.
   const auto run = [] {
     device::run(2, [](auto& on) {
@@ -233,7 +233,7 @@ TEST_CASE("a rank on which CUDA fails while it constructs, and which goes on: al
   CHECK(failures > 20);
 }
 
-TEST_CASE("memory that is short at plan time is a message") {
+TEST_CASE("too little memory when a plan is made is an error with a message") {
   cuda_double::reset({.memory = 3000});
   const std::string message = message_of_exception([] { device::run(2, [](auto& on) { call<orrery::ring>(on, 1); }); });
   says(message, "orrery: a plan needs ");
@@ -242,7 +242,7 @@ TEST_CASE("memory that is short at plan time is a message") {
   CHECK(found_by_double() == "");
 }
 
-TEST_CASE("devices and options that cannot be") {
+TEST_CASE("invalid devices and options") {
   const auto nothing = [](auto&) {};
   cuda_double::reset({.compute_capabilities = {}});
   says(message_of_exception([&] { device::run(2, nothing); }), "orrery: cudaGetDeviceCount in ");
@@ -300,8 +300,8 @@ TEST_CASE("a rank that never comes is named, and no thread waits for a device") 
     });
   });
   says(message,
-       "orrery: rank 0 stops: rank 0 has waited 0.2 s in step 1 for key shard 1 from rank 1; rank 1 does not "
-       "wait for anybody: it is late, or stands still; this world cannot be used any more");
+       "orrery: rank 0 stops: rank 0 has waited 0.2 s in step 1 for key shard 1 from rank 1; rank 1 is "
+       "not waiting: it is late or stopped; this world cannot be used any more");
   CHECK(found_by_double() == "");
 }
 

@@ -176,7 +176,7 @@ TEST_CASE("devices of several kinds, unless those of one are named") {
   CHECK(message<plain>({.devices = {1, 2}}) == "");
 }
 
-TEST_CASE("devices that reach fewer others than there are: copies between the rest go another way") {
+TEST_CASE("devices with too many peers: copies to the rest go through the host") {
   cuda_double::reset({.compute_capabilities = {{9, 0}, {9, 0}}});
   cuda_double::fail("cudaDeviceEnablePeerAccess", 1, cudaErrorTooManyPeers);
   CHECK(message<plain>() == "");
@@ -185,7 +185,7 @@ TEST_CASE("devices that reach fewer others than there are: copies between the re
   says(message<plain>(), {"orrery: cudaDeviceEnablePeerAccess in "});
 }
 
-TEST_CASE("memory that is short for a plan, and then is not") {
+TEST_CASE("memory that is too small for a plan, and then sufficient") {
   cuda_double::reset({.memory = 6000});
   says(message<plain>(),
        {"orrery: a plan needs ", " bytes more on device 0, where ", " of 6000 are free; free some, "});
@@ -194,7 +194,7 @@ TEST_CASE("memory that is short for a plan, and then is not") {
   CHECK(message<plain>() == "");
 }
 
-TEST_CASE("an error that stays: told on all ranks, and by every call from then on") {
+TEST_CASE("a sticky error: reported on all ranks, and by every later call") {
   cuda_double::reset();
   cuda_double::fail("cudaStreamSynchronize", 4, cudaErrorIllegalAddress,
                     true);  // after calls were enqueued, as a kernel's

@@ -330,7 +330,7 @@ int count_wrong(const fs::path& folder, int victim, const std::vector<std::strin
 }
 
 std::string does_not_answer(int victim) {
-  return "; rank " + std::to_string(victim) + " does not answer: it is late, stands still or has died";
+  return "; rank " + std::to_string(victim) + " does not answer: it is late, stopped or dead";
 }
 
 /// Sends one rank the signal. Returns how many survivors have said something wrong.

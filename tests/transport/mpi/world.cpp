@@ -55,7 +55,7 @@ TEST_CASE("MPI must be initialised") {
         "orrery: mpi::world: MPI is not initialised, or finalised already; call MPI_Init_thread before");
 }
 
-TEST_CASE("what makes no world is refused") {
+TEST_CASE("invalid arguments of a world are refused") {
   using orrery::mpi::world;
   const auto refusal = [](MPI_Comm of, const orrery::mpi::options& how) {
     return message_of_exception<std::invalid_argument>([&] { const world refused{of, how}; });
@@ -172,7 +172,7 @@ std::pair<int, int> calls_of(orrery::mpi::world& world) {
 
 }  // namespace
 
-TEST_CASE("collectives are calls of MPI where all members of the group remark them") {
+TEST_CASE("collectives are calls of MPI if all members of the group mark them") {
   using counts = std::pair<int, int>;
   const bool several = ranks() > 1;
   orrery::mpi::world native{MPI_COMM_WORLD, {.collectives = orrery::mpi::collectives::native}};
@@ -198,7 +198,7 @@ TEST_CASE("collectives are calls of MPI where all members of the group remark th
   }
 }
 
-TEST_CASE("remarks that do not mean the same on all members are not taken for collectives") {
+TEST_CASE("marks that differ between members are not native collectives") {
   if (ranks() < 2) return;
   orrery::mpi::world world{MPI_COMM_WORLD, {.collectives = orrery::mpi::collectives::native}};
   const orrery::schedule::rank_group all{0, ranks()};
@@ -270,7 +270,7 @@ TEST_CASE("a part of a communicator, in an order of its own") {
   MPI_Comm_free(&part);
 }
 
-TEST_CASE("the trainer's messages stay the trainer's") {
+TEST_CASE("the trainer's messages do not match those of the library") {
   int received = 0;
   MPI_Request trainers = MPI_REQUEST_NULL;
   MPI_Irecv(&received, 1, MPI_INT, MPI_ANY_SOURCE, MPI_ANY_TAG, MPI_COMM_WORLD, &trainers);
@@ -285,7 +285,7 @@ TEST_CASE("the trainer's messages stay the trainer's") {
   CHECK(received == sent);
 }
 
-TEST_CASE("blocks anywhere in memory go as one message") {
+TEST_CASE("blocks anywhere in memory are one message") {
   orrery::mpi::world world{MPI_COMM_WORLD};
   if (world.size() == 1) return;
   const int next = (rank() + 1) % ranks();

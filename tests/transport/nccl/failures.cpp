@@ -35,7 +35,7 @@ constexpr const char* aborted = "; its communicators are aborted, and this world
 
 }  // namespace
 
-TEST_CASE("an error that NCCL tells of later stops the next call, a wait, and a rank that does neither") {
+TEST_CASE("an asynchronous error of NCCL stops the next call, a wait, and a rank that does neither") {
   enum class then { calls, waits, computes };
   for (const then now : {then::calls, then::waits, then::computes}) {
     start(devices(2));
@@ -122,7 +122,7 @@ TEST_CASE("a call of NCCL or CUDA that fails is a message with its name") {
   }
 }
 
-TEST_CASE("a device that is lost: every call says so, and the world") {
+TEST_CASE("a lost device: every call, and the world, reports it") {
   for (const char* function : {"cudaLaunchHostFunc", "cudaStreamQuery", "cudaEventRecord", "cudaEventQuery"}) {
     start(devices(2));
     std::vector<std::string> said(2);
@@ -155,7 +155,7 @@ TEST_CASE("a device that is lost: every call says so, and the world") {
   }
 }
 
-TEST_CASE("a device that is full when a plan is made: all ranks hear of it, and go on") {
+TEST_CASE("a full device when a plan is made: all ranks get the message, and continue") {
   cuda_double::settings enough = devices(4);
   enough.memory = std::size_t{16} << 20;
   start(enough);
@@ -220,7 +220,7 @@ TEST_CASE("no device, and NCCL's own refusals") {
   CHECK(found_by_doubles() == "");
 }
 
-TEST_CASE("arguments that cannot be, and ranks that do not fit") {
+TEST_CASE("invalid arguments, and ranks that do not match") {
   start(devices(2));
   CHECK(message_of_exception([] {
           const nccl::world none{nullptr, nullptr};

@@ -109,7 +109,7 @@ TEST_CASE("results") {
   }
 }
 
-TEST_CASE("results of a kernel that plans: cuDNN's adapter, on a double of cuDNN") {
+TEST_CASE("results of a kernel with a plan: the adapter of cuDNN, on a double of cuDNN") {
   using adapter = orrery::device_cudnn<orrery::bfloat16, cudnn_double::engine, cuda_test::streamed_device>;
   const auto on_nccl = [&](int ranks, auto&& body) { run(ranks, {}, body); };
   start(devices(4));
@@ -315,7 +315,7 @@ TEST_CASE("a tile is enqueued while NCCL enqueues its step's messages, but not i
   CHECK(found_by_doubles() == "");
 }
 
-TEST_CASE("in the middle of a call ranks meet, and make another operator") {
+TEST_CASE("between begin and finish of a call ranks can meet, and make another operator") {
   start(devices(2));
   run(2, {}, [](auto& on) {
     orrery::attention_shape shape = small;
@@ -340,7 +340,7 @@ TEST_CASE("in the middle of a call ranks meet, and make another operator") {
   CHECK(found_by_doubles() == "");
 }
 
-TEST_CASE("the watchdog looks while calls are made, and more of them than it has marks for") {
+TEST_CASE("the watchdog checks while calls are made, also more than it has timers for") {
   start(devices(3));
   run(3, {.deadline = 20, .watchdog_period = 0.0002}, [](auto& on) {
     trainer<orrery::wallfacer<1>> mine{on};

@@ -281,7 +281,7 @@ TEST_CASE("three ranks that exchange in pairs, each first with the next one") {
   for (const auto& of : calls) CHECK(of.size() == 1);  // all meet in step 1
 }
 
-TEST_CASE("where both ends of all messages are posted in one step, that is the order") {
+TEST_CASE("if both ends of all messages are posted in one step, calls are ordered by step") {
   world_builder world{4, 3};
   for (int step = 0; step < 3; ++step) {
     for (int rank = 0; rank < 4; ++rank) {
@@ -301,7 +301,7 @@ TEST_CASE("where both ends of all messages are posted in one step, that is the o
   }
 }
 
-TEST_CASE("any schedule that ends by its own rules ends by NCCL's") {
+TEST_CASE("every schedule that ends by its own rules also ends by those of NCCL") {
   std::minstd_rand random{7};
   int end = 0;
   int would_not = 0;
@@ -327,7 +327,7 @@ TEST_CASE("any schedule that ends by its own rules ends by NCCL's") {
   CHECK(would_not > 1000);  // as written
 }
 
-TEST_CASE("what ranks say is heard") {
+TEST_CASE("messages survive serialize and parse") {
   rank_messages mine;
   mine.steps = 4;
   mine.natives.push_back({orrery::schedule::collective_kind::all_to_all, 1, 3, 2, 5, 1});
@@ -343,11 +343,11 @@ TEST_CASE("what ranks say is heard") {
   CHECK(serialize(parsed) == serialize(mine));
 }
 
-TEST_CASE("what is no list of messages is refused") {
+TEST_CASE("parse refuses texts that are not lists of messages") {
   const auto refused = [](const std::string& text) {
     return message_of_exception([&] {
              static_cast<void>(parse(text, 3, 6));
-           }).find("orrery: rank 3 gives a text that is no list of a plan's messages") == 0;
+           }).find("orrery: rank 3 gives a text that is not a list of a plan's messages") == 0;
   };
   const std::string good = "4\nn 1 1 3 2 5 1\ns 2 5 0 1 3 0 2 16 8\nr 3 5 0 1 3 -1 0\n";
   CHECK_FALSE(refused(good));

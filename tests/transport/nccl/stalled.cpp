@@ -157,7 +157,7 @@ TEST_CASE(
   }
 }
 
-TEST_CASE("a rank that stands still later: the others wait on the device") {
+TEST_CASE("a rank that stops later: the others wait on the device") {
   for (const double watchdog_period : {0.0, 0.02}) {
     const auto said =
         without_rank_2(true, {.deadline = 0.5, .watchdog_period = watchdog_period}, [](auto& on, auto& mine) {
@@ -215,7 +215,7 @@ TEST_CASE("the same for the launch of a graph") {
   }
 }
 
-TEST_CASE("a call that the host is in the middle of is late when the host stands still") {
+TEST_CASE("an unfinished call of the host is late when the host stops") {
   using std::chrono::seconds;
   start(devices(1));
   {
@@ -237,7 +237,7 @@ TEST_CASE("a call that the host is in the middle of is late when the host stands
   CHECK(found_by_doubles() == "");
 }
 
-TEST_CASE("a rank that stands still: the others are released in the middle of a call, where CUDA lets them wait") {
+TEST_CASE("a rank that stops: the others are released inside a call in which CUDA blocks them") {
   const auto said =
       without_rank_2<waiting_kernel>(true, {.deadline = 0.3, .watchdog_period = 0.02}, [](auto& on, auto& mine) {
         waiting_kernel::waits = true;

@@ -45,7 +45,7 @@ class channel {
     local.refused = false;
     if (local.in_call()) {
       local.world->fail("rank " + std::to_string(local.world->rank()) +
-                        " begins a call, but has left its last one in the middle");
+                        " begins a call, but has not finished its last one");
     }
     ++local.calls;
     local.awaited = 0;
@@ -345,7 +345,8 @@ class channel {
         std::string_view wrong;
         if (!parse(of_rank, its_lanes, wrong)) {
           world->fail("rank " + std::to_string(&of_rank - of_ranks.data()) +
-                      " says of its plan what is no list of lanes and collectives; build all ranks with one version of "
+                      " describes its plan by a text that is not a list of lanes and collectives; build all ranks with "
+                      "one version of "
                       "this library");
         }
         if (!wrong.empty()) throw transport_error{"orrery: " + std::string{wrong} + detail::world_is_usable};

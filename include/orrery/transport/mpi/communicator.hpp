@@ -406,7 +406,7 @@ class communicator {
     std::vector<detail::collective_signature> calls(ranks);
     for (std::size_t r = 0; r < ranks; ++r) {
       if (detail::collective_signature::parse(std::span{kept->all}.subspan(each * r, each), calls[r])) continue;
-      fail("rank " + std::to_string(r) + " comes to a collective call with something that is no signature of one; " +
+      fail("rank " + std::to_string(r) + " comes to a collective call with a malformed signature; " +
            "build all ranks with one version of this library");
     }
     release(kept);
@@ -632,7 +632,7 @@ class communicator {
       } else if (read.kind == control_messages::kind::question) {
         std::uint64_t query = 0;
         if (!detail::peer_text{read.text}.number(query).ended())
-          malformed(read.from, "that asks nothing: \"" + read.text + "\"");
+          malformed(read.from, "that is not a valid question: \"" + read.text + "\"");
         const pending_wait local = what();
         std::ostringstream written;
         written << query << ' ' << local.peers.first << ' ' << local.peers.count << ' ' << local.peers.stride << ' '
@@ -646,7 +646,7 @@ class communicator {
         numbers.number(query).skip(" ").number(peers.first, 0, size_ - 1).skip(" ").number(peers.count, 0, size_);
         numbers.skip(" ").number(peers.stride, 1).skip(" ").number(theirs.call);
         if (!numbers.ended() || (peers.count > 0 && (size_ - 1 - peers.first) / peers.stride < peers.count - 1)) {
-          malformed(read.from, "that answers nothing: \"" + read.text + "\"");
+          malformed(read.from, "that is not a valid answer: \"" + read.text + "\"");
         }
         if (query != queries_) continue;
         query_.take(read.from, theirs);

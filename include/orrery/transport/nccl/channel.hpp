@@ -117,8 +117,7 @@ class channel {
     void begin() {
       world->enter("beginning a call");
       if (begun && awaited != steps.exchanges.size()) {
-        world->fail("rank " + std::to_string(world->rank()) +
-                    " begins a call, but has left its last one in the middle");
+        world->fail("rank " + std::to_string(world->rank()) + " begins a call, but has not finished its last one");
       }
       begun = true;
       awaited = 0;

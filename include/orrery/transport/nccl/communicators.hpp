@@ -236,7 +236,7 @@ class communicators {
     for (std::size_t r = 0; r < ranks; ++r) {
       const std::span of_rank = std::span{headers}.subspan(header * r, header);
       if (!detail::collective_signature::parse(of_rank.first(detail::collective_signature::size), calls[r])) {
-        fail("rank " + std::to_string(r) + " comes to a collective call with something that is no signature of one");
+        fail("rank " + std::to_string(r) + " comes to a collective call with a malformed signature");
       }
       std::memcpy(&sizes[r], of_rank.data() + detail::collective_signature::size, sizeof(sizes[r]));
     }

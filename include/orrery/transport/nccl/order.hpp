@@ -134,10 +134,11 @@ struct rank_messages {
     }
   }
   if (read.ended()) return messages_of_rank;
-  throw transport_error{"orrery: rank " + std::to_string(from) +
-                        " gives a text that is no list of a plan's messages, so it makes another collective call than "
-                        "open, which the construction of an operator ends with; let all ranks make the same calls, in "
-                        "one order"};
+  throw transport_error{
+      "orrery: rank " + std::to_string(from) +
+      " gives a text that is not a list of a plan's messages, so it makes another collective call than "
+      "open, which the construction of an operator ends with; let all ranks make the same calls, in "
+      "one order"};
 }
 
 /// One group of sends and receives, or one native collective.

@@ -53,8 +53,8 @@ class watched_call {
 
 /// Measures how long calls on a stream take, by an event before and an event after each call. It reports how long the
 /// first unfinished call has been running on the device. While the host is still inside that call, time counts from the
-/// host's last step in it, since the call may wait for the host. If more than `most` calls are unfinished, further
-/// calls share the last one's events, and get as much more time. For one thread at a time, except `go_on`.
+/// host's last step in it, since the host may wait for the device there. If more than `most` calls are unfinished,
+/// further calls share the last one's events, and get as much more time. For one thread at a time, except `go_on`.
 class call_timers {
  public:
   static constexpr std::size_t most = 64;

@@ -100,7 +100,7 @@ class basic_channel {
     expect_world();
     world_->check(rank_, "beginning a call");
     if (call_++ > 0 && awaited_ != plan_->steps.exchanges.size()) {
-      world_->fail("rank " + std::to_string(rank_) + " begins a call, but has left its last one in the middle");
+      world_->fail("rank " + std::to_string(rank_) + " begins a call, but has not finished its last one");
       world_->check(rank_, "");
     }
     awaited_ = 0;

@@ -281,7 +281,7 @@ class shared_world {
     }
     if (peer >= 0) return text;  // a cycle
     if (peer == schedule::no_rank) {
-      return text + "; rank " + std::to_string(last) + " does not wait for anybody: it is late, or stands still";
+      return text + "; rank " + std::to_string(last) + " is not waiting: it is late or stopped";
     }
     std::string absent;
     for (int other = 0; other < size_; ++other) {
@@ -290,7 +290,7 @@ class shared_world {
       absent += (absent.empty() ? "" : ", ") + std::to_string(other);
     }
     if (last != rank) text += "; rank " + std::to_string(last) + " waits for all ranks to come to a collective call";
-    return absent.empty() ? text : text + "; not there: rank " + absent;
+    return absent.empty() ? text : text + "; missing: rank " + absent;
   }
 
   /// Throws the same message in every call of one rank. `doing` is what the rank was doing, if another rank failed

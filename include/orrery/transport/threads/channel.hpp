@@ -125,8 +125,8 @@ class basic_channel {
   void await(int e) {
     expect_world();
     const schedule::exchange& x = plan_->steps.exchanges[e];
-    if (x.received.count > 0) finish(*plan_->arriving[e], x.from, e, detail::way::receiving);
-    if (x.sent.count > 0) finish(*plan_->leaving[e], x.to, e, detail::way::sending);
+    if (x.received.count > 0) finish(*plan_->arriving[e], x.from, e, detail::direction::receiving);
+    if (x.sent.count > 0) finish(*plan_->leaving[e], x.to, e, detail::direction::sending);
     ++awaited_;
   }
 
@@ -200,7 +200,7 @@ class basic_channel {
       return "";
     }
     return "rank " + std::to_string(rank_) + " sends " +
-           detail::describe_message(plan_->steps, e, detail::way::sending) + " to rank " + std::to_string(x.to) +
+           detail::describe_message(plan_->steps, e, detail::direction::sending) + " to rank " + std::to_string(x.to) +
            ", which does not expect it, or not in this size";
   }
 
@@ -208,7 +208,7 @@ class basic_channel {
     if (m.ends.post([&] { m.copy(); })) world_->wake(peer);
   }
 
-  void finish(message& m, int peer, int e, detail::way w) {
+  void finish(message& m, int peer, int e, detail::direction w) {
     if (m.ends.copied() < call_) {
       [[maybe_unused]] const auto waiting = plan_->local.pause();
       world_->wait(

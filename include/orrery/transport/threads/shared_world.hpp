@@ -59,8 +59,8 @@ class shared_world {
 
   /// Sleeps until `done()`. Throws if the world has failed, if rank `peer` has ended, or after the deadline. `what()`
   /// describes what the rank waits for; it is called for an error message only.
-  template <class Done, class What>
-  void wait(int rank, int peer, const Done& done, const What& what) {
+  template <class Done, class Describe>
+  void wait(int rank, int peer, const Done& done, const Describe& describe) {
     if (done()) return;
     rank_state& me = ranks_[static_cast<std::size_t>(rank)];
     const auto deadline = detail::deadline_in(options_.deadline);
@@ -71,15 +71,15 @@ class shared_world {
       std::string why;
       if (const int ended = who_ended(rank, peer); ended != schedule::no_rank) {
         if (done()) return;
-        why =
-            "rank " + std::to_string(rank) + " waits " + what() + ", but rank " + std::to_string(ended) + " has ended";
+        why = "rank " + std::to_string(rank) + " waits " + describe() + ", but rank " + std::to_string(ended) +
+              " has ended";
       } else if (!in_time) {
         why = "rank " + std::to_string(rank) + " has waited " + detail::describe_seconds(options_.deadline) + " " +
-              what() + who_is_late(rank, peer);
+              describe() + who_is_late(rank, peer);
       }
       if (!why.empty() || failed()) {
         lock.unlock();
-        throw_failure(rank, !why.empty() && fail(why) ? "" : "waiting " + what());
+        throw_failure(rank, !why.empty() && fail(why) ? "" : "waiting " + describe());
       }
       in_time = me.wake.wait_until(lock, deadline) == std::cv_status::no_timeout;
     }
@@ -252,7 +252,7 @@ class shared_world {
 
   struct wait_mark {
     rank_state& me;
-    wait_mark(rank_state& of, int peer) noexcept : me{of} { me.waits_for.store(peer, std::memory_order_relaxed); }
+    wait_mark(rank_state& rank, int peer) noexcept : me{rank} { me.waits_for.store(peer, std::memory_order_relaxed); }
     wait_mark(const wait_mark&) = delete;
     wait_mark& operator=(const wait_mark&) = delete;
     ~wait_mark() { me.waits_for.store(schedule::no_rank, std::memory_order_relaxed); }

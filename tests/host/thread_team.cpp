@@ -179,13 +179,13 @@ TEST_CASE("only the calling thread polls") {
     std::atomic<int> polls{0};
     std::atomic<int> polls_of_others{0};
     std::thread::id caller = std::this_thread::get_id();
-  } mine;
+  } local;
   const auto poll = [](void* of) {
     poller& p = *static_cast<poller*>(of);
     ++(std::this_thread::get_id() == p.caller ? p.polls : p.polls_of_others);
   };
   thread_team team{3};
-  const orrery::host_context context{&team, poll, &mine};
+  const orrery::host_context context{&team, poll, &local};
   CHECK(context.threads() == 3);
   std::atomic<int> nested{0};
   std::atomic<int> met{0};
@@ -197,8 +197,8 @@ TEST_CASE("only the calling thread polls") {
     nested += own.threads() - 1;
   });
   REQUIRE(met.load() == 3);
-  CHECK(mine.polls.load() == 2);
-  CHECK(mine.polls_of_others.load() == 0);
+  CHECK(local.polls.load() == 2);
+  CHECK(local.polls_of_others.load() == 0);
   CHECK(nested == 0);
 }
 

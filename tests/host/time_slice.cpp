@@ -59,10 +59,10 @@ TEST_CASE("if ranks exceed the cores, they and their helpers get long time slice
     MESSAGE("Linux " << system.release << " grants no time slices: only that nothing changes is tested");
   }
   orrery::threads::run(cores() + 1, [&](auto& world) {
-    const scheduling mine = own();
+    const scheduling local = own();
     for (int rank = 0; rank < world.size(); ++rank) {
       world.barrier();
-      if (rank == world.rank()) CHECK(mine == wanted);
+      if (rank == world.rank()) CHECK(local == wanted);
     }
     scheduling of_helper;
     std::thread{[&] { of_helper = own(); }}.join();

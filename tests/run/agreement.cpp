@@ -68,8 +68,8 @@ shape but(const Change& change) {
   return s;
 }
 
-std::string differ(const std::string& field, const std::string& others, const std::string& mine) {
-  return "orrery: ranks disagree about " + field + ": ranks 0, 1, 3 have " + others + "; rank 2 has " + mine +
+std::string differ(const std::string& field, const std::string& others, const std::string& local) {
+  return "orrery: ranks disagree about " + field + ": ranks 0, 1, 3 have " + others + "; rank 2 has " + local +
          "; give all ranks the same";
 }
 
@@ -82,16 +82,16 @@ constexpr auto agree = [](auto& on) { orrery::detail::require_agreement(on, {});
 
 TEST_CASE(
     "ranks in different collective calls: all of them get the message who calls what, and none hangs or crashes") {
-  const orrery::threads::options how{.deadline = 3600};
+  const orrery::threads::options options{.deadline = 3600};
   for (const int ranks : {2, 3, 4}) {
     for (const int odd : {0, ranks - 1}) {
       collectives::check_all(ranks, odd, [&](const auto& body) {
-        orrery::threads::run(ranks, how, [&](auto& on) { body(on, construct); });
+        orrery::threads::run(ranks, options, [&](auto& on) { body(on, construct); });
       });
     }
   }
   collectives::check_all(3, 1, [&](const auto& body) {  // through adaptors
-    orrery::threads::run(3, how, [&](auto& on) {
+    orrery::threads::run(3, options, [&](auto& on) {
       orrery::counted counting{on};
       orrery::faulty unlucky{counting, {}};
       orrery::traced recorder{unlucky};
@@ -165,8 +165,8 @@ TEST_CASE("texts that are not agreements") {
 
 TEST_CASE("separators inside a name or a value are replaced") {
   CHECK(said_by_all(2, [](auto& on) {
-          const agreement mine[] = {{"mask", on.rank() == 0 ? "odd\x1e\x1f" : "odd"}};
-          orrery::detail::require_agreement(on, mine);
+          const agreement local[] = {{"mask", on.rank() == 0 ? "odd\x1e\x1f" : "odd"}};
+          orrery::detail::require_agreement(on, local);
         }) == "orrery: ranks disagree about mask: rank 0 has odd??; rank 1 has odd; give all ranks the same");
 }
 
@@ -218,8 +218,8 @@ TEST_CASE("an error on one rank is thrown on all") {
 TEST_CASE("more than two different values") {
   CHECK(said_by_all(5,
                     [](auto& on) {
-                      const agreement mine[] = {{"colour", "red"}, {"size", std::to_string(on.rank() / 2)}};
-                      orrery::detail::require_agreement(on, mine);
+                      const agreement local[] = {{"colour", "red"}, {"size", std::to_string(on.rank() / 2)}};
+                      orrery::detail::require_agreement(on, local);
                     }) ==
         "orrery: ranks disagree about size: ranks 0, 1 have 0; ranks 2, 3 have 1; rank 4 has 2; give all ranks the "
         "same");
@@ -227,22 +227,22 @@ TEST_CASE("more than two different values") {
 
 TEST_CASE("a field that only some ranks have") {
   CHECK(said_by_all(2, [](auto& on) {
-          std::vector<agreement> mine{{"colour", "red"}};
-          if (on.rank() == 0) mine.push_back({"size", "3"});
-          orrery::detail::require_agreement(on, mine);
+          std::vector<agreement> local{{"colour", "red"}};
+          if (on.rank() == 0) local.push_back({"size", "3"});
+          orrery::detail::require_agreement(on, local);
         }) == "orrery: ranks disagree about size: rank 0 has 3; rank 1 has nothing; give all ranks the same");
   CHECK(said_by_all(2, [](auto& on) {
-          std::vector<agreement> mine{{"colour", "red"}};
-          if (on.rank() == 1) mine.push_back({"size", "3"});
-          orrery::detail::require_agreement(on, mine);
+          std::vector<agreement> local{{"colour", "red"}};
+          if (on.rank() == 1) local.push_back({"size", "3"});
+          orrery::detail::require_agreement(on, local);
         }) == "orrery: ranks disagree about size: rank 0 has nothing; rank 1 has 3; give all ranks the same");
 }
 
 TEST_CASE("no fields, or a single rank") {
   CHECK(said_by_all(3, [](auto& on) { orrery::detail::require_agreement(on, {}); }) == "nothing");
   CHECK(said_by_all(1, [](auto& on) {
-          const agreement mine[] = {{"colour", "red"}};
-          orrery::detail::require_agreement(on, mine);
+          const agreement local[] = {{"colour", "red"}};
+          orrery::detail::require_agreement(on, local);
         }) == "nothing");
 }
 

@@ -62,8 +62,8 @@ TEST_CASE("posted() is called after consecutive posts, through every adaptor") {
       const auto check = [](auto& world) {
         const orrery::program steps =
             orrery::program_of(orrery::double_ring<2>{}, world.rank(), 4, orrery::pass::circulate_keys);
-        pairs::work mine{{16, 4}, {16, 4}, steps};
-        orrery::executor run{world, steps, mine};
+        pairs::work local{{16, 4}, {16, 4}, steps};
+        orrery::executor run{world, steps, local};
         run.run();
       };
       if (!adapted) return check(plain);

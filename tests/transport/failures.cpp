@@ -66,11 +66,11 @@ std::vector<ending> endings(
   std::vector<ending> all(static_cast<std::size_t>(ranks));
   const time_limit limit;
   orrery::threads::run(ranks, {.deadline = deadline}, [&](orrery::threads::world& on) {
-    ending& mine = all[static_cast<std::size_t>(on.rank())];
+    ending& local = all[static_cast<std::size_t>(on.rank())];
     orrery::counted counting{on};
     world_with_faults unlucky{counting, script};
     at_rank(on.rank());
-    mine.message = message_of_exception([&] {
+    local.message = message_of_exception([&] {
       attention attend{unlucky, shape, any::mask{}, orrery::contiguous{}, topology};
       const auto p = oracle::random_problem<double>(conformance::oracle_shape(shape), 1);
       conformance::rank_tensors<throwing> tensors{p, attend.query_positions(), attend.key_positions(), {}};
@@ -79,14 +79,14 @@ std::vector<ending> endings(
         tensors.backward(attend);
         tensors.forward(attend);
       } catch (...) {
-        mine.again = message_of_exception([&] { tensors.forward(attend); });
+        local.again = message_of_exception([&] { tensors.forward(attend); });
         throw;
       }
       on.barrier();  // nobody ends before the others: that would be a failure of its own
     });
     tiles_left = forever;
-    if (mine.again == "nothing") mine.again = message_of_exception([&] { on.barrier(); });
-    mine.usable = unlucky.usable();
+    if (local.again == "nothing") local.again = message_of_exception([&] { on.barrier(); });
+    local.usable = unlucky.usable();
   });
   return all;
 }

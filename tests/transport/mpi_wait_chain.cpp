@@ -20,9 +20,9 @@ struct found {
   std::string text;
   std::vector<int> asked;
 };
-found ask(int ranks, const pending_wait& mine, const std::map<int, pending_wait>& answers) {
+found ask(int ranks, const pending_wait& local, const std::map<int, pending_wait>& answers) {
   orrery::mpi::wait_chain_query wait_chain_query;
-  wait_chain_query.begin(0, ranks, mine);
+  wait_chain_query.begin(0, ranks, local);
   found result;
   for (std::size_t answered = 0;;) {
     result.text = wait_chain_query.trace([&](int rank) { result.asked.push_back(rank); });

@@ -39,9 +39,9 @@ using orrery::threads::world;
 
 /// As the library's, but within a time limit, whatever the deadline: less than the one that options have by default.
 template <class Body>
-void run(int ranks, const options& how, const Body& body) {
+void run(int ranks, const options& options, const Body& body) {
   const time_limit limit{std::chrono::seconds{45}};
-  orrery::threads::run(ranks, how, body);
+  orrery::threads::run(ranks, options, body);
 }
 template <class Body>
 void run(int ranks, const Body& body) {
@@ -99,10 +99,10 @@ struct end_of_message {
 
 /// What each rank's `body` throws as a transport_error.
 template <class Body>
-std::vector<std::string> failures(int ranks, const threads::options& how, const Body& body) {
+std::vector<std::string> failures(int ranks, const threads::options& options, const Body& body) {
   std::vector<std::string> said(static_cast<std::size_t>(ranks), "nothing");
   try {
-    threads::run(ranks, how, [&](threads::world& on) {
+    threads::run(ranks, options, [&](threads::world& on) {
       try {
         body(on);
       } catch (const orrery::transport_error& e) {
@@ -172,13 +172,13 @@ TEST_CASE("all_reduce_sum: every rank gets the sums, added in the order of the r
     };
     CHECK_NOTHROW(threads::run(ranks, [&](auto& on) {
       for (int call = 0; call < 3; ++call) {
-        std::vector<float> mine(count);
-        for (std::size_t i = 0; i < count; ++i) mine[i] = value(on.rank(), i);
-        on.all_reduce_sum(std::span{mine});
+        std::vector<float> local(count);
+        for (std::size_t i = 0; i < count; ++i) local[i] = value(on.rank(), i);
+        on.all_reduce_sum(std::span{local});
         for (std::size_t i = 0; i < count; ++i) {
           float sum = 0;
           for (int rank = 0; rank < ranks; ++rank) sum += value(rank, i);
-          if (mine[i] != sum) throw std::logic_error{"sum"};
+          if (local[i] != sum) throw std::logic_error{"sum"};
         }
       }
     }));
@@ -188,8 +188,8 @@ TEST_CASE("all_reduce_sum: every rank gets the sums, added in the order of the r
 TEST_CASE("all_reduce_sum of different numbers of values is refused on every rank") {
   std::vector<std::string> said(3);
   threads::run(3, [&](auto& on) {
-    std::vector<double> mine(on.rank() == 2 ? 5 : 4);
-    said[static_cast<std::size_t>(on.rank())] = what([&] { on.all_reduce_sum(std::span{mine}); });
+    std::vector<double> local(on.rank() == 2 ? 5 : 4);
+    said[static_cast<std::size_t>(on.rank())] = what([&] { on.all_reduce_sum(std::span{local}); });
     on.barrier();
   });
   for (const std::string& one : said) {
@@ -295,15 +295,15 @@ TEST_CASE("kernels get as many threads as the options say") {
 }
 
 TEST_CASE("the first exception is thrown by run, as it was, and stops the others") {
-  struct mine {
+  struct local {
     int number;
   };
   CHECK_THROWS_AS(threads::run(3,
                                [](auto& on) {
-                                 if (on.rank() == 1) throw mine{7};
+                                 if (on.rank() == 1) throw local{7};
                                  on.barrier();
                                }),
-                  mine);
+                  local);
   const std::vector<std::string> said = failures(3, {}, [](auto& on) {
     if (on.rank() == 1) throw std::out_of_range{"boom"};
     on.barrier();

@@ -44,15 +44,15 @@ std::string found_by_double() {
 
 template <class Kernel>
 void check(int world, const orrery::any_topology& topology, orrery::attention_shape shape, const any::mask& mask,
-           const conformance::any_layout& layout, const cuda_double::settings& how) {
+           const conformance::any_layout& layout, const cuda_double::settings& options) {
   for (const orrery::pass circulate : {orrery::pass::circulate_keys, orrery::pass::circulate_queries}) {
     if (topology.unsupported_reason(world, orrery::pass::forward) != nullptr ||
         topology.unsupported_reason(world, circulate) != nullptr)
       continue;
     shape.circulate = circulate;
-    cuda_double::reset(how);
+    cuda_double::reset(options);
     const std::string found = cuda_test::failures<orrery::any_topology, Kernel, device::world>(
-        on_devices, world, shape, mask, layout, how.seed, topology);
+        on_devices, world, shape, mask, layout, options.seed, topology);
     INFO(topology.name(), " over ", world, ", ", mask.name(), ", ", layout.name(), ", ", orrery::name_of(circulate));
     CHECK(found == "");
     CHECK(found_by_double() == "");
@@ -202,7 +202,7 @@ TEST_CASE("a rank on which CUDA fails while it constructs, and which goes on: al
           if (on.rank() == 0)
             cuda_double::fail(function, cuda_double::calls(function) + nth, cudaErrorIllegalAddress, false);
           on.barrier();
-          std::string& mine = said[static_cast<std::size_t>(on.rank())];
+          std::string& local = said[static_cast<std::size_t>(on.rank())];
           float failed = 0;
           try {
             const orrery::attention<orrery::ring, kernel> attend{on, small, orrery::causal{}};
@@ -210,12 +210,12 @@ TEST_CASE("a rank on which CUDA fails while it constructs, and which goes on: al
             culprit = on.rank();
             failed = 1;
           } catch (const orrery::transport_error& e) {
-            mine = e.what();
+            local = e.what();
           }
           try {
             on.all_reduce_sum(std::span{&failed, 1});
           } catch (const orrery::transport_error& e) {
-            mine = e.what();
+            local = e.what();
           }
         });
       });
@@ -268,9 +268,9 @@ TEST_CASE("a trainer's own streams") {
   cuda_double::reset();
   {
     const std::vector<orrery::detail::cuda_stream> streams(3);
-    device::options how;
-    for (const orrery::detail::cuda_stream& one : streams) how.streams.push_back(one.get());
-    device::run(3, how, [&](auto& on) {
+    device::options options;
+    for (const orrery::detail::cuda_stream& one : streams) options.streams.push_back(one.get());
+    device::run(3, options, [&](auto& on) {
       CHECK(on.stream() == streams[static_cast<std::size_t>(on.rank())].get());
       call<orrery::all_gather>(on, 2);
     });
@@ -344,18 +344,18 @@ TEST_CASE("a graph of forward and backward, launched again and again, gives the 
   for (std::uint64_t seed = 1; seed <= 20; ++seed) {
     cuda_double::reset({.seed = seed, .compute_capabilities = {{9, 0}, {9, 0}}});
     device::run(4, [](auto& on) {
-      trainer mine{on};
-      mine.step();
-      const std::string expected = mine.results();
+      trainer local{on};
+      local.step();
+      const std::string expected = local.results();
       {
-        auto step = device::capture(on, [&] { mine.step(); });
+        auto step = device::capture(on, [&] { local.step(); });
         for (int i = 0; i < 3; ++i) {
           step.launch();
-          if (mine.results() != expected) throw std::runtime_error{"other bits"};
+          if (local.results() != expected) throw std::runtime_error{"other bits"};
         }
       }
-      mine.step();
-      if (mine.results() != expected) throw std::runtime_error{"other bits after the graph"};
+      local.step();
+      if (local.results() != expected) throw std::runtime_error{"other bits after the graph"};
     });
     CHECK(found_by_double() == "");
   }
@@ -366,10 +366,10 @@ TEST_CASE("a capture that fails, on any rank, fails on all") {
     cuda_double::reset();
     const std::string message = message_of_exception([&] {
       device::run(4, [&](auto& on) {
-        trainer mine{on};
+        trainer local{on};
         auto step = device::capture(on, [&] {
           if (on.rank() == failing) throw std::runtime_error{"no step"};
-          mine.step();
+          local.step();
         });
       });
     });
@@ -381,8 +381,8 @@ TEST_CASE("a capture that fails, on any rank, fails on all") {
     cuda_double::fail(function, 1, cudaErrorInvalidValue);
     says(message_of_exception([&] {
            device::run(4, [&](auto& on) {
-             trainer mine{on};
-             auto step = device::capture(on, [&] { mine.step(); });
+             trainer local{on};
+             auto step = device::capture(on, [&] { local.step(); });
            });
          }),
          std::string{"orrery: "} + function + " in ");

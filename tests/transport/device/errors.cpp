@@ -57,14 +57,14 @@ using cudnn = orrery::device_cudnn<orrery::bfloat16, cudnn_double::engine, queri
 
 /// What three ranks' training says when it fails; empty if it does not. Nothing may stay behind.
 template <class Kernel>
-std::string message(device::options how = {}) {
-  how.deadline = 20;
+std::string message(device::options options = {}) {
+  options.deadline = 20;
   const std::string before = cuda_double::leaks();
   std::string said;
   try {
-    device::run(3, how, [](auto& on) {
-      trainer<Kernel> mine{on};
-      mine.step();
+    device::run(3, options, [](auto& on) {
+      trainer<Kernel> local{on};
+      local.step();
       on.synchronize();
     });
   } catch (const std::exception& e) {
@@ -100,8 +100,8 @@ TEST_CASE("no device, or no driver that is new enough") {
 
 TEST_CASE("a device that is too old for the kernel, or too small, or that the program has no code for") {
   // Told when the operator is made, on all ranks, before anything is enqueued.
-  const auto refusal = [](auto kernel, const cuda_double::settings& how) {
-    cuda_double::reset(how);
+  const auto refusal = [](auto kernel, const cuda_double::settings& options) {
+    cuda_double::reset(options);
     std::mutex mutex;
     std::set<std::string> said;
     device::run(3, {.deadline = 20}, [&](auto& on) {
@@ -225,8 +225,8 @@ TEST_CASE("a graph that cannot be launched stops all ranks") {
   std::string said;
   try {
     device::run(3, {.deadline = 20}, [](auto& on) {
-      trainer<plain> mine{on};
-      auto graph = device::capture(on, [&] { mine.step(); });
+      trainer<plain> local{on};
+      auto graph = device::capture(on, [&] { local.step(); });
       for (int i = 0; i < 3; ++i) graph.launch();
       on.synchronize();
     });

@@ -59,8 +59,8 @@ const orrery::attention_shape shape{.length = 40, .query_heads = 4, .head_dim = 
 template <class Operator>
 void call_forward(Operator& attend) {
   const oracle::problem p = oracle::random_problem<double>(conformance::oracle_shape(shape), 1);
-  conformance::rank_tensors<kernel> mine{p, attend.query_positions(), attend.key_positions(), {}};
-  mine.forward(attend);
+  conformance::rank_tensors<kernel> local{p, attend.query_positions(), attend.key_positions(), {}};
+  local.forward(attend);
 }
 
 /// A world that works: after every failure another one can be made.
@@ -74,8 +74,8 @@ void check_new_world() {
 
 /// The message that `message(deadline)` ends with, the first that has all of `parts` on all ranks. Deadlines grow: on
 /// a machine that is busy with other things, a rank that has time may answer late.
-template <class Sentence>
-std::string sentence_with(const std::vector<std::string>& parts, const Sentence& message) {
+template <class Message>
+std::string message_with(const std::vector<std::string>& parts, const Message& message) {
   std::string said;
   for (const double deadline : {1.0, 4.0, 16.0}) {
     said = message(deadline);
@@ -93,9 +93,9 @@ void sleep_for(double seconds) { std::this_thread::sleep_for(std::chrono::durati
 
 TEST_CASE("ranks that disagree") {
   orrery::mpi::world world{MPI_COMM_WORLD};
-  orrery::attention_shape mine = shape;
-  mine.length += rank() == ranks() - 1 ? 1 : 0;
-  const std::string message = message_of_exception<std::invalid_argument>([&] { const ring attend{world, mine}; });
+  orrery::attention_shape local = shape;
+  local.length += rank() == ranks() - 1 ? 1 : 0;
+  const std::string message = message_of_exception<std::invalid_argument>([&] { const ring attend{world, local}; });
   if (ranks() == 1) {
     CHECK(message == "nothing");
   } else {
@@ -126,7 +126,7 @@ TEST_CASE_TEMPLATE("a rank that never comes", Topology, orrery::ring, orrery::al
   const int late = ranks() - 1;
   // Whoever is the first to give up: those that wait are asked whom they wait for.
   const std::string cause = "; rank " + std::to_string(late) + " does not answer: it is late, stopped";
-  const std::string message = sentence_with({cause, " in step "}, [&](double deadline) {
+  const std::string message = message_with({cause, " in step "}, [&](double deadline) {
     orrery::mpi::world world{MPI_COMM_WORLD, {.deadline = deadline, .collectives = orrery::mpi::collectives::native}};
     orrery::attention<Topology, kernel> attend{world, shape};
     if (rank() == late) sleep_for(2 * deadline);
@@ -152,7 +152,7 @@ TEST_CASE_TEMPLATE("a rank that never comes", Topology, orrery::ring, orrery::al
 TEST_CASE("a rank that never comes to a collective call") {
   if (ranks() == 1) return;
   const std::string cause = " s for all ranks to come to the same collective call; missing: rank 0;";
-  const std::string message = sentence_with({cause}, [](double deadline) {
+  const std::string message = message_with({cause}, [](double deadline) {
     orrery::mpi::world world{MPI_COMM_WORLD, {.deadline = deadline}};
     if (rank() == 0) sleep_for(2 * deadline);
     return message_of_exception<orrery::transport_error>([&] {
@@ -170,7 +170,7 @@ TEST_CASE("a rank whose kernel takes too long") {
   if (ranks() == 1) return;
   const int late = ranks() - 1;
   const std::string cause = "; rank " + std::to_string(late) + " is not waiting: it computes";
-  const std::string message = sentence_with({cause}, [&](double deadline) {
+  const std::string message = message_with({cause}, [&](double deadline) {
     orrery::mpi::world world{MPI_COMM_WORLD, {.deadline = deadline}};
     orrery::builder schedule{rank(), ranks()};
     schedule.shift(orrery::key(rank()), +1);
@@ -273,8 +273,8 @@ TEST_CASE("ranks in different collective calls") {
     for (const collective_of_a_test& others : calls) {
       if (&first == &others) continue;
       orrery::mpi::world world{MPI_COMM_WORLD};
-      const collective_of_a_test& mine = rank() == 0 ? first : others;
-      const std::string message = message_of_exception<orrery::transport_error>([&] { mine.call(world); });
+      const collective_of_a_test& local = rank() == 0 ? first : others;
+      const std::string message = message_of_exception<orrery::transport_error>([&] { local.call(world); });
       CAPTURE(message);
       CHECK(contains(message, "ranks are in different collective calls: "));
       CHECK(contains(message, std::string{"rank 0 calls "} + first.name));

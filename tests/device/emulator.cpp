@@ -68,7 +68,7 @@ TEST_CASE("misuse of shared memory has a message") {
   CHECK(contains(blame([](const emulator::threads& t) { t.store(0, t.thread()); }), "writes what thread 0 wrote"));
 }
 
-TEST_CASE("threads that part ways have a message") {
+TEST_CASE("threads that diverge have a message") {
   CHECK(contains(blame([](const emulator::threads& t) {
                    if (t.thread() != 7) t.barrier();
                  }),
@@ -83,7 +83,7 @@ TEST_CASE("threads that part ways have a message") {
   CHECK(contains(blame(diverge), "while others of its warp are in shuffle_xor"));
 }
 
-TEST_CASE("copies arrive when they are waited for, and not before") {
+TEST_CASE("copies arrive when they are awaited, and not before") {
   alignas(16) static const float source[68] = {3, 1, 4, 1, 5};
   std::vector<float> got(64);
   run_grid<64>(1, 512, body{[&got = *got.data()](const emulator::threads& t) {

@@ -57,7 +57,7 @@ TEST_CASE("matrix descriptors, bit by bit") {
         orrery::detail::matrix_descriptor(0x10, 16, 16));  // 18 bits of address
 }
 
-TEST_CASE("mbarriers hand values on, phase by phase; named barriers join what they count") {
+TEST_CASE("mbarriers pass values on, phase by phase; named barriers join the threads that they count") {
   std::vector<int> got(6), joined(32);
   run<256>(256, [to = got.data(), of_joined = joined.data()](const warpgroup_threads& t) {
     if (t.thread() == 0) {

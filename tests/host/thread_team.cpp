@@ -104,7 +104,7 @@ TEST_CASE("all threads can work at the same time, and as many as there are items
   }
 }
 
-TEST_CASE("items in turn leave each place in their order") {
+TEST_CASE("staged items pass each stage in their order") {
   for (const int threads : {1, 2, 3, 7}) {
     thread_team team{threads};
     for (int call = 0; call < 20; ++call) {
@@ -130,7 +130,7 @@ TEST_CASE("items in turn leave each place in their order") {
   }
 }
 
-TEST_CASE("the first exception is the caller's, and the team goes on") {
+TEST_CASE("the first exception is rethrown to the caller, and the team can still be used") {
   for (const int threads : {1, 3}) {
     thread_team team{threads};
     for (int call = 0; call < 20; ++call) {
@@ -154,7 +154,7 @@ TEST_CASE("the first exception is the caller's, and the team goes on") {
 }
 
 // No thread begins an item after one that threw, and items begin in their order: only the first ones can have thrown.
-TEST_CASE("items that had not begun when one threw are left out") {
+TEST_CASE("items that had not begun when one threw are skipped") {
   for (const int threads : {1, 2, 5}) {
     thread_team team{threads};
     for (int call = 0; call < 20; ++call) {
@@ -179,13 +179,13 @@ TEST_CASE("only the calling thread polls") {
     std::atomic<int> polls{0};
     std::atomic<int> polls_of_others{0};
     std::thread::id caller = std::this_thread::get_id();
-  } mine;
+  } local;
   const auto poll = [](void* of) {
     poller& p = *static_cast<poller*>(of);
     ++(std::this_thread::get_id() == p.caller ? p.polls : p.polls_of_others);
   };
   thread_team team{3};
-  const orrery::host_context context{&team, poll, &mine};
+  const orrery::host_context context{&team, poll, &local};
   CHECK(context.threads() == 3);
   std::atomic<int> nested{0};
   std::atomic<int> met{0};
@@ -197,8 +197,8 @@ TEST_CASE("only the calling thread polls") {
     nested += own.threads() - 1;
   });
   REQUIRE(met.load() == 3);
-  CHECK(mine.polls.load() == 2);
-  CHECK(mine.polls_of_others.load() == 0);
+  CHECK(local.polls.load() == 2);
+  CHECK(local.polls_of_others.load() == 0);
   CHECK(nested == 0);
 }
 

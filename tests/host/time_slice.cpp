@@ -48,7 +48,7 @@ int cores() { return static_cast<int>(std::thread::hardware_concurrency()); }
 
 }  // namespace
 
-TEST_CASE("where ranks exceed the cores, they and their helpers get long time slices") {
+TEST_CASE("if ranks exceed the cores, they and their helpers get long time slices") {
   const scheduling before = own();
   scheduling wanted = before;
   if (grants_time_slices()) {
@@ -59,10 +59,10 @@ TEST_CASE("where ranks exceed the cores, they and their helpers get long time sl
     MESSAGE("Linux " << system.release << " grants no time slices: only that nothing changes is tested");
   }
   orrery::threads::run(cores() + 1, [&](auto& world) {
-    const scheduling mine = own();
+    const scheduling local = own();
     for (int rank = 0; rank < world.size(); ++rank) {
       world.barrier();
-      if (rank == world.rank()) CHECK(mine == wanted);
+      if (rank == world.rank()) CHECK(local == wanted);
     }
     scheduling of_helper;
     std::thread{[&] { of_helper = own(); }}.join();
@@ -74,7 +74,7 @@ TEST_CASE("where ranks exceed the cores, they and their helpers get long time sl
   CHECK(own() == before);
 }
 
-TEST_CASE("where every thread has a core, nothing is asked for") {
+TEST_CASE("if every thread has a core, nothing is requested") {
   const scheduling before = own();
   orrery::threads::run(1, [&](auto&) { CHECK(own() == before); });
 }

@@ -68,8 +68,8 @@ shape but(const Change& change) {
   return s;
 }
 
-std::string differ(const std::string& field, const std::string& others, const std::string& mine) {
-  return "orrery: ranks disagree about " + field + ": ranks 0, 1, 3 have " + others + "; rank 2 has " + mine +
+std::string differ(const std::string& field, const std::string& others, const std::string& local) {
+  return "orrery: ranks disagree about " + field + ": ranks 0, 1, 3 have " + others + "; rank 2 has " + local +
          "; give all ranks the same";
 }
 
@@ -80,17 +80,18 @@ constexpr auto agree = [](auto& on) { orrery::detail::require_agreement(on, {});
 
 }  // namespace
 
-TEST_CASE("ranks in different collective calls: all of them are told who calls what, and nobody hangs or crashes") {
-  const orrery::threads::options how{.deadline = 3600};
+TEST_CASE(
+    "ranks in different collective calls: all of them get the message who calls what, and none hangs or crashes") {
+  const orrery::threads::options options{.deadline = 3600};
   for (const int ranks : {2, 3, 4}) {
     for (const int odd : {0, ranks - 1}) {
       collectives::check_all(ranks, odd, [&](const auto& body) {
-        orrery::threads::run(ranks, how, [&](auto& on) { body(on, construct); });
+        orrery::threads::run(ranks, options, [&](auto& on) { body(on, construct); });
       });
     }
   }
   collectives::check_all(3, 1, [&](const auto& body) {  // through adaptors
-    orrery::threads::run(3, how, [&](auto& on) {
+    orrery::threads::run(3, options, [&](auto& on) {
       orrery::counted counting{on};
       orrery::faulty unlucky{counting, {}};
       orrery::traced recorder{unlucky};
@@ -99,7 +100,7 @@ TEST_CASE("ranks in different collective calls: all of them are told who calls w
   });
 }
 
-TEST_CASE("a rank that has left out a collective call meets the others one call later") {
+TEST_CASE("a rank that has skipped a collective call meets the others one call later") {
   std::vector<std::string> said(3);
   orrery::threads::run(3, {.deadline = 3600}, [&](auto& on) {
     const auto rank = static_cast<std::size_t>(on.rank());
@@ -120,7 +121,7 @@ TEST_CASE("a rank that has left out a collective call meets the others one call 
   }
 }
 
-TEST_CASE("texts that are no agreements") {
+TEST_CASE("texts that are not agreements") {
   const auto said = [](const std::string& text) {
     const agreement good[] = {{"colour", "red"}};
     try {
@@ -140,7 +141,7 @@ TEST_CASE("texts that are no agreements") {
         "colour\x1fred\x1ehello", "colour\x1fred\x1e\x1e"}) {
     INFO(malformed);
     CHECK(said(malformed).find("orrery: rank 1 gives a text of " + std::to_string(malformed.size()) +
-                               " bytes that is no list of agreements") == 0);
+                               " bytes that is not a list of agreements") == 0);
   }
   CHECK(said("colour\x1fred\x1e") == "nothing");
   CHECK(said("colour\x1f\x1e") == "disagreement");
@@ -162,10 +163,10 @@ TEST_CASE("texts that are no agreements") {
   CHECK(accepted < 10000);
 }
 
-TEST_CASE("separators in a name or a value are no separators") {
+TEST_CASE("separators inside a name or a value are replaced") {
   CHECK(said_by_all(2, [](auto& on) {
-          const agreement mine[] = {{"mask", on.rank() == 0 ? "odd\x1e\x1f" : "odd"}};
-          orrery::detail::require_agreement(on, mine);
+          const agreement local[] = {{"mask", on.rank() == 0 ? "odd\x1e\x1f" : "odd"}};
+          orrery::detail::require_agreement(on, local);
         }) == "orrery: ranks disagree about mask: rank 0 has odd??; rank 1 has odd; give all ranks the same");
 }
 
@@ -214,34 +215,34 @@ TEST_CASE("an error on one rank is thrown on all") {
         0);
 }
 
-TEST_CASE("more than two opinions") {
+TEST_CASE("more than two different values") {
   CHECK(said_by_all(5,
                     [](auto& on) {
-                      const agreement mine[] = {{"colour", "red"}, {"size", std::to_string(on.rank() / 2)}};
-                      orrery::detail::require_agreement(on, mine);
+                      const agreement local[] = {{"colour", "red"}, {"size", std::to_string(on.rank() / 2)}};
+                      orrery::detail::require_agreement(on, local);
                     }) ==
         "orrery: ranks disagree about size: ranks 0, 1 have 0; ranks 2, 3 have 1; rank 4 has 2; give all ranks the "
         "same");
 }
 
-TEST_CASE("a field that only some ranks name") {
+TEST_CASE("a field that only some ranks have") {
   CHECK(said_by_all(2, [](auto& on) {
-          std::vector<agreement> mine{{"colour", "red"}};
-          if (on.rank() == 0) mine.push_back({"size", "3"});
-          orrery::detail::require_agreement(on, mine);
+          std::vector<agreement> local{{"colour", "red"}};
+          if (on.rank() == 0) local.push_back({"size", "3"});
+          orrery::detail::require_agreement(on, local);
         }) == "orrery: ranks disagree about size: rank 0 has 3; rank 1 has nothing; give all ranks the same");
   CHECK(said_by_all(2, [](auto& on) {
-          std::vector<agreement> mine{{"colour", "red"}};
-          if (on.rank() == 1) mine.push_back({"size", "3"});
-          orrery::detail::require_agreement(on, mine);
+          std::vector<agreement> local{{"colour", "red"}};
+          if (on.rank() == 1) local.push_back({"size", "3"});
+          orrery::detail::require_agreement(on, local);
         }) == "orrery: ranks disagree about size: rank 0 has nothing; rank 1 has 3; give all ranks the same");
 }
 
-TEST_CASE("nothing to agree about, or one rank alone") {
+TEST_CASE("no fields, or a single rank") {
   CHECK(said_by_all(3, [](auto& on) { orrery::detail::require_agreement(on, {}); }) == "nothing");
   CHECK(said_by_all(1, [](auto& on) {
-          const agreement mine[] = {{"colour", "red"}};
-          orrery::detail::require_agreement(on, mine);
+          const agreement local[] = {{"colour", "red"}};
+          orrery::detail::require_agreement(on, local);
         }) == "nothing");
 }
 

@@ -78,13 +78,13 @@ void check_calls_allocate_nothing() {
           throw std::logic_error{"the plan reports " + std::to_string(attend.workspace_bytes()) +
                                  " bytes and has taken " + std::to_string(taken)};
         }
-        conformance::rank_tensors<Kernel> mine{p, attend.query_positions(), attend.key_positions(), {}};
-        mine.forward(attend);
-        mine.backward(attend);
+        conformance::rank_tensors<Kernel> local{p, attend.query_positions(), attend.key_positions(), {}};
+        local.forward(attend);
+        local.backward(attend);
         const std::int64_t before = allocations;
         for (int call = 0; call < 2; ++call) {
-          mine.forward(attend);
-          mine.backward(attend);
+          local.forward(attend);
+          local.backward(attend);
         }
         if (allocations != before) throw std::logic_error{std::to_string(allocations - before) + " allocations"};
       }));
@@ -117,8 +117,8 @@ TEST_CASE("calls allocate nothing under a flight recorder, and with faults that 
     orrery::faulty unlucky{on, {orrery::faults::fails(1, {100, 0})}};
     orrery::traced recorder{unlucky, {.events = 20}};
     const orrery::program steps = orrery::program_of(orrery::ring{}, on.rank(), 4, orrery::pass::forward);
-    pairs::work mine{{40, 4}, {44, 4}, steps};
-    orrery::executor run{recorder, steps, mine};
+    pairs::work local{{40, 4}, {44, 4}, steps};
+    orrery::executor run{recorder, steps, local};
     run.run();
     const std::int64_t before = allocations;
     for (int call = 0; call < 5; ++call) run.run();
@@ -137,14 +137,14 @@ std::vector<std::string> said_without_memory(int ranks, int odd, std::int64_t nt
   std::vector<std::string> said(static_cast<std::size_t>(ranks));
   bool enough = false;
   orrery::threads::run(ranks, {.deadline = 3600, .threads_per_rank = 1 + ranks % 2 * 2}, [&](auto& on) {
-    std::string& mine = said[static_cast<std::size_t>(on.rank())];
+    std::string& local = said[static_cast<std::size_t>(on.rank())];
     bool failed = false;
     if (on.rank() == odd) fails_at = allocations + nth, fails_for_good = for_good;
     try {
       construct(on);
     } catch (const orrery::transport_error& e) {
       fails_at = -1;
-      mine = e.what();
+      local = e.what();
     } catch (const std::bad_alloc&) {
       failed = true;
     } catch (const std::exception&) {  // a helper's thread
@@ -156,7 +156,7 @@ std::vector<std::string> said_without_memory(int ranks, int odd, std::int64_t nt
       on.all_reduce_sum(std::span{flag});
       if (flag[0] != 0) throw std::logic_error{"the world goes on"};
     } catch (const orrery::transport_error& e) {
-      if (mine.empty()) mine = e.what();
+      if (local.empty()) local = e.what();
     }
   });
   if (enough) return {};
@@ -165,7 +165,8 @@ std::vector<std::string> said_without_memory(int ranks, int odd, std::int64_t nt
 
 }  // namespace
 
-TEST_CASE("a rank without memory for an operator, which goes on: nobody crashes or hangs, and all have its name") {
+TEST_CASE(
+    "a rank without memory for an operator, which continues: no rank crashes or hangs, and all messages name it") {
   const orrery::attention_shape shape{.length = 13, .query_heads = 2, .head_dim = 4};
   for (const int ranks : {2, 3, 4}) {
     for (const bool for_good : {false, true}) {

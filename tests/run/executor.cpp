@@ -126,11 +126,11 @@ TEST_CASE("whatever the interaction throws, wherever: the other rank fails with 
   }
 }
 
-TEST_CASE("the workspace holds the slots and the packed operands, each on lines of its own") {
+TEST_CASE("the workspace holds the slots and the packed operands, each on cache lines of its own") {
   orrery::threads::run(4, [](auto& on) {
     const orrery::program steps = orrery::program_of(orrery::ring{}, on.rank(), 4, orrery::pass::forward);
-    pairs::work mine{{40, 4}, {44, 4}, steps};
-    orrery::executor run{on, steps, mine};
+    pairs::work local{{40, 4}, {44, 4}, steps};
+    orrery::executor run{on, steps, local};
     // Two key slots and one packed key operand of 11 names, 88 bytes, each rounded up to 128.
     if (run.workspace_bytes() != 3 * 128) throw std::logic_error{std::to_string(run.workspace_bytes())};
   });

@@ -158,8 +158,8 @@ void check_rank(World& world, orrery::pass p, std::int64_t queries, std::int64_t
   const orrery::program steps = orrery::program_of(topology, world.rank(), world.size(), p);
   const tokens query_side{queries, world.size()};
   const tokens key_side{keys, world.size()};
-  work mine{query_side, key_side, steps};
-  orrery::executor run{world, steps, mine};
+  work local{query_side, key_side, steps};
+  orrery::executor run{world, steps, local};
   const auto check = [&](const char* side, const tokens& own, const tokens& others, bool own_is_query,
                          const auto& got) {
     for (int slice = 0; slice < steps.slices; ++slice) {
@@ -182,12 +182,12 @@ void check_rank(World& world, orrery::pass p, std::int64_t queries, std::int64_t
   for (int call = 0; call < 2; ++call) {
     run.run();
     const int sides = orrery::schedule::has_partials(p, orrery::schedule::side::key) ? 2 : 1;
-    if (mine.finished.size() != static_cast<std::size_t>(sides * steps.slices)) {
-      throw std::logic_error{std::to_string(mine.finished.size()) + " results are final"};
+    if (local.finished.size() != static_cast<std::size_t>(sides * steps.slices)) {
+      throw std::logic_error{std::to_string(local.finished.size()) + " results are final"};
     }
-    check("query", query_side, key_side, true, mine.query_tallies);
+    check("query", query_side, key_side, true, local.query_tallies);
     if (orrery::schedule::has_partials(p, orrery::schedule::side::key))
-      check("key", key_side, query_side, false, mine.key_tallies);
+      check("key", key_side, query_side, false, local.key_tallies);
   }
 }
 

@@ -50,7 +50,7 @@ class noting : public orrery::transport_adaptor<orrery::threads::world, noting> 
 
 }  // namespace
 
-TEST_CASE("a channel is told when all that is to be posted now has been, through every adaptor") {
+TEST_CASE("posted() is called after consecutive posts, through every adaptor") {
   static_assert(orrery::detail::batching<orrery::detail::channel_of<noting>>);
   static_assert(!orrery::detail::batching<orrery::detail::channel_of<orrery::threads::world>>);
   static_assert(!orrery::detail::batching<orrery::detail::channel_of<orrery::counted<orrery::threads::world>>>);
@@ -62,8 +62,8 @@ TEST_CASE("a channel is told when all that is to be posted now has been, through
       const auto check = [](auto& world) {
         const orrery::program steps =
             orrery::program_of(orrery::double_ring<2>{}, world.rank(), 4, orrery::pass::circulate_keys);
-        pairs::work mine{{16, 4}, {16, 4}, steps};
-        orrery::executor run{world, steps, mine};
+        pairs::work local{{16, 4}, {16, 4}, steps};
+        orrery::executor run{world, steps, local};
         run.run();
       };
       if (!adapted) return check(plain);

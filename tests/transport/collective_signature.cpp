@@ -53,7 +53,7 @@ TEST_CASE("collective_signature: parse accepts nothing but what serialize writes
   CHECK(accepted == 6 + 5 + 256 + 4 * 256 + 7 * 256 + 128 + 8 * 256 + 9);
 }
 
-TEST_CASE("collective_signature: types are told apart") {
+TEST_CASE("collective_signature: types are distinguished") {
   const std::vector<element_type> types{element_type::of<float>(),
                                         element_type::of<double>(),
                                         element_type::of<long double>(),

@@ -85,7 +85,7 @@ TEST_CASE("a message of empty shards is a message of 0 bytes") {
   }));
 }
 
-TEST_CASE("everything else is the world's own") {
+TEST_CASE("everything else is forwarded to the world") {
   CHECK_NOTHROW(orrery::threads::run(3, {.threads_per_rank = 2}, [](auto& on) {
     orrery::counted counting{on};
     require(counting.rank() == on.rank() && counting.size() == 3, "rank and size");

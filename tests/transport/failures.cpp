@@ -66,11 +66,11 @@ std::vector<ending> endings(
   std::vector<ending> all(static_cast<std::size_t>(ranks));
   const time_limit limit;
   orrery::threads::run(ranks, {.deadline = deadline}, [&](orrery::threads::world& on) {
-    ending& mine = all[static_cast<std::size_t>(on.rank())];
+    ending& local = all[static_cast<std::size_t>(on.rank())];
     orrery::counted counting{on};
     world_with_faults unlucky{counting, script};
     at_rank(on.rank());
-    mine.message = message_of_exception([&] {
+    local.message = message_of_exception([&] {
       attention attend{unlucky, shape, any::mask{}, orrery::contiguous{}, topology};
       const auto p = oracle::random_problem<double>(conformance::oracle_shape(shape), 1);
       conformance::rank_tensors<throwing> tensors{p, attend.query_positions(), attend.key_positions(), {}};
@@ -79,14 +79,14 @@ std::vector<ending> endings(
         tensors.backward(attend);
         tensors.forward(attend);
       } catch (...) {
-        mine.again = message_of_exception([&] { tensors.forward(attend); });
+        local.again = message_of_exception([&] { tensors.forward(attend); });
         throw;
       }
       on.barrier();  // nobody ends before the others: that would be a failure of its own
     });
     tiles_left = forever;
-    if (mine.again == "nothing") mine.again = message_of_exception([&] { on.barrier(); });
-    mine.usable = unlucky.usable();
+    if (local.again == "nothing") local.again = message_of_exception([&] { on.barrier(); });
+    local.usable = unlucky.usable();
   });
   return all;
 }
@@ -137,7 +137,7 @@ void check_lost(const std::vector<ending>& all, int culprit, const std::string& 
 
 }  // namespace
 
-TEST_CASE("nothing goes wrong") {
+TEST_CASE("without faults, nothing fails") {
   for (const orrery::any_topology& topology : topologies()) {
     for (const ending& one : endings(4, topology, {}, 3600)) {
       CHECK(one.message == "nothing");
@@ -148,8 +148,7 @@ TEST_CASE("nothing goes wrong") {
 }
 
 TEST_CASE("a rank that stops, in the first call and in a later one, is named by all") {
-  const std::string cause =
-      "has waited [0-9.]+ s in step .*rank 2 does not wait for anybody: it is late, or stands still";
+  const std::string cause = "has waited [0-9.]+ s in step .*rank 2 is not waiting: it is late or stopped";
   for (const orrery::any_topology& topology : topologies()) {
     for (const int call : {0, 1}) {
       CAPTURE(topology.name());
@@ -158,17 +157,17 @@ TEST_CASE("a rank that stops, in the first call and in a later one, is named by 
   }
 }
 
-TEST_CASE("a rank that is held up for longer than the deadline learns that the others are gone") {
-  const std::string cause = "has waited [0-9.]+ s in step .*rank 3 does not wait for anybody";
+TEST_CASE("a rank that is delayed beyond the deadline learns that the others have failed") {
+  const std::string cause = "has waited [0-9.]+ s in step .*rank 3 is not waiting";
   check_lost(endings_after_deadline(4, {orrery::ring{}}, {orrery::faults::stalls(3, {0, 1}, 3600)}, cause), 3, cause);
 }
 
-TEST_CASE("a rank that comes late is waited for; too late, and it is named") {
+TEST_CASE("a rank that comes late is awaited up to the deadline; after it, the message names the rank") {
   for (const ending& one : endings(3, {orrery::ring{}}, {orrery::faults::arrives_late(1, 0.05)}, 3600)) {
     CHECK(one.message == "nothing");
   }
   const std::string cause =
-      "has waited [0-9.]+ s for all ranks to come to the same collective call; not there: rank 1(;|$)";
+      "has waited [0-9.]+ s for all ranks to come to the same collective call; missing: rank 1(;|$)";
   for (const ending& one :
        endings_after_deadline(3, {orrery::ring{}}, {orrery::faults::arrives_late(1, 3600)}, cause)) {
     CHECK(matches(one.message, cause));
@@ -217,7 +216,7 @@ TEST_CASE("a wrong length and another shape are refused by all, and the world ca
   }
 }
 
-TEST_CASE("a rank that goes on after its kernel has thrown is told so, and does not mix up two calls") {
+TEST_CASE("a rank that continues after its kernel has thrown gets the message again, and does not mix up two calls") {
   // Alone it has nobody to tell, and nobody who could tell it.
   const auto all = endings(1, {orrery::ring{}}, {}, 3600, [](int) { tiles_left = 0; });
   CHECK(all[0].message == "the kernel has thrown");

@@ -86,18 +86,18 @@ TEST_CASE("a wrong length") {
         "orrery: faulty: exchange 3 of this plan sends nothing; choose one that does");
 }
 
-TEST_CASE("a value that others have otherwise") {
+TEST_CASE("a field that differs from that of other ranks") {
   std::vector<std::string> texts;
   orrery::threads::run(2, [&](threads_world& on) {
     faulty unlucky{on, {orrery::faults::disagrees(1, "size"), orrery::faults::disagrees(1, "other")}};
-    const orrery::detail::agreement mine[] = {{"other size", "3"}, {"size", "4"}};
+    const orrery::detail::agreement local[] = {{"other size", "3"}, {"size", "4"}};
     try {
-      orrery::detail::require_agreement(unlucky, {mine, 1});  // does not name it
-      orrery::detail::require_agreement(unlucky, mine);
+      orrery::detail::require_agreement(unlucky, {local, 1});  // does not name it
+      orrery::detail::require_agreement(unlucky, local);
     } catch (const std::invalid_argument& e) {
       if (on.rank() == 0) texts.push_back(e.what());
     }
-    orrery::detail::require_agreement(unlucky, mine);  // once
+    orrery::detail::require_agreement(unlucky, local);  // once
   });
   CHECK(texts == std::vector<std::string>{
                      "orrery: ranks disagree about size: rank 0 has 4; rank 1 has not 4; give all ranks the same"});

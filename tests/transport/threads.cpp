@@ -39,9 +39,9 @@ using orrery::threads::world;
 
 /// As the library's, but within a time limit, whatever the deadline: less than the one that options have by default.
 template <class Body>
-void run(int ranks, const options& how, const Body& body) {
+void run(int ranks, const options& options, const Body& body) {
   const time_limit limit{std::chrono::seconds{45}};
-  orrery::threads::run(ranks, how, body);
+  orrery::threads::run(ranks, options, body);
 }
 template <class Body>
 void run(int ranks, const Body& body) {
@@ -99,10 +99,10 @@ struct end_of_message {
 
 /// What each rank's `body` throws as a transport_error.
 template <class Body>
-std::vector<std::string> failures(int ranks, const threads::options& how, const Body& body) {
+std::vector<std::string> failures(int ranks, const threads::options& options, const Body& body) {
   std::vector<std::string> said(static_cast<std::size_t>(ranks), "nothing");
   try {
-    threads::run(ranks, how, [&](threads::world& on) {
+    threads::run(ranks, options, [&](threads::world& on) {
       try {
         body(on);
       } catch (const orrery::transport_error& e) {
@@ -137,7 +137,7 @@ TEST_CASE("each rank runs once, and knows its number and the world's size") {
   }
 }
 
-TEST_CASE("barrier: nobody leaves before all have come") {
+TEST_CASE("barrier: no rank leaves before all have come") {
   const int ranks = 8;
   std::atomic<int> come{0};
   CHECK_NOTHROW(threads::run(ranks, [&](auto& on) {
@@ -151,7 +151,7 @@ TEST_CASE("barrier: nobody leaves before all have come") {
   CHECK(come == 50 * ranks);
 }
 
-TEST_CASE("all_gather: everybody gets everybody's text, in the order of the ranks") {
+TEST_CASE("all_gather: every rank gets the texts of all ranks, in their order") {
   CHECK_NOTHROW(threads::run(5, [](auto& on) {
     for (const std::string round : {"a", "", "a longer text that is not kept inside the string"}) {
       const std::vector<std::string> all = on.all_gather(round + std::to_string(on.rank()));
@@ -163,7 +163,7 @@ TEST_CASE("all_gather: everybody gets everybody's text, in the order of the rank
   }));
 }
 
-TEST_CASE("all_reduce_sum: everybody gets the sum, in the order of the ranks and so with the same bits") {
+TEST_CASE("all_reduce_sum: every rank gets the sums, added in the order of the ranks, with the same bits") {
   const int ranks = 7;
   for (const std::size_t count : {0U, 1U, 3U, 100U}) {
     // Of different magnitudes, so that another order would have other bits.
@@ -172,13 +172,13 @@ TEST_CASE("all_reduce_sum: everybody gets the sum, in the order of the ranks and
     };
     CHECK_NOTHROW(threads::run(ranks, [&](auto& on) {
       for (int call = 0; call < 3; ++call) {
-        std::vector<float> mine(count);
-        for (std::size_t i = 0; i < count; ++i) mine[i] = value(on.rank(), i);
-        on.all_reduce_sum(std::span{mine});
+        std::vector<float> local(count);
+        for (std::size_t i = 0; i < count; ++i) local[i] = value(on.rank(), i);
+        on.all_reduce_sum(std::span{local});
         for (std::size_t i = 0; i < count; ++i) {
           float sum = 0;
           for (int rank = 0; rank < ranks; ++rank) sum += value(rank, i);
-          if (mine[i] != sum) throw std::logic_error{"sum"};
+          if (local[i] != sum) throw std::logic_error{"sum"};
         }
       }
     }));
@@ -188,8 +188,8 @@ TEST_CASE("all_reduce_sum: everybody gets the sum, in the order of the ranks and
 TEST_CASE("all_reduce_sum of different numbers of values is refused on every rank") {
   std::vector<std::string> said(3);
   threads::run(3, [&](auto& on) {
-    std::vector<double> mine(on.rank() == 2 ? 5 : 4);
-    said[static_cast<std::size_t>(on.rank())] = what([&] { on.all_reduce_sum(std::span{mine}); });
+    std::vector<double> local(on.rank() == 2 ? 5 : 4);
+    said[static_cast<std::size_t>(on.rank())] = what([&] { on.all_reduce_sum(std::span{local}); });
     on.barrier();
   });
   for (const std::string& one : said) {
@@ -225,7 +225,7 @@ struct slow_number {
 
 }  // namespace
 
-TEST_CASE("a rank that gives up a collective leaves it when nobody touches its memory any more") {
+TEST_CASE("a rank that gives up a collective leaves it when no rank accesses its memory any more") {
   std::atomic<bool> rank_0_left{false};
   bool early = false;
   const std::vector<std::string> said = failures(2, impatient, [&](auto& on) {
@@ -241,11 +241,11 @@ TEST_CASE("a rank that gives up a collective leaves it when nobody touches its m
     }
   });
   CHECK_FALSE(early);
-  CHECK(said[0].find("rank 0 has waited 0.3 s for all ranks to come to the same collective call; not there: rank 1") !=
+  CHECK(said[0].find("rank 0 has waited 0.3 s for all ranks to come to the same collective call; missing: rank 1") !=
         std::string::npos);
 }
 
-TEST_CASE("a message arrives, call after call, whoever comes first") {
+TEST_CASE("a message arrives, call after call, in whatever order its ranks come") {
   CHECK_NOTHROW(threads::run(2, [](auto& on) {
     end_of_message end{on};
     for (unsigned char call = 1; call < 200; ++call) {
@@ -278,7 +278,7 @@ TEST_CASE("options are checked") {
   }
 }
 
-TEST_CASE("a deadline of any length is one") {
+TEST_CASE("a deadline may have any length") {
   for (const double seconds : {1e10, 1e300}) {
     CHECK_NOTHROW(threads::run(2, {.deadline = seconds}, [](auto& on) {
       end_of_message end{on};
@@ -295,15 +295,15 @@ TEST_CASE("kernels get as many threads as the options say") {
 }
 
 TEST_CASE("the first exception is thrown by run, as it was, and stops the others") {
-  struct mine {
+  struct local {
     int number;
   };
   CHECK_THROWS_AS(threads::run(3,
                                [](auto& on) {
-                                 if (on.rank() == 1) throw mine{7};
+                                 if (on.rank() == 1) throw local{7};
                                  on.barrier();
                                }),
-                  mine);
+                  local);
   const std::vector<std::string> said = failures(3, {}, [](auto& on) {
     if (on.rank() == 1) throw std::out_of_range{"boom"};
     on.barrier();
@@ -369,7 +369,7 @@ TEST_CASE("a rank that never comes is named, with the step, the block and who wa
   const auto says = [](int waits, const std::string& what) {
     const std::string late = "rank " + std::to_string(1 - waits);
     const std::string why = " stops: rank " + std::to_string(waits) + " has waited 0.3 s in step 2 for " + what + "; " +
-                            late + " does not wait for anybody: it is late, or stands still";
+                            late + " is not waiting: it is late or stopped";
     std::vector<std::string> both(2);
     both[static_cast<std::size_t>(waits)] = "orrery: rank " + std::to_string(waits) + why + lost;
     both[static_cast<std::size_t>(1 - waits)] = "orrery: " + late + why + "; " + late + " was beginning a call" + lost;
@@ -393,7 +393,7 @@ TEST_CASE("a rank that never comes to a collective call") {
     }
   });
   CHECK(said[0] == "orrery: rank 0 stops: rank 0 has waited 0.3 s for all ranks to come to the same collective call; " +
-                       ("not there: rank 1" + lost));
+                       ("missing: rank 1" + lost));
 }
 
 TEST_CASE("a rank that ends early is named at once, whatever the deadline") {
@@ -444,7 +444,7 @@ std::string said_in_wait(threads::shared_world& world, const Done& done) {
 
 }  // namespace
 
-TEST_CASE("a rank may end when its messages are taken, before the others notice") {
+TEST_CASE("a rank may end when its messages have been received, before the others notice") {
   threads::shared_world world{2, {.deadline = 3600}};
   world.leave(1);
   // The message comes, and rank 1 ends, after rank 0 has looked for the message and before it looks for rank 1.
@@ -517,7 +517,7 @@ TEST_CASE("all ranks leave a collective call of a world that has failed") {
   }
 }
 
-TEST_CASE("a message whose copy has thrown is given up by both ends") {
+TEST_CASE("a message whose copy has thrown is released by both ends") {
   const time_limit limit;
   threads::rendezvous ends;
   int copies = 0;
@@ -535,7 +535,7 @@ TEST_CASE("a message whose copy has thrown is given up by both ends") {
   CHECK(copies == 1);
 }
 
-TEST_CASE("a rank that gives up a call is named at once, though it stays") {
+TEST_CASE("a rank that abandons a call is named at once, even if it continues") {
   std::promise<void> noticed;
   const std::shared_future<void> until = noticed.get_future().share();
   const std::vector<std::string> said = failures(2, {.deadline = 3600}, [&](auto& on) {
@@ -557,7 +557,7 @@ TEST_CASE("a rank that gives up a call is named at once, though it stays") {
   CHECK(said[1] == "nothing");
 }
 
-TEST_CASE("a call that begins in the middle of the last one is refused") {
+TEST_CASE("a call that begins before the last one is finished is refused") {
   for (const bool posts : {false, true}) {
     const std::vector<std::string> said = failures(2, {}, [&](auto& on) {
       end_of_message end{on};
@@ -568,9 +568,8 @@ TEST_CASE("a call that begins in the middle of the last one is refused") {
       if (on.rank() == 0) end.channel.begin();
       on.barrier();
     });
-    CHECK(said[0] == "orrery: rank 0 stops: rank 0 begins a call, but has left its last one in the middle" + lost);
-    CHECK(said[1].find("rank 0 begins a call, but has left its last one in the middle; rank 1 was ") !=
-          std::string::npos);
+    CHECK(said[0] == "orrery: rank 0 stops: rank 0 begins a call, but has not finished its last one" + lost);
+    CHECK(said[1].find("rank 0 begins a call, but has not finished its last one; rank 1 was ") != std::string::npos);
   }
 }
 
@@ -591,7 +590,7 @@ TEST_CASE("the two ends of a message must agree about its size") {
   }));
 }
 
-TEST_CASE("a message that nobody expects") {
+TEST_CASE("a message that no rank expects") {
   const std::vector<std::string> said = failures(2, {}, [](auto& on) {
     orrery::builder schedule{on.rank(), 2};
     std::array<std::byte, 8> memory{};

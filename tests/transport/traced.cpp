@@ -201,7 +201,7 @@ TEST_CASE("a failure writes each rank's last events; the wait that failed is the
   const removed_at_the_end files{prefix, 3};
   std::ostringstream texts;
   // A busy machine may miss a short deadline of itself, before the fault.
-  const auto reached = [&] { return texts.str().find("rank 1 does not wait for anybody") != std::string::npos; };
+  const auto reached = [&] { return texts.str().find("rank 1 is not waiting") != std::string::npos; };
   for (double deadline = 0.3; deadline < 30 && !reached(); deadline *= 3) {
     texts.str("");
     run(
@@ -233,7 +233,7 @@ TEST_CASE("a failure writes each rank's last events; the wait that failed is the
   }
 }
 
-TEST_CASE("a rank that is told to fail writes its events, too") {
+TEST_CASE("a rank with an injected failure writes its events, too") {
   std::ostringstream texts;
   run({orrery::faults::fails(2, {0, 1})}, {.stream_on_failure = &texts}, [](recorder&) {});
   CHECK(texts.str().find("rank 2 in step 1 of call 0 fails, as its script says\n") != std::string::npos);
@@ -254,7 +254,7 @@ TEST_CASE("only the last events are kept") {
   CHECK(of(json::parse(trace.str()), 0, "X", "post").size() == 1);
 }
 
-TEST_CASE("a recorder without room is refused") {
+TEST_CASE("a recorder of no events is refused") {
   CHECK_THROWS_WITH_AS(orrery::threads::run(1,
                                             [](orrery::threads::world& on) {
                                               orrery::traced none{on, {.events = 0}};
@@ -454,7 +454,7 @@ TEST_CASE("the first failure is written down, wherever it is, and no other") {
   }
 }
 
-TEST_CASE("everything goes on to the world below, once and in order") {
+TEST_CASE("everything is forwarded to the wrapped world, once and in order") {
   scripted_world world;
   std::string calls;
   world.happens = [&](const std::string& what) { calls += what + "; "; };
@@ -482,7 +482,7 @@ TEST_CASE("everything goes on to the world below, once and in order") {
   }
 }
 
-TEST_CASE("what a channel does when all has been posted is a part of the last post") {
+TEST_CASE("the time of posted() counts to the last post") {
   scripted_world world;
   scripted_recorder tracing{world};
   auto channel = open_ring(tracing);
@@ -586,7 +586,7 @@ TEST_CASE("each event, gap and message has its own times, step, call and bytes")
   }
 }
 
-TEST_CASE("a message belongs to its own call, also after a call that was left in the middle") {
+TEST_CASE("a message belongs to its own call, also after a call that was not finished") {
   scripted_world world;
   scripted_recorder tracing{world};
   auto channel = open_ring(tracing);
@@ -612,7 +612,7 @@ TEST_CASE("a message belongs to its own call, also after a call that was left in
   CHECK(same_time(begin_of(landings[1]), end_of(waits[0])));  // up to the last event
 }
 
-TEST_CASE("messages that are awaited in another order than they were posted are told apart") {
+TEST_CASE("messages that are awaited in another order than they were posted are distinguished") {
   scripted_world world;
   scripted_recorder tracing{world};
   auto channel = open_ring(tracing);
@@ -730,7 +730,7 @@ TEST_CASE("rank 0 writes the timeline of all ranks, to a stream or a file, and s
   std::remove(path.c_str());
 }
 
-TEST_CASE("a failure that cannot be written down is thrown all the same") {
+TEST_CASE("a failure that cannot be written down is still thrown") {
   scripted_world world;
   scripted_recorder tracing{world, {.file_on_failure = "no/such/folder/trace"}};
   auto channel = open_ring(tracing);

@@ -50,7 +50,8 @@ class thread_team {
   template <class Work>
   void run(std::int64_t items, const Work& work) {
     share(
-        items, [](const void* of, std::int64_t item, int thread) { (*static_cast<const Work*>(of))(item, thread); },
+        items,
+        [](const void* erased, std::int64_t item, int thread) { (*static_cast<const Work*>(erased))(item, thread); },
         &work);
   }
 
@@ -109,7 +110,7 @@ class thread_team {
   struct leave_all {
     thread_team& team;
     std::int64_t item;
-    leave_all(thread_team& of, std::int64_t which) noexcept : team{of}, item{which} {}
+    leave_all(thread_team& owner, std::int64_t which) noexcept : team{owner}, item{which} {}
     leave_all(const leave_all&) = delete;
     leave_all& operator=(const leave_all&) = delete;
     ~leave_all() {

@@ -33,11 +33,11 @@ class block_sizes {
   explicit block_sizes(const Interaction& work)
       : sides{Interaction::operands},
         work_{&work},
-        tensor_{[](const void* of, int t, const block& b) -> std::int64_t {
-          return static_cast<const Interaction*>(of)->operand_bytes(t, b);
+        tensor_{[](const void* erased, int t, const block& b) -> std::int64_t {
+          return static_cast<const Interaction*>(erased)->operand_bytes(t, b);
         }},
-        partial_{[](const void* of, const block& b) -> std::int64_t {
-          return static_cast<const Interaction*>(of)->partial_bytes(b);
+        partial_{[](const void* erased, const block& b) -> std::int64_t {
+          return static_cast<const Interaction*>(erased)->partial_bytes(b);
         }} {}
 
   [[nodiscard]] std::int64_t bytes(payload c, const block& b) const {
@@ -145,8 +145,8 @@ class executor_plan {
       for (int k = t.keys.first; k < t.keys.end(); ++k) now.keys.push_back(in_tile(p, here, i, p.keys[k]));
     }
     for (const own_result& result : own_results_) {
-      planned_step& of = steps[result.last_step];
-      (result.last_completion < 0 ? of.results : of.completions[result.last_completion].results)
+      planned_step& step = steps[result.last_step];
+      (result.last_completion < 0 ? step.results : step.completions[result.last_completion].results)
           .push_back(result.block);
     }
     assign_first_step(schedule, sizes);

@@ -152,7 +152,7 @@ class rank_streams {
   /// Releases the mutex while it lives: the rank waits, and others enqueue.
   class pause {
    public:
-    explicit pause(const rank_streams& of) : capture_mutex_{of.capture_mutex_} {
+    explicit pause(const rank_streams& streams) : capture_mutex_{streams.capture_mutex_} {
       if (capture_mutex_ != nullptr) capture_mutex_->unlock();
     }
     pause(const pause&) = delete;
@@ -279,11 +279,11 @@ class world {
 
   /// For a trainer with threads of its own; `run` makes one for each of its threads. The group must outlive it. Throws
   /// `device_error`.
-  world(group& of, int rank)
-      : host_{of.host(), rank},
-        group_{&of},
-        streams_{std::make_shared<rank_streams>(of.device(rank), of.stream(rank))} {
-    for (const int other : of.devices()) reach(other);
+  world(group& ranks, int rank)
+      : host_{ranks.host(), rank},
+        group_{&ranks},
+        streams_{std::make_shared<rank_streams>(ranks.device(rank), ranks.stream(rank))} {
+    for (const int other : ranks.devices()) reach(other);
   }
 
   [[nodiscard]] int rank() const noexcept { return host_.rank(); }

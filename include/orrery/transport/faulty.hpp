@@ -36,7 +36,7 @@ struct injected_fault : std::runtime_error {
 struct scripted_fault {
   enum class kind : std::uint8_t { stall, stop, failure, action, late, wrong_length, disagreement };
 
-  kind what = kind::stall;
+  kind type = kind::stall;
   int rank = 0;
   fault_point when{};
   double seconds = 0;
@@ -48,33 +48,33 @@ struct scripted_fault {
 
 /// The rank sleeps for `seconds`; less if the world fails meanwhile.
 [[nodiscard]] inline scripted_fault stalls(int rank, const fault_point& when, double seconds) {
-  return {.what = scripted_fault::kind::stall, .rank = rank, .when = when, .seconds = seconds};
+  return {.type = scripted_fault::kind::stall, .rank = rank, .when = when, .seconds = seconds};
 }
 /// The rank sleeps until the world has failed. Throws `injected_fault` if nobody has noticed after `seconds`.
 [[nodiscard]] inline scripted_fault stops(int rank, const fault_point& when, double seconds = 60) {
-  return {.what = scripted_fault::kind::stop, .rank = rank, .when = when, .seconds = seconds};
+  return {.type = scripted_fault::kind::stop, .rank = rank, .when = when, .seconds = seconds};
 }
 /// The rank throws `injected_fault`.
 [[nodiscard]] inline scripted_fault fails(int rank, const fault_point& when) {
-  return {.what = scripted_fault::kind::failure, .rank = rank, .when = when};
+  return {.type = scripted_fault::kind::failure, .rank = rank, .when = when};
 }
 /// Calls `action` on the rank, which may raise a signal, wait for an event or change memory.
 [[nodiscard]] inline scripted_fault acts(int rank, const fault_point& when, std::function<void()> action) {
-  return {.what = scripted_fault::kind::action, .rank = rank, .when = when, .action = std::move(action)};
+  return {.type = scripted_fault::kind::action, .rank = rank, .when = when, .action = std::move(action)};
 }
 /// The rank reaches its first collective call (the construction of an operator begins with one) `seconds` late; at once
 /// when the world fails.
 [[nodiscard]] inline scripted_fault arrives_late(int rank, double seconds) {
-  return {.what = scripted_fault::kind::late, .rank = rank, .seconds = seconds};
+  return {.type = scripted_fault::kind::late, .rank = rank, .seconds = seconds};
 }
 /// The rank sends one byte less in an exchange than its peer expects. Plans are counted from 0 in the order in which
 /// they are opened; an attention operator opens its forward's, then its backward's.
 [[nodiscard]] inline scripted_fault sends_wrong_length(int rank, int exchange, int plan = 0) {
-  return {.what = scripted_fault::kind::wrong_length, .rank = rank, .plan = plan, .exchange = exchange};
+  return {.type = scripted_fault::kind::wrong_length, .rank = rank, .plan = plan, .exchange = exchange};
 }
 /// The rank reports a wrong value of a field that must be the same on all ranks: "length", "mask", "head_dim", ...
 [[nodiscard]] inline scripted_fault disagrees(int rank, std::string field) {
-  return {.what = scripted_fault::kind::disagreement, .rank = rank, .field = std::move(field)};
+  return {.type = scripted_fault::kind::disagreement, .rank = rank, .field = std::move(field)};
 }
 
 }  // namespace orrery::faults
@@ -127,17 +127,17 @@ class faulty : public transport_adaptor<World, faulty<World>> {
       if (pending.empty()) return;
       using kind = faults::scripted_fault::kind;
       const faults::scripted_fault now = take([&](const faults::scripted_fault& f) {
-        return f.what <= kind::action && f.when.call == call && f.when.step <= step;
+        return f.type <= kind::action && f.when.call == call && f.when.step <= step;
       });
       const auto where = [&] {
         return "rank " + std::to_string(now.rank) + " in step " + std::to_string(step) + " of call " +
                std::to_string(call);
       };
-      if (now.what == kind::failure) throw faults::injected_fault{where() + " fails, as its script says"};
-      if (now.what == kind::action) return now.action();
+      if (now.type == kind::failure) throw faults::injected_fault{where() + " fails, as its script says"};
+      if (now.type == kind::action) return now.action();
       if (sleep(now.seconds)) {
         static_cast<void>(world->all_gather(""));  // throws the world's message
-      } else if (now.what == kind::stop) {
+      } else if (now.type == kind::stop) {
         throw faults::injected_fault{where() + " has stopped, and nobody has noticed for " +
                                      detail::describe_seconds(now.seconds)};
       }
@@ -145,7 +145,7 @@ class faulty : public transport_adaptor<World, faulty<World>> {
 
     void delay_arrival() {
       const faults::scripted_fault now =
-          take([](const faults::scripted_fault& f) { return f.what == faults::scripted_fault::kind::late; });
+          take([](const faults::scripted_fault& f) { return f.type == faults::scripted_fault::kind::late; });
       if (now.seconds > 0) sleep(now.seconds);
     }
   };
@@ -203,9 +203,9 @@ class faulty : public transport_adaptor<World, faulty<World>> {
     script_->delay_arrival();
     const int plan = script_->plans++;
     const faults::scripted_fault now = script_->take([&](const faults::scripted_fault& f) {
-      return f.what == faults::scripted_fault::kind::wrong_length && f.plan == plan;
+      return f.type == faults::scripted_fault::kind::wrong_length && f.plan == plan;
     });
-    if (now.what == faults::scripted_fault::kind::wrong_length) shorten(pieces, now.exchange);
+    if (now.type == faults::scripted_fault::kind::wrong_length) shorten(pieces, now.exchange);
     return {this->world().open(p, std::move(pieces)), script_, p};
   }
 
@@ -217,10 +217,10 @@ class faulty : public transport_adaptor<World, faulty<World>> {
       return found == std::string::npos ? found : found + f.field.size() + 1;
     };
     const faults::scripted_fault now = script_->take([&](const faults::scripted_fault& f) {
-      return f.what == faults::scripted_fault::kind::disagreement && place(f) != std::string::npos;
+      return f.type == faults::scripted_fault::kind::disagreement && place(f) != std::string::npos;
     });
     std::string changed_text = text;
-    if (now.what == faults::scripted_fault::kind::disagreement) changed_text.insert(place(now), "not ");
+    if (now.type == faults::scripted_fault::kind::disagreement) changed_text.insert(place(now), "not ");
     return changed_text;
   }
 

@@ -184,7 +184,7 @@ inline void run_ranks(shared_world& shared, void (*call)(void* body, int rank), 
 template <class Body>
 void run_ranks(shared_world& shared, const Body& body) {
   run_ranks(
-      shared, [](void* of, int rank) { (*static_cast<const Body*>(of))(rank); },
+      shared, [](void* erased, int rank) { (*static_cast<const Body*>(erased))(rank); },
       const_cast<void*>(static_cast<const void*>(std::addressof(body))));
 }
 

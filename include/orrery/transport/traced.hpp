@@ -60,7 +60,7 @@ class traced : public transport_adaptor<World, traced<World>> {
   struct event {
     std::int64_t start;  // nanoseconds of the clock
     std::int64_t end;
-    kind what;
+    kind type;
     bool failed;
     int plan;
     int call;
@@ -88,21 +88,21 @@ class traced : public transport_adaptor<World, traced<World>> {
       ++recorded;
     }
 
-    /// Calls `work()` and records it. `what` is the event without its times.
+    /// Calls `work()` and records it. `measured` is the event without its times.
     template <class Work>
-    void measure(event what, const Work& work) {
-      what.start = now();
+    void measure(event measured, const Work& work) {
+      measured.start = now();
       try {
         work();
       } catch (const std::exception& e) {
-        what.failed = true;
-        what.end = now();
-        record(what);
+        measured.failed = true;
+        measured.end = now();
+        record(measured);
         fail(e.what());
         throw;
       }
-      what.end = now();
-      record(what);
+      measured.end = now();
+      record(measured);
     }
 
     /// Calls `work()` and counts its time to the last recorded event.
@@ -157,9 +157,9 @@ class traced : public transport_adaptor<World, traced<World>> {
       return plans[static_cast<std::size_t>(e.plan)];
     }
     [[nodiscard]] int step_of(const event& e) const {
-      if (e.what == kind::begin) return 0;
+      if (e.type == kind::begin) return 0;
       const schedule::exchange& x = plan_of(e).exchanges[e.exchange];
-      return e.what == kind::post ? x.posted : x.complete_before;
+      return e.type == kind::post ? x.posted : x.complete_before;
     }
     /// Describes the messages of an event: "key shard 1 from rank 2, key shard 0 to rank 1".
     [[nodiscard]] std::string message_of(const event& e) const {
@@ -167,10 +167,11 @@ class traced : public transport_adaptor<World, traced<World>> {
       const schedule::exchange& x = p.exchanges[e.exchange];
       std::string text;
       if (x.received.count > 0) {
-        text = detail::describe_message(p, e.exchange, detail::way::receiving) + " from rank " + std::to_string(x.from);
+        text = detail::describe_message(p, e.exchange, detail::direction::receiving) + " from rank " +
+               std::to_string(x.from);
       }
       if (x.sent.count > 0) {
-        text += (text.empty() ? "" : ", ") + detail::describe_message(p, e.exchange, detail::way::sending) +
+        text += (text.empty() ? "" : ", ") + detail::describe_message(p, e.exchange, detail::direction::sending) +
                 " to rank " + std::to_string(x.to);
       }
       return text;
@@ -178,7 +179,7 @@ class traced : public transport_adaptor<World, traced<World>> {
     [[nodiscard]] timeline::details details_of(const event& e) const {
       timeline::details more{
           {"call", std::to_string(e.call)}, {"pass", name_of(plan_of(e).pass)}, {"step", std::to_string(step_of(e))}};
-      if (e.what != kind::begin) {
+      if (e.type != kind::begin) {
         const std::int64_t sent = bytes[static_cast<std::size_t>(e.plan)][static_cast<std::size_t>(e.exchange)];
         more.emplace_back("exchange", std::to_string(e.exchange));
         more.emplace_back("bytes sent", std::to_string(sent));
@@ -197,15 +198,15 @@ class traced : public transport_adaptor<World, traced<World>> {
         drawn.flight(x.lane, message_of(posted), posted.start - origin, end - origin, details_of(posted));
       };
       each([&](const event& e) {
-        if (before != nullptr && e.what != kind::begin && e.start > before->end) {
+        if (before != nullptr && e.type != kind::begin && e.start > before->end) {
           drawn.slice("compute", "step " + std::to_string(step_of(*before)), before->end - origin, e.start - origin,
                       details_of(*before));
         }
         before = &e;
-        if (e.what == kind::begin) {
+        if (e.type == kind::begin) {
           drawn.slice("begin", "begin " + std::string{name_of(plan_of(e).pass)}, e.start - origin, e.end - origin,
                       details_of(e));
-        } else if (e.what == kind::post) {
+        } else if (e.type == kind::post) {
           in_flight.push_back(e);
           drawn.slice("post", "post " + message_of(e), e.start - origin, e.end - origin, details_of(e));
         } else {
@@ -235,10 +236,10 @@ class traced : public transport_adaptor<World, traced<World>> {
         std::snprintf(numbers, sizeof numbers, "%14.3f %10.3f %4d %4d  ", milliseconds(e.start - origin),
                       milliseconds(e.end - e.start), e.call, step_of(e));
         all += numbers;
-        if (e.what == kind::begin) {
+        if (e.type == kind::begin) {
           all += "begin " + std::string{name_of(plan_of(e).pass)};
         } else {
-          all += (e.what == kind::post ? "post " : "wait for ") + message_of(e);
+          all += (e.type == kind::post ? "post " : "wait for ") + message_of(e);
         }
         all += e.failed ? "  <- failed here\n" : "\n";
       });
@@ -328,7 +329,7 @@ class traced : public transport_adaptor<World, traced<World>> {
     }
 
    private:
-    [[nodiscard]] event event_of(kind what, int exchange) const { return {0, 0, what, false, plan_, call_, exchange}; }
+    [[nodiscard]] event event_of(kind type, int exchange) const { return {0, 0, type, false, plan_, call_, exchange}; }
 
     std::shared_ptr<recording> recording_;
     int plan_;

@@ -209,7 +209,7 @@ inline void compare_agreements(const std::vector<std::string>& texts) {
     if (parse_agreements(texts[rank], *all.extend(1))) continue;
     throw transport_error{
         "orrery: rank " + std::to_string(rank) + " gives a text of " + std::to_string(texts[rank].size()) +
-        " bytes that is no list of agreements, so it makes another collective call than "
+        " bytes that is not a list of agreements, so it makes another collective call than "
         "require_agreement, which the construction of an operator begins with; let all ranks make the "
         "same calls, in one order"};
   }

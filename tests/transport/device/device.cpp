@@ -44,15 +44,15 @@ std::string found_by_double() {
 
 template <class Kernel>
 void check(int world, const orrery::any_topology& topology, orrery::attention_shape shape, const any::mask& mask,
-           const conformance::any_layout& layout, const cuda_double::settings& how) {
+           const conformance::any_layout& layout, const cuda_double::settings& options) {
   for (const orrery::pass circulate : {orrery::pass::circulate_keys, orrery::pass::circulate_queries}) {
     if (topology.unsupported_reason(world, orrery::pass::forward) != nullptr ||
         topology.unsupported_reason(world, circulate) != nullptr)
       continue;
     shape.circulate = circulate;
-    cuda_double::reset(how);
+    cuda_double::reset(options);
     const std::string found = cuda_test::failures<orrery::any_topology, Kernel, device::world>(
-        on_devices, world, shape, mask, layout, how.seed, topology);
+        on_devices, world, shape, mask, layout, options.seed, topology);
     INFO(topology.name(), " over ", world, ", ", mask.name(), ", ", layout.name(), ", ", orrery::name_of(circulate));
     CHECK(found == "");
     CHECK(found_by_double() == "");
@@ -112,7 +112,7 @@ void call(device::world& on, int times) {
 
 }  // namespace
 
-TEST_CASE("every wait is needed, and is missed by the double where it is missing") {
+TEST_CASE("every wait is needed: the double notices if one is missing") {
   // Rank 1 writes its memory and sends it, rank 0 receives and reads it, call after call.
   const auto run = [] {
     device::run(2, [](auto& on) {
@@ -202,7 +202,7 @@ TEST_CASE("a rank on which CUDA fails while it constructs, and which goes on: al
           if (on.rank() == 0)
             cuda_double::fail(function, cuda_double::calls(function) + nth, cudaErrorIllegalAddress, false);
           on.barrier();
-          std::string& mine = said[static_cast<std::size_t>(on.rank())];
+          std::string& local = said[static_cast<std::size_t>(on.rank())];
           float failed = 0;
           try {
             const orrery::attention<orrery::ring, kernel> attend{on, small, orrery::causal{}};
@@ -210,12 +210,12 @@ TEST_CASE("a rank on which CUDA fails while it constructs, and which goes on: al
             culprit = on.rank();
             failed = 1;
           } catch (const orrery::transport_error& e) {
-            mine = e.what();
+            local = e.what();
           }
           try {
             on.all_reduce_sum(std::span{&failed, 1});
           } catch (const orrery::transport_error& e) {
-            mine = e.what();
+            local = e.what();
           }
         });
       });
@@ -233,7 +233,7 @@ TEST_CASE("a rank on which CUDA fails while it constructs, and which goes on: al
   CHECK(failures > 20);
 }
 
-TEST_CASE("memory that is short at plan time is a message") {
+TEST_CASE("too little memory when a plan is made is an error with a message") {
   cuda_double::reset({.memory = 3000});
   const std::string message = message_of_exception([] { device::run(2, [](auto& on) { call<orrery::ring>(on, 1); }); });
   says(message, "orrery: a plan needs ");
@@ -242,7 +242,7 @@ TEST_CASE("memory that is short at plan time is a message") {
   CHECK(found_by_double() == "");
 }
 
-TEST_CASE("devices and options that cannot be") {
+TEST_CASE("invalid devices and options") {
   const auto nothing = [](auto&) {};
   cuda_double::reset({.compute_capabilities = {}});
   says(message_of_exception([&] { device::run(2, nothing); }), "orrery: cudaGetDeviceCount in ");
@@ -268,9 +268,9 @@ TEST_CASE("a trainer's own streams") {
   cuda_double::reset();
   {
     const std::vector<orrery::detail::cuda_stream> streams(3);
-    device::options how;
-    for (const orrery::detail::cuda_stream& one : streams) how.streams.push_back(one.get());
-    device::run(3, how, [&](auto& on) {
+    device::options options;
+    for (const orrery::detail::cuda_stream& one : streams) options.streams.push_back(one.get());
+    device::run(3, options, [&](auto& on) {
       CHECK(on.stream() == streams[static_cast<std::size_t>(on.rank())].get());
       call<orrery::all_gather>(on, 2);
     });
@@ -300,8 +300,8 @@ TEST_CASE("a rank that never comes is named, and no thread waits for a device") 
     });
   });
   says(message,
-       "orrery: rank 0 stops: rank 0 has waited 0.2 s in step 1 for key shard 1 from rank 1; rank 1 does not "
-       "wait for anybody: it is late, or stands still; this world cannot be used any more");
+       "orrery: rank 0 stops: rank 0 has waited 0.2 s in step 1 for key shard 1 from rank 1; rank 1 is "
+       "not waiting: it is late or stopped; this world cannot be used any more");
   CHECK(found_by_double() == "");
 }
 
@@ -344,18 +344,18 @@ TEST_CASE("a graph of forward and backward, launched again and again, gives the 
   for (std::uint64_t seed = 1; seed <= 20; ++seed) {
     cuda_double::reset({.seed = seed, .compute_capabilities = {{9, 0}, {9, 0}}});
     device::run(4, [](auto& on) {
-      trainer mine{on};
-      mine.step();
-      const std::string expected = mine.results();
+      trainer local{on};
+      local.step();
+      const std::string expected = local.results();
       {
-        auto step = device::capture(on, [&] { mine.step(); });
+        auto step = device::capture(on, [&] { local.step(); });
         for (int i = 0; i < 3; ++i) {
           step.launch();
-          if (mine.results() != expected) throw std::runtime_error{"other bits"};
+          if (local.results() != expected) throw std::runtime_error{"other bits"};
         }
       }
-      mine.step();
-      if (mine.results() != expected) throw std::runtime_error{"other bits after the graph"};
+      local.step();
+      if (local.results() != expected) throw std::runtime_error{"other bits after the graph"};
     });
     CHECK(found_by_double() == "");
   }
@@ -366,10 +366,10 @@ TEST_CASE("a capture that fails, on any rank, fails on all") {
     cuda_double::reset();
     const std::string message = message_of_exception([&] {
       device::run(4, [&](auto& on) {
-        trainer mine{on};
+        trainer local{on};
         auto step = device::capture(on, [&] {
           if (on.rank() == failing) throw std::runtime_error{"no step"};
-          mine.step();
+          local.step();
         });
       });
     });
@@ -381,8 +381,8 @@ TEST_CASE("a capture that fails, on any rank, fails on all") {
     cuda_double::fail(function, 1, cudaErrorInvalidValue);
     says(message_of_exception([&] {
            device::run(4, [&](auto& on) {
-             trainer mine{on};
-             auto step = device::capture(on, [&] { mine.step(); });
+             trainer local{on};
+             auto step = device::capture(on, [&] { local.step(); });
            });
          }),
          std::string{"orrery: "} + function + " in ");

@@ -57,14 +57,14 @@ using cudnn = orrery::device_cudnn<orrery::bfloat16, cudnn_double::engine, queri
 
 /// What three ranks' training says when it fails; empty if it does not. Nothing may stay behind.
 template <class Kernel>
-std::string message(device::options how = {}) {
-  how.deadline = 20;
+std::string message(device::options options = {}) {
+  options.deadline = 20;
   const std::string before = cuda_double::leaks();
   std::string said;
   try {
-    device::run(3, how, [](auto& on) {
-      trainer<Kernel> mine{on};
-      mine.step();
+    device::run(3, options, [](auto& on) {
+      trainer<Kernel> local{on};
+      local.step();
       on.synchronize();
     });
   } catch (const std::exception& e) {
@@ -100,8 +100,8 @@ TEST_CASE("no device, or no driver that is new enough") {
 
 TEST_CASE("a device that is too old for the kernel, or too small, or that the program has no code for") {
   // Told when the operator is made, on all ranks, before anything is enqueued.
-  const auto refusal = [](auto kernel, const cuda_double::settings& how) {
-    cuda_double::reset(how);
+  const auto refusal = [](auto kernel, const cuda_double::settings& options) {
+    cuda_double::reset(options);
     std::mutex mutex;
     std::set<std::string> said;
     device::run(3, {.deadline = 20}, [&](auto& on) {
@@ -176,7 +176,7 @@ TEST_CASE("devices of several kinds, unless those of one are named") {
   CHECK(message<plain>({.devices = {1, 2}}) == "");
 }
 
-TEST_CASE("devices that reach fewer others than there are: copies between the rest go another way") {
+TEST_CASE("devices with too many peers: copies to the rest go through the host") {
   cuda_double::reset({.compute_capabilities = {{9, 0}, {9, 0}}});
   cuda_double::fail("cudaDeviceEnablePeerAccess", 1, cudaErrorTooManyPeers);
   CHECK(message<plain>() == "");
@@ -185,7 +185,7 @@ TEST_CASE("devices that reach fewer others than there are: copies between the re
   says(message<plain>(), {"orrery: cudaDeviceEnablePeerAccess in "});
 }
 
-TEST_CASE("memory that is short for a plan, and then is not") {
+TEST_CASE("memory that is too small for a plan, and then sufficient") {
   cuda_double::reset({.memory = 6000});
   says(message<plain>(),
        {"orrery: a plan needs ", " bytes more on device 0, where ", " of 6000 are free; free some, "});
@@ -194,7 +194,7 @@ TEST_CASE("memory that is short for a plan, and then is not") {
   CHECK(message<plain>() == "");
 }
 
-TEST_CASE("an error that stays: told on all ranks, and by every call from then on") {
+TEST_CASE("a sticky error: reported on all ranks, and by every later call") {
   cuda_double::reset();
   cuda_double::fail("cudaStreamSynchronize", 4, cudaErrorIllegalAddress,
                     true);  // after calls were enqueued, as a kernel's
@@ -225,8 +225,8 @@ TEST_CASE("a graph that cannot be launched stops all ranks") {
   std::string said;
   try {
     device::run(3, {.deadline = 20}, [](auto& on) {
-      trainer<plain> mine{on};
-      auto graph = device::capture(on, [&] { mine.step(); });
+      trainer<plain> local{on};
+      auto graph = device::capture(on, [&] { local.step(); });
       for (int i = 0; i < 3; ++i) graph.launch();
       on.synchronize();
     });

@@ -59,8 +59,8 @@ const orrery::attention_shape shape{.length = 40, .query_heads = 4, .head_dim = 
 template <class Operator>
 void call_forward(Operator& attend) {
   const oracle::problem p = oracle::random_problem<double>(conformance::oracle_shape(shape), 1);
-  conformance::rank_tensors<kernel> mine{p, attend.query_positions(), attend.key_positions(), {}};
-  mine.forward(attend);
+  conformance::rank_tensors<kernel> local{p, attend.query_positions(), attend.key_positions(), {}};
+  local.forward(attend);
 }
 
 /// A world that works: after every failure another one can be made.
@@ -74,8 +74,8 @@ void check_new_world() {
 
 /// The message that `message(deadline)` ends with, the first that has all of `parts` on all ranks. Deadlines grow: on
 /// a machine that is busy with other things, a rank that has time may answer late.
-template <class Sentence>
-std::string sentence_with(const std::vector<std::string>& parts, const Sentence& message) {
+template <class Message>
+std::string message_with(const std::vector<std::string>& parts, const Message& message) {
   std::string said;
   for (const double deadline : {1.0, 4.0, 16.0}) {
     said = message(deadline);
@@ -91,11 +91,11 @@ void sleep_for(double seconds) { std::this_thread::sleep_for(std::chrono::durati
 
 }  // namespace
 
-TEST_CASE("ranks that say different things") {
+TEST_CASE("ranks that disagree") {
   orrery::mpi::world world{MPI_COMM_WORLD};
-  orrery::attention_shape mine = shape;
-  mine.length += rank() == ranks() - 1 ? 1 : 0;
-  const std::string message = message_of_exception<std::invalid_argument>([&] { const ring attend{world, mine}; });
+  orrery::attention_shape local = shape;
+  local.length += rank() == ranks() - 1 ? 1 : 0;
+  const std::string message = message_of_exception<std::invalid_argument>([&] { const ring attend{world, local}; });
   if (ranks() == 1) {
     CHECK(message == "nothing");
   } else {
@@ -125,8 +125,8 @@ TEST_CASE_TEMPLATE("a rank that never comes", Topology, orrery::ring, orrery::al
   if (ranks() == 1) return;
   const int late = ranks() - 1;
   // Whoever is the first to give up: those that wait are asked whom they wait for.
-  const std::string cause = "; rank " + std::to_string(late) + " does not answer: it is late, stands still";
-  const std::string message = sentence_with({cause, " in step "}, [&](double deadline) {
+  const std::string cause = "; rank " + std::to_string(late) + " does not answer: it is late, stopped";
+  const std::string message = message_with({cause, " in step "}, [&](double deadline) {
     orrery::mpi::world world{MPI_COMM_WORLD, {.deadline = deadline, .collectives = orrery::mpi::collectives::native}};
     orrery::attention<Topology, kernel> attend{world, shape};
     if (rank() == late) sleep_for(2 * deadline);
@@ -151,8 +151,8 @@ TEST_CASE_TEMPLATE("a rank that never comes", Topology, orrery::ring, orrery::al
 
 TEST_CASE("a rank that never comes to a collective call") {
   if (ranks() == 1) return;
-  const std::string cause = " s for all ranks to come to the same collective call; not there: rank 0;";
-  const std::string message = sentence_with({cause}, [](double deadline) {
+  const std::string cause = " s for all ranks to come to the same collective call; missing: rank 0;";
+  const std::string message = message_with({cause}, [](double deadline) {
     orrery::mpi::world world{MPI_COMM_WORLD, {.deadline = deadline}};
     if (rank() == 0) sleep_for(2 * deadline);
     return message_of_exception<orrery::transport_error>([&] {
@@ -169,8 +169,8 @@ TEST_CASE("a rank that never comes to a collective call") {
 TEST_CASE("a rank whose kernel takes too long") {
   if (ranks() == 1) return;
   const int late = ranks() - 1;
-  const std::string cause = "; rank " + std::to_string(late) + " does not wait for anybody: it computes";
-  const std::string message = sentence_with({cause}, [&](double deadline) {
+  const std::string cause = "; rank " + std::to_string(late) + " is not waiting: it computes";
+  const std::string message = message_with({cause}, [&](double deadline) {
     orrery::mpi::world world{MPI_COMM_WORLD, {.deadline = deadline}};
     orrery::builder schedule{rank(), ranks()};
     schedule.shift(orrery::key(rank()), +1);
@@ -193,10 +193,10 @@ TEST_CASE("a rank whose kernel takes too long") {
   check_new_world();
 }
 
-TEST_CASE("a call that begins in the middle of the last one is refused") {
+TEST_CASE("a call that begins before the last one is finished is refused") {
   if (ranks() == 1) return;
   static std::vector<std::byte> memory(32);  // a message that is not awaited may still arrive
-  const std::string cause = "rank 0 begins a call, but has left its last one in the middle";
+  const std::string cause = "rank 0 begins a call, but has not finished its last one";
   for (const bool posts : {false, true}) {
     CAPTURE(posts);
     const std::string message = message_of_exception<orrery::transport_error>([&] {
@@ -273,8 +273,8 @@ TEST_CASE("ranks in different collective calls") {
     for (const collective_of_a_test& others : calls) {
       if (&first == &others) continue;
       orrery::mpi::world world{MPI_COMM_WORLD};
-      const collective_of_a_test& mine = rank() == 0 ? first : others;
-      const std::string message = message_of_exception<orrery::transport_error>([&] { mine.call(world); });
+      const collective_of_a_test& local = rank() == 0 ? first : others;
+      const std::string message = message_of_exception<orrery::transport_error>([&] { local.call(world); });
       CAPTURE(message);
       CHECK(contains(message, "ranks are in different collective calls: "));
       CHECK(contains(message, std::string{"rank 0 calls "} + first.name));
@@ -298,7 +298,7 @@ TEST_CASE("a collective call more than the others") {
   CHECK(contains(message, "ranks are in different collective calls: rank 0 calls barrier; "));
 }
 
-TEST_CASE("sums of different values are refused, and the world goes on") {
+TEST_CASE("sums of different counts or types are refused, and the world can still be used") {
   if (ranks() == 1) return;
   orrery::mpi::world world{MPI_COMM_WORLD};
   std::vector<float> floats(8, 1.0F);
@@ -317,7 +317,7 @@ TEST_CASE("sums of different values are refused, and the world goes on") {
   CHECK(floats == std::vector<float>(8, static_cast<float>(ranks())));
 }
 
-TEST_CASE("control messages that no rank sends fail the world, with the name of who sent them") {
+TEST_CASE("malformed control messages fail the world, with the name of their sender") {
   if (ranks() == 1) return;
   const std::string long_one(orrery::mpi::control_messages::longest + 1, '!');
   const std::vector<std::pair<std::string, std::string>> messages{
@@ -325,21 +325,21 @@ TEST_CASE("control messages that no rank sends fail the world, with the name of 
       {long_one, "of 2049 bytes, expected 1 to 2048"},
       {"x", "of the unknown kind 120"},
       {std::string(1, '\0'), "of the unknown kind 0"},
-      {"?", "that asks nothing: \"\""},
-      {"?-1", "that asks nothing: \"-1\""},
-      {"?1 ", "that asks nothing: \"1 \""},
-      {"?18446744073709551616", "that asks nothing"},
-      {"=", "that answers nothing: \"\""},
-      {"=0 0 1", "that answers nothing: \"0 0 1\""},
-      {"=0 0 1 1 ", "that answers nothing"},
-      {"=0 0 1 1 0 0", "that answers nothing"},
-      {"=0 " + std::to_string(ranks()) + " 1 1 0", "that answers nothing"},
-      {"=0 -1 1 1 0", "that answers nothing"},
-      {"=0 0 " + std::to_string(ranks() + 1) + " 1 0", "that answers nothing"},
-      {"=0 1 " + std::to_string(ranks()) + " 1 0", "that answers nothing"},
-      {"=0 0 2 2147483647 0", "that answers nothing"},
-      {"=0 0 1 0 0", "that answers nothing"},
-      {"=0 0 1 4294967297 0", "that answers nothing"}};
+      {"?", "that is not a valid question: \"\""},
+      {"?-1", "that is not a valid question: \"-1\""},
+      {"?1 ", "that is not a valid question: \"1 \""},
+      {"?18446744073709551616", "that is not a valid question"},
+      {"=", "that is not a valid answer: \"\""},
+      {"=0 0 1", "that is not a valid answer: \"0 0 1\""},
+      {"=0 0 1 1 ", "that is not a valid answer"},
+      {"=0 0 1 1 0 0", "that is not a valid answer"},
+      {"=0 " + std::to_string(ranks()) + " 1 1 0", "that is not a valid answer"},
+      {"=0 -1 1 1 0", "that is not a valid answer"},
+      {"=0 0 " + std::to_string(ranks() + 1) + " 1 0", "that is not a valid answer"},
+      {"=0 1 " + std::to_string(ranks()) + " 1 0", "that is not a valid answer"},
+      {"=0 0 2 2147483647 0", "that is not a valid answer"},
+      {"=0 0 1 0 0", "that is not a valid answer"},
+      {"=0 0 1 4294967297 0", "that is not a valid answer"}};
   for (const auto& one : messages) {
     const std::string& message = one.first;
     CAPTURE(message);

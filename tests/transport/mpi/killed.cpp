@@ -145,12 +145,12 @@ int be_a_rank(const fs::path& folder, int* argc, char*** argv) {
   const orrery::attention_shape shape{.length = 64, .query_heads = 2, .head_dim = 8};
   orrery::attention<orrery::ring, kernel> attend{world, shape};
   const auto p = oracle::random_problem<double>(conformance::oracle_shape(shape), 1);
-  conformance::rank_tensors<kernel> mine{p, attend.query_positions(), attend.key_positions(), {}};
+  conformance::rank_tensors<kernel> local{p, attend.query_positions(), attend.key_positions(), {}};
   const auto message = [&](int calls) -> std::string {
     try {
       for (int call = 0; call < calls; ++call) {
-        mine.forward(attend);
-        mine.backward(attend);
+        local.forward(attend);
+        local.backward(attend);
         if (call == 3) write(folder / ("running." + me), "");
       }
     } catch (const orrery::transport_error& e) {
@@ -330,7 +330,7 @@ int count_wrong(const fs::path& folder, int victim, const std::vector<std::strin
 }
 
 std::string does_not_answer(int victim) {
-  return "; rank " + std::to_string(victim) + " does not answer: it is late, stands still or has died";
+  return "; rank " + std::to_string(victim) + " does not answer: it is late, stopped or dead";
 }
 
 /// Sends one rank the signal. Returns how many survivors have said something wrong.

@@ -55,10 +55,10 @@ TEST_CASE("MPI must be initialised") {
         "orrery: mpi::world: MPI is not initialised, or finalised already; call MPI_Init_thread before");
 }
 
-TEST_CASE("what makes no world is refused") {
+TEST_CASE("invalid arguments of a world are refused") {
   using orrery::mpi::world;
-  const auto refusal = [](MPI_Comm of, const orrery::mpi::options& how) {
-    return message_of_exception<std::invalid_argument>([&] { const world refused{of, how}; });
+  const auto refusal = [](MPI_Comm of, const orrery::mpi::options& options) {
+    return message_of_exception<std::invalid_argument>([&] { const world refused{of, options}; });
   };
   CHECK(contains(refusal(MPI_COMM_NULL, {}), "the communicator is MPI_COMM_NULL"));
   CHECK(contains(refusal(MPI_COMM_WORLD, {.deadline = 0}), "deadline is 0.000000, expected a positive number"));
@@ -117,7 +117,7 @@ void check_counts(orrery::mpi::world& world) {
                                       .value_dim = value_dim};
   orrery::attention<Topology, orrery::flash<double>> attend{counting, shape};
   const oracle::problem p = oracle::random_problem<double>(conformance::oracle_shape(shape), 3);
-  conformance::rank_tensors<orrery::flash<double>> mine{p, attend.query_positions(), attend.key_positions(), {}};
+  conformance::rank_tensors<orrery::flash<double>> local{p, attend.query_positions(), attend.key_positions(), {}};
   CHECK(counting.messages_sent() == 0);
 
   // At [2 * side + payload], per token and slice.
@@ -133,8 +133,8 @@ void check_counts(orrery::mpi::world& world) {
       bytes += sent.blocks_sent[kind] * (is_forward ? forward : backward)[kind] * tokens * real / expected.slices;
     }
     counting.reset();
-    if (is_forward) mine.forward(attend);
-    if (!is_forward) mine.backward(attend);
+    if (is_forward) local.forward(attend);
+    if (!is_forward) local.backward(attend);
     CHECK(counting.messages_sent() == sent.messages_sent);
     if (expected.slices <= 4 && key_heads % expected.slices == 0) CHECK(counting.bytes_sent() == bytes);
   }
@@ -143,8 +143,8 @@ void check_counts(orrery::mpi::world& world) {
 }  // namespace
 
 TEST_CASE("a call sends what the traffic report says") {
-  for (const auto how : {orrery::mpi::collectives::expanded, orrery::mpi::collectives::native}) {
-    orrery::mpi::world world{MPI_COMM_WORLD, {.collectives = how}};
+  for (const auto options : {orrery::mpi::collectives::expanded, orrery::mpi::collectives::native}) {
+    orrery::mpi::world world{MPI_COMM_WORLD, {.collectives = options}};
     check_counts<orrery::ring>(world);
     check_counts<orrery::wallfacer<2>>(world);
     check_counts<orrery::concentric<2>>(world);
@@ -163,16 +163,16 @@ std::pair<int, int> calls_of(orrery::mpi::world& world) {
   const orrery::attention_shape shape{.length = 61, .query_heads = 8, .head_dim = 4};
   orrery::attention<Topology, orrery::flash<double>> attend{world, shape};
   const oracle::problem p = oracle::random_problem<double>(conformance::oracle_shape(shape), 1);
-  conformance::rank_tensors<orrery::flash<double>> mine{p, attend.query_positions(), attend.key_positions(), {}};
+  conformance::rank_tensors<orrery::flash<double>> local{p, attend.query_positions(), attend.key_positions(), {}};
   const std::pair before{gathers_called, all_to_alls_called};
-  mine.forward(attend);
-  mine.backward(attend);
+  local.forward(attend);
+  local.backward(attend);
   return {gathers_called - before.first, all_to_alls_called - before.second};
 }
 
 }  // namespace
 
-TEST_CASE("collectives are calls of MPI where all members of the group remark them") {
+TEST_CASE("collectives are calls of MPI if all members of the group mark them") {
   using counts = std::pair<int, int>;
   const bool several = ranks() > 1;
   orrery::mpi::world native{MPI_COMM_WORLD, {.collectives = orrery::mpi::collectives::native}};
@@ -198,7 +198,7 @@ TEST_CASE("collectives are calls of MPI where all members of the group remark th
   }
 }
 
-TEST_CASE("remarks that do not mean the same on all members are not taken for collectives") {
+TEST_CASE("marks that differ between members are not native collectives") {
   if (ranks() < 2) return;
   orrery::mpi::world world{MPI_COMM_WORLD, {.collectives = orrery::mpi::collectives::native}};
   const orrery::schedule::rank_group all{0, ranks()};
@@ -214,13 +214,13 @@ TEST_CASE("remarks that do not mean the same on all members are not taken for co
   schedule.mark_collective(orrery::schedule::collective_kind::all_to_all, all, 1);
   schedule.next_step();
   const orrery::program p = schedule;
-  const int mine = rank();
+  const int local = rank();
   int taken = -1;
   std::vector<orrery::exchange_pieces> pieces(2);
   const auto at = [](const int& number) {
     return orrery::piece{reinterpret_cast<std::byte*>(const_cast<int*>(&number)), sizeof(int)};
   };
-  pieces[0].sent = {at(mine)};
+  pieces[0].sent = {at(local)};
   pieces[1].received = {at(taken)};
   auto channel = world.open(p, pieces);
   const int before = all_to_alls_called;
@@ -270,7 +270,7 @@ TEST_CASE("a part of a communicator, in an order of its own") {
   MPI_Comm_free(&part);
 }
 
-TEST_CASE("the trainer's messages stay the trainer's") {
+TEST_CASE("the trainer's messages do not match those of the library") {
   int received = 0;
   MPI_Request trainers = MPI_REQUEST_NULL;
   MPI_Irecv(&received, 1, MPI_INT, MPI_ANY_SOURCE, MPI_ANY_TAG, MPI_COMM_WORLD, &trainers);
@@ -285,7 +285,7 @@ TEST_CASE("the trainer's messages stay the trainer's") {
   CHECK(received == sent);
 }
 
-TEST_CASE("blocks anywhere in memory go as one message") {
+TEST_CASE("blocks anywhere in memory are one message") {
   orrery::mpi::world world{MPI_COMM_WORLD};
   if (world.size() == 1) return;
   const int next = (rank() + 1) % ranks();
@@ -331,15 +331,15 @@ struct layer_call {
   template <class Operator>
   explicit layer_call(const Operator& attend)
       : p{oracle::random_problem<double>(conformance::oracle_shape(layer), 1)},
-        mine{p, attend.query_positions(), attend.key_positions(), {}} {}
+        local{p, attend.query_positions(), attend.key_positions(), {}} {}
 
   template <class Operator>
   [[nodiscard]] std::string mismatch(const Operator& attend) {
-    return mine.mismatch(p, oracle::solve(p, orrery::causal{}), attend.query_positions(), attend.key_positions());
+    return local.mismatch(p, oracle::solve(p, orrery::causal{}), attend.query_positions(), attend.key_positions());
   }
 
   oracle::problem p;
-  conformance::rank_tensors<double_flash> mine;
+  conformance::rank_tensors<double_flash> local;
 };
 
 /// What `work` throws on another thread, which has ended when this returns.
@@ -358,12 +358,12 @@ TEST_CASE("under MPI_THREAD_FUNNELED only the main thread may use a world") {
   orrery::mpi::world world{MPI_COMM_WORLD};
   double_ring_attention attend{world, layer, orrery::causal{}};
   layer_call call{attend};
-  call.mine.poison();
-  call.mine.forward(attend);
+  call.local.poison();
+  call.local.forward(attend);
   const std::string message = thrown_elsewhere([&] { world.barrier(); });
   CHECK(contains(message, "called from another thread than the one that initialised MPI"));
   CHECK(contains(message, "ask MPI_Init_thread for MPI_THREAD_SERIALIZED"));
-  CHECK(thrown_elsewhere([&] { call.mine.backward(attend); }) == message);
+  CHECK(thrown_elsewhere([&] { call.local.backward(attend); }) == message);
   CHECK(thrown_elsewhere([&] { static_cast<void>(world.all_gather("")); }) == message);
   CHECK(thrown_elsewhere([&] { CHECK(world.usable()); }) == "nothing");  // does not look for news then
   CHECK(contains(message_of_exception<std::invalid_argument>([&] {
@@ -373,25 +373,25 @@ TEST_CASE("under MPI_THREAD_FUNNELED only the main thread may use a world") {
                  "this is not the thread that initialised MPI"));
   // All of that has changed nothing.
   world.barrier();
-  call.mine.backward(attend);
+  call.local.backward(attend);
   CHECK(call.mismatch(attend) == "");
 }
 
 TEST_CASE("a backward on an autograd thread, while the main thread waits") {
   if (mpi_test::thread_level() < MPI_THREAD_SERIALIZED) return;
-  for (const auto how : {orrery::mpi::collectives::expanded, orrery::mpi::collectives::native}) {
-    orrery::mpi::world world{MPI_COMM_WORLD, {.threads_per_rank = 2, .collectives = how}};
+  for (const auto options : {orrery::mpi::collectives::expanded, orrery::mpi::collectives::native}) {
+    orrery::mpi::world world{MPI_COMM_WORLD, {.threads_per_rank = 2, .collectives = options}};
     double_ring_attention attend{world, layer, orrery::causal{}};
     orrery::attention<orrery::all_gather, double_flash> gathering{world, layer, orrery::causal{}};
     layer_call call{attend}, of_gathering{gathering};
     for (int step = 0; step < 3; ++step) {
-      call.mine.poison();
-      of_gathering.mine.poison();
-      call.mine.forward(attend);
-      of_gathering.mine.forward(gathering);
+      call.local.poison();
+      of_gathering.local.poison();
+      call.local.forward(attend);
+      of_gathering.local.forward(gathering);
       CHECK(thrown_elsewhere([&] {
-              of_gathering.mine.backward(gathering);
-              call.mine.backward(attend);
+              of_gathering.local.backward(gathering);
+              call.local.backward(attend);
               world.barrier();
             }) == "nothing");
       CHECK(call.mismatch(attend) == "");
@@ -410,8 +410,8 @@ TEST_CASE("a world, an operator and its calls on one thread each") {
           attend = std::make_unique<double_ring_attention>(*world, layer, orrery::causal{});
           call = std::make_unique<layer_call>(*attend);
         }) == "nothing");
-  CHECK(thrown_elsewhere([&] { call->mine.forward(*attend); }) == "nothing");
-  CHECK(thrown_elsewhere([&] { call->mine.backward(*attend); }) == "nothing");
+  CHECK(thrown_elsewhere([&] { call->local.forward(*attend); }) == "nothing");
+  CHECK(thrown_elsewhere([&] { call->local.backward(*attend); }) == "nothing");
   CHECK(call->mismatch(*attend) == "");
   CHECK(thrown_elsewhere([&] {
           attend.reset();
@@ -423,19 +423,19 @@ TEST_CASE("two threads do not call one operator at once") {
   orrery::mpi::world world{MPI_COMM_WORLD};
   double_ring_attention attend{world, layer, orrery::causal{}};
   layer_call call{attend}, other{attend};
-  call.mine.poison();
-  other.mine.poison();
+  call.local.poison();
+  other.local.poison();
   int refused = 0;
-  attend.forward(call.mine.q.view(), call.mine.k.view(), call.mine.v.view(), call.mine.out.view(), call.mine.lse.view(),
-                 [&](const orrery::output_part&) {
+  attend.forward(call.local.q.view(), call.local.k.view(), call.local.v.view(), call.local.out.view(),
+                 call.local.lse.view(), [&](const orrery::output_part&) {
                    for (const bool forward : {true, false}) {
-                     const std::string message =
-                         thrown_elsewhere([&] { forward ? other.mine.forward(attend) : other.mine.backward(attend); });
+                     const std::string message = thrown_elsewhere(
+                         [&] { forward ? other.local.forward(attend) : other.local.backward(attend); });
                      refused += contains(message, "called while another call of this operator is in progress") ? 1 : 0;
                    }
                  });
   CHECK(refused == 2);
-  call.mine.backward(attend);
+  call.local.backward(attend);
   CHECK(call.mismatch(attend) == "");
 }
 
@@ -447,20 +447,20 @@ TEST_CASE("two threads do not call at once") {
     double_ring_attention attend{world, layer, orrery::causal{}};
     double_ring_attention second{world, layer, orrery::causal{}};
     layer_call call{attend}, of_second{second};
-    call.mine.poison();
+    call.local.poison();
     {
-      auto begun = attend.begin_forward(call.mine.out.view(), call.mine.lse.view());
-      begun.queries(call.mine.q.view());
+      auto begun = attend.begin_forward(call.local.out.view(), call.local.lse.view());
+      begun.queries(call.local.q.view());
       CHECK(contains(thrown_elsewhere([&] { world.barrier(); }), refusal));
-      CHECK(contains(thrown_elsewhere([&] { of_second.mine.forward(second); }), refusal));
+      CHECK(contains(thrown_elsewhere([&] { of_second.local.forward(second); }), refusal));
       CHECK(contains(thrown_elsewhere([&] { static_cast<void>(world.all_gather("")); }), refusal));
       world.barrier();  // this thread may
-      begun.keys(call.mine.k.view());
-      begun.values(call.mine.v.view());
+      begun.keys(call.local.k.view());
+      begun.values(call.local.v.view());
       begun.finish();
     }
     CHECK(thrown_elsewhere([&] { world.barrier(); }) == "nothing");
-    call.mine.backward(attend);
+    call.local.backward(attend);
     CHECK(call.mismatch(attend) == "");
   }
   orrery::mpi::communicator world{MPI_COMM_WORLD, {}};

@@ -309,7 +309,7 @@ inline ncclResult_t collective(const char* function, const char* name, const voi
   const std::shared_ptr<clique> all = comm->all;
   nccl.calls[comm->world_rank].push_back(std::string{name} + " " + std::to_string(bytes));
   all->asked_all.insert(comm->rank);
-  const auto* const mine = static_cast<const std::byte*>(from);
+  const auto* const local = static_cast<const std::byte*>(from);
   auto* const target = static_cast<std::byte*>(to);
   // The meeting of this run: none yet.
   const auto now = std::make_shared<std::shared_ptr<meeting>>();
@@ -326,7 +326,7 @@ inline ncclResult_t collective(const char* function, const char* name, const voi
       } else if ((*now)->name != what || (*now)->bytes != bytes) {
         nccl.faults.push_back("an " + what + " meets an " + (*now)->name + ", or one of another size");
       }
-      (*now)->of_rank[rank] = {mine, target};
+      (*now)->of_rank[rank] = {local, target};
     }
     meeting& here = **now;
     if (!here.done) {
@@ -342,7 +342,7 @@ inline ncclResult_t collective(const char* function, const char* name, const voi
     now->reset();
     return true;
   };
-  cuda_double::accesses touched{name, {{mine, mine + sent}}, {{target, target + all->size * bytes}}};
+  cuda_double::accesses touched{name, {{local, local + sent}}, {{target, target + all->size * bytes}}};
   grouped_collectives.push_back({comm, [all] { return all->asked_all.size() == all->size; },
                                  [stream, touched, step] {
                                    return cuda_double::enqueue(stream, touched, step) == cudaSuccess

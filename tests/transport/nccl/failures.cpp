@@ -35,15 +35,15 @@ constexpr const char* aborted = "; its communicators are aborted, and this world
 
 }  // namespace
 
-TEST_CASE("an error that NCCL tells of later stops the next call, a wait, and a rank that does neither") {
+TEST_CASE("an asynchronous error of NCCL stops the next call, a wait, and a rank that does neither") {
   enum class then { calls, waits, computes };
   for (const then now : {then::calls, then::waits, then::computes}) {
     start(devices(2));
     std::vector<std::string> said(2);
     static_cast<void>(message_of_exception([&] {
       run(2, {.deadline = 20, .watchdog_period = now == then::computes ? 0.01 : 1}, [&](auto& on) {
-        trainer<orrery::ring> mine{on};
-        mine.step();
+        trainer<orrery::ring> local{on};
+        local.step();
         on.synchronize();
         on.barrier();
         nccl_double::set_async_error(on.rank(), ncclRemoteError);
@@ -52,7 +52,7 @@ TEST_CASE("an error that NCCL tells of later stops the next call, a wait, and a 
           if (now == then::waits) {
             on.barrier();
           } else {
-            mine.step();
+            local.step();
           }
         } catch (const orrery::transport_error& e) {
           said[static_cast<std::size_t>(on.rank())] = e.what();
@@ -75,12 +75,12 @@ TEST_CASE("a call of NCCL or CUDA that fails is a message with its name") {
       const bool all_to_all = std::string{function} == "ncclAlltoAll";
       start(devices(3));
       nccl_double::fail(function, nth, ncclSystemError, "the cable is cut");
-      const nccl::options how{.deadline = 0.3, .native_all_to_all = all_to_all};
+      const nccl::options options{.deadline = 0.3, .native_all_to_all = all_to_all};
       const std::string message = message_of_exception([&] {
-        run(3, how, [&](auto& on) {
-          const auto step = [&](auto mine) {
+        run(3, options, [&](auto& on) {
+          const auto step = [&](auto local) {
             try {
-              mine->step();
+              local->step();
               on.synchronize();
             } catch (const orrery::transport_error& e) {
               // Whoever is not the first to fail waits for it.
@@ -113,8 +113,8 @@ TEST_CASE("a call of NCCL or CUDA that fails is a message with its name") {
     INFO(function);
     CHECK(message_of_exception([] {
             run(3, {.deadline = 0.3}, [](auto& on) {
-              trainer<orrery::ring> mine{on};
-              for (int i = 0; i < 3; ++i) mine.step();
+              trainer<orrery::ring> local{on};
+              for (int i = 0; i < 3; ++i) local.step();
               on.synchronize();
             });
           }) != "");
@@ -122,25 +122,25 @@ TEST_CASE("a call of NCCL or CUDA that fails is a message with its name") {
   }
 }
 
-TEST_CASE("a device that is lost: every call says so, and the world") {
+TEST_CASE("a lost device: every call, and the world, reports it") {
   for (const char* function : {"cudaLaunchHostFunc", "cudaStreamQuery", "cudaEventRecord", "cudaEventQuery"}) {
     start(devices(2));
     std::vector<std::string> said(2);
     std::barrier together{2};  // the double's devices are lost together
     const std::string message = message_of_exception([&] {
       run(2, {.deadline = 1, .watchdog_period = 0.01}, [&](auto& on) {
-        trainer<orrery::ring> mine{on};
-        mine.step();
+        trainer<orrery::ring> local{on};
+        local.step();
         on.synchronize();
         on.barrier();
         together.arrive_and_wait();
         if (on.rank() == 0) cuda_double::fail(function, 1, cudaErrorIllegalAddress, true);
         try {
-          for (int i = 0; i < 1000; ++i) mine.step();
+          for (int i = 0; i < 1000; ++i) local.step();
           on.synchronize();
         } catch (...) {
           CHECK_FALSE(on.usable());
-          said[static_cast<std::size_t>(on.rank())] = message_of_exception([&] { mine.step(); });
+          said[static_cast<std::size_t>(on.rank())] = message_of_exception([&] { local.step(); });
           throw;
         }
       });
@@ -155,7 +155,7 @@ TEST_CASE("a device that is lost: every call says so, and the world") {
   }
 }
 
-TEST_CASE("a device that is full when a plan is made: all ranks hear of it, and go on") {
+TEST_CASE("a full device when a plan is made: all ranks get the message, and continue") {
   cuda_double::settings enough = devices(4);
   enough.memory = std::size_t{16} << 20;
   start(enough);
@@ -220,7 +220,7 @@ TEST_CASE("no device, and NCCL's own refusals") {
   CHECK(found_by_doubles() == "");
 }
 
-TEST_CASE("arguments that cannot be, and ranks that do not fit") {
+TEST_CASE("invalid arguments, and ranks that do not match") {
   start(devices(2));
   CHECK(message_of_exception([] {
           const nccl::world none{nullptr, nullptr};
@@ -254,10 +254,10 @@ TEST_CASE("arguments that cannot be, and ranks that do not fit") {
   run(2, {}, [](auto& on) {
     orrery::attention_shape shape = small;
     shape.length += on.rank();
-    says(message_of_exception([&] { const trainer<orrery::ring> mine{on, shape}; }), "orrery: ranks disagree about ");
+    says(message_of_exception([&] { const trainer<orrery::ring> local{on, shape}; }), "orrery: ranks disagree about ");
     CHECK(on.usable());
-    trainer<orrery::ring> mine{on};
-    mine.step();
+    trainer<orrery::ring> local{on};
+    local.step();
   });
   CHECK(found_by_doubles() == "");
 

@@ -36,10 +36,10 @@ using cuda_test::says;
 using namespace nccl_test;
 
 template <class Topology>
-std::string failures(int world, const orrery::attention_shape& shape, const nccl::options& how, std::uint64_t seed,
+std::string failures(int world, const orrery::attention_shape& shape, const nccl::options& options, std::uint64_t seed,
                      const Topology& topology = {}) {
   start(devices(world, seed));
-  const auto on_nccl = [&](int ranks, auto&& body) { run(ranks, how, body); };
+  const auto on_nccl = [&](int ranks, auto&& body) { run(ranks, options, body); };
   return cuda_test::failures<Topology, kernel, nccl::world>(on_nccl, world, shape, any::mask{.ahead = 0},
                                                             orrery::zigzag{}, seed, topology) +
          found_by_doubles();
@@ -88,7 +88,7 @@ struct late_ring {
 TEST_CASE("results") {
   std::uint64_t seed = 0;
   for (const bool native : {true, false}) {
-    const nccl::options how{
+    const nccl::options options{
         .native_all_gather = native, .native_all_to_all = native, .watchdog_period = native ? 0.01 : 0};
     for (const int world : {1, 2, 3, 4, 7, 8}) {
       for (const orrery::any_topology& topology : any::topologies()) {
@@ -102,14 +102,14 @@ TEST_CASE("results") {
                                               .head_dim = 3,
                                               .circulate = circulate};
           INFO(topology.name(), " over ", world, ", ", orrery::name_of(circulate));
-          CHECK(failures(world, shape, how, seed, topology) == "");
+          CHECK(failures(world, shape, options, seed, topology) == "");
         }
       }
     }
   }
 }
 
-TEST_CASE("results of a kernel that plans: cuDNN's adapter, on a double of cuDNN") {
+TEST_CASE("results of a kernel with a plan: the adapter of cuDNN, on a double of cuDNN") {
   using adapter = orrery::device_cudnn<orrery::bfloat16, cudnn_double::engine, cuda_test::streamed_device>;
   const auto on_nccl = [&](int ranks, auto&& body) { run(ranks, {}, body); };
   start(devices(4));
@@ -136,8 +136,8 @@ TEST_CASE("the exchanges of a step are one group; all-gathers and all-to-alls ar
   // Rank 0 of a ring of three: K and V of 4 keys, 2 heads and dimension 2, in double, to the next rank, twice.
   start(devices(3));
   run(3, {}, [](auto& on) {
-    trainer<orrery::ring> mine{on};
-    mine.tensors.forward(mine.attend);
+    trainer<orrery::ring> local{on};
+    local.tensors.forward(local.attend);
   });
   std::vector<std::string> groups;
   for (const std::string& one : nccl_double::calls_of(0)) {
@@ -146,14 +146,14 @@ TEST_CASE("the exchanges of a step are one group; all-gathers and all-to-alls ar
   CHECK(groups == std::vector<std::string>(2, "group: send 256 to 1, receive 256 from 2"));
 
   // Rank 0's native calls of a forward, and groups.
-  const auto calls = [](auto topology, const std::function<nccl::options(int)>& how) {
+  const auto calls = [](auto topology, const std::function<nccl::options(int)>& options) {
     start(devices(4));
     std::vector<std::string> before;
     std::vector<std::string> after;
-    run_each(4, how, [&](auto& on) {
-      trainer<decltype(topology)> mine{on, {.length = 16, .query_heads = 4, .head_dim = 2}};
+    run_each(4, options, [&](auto& on) {
+      trainer<decltype(topology)> local{on, {.length = 16, .query_heads = 4, .head_dim = 2}};
       if (on.rank() == 0) before = nccl_double::calls_of(0);
-      mine.tensors.forward(mine.attend);
+      local.tensors.forward(local.attend);
       on.synchronize();
       if (on.rank() == 0) after = nccl_double::calls_of(0);
     });
@@ -198,12 +198,12 @@ TEST_CASE("a step has one group end, however many lanes its messages travel in")
       return sum;
     };
     run(ranks, {.native_all_gather = false}, [&](auto& on) {
-      trainer<decltype(topology)> mine{
+      trainer<decltype(topology)> local{
           on, {.length = 32, .query_heads = 8, .head_dim = 2, .circulate = circulate, .operand_messages = by}};
       together.arrive_and_wait();
       if (on.rank() == 0) all = {0, -batches(), -nccl_double::calls("ncclGroupEnd")};
       together.arrive_and_wait();
-      mine.step();
+      local.step();
       on.synchronize();
       together.arrive_and_wait();
       if (on.rank() == 0) all = {0, all.batches + batches(), all.ends + nccl_double::calls("ncclGroupEnd")};
@@ -242,21 +242,21 @@ TEST_CASE("a forward and backward captured into a graph give the same bits at ev
     start(devices(4));
     std::atomic<bool> open{false};
     std::barrier together{4};  // no rank asks its stream for anything while another captures
-    const nccl::options how{.native_all_gather = native, .native_all_to_all = native, .watchdog_period = 0.001};
+    const nccl::options options{.native_all_gather = native, .native_all_to_all = native, .watchdog_period = 0.001};
     CHECK(message_of_exception([&] {
-            run(4, how, [&](auto& on) {
-              trainer<orrery::all_to_all<2, orrery::ring>> mine{on, {.length = 16, .query_heads = 4, .head_dim = 2}};
-              mine.step();
-              const std::string expected = mine.results(on);
+            run(4, options, [&](auto& on) {
+              trainer<orrery::all_to_all<2, orrery::ring>> local{on, {.length = 16, .query_heads = 4, .head_dim = 2}};
+              local.step();
+              const std::string expected = local.results(on);
               // A call that has not ended when the capture begins, which the watchdog asks about meanwhile.
               orrery::detail::check_cuda(
                   cuda_double::enqueue(on.stream(), {"a gate", {}, {}}, [&] { return open.load(); }), "");
-              mine.step();
+              local.step();
               together.arrive_and_wait();
               cudaGraph_t captured = nullptr;
               cudaGraphExec_t graph = nullptr;
               orrery::detail::check_cuda(cudaStreamBeginCapture(on.stream(), cudaStreamCaptureModeGlobal), "begin");
-              mine.step();
+              local.step();
               const int asked = cuda_double::calls("cudaEventQuery");
               while (cuda_double::calls("cudaEventQuery") < asked + 8) std::this_thread::yield();
               orrery::detail::check_cuda(cudaStreamEndCapture(on.stream(), &captured), "end");
@@ -264,13 +264,13 @@ TEST_CASE("a forward and backward captured into a graph give the same bits at ev
               open.store(true);
               cuda_double::wake();
               orrery::detail::check_cuda(cudaGraphInstantiate(&graph, captured, 0), "instantiate");
-              CHECK(mine.results(on) == expected);  // of the call before
+              CHECK(local.results(on) == expected);  // of the call before
               for (int i = 0; i < 3; ++i) {
                 on.watch([&] { orrery::detail::check_cuda(cudaGraphLaunch(graph, on.stream()), "launch"); });
-                CHECK(mine.results(on) == expected);
+                CHECK(local.results(on) == expected);
               }
-              mine.step();  // and calls go on
-              CHECK(mine.results(on) == expected);
+              local.step();  // and calls go on
+              CHECK(local.results(on) == expected);
               orrery::detail::check_cuda(cudaGraphExecDestroy(graph), "destroy");
               orrery::detail::check_cuda(cudaGraphDestroy(captured), "destroy");
             });
@@ -286,13 +286,13 @@ struct looking_kernel : kernel {
   static inline thread_local int beside = 0;
 
   template <orrery::mask Mask>
-  static void forward(const context& how, std::span<const orrery::forward_queries<storage, accumulator>> queries,
+  static void forward(const context& options, std::span<const orrery::forward_queries<storage, accumulator>> queries,
                       std::span<const orrery::forward_keys<storage>> keys, const orrery::head_map& heads,
                       accumulator scale, const Mask& mask) {
     int rank = 0;
     orrery::detail::check_cuda(cudaGetDevice(&rank), "cudaGetDevice");
     beside += nccl_double::is_enqueuing(rank) ? 1 : 0;
-    kernel::forward(how, queries, keys, heads, scale, mask);
+    kernel::forward(options, queries, keys, heads, scale, mask);
   }
 };
 
@@ -301,13 +301,13 @@ struct looking_kernel : kernel {
 TEST_CASE("a tile is enqueued while NCCL enqueues its step's messages, but not into a graph") {
   start(devices(2));
   run(2, {}, [](auto& on) {
-    cuda_test::trainer<orrery::ring, looking_kernel, nccl::world> mine{on, small, orrery::full{}};
-    mine.step();
+    cuda_test::trainer<orrery::ring, looking_kernel, nccl::world> local{on, small, orrery::full{}};
+    local.step();
     CHECK(looking_kernel::beside == 1);
     on.synchronize();
     cudaGraph_t captured = nullptr;
     orrery::detail::check_cuda(cudaStreamBeginCapture(on.stream(), cudaStreamCaptureModeThreadLocal), "begin");
-    mine.step();
+    local.step();
     orrery::detail::check_cuda(cudaStreamEndCapture(on.stream(), &captured), "end");
     orrery::detail::check_cuda(cudaGraphDestroy(captured), "destroy");
     CHECK(looking_kernel::beside == 1);
@@ -315,39 +315,39 @@ TEST_CASE("a tile is enqueued while NCCL enqueues its step's messages, but not i
   CHECK(found_by_doubles() == "");
 }
 
-TEST_CASE("in the middle of a call ranks meet, and make another operator") {
+TEST_CASE("between begin and finish of a call ranks can meet, and make another operator") {
   start(devices(2));
   run(2, {}, [](auto& on) {
     orrery::attention_shape shape = small;
     shape.operand_messages = orrery::operand_messages::per_tensor;
-    trainer<orrery::ring> mine{on, shape};
-    mine.step();
-    const std::string expected = mine.results(on);
+    trainer<orrery::ring> local{on, shape};
+    local.step();
+    const std::string expected = local.results(on);
     {
-      auto call = mine.attend.begin_forward(mine.tensors.out.view(), mine.tensors.lse.view());
-      call.queries(mine.tensors.q.view());
-      call.keys(mine.tensors.k.view());
+      auto call = local.attend.begin_forward(local.tensors.out.view(), local.tensors.lse.view());
+      call.queries(local.tensors.q.view());
+      call.keys(local.tensors.k.view());
       CHECK(nccl_double::is_enqueuing(on.rank()));
       on.barrier();
-      call.values(mine.tensors.v.view());
+      call.values(local.tensors.v.view());
       CHECK(nccl_double::is_enqueuing(on.rank()));
       trainer<orrery::ulysses> other{on};
       call.finish();
     }
-    mine.tensors.backward(mine.attend);
-    CHECK(mine.results(on) == expected);
+    local.tensors.backward(local.attend);
+    CHECK(local.results(on) == expected);
   });
   CHECK(found_by_doubles() == "");
 }
 
-TEST_CASE("the watchdog looks while calls are made, and more of them than it has marks for") {
+TEST_CASE("the watchdog checks while calls are made, also more than it has timers for") {
   start(devices(3));
   run(3, {.deadline = 20, .watchdog_period = 0.0002}, [](auto& on) {
-    trainer<orrery::wallfacer<1>> mine{on};
-    mine.step();
-    const std::string expected = mine.results(on);
-    for (int i = 0; i < 60; ++i) mine.step();
-    CHECK(mine.results(on) == expected);
+    trainer<orrery::wallfacer<1>> local{on};
+    local.step();
+    const std::string expected = local.results(on);
+    for (int i = 0; i < 60; ++i) local.step();
+    CHECK(local.results(on) == expected);
     CHECK(on.usable());
   });
   CHECK(found_by_doubles() == "");

@@ -247,11 +247,11 @@ world_builder random_world(std::minstd_rand& random) {
   }
   world_builder world{ranks, steps};
   for (int rank = 0; rank < ranks; ++rank) {
-    auto& mine = of[static_cast<std::size_t>(rank)];
-    std::stable_sort(mine.begin(), mine.end(), [](const drawn& a, const drawn& b) {
+    auto& local = of[static_cast<std::size_t>(rank)];
+    std::stable_sort(local.begin(), local.end(), [](const drawn& a, const drawn& b) {
       return std::tie(a.posted, a.among) < std::tie(b.posted, b.among);
     });
-    for (const drawn& one : mine) {
+    for (const drawn& one : local) {
       world.end(rank, one.sends, one.peer, one.posted, one.complete_before, one.lane);
     }
   }
@@ -281,7 +281,7 @@ TEST_CASE("three ranks that exchange in pairs, each first with the next one") {
   for (const auto& of : calls) CHECK(of.size() == 1);  // all meet in step 1
 }
 
-TEST_CASE("where both ends of all messages are posted in one step, that is the order") {
+TEST_CASE("if both ends of all messages are posted in one step, calls are ordered by step") {
   world_builder world{4, 3};
   for (int step = 0; step < 3; ++step) {
     for (int rank = 0; rank < 4; ++rank) {
@@ -301,7 +301,7 @@ TEST_CASE("where both ends of all messages are posted in one step, that is the o
   }
 }
 
-TEST_CASE("any schedule that ends by its own rules ends by NCCL's") {
+TEST_CASE("every schedule that ends by its own rules also ends by those of NCCL") {
   std::minstd_rand random{7};
   int end = 0;
   int would_not = 0;
@@ -327,27 +327,27 @@ TEST_CASE("any schedule that ends by its own rules ends by NCCL's") {
   CHECK(would_not > 1000);  // as written
 }
 
-TEST_CASE("what ranks say is heard") {
-  rank_messages mine;
-  mine.steps = 4;
-  mine.natives.push_back({orrery::schedule::collective_kind::all_to_all, 1, 3, 2, 5, 1});
-  mine.ends.push_back({true, 2, 5, 0, 1, 3, 0, "2 16 8"});
-  mine.ends.push_back({false, 3, 5, 0, 1, 3, -1, "0"});
-  const rank_messages parsed = parse(serialize(mine), 0, 6);
+TEST_CASE("messages survive serialize and parse") {
+  rank_messages local;
+  local.steps = 4;
+  local.natives.push_back({orrery::schedule::collective_kind::all_to_all, 1, 3, 2, 5, 1});
+  local.ends.push_back({true, 2, 5, 0, 1, 3, 0, "2 16 8"});
+  local.ends.push_back({false, 3, 5, 0, 1, 3, -1, "0"});
+  const rank_messages parsed = parse(serialize(local), 0, 6);
   CHECK(parsed.steps == 4);
   REQUIRE(parsed.natives.size() == 1);
-  CHECK(parsed.natives[0] == mine.natives[0]);
+  CHECK(parsed.natives[0] == local.natives[0]);
   REQUIRE(parsed.ends.size() == 2);
   CHECK(parsed.ends[0].sizes == "2 16 8");
   CHECK(parsed.ends[1].sizes == "0");
-  CHECK(serialize(parsed) == serialize(mine));
+  CHECK(serialize(parsed) == serialize(local));
 }
 
-TEST_CASE("what is no list of messages is refused") {
+TEST_CASE("parse refuses texts that are not lists of messages") {
   const auto refused = [](const std::string& text) {
     return message_of_exception([&] {
              static_cast<void>(parse(text, 3, 6));
-           }).find("orrery: rank 3 gives a text that is no list of a plan's messages") == 0;
+           }).find("orrery: rank 3 gives a text that is not a list of a plan's messages") == 0;
   };
   const std::string good = "4\nn 1 1 3 2 5 1\ns 2 5 0 1 3 0 2 16 8\nr 3 5 0 1 3 -1 0\n";
   CHECK_FALSE(refused(good));
@@ -394,14 +394,14 @@ TEST_CASE("a native call is one that all its members name, among themselves, in 
     world_builder world{ranks, 1};
     const int members = last - first + 1;
     for (int rank = first; rank <= last; ++rank) {
-      rank_messages& mine = world.messages_of_rank[static_cast<std::size_t>(rank)];
-      mine.natives.push_back({orrery::schedule::collective_kind::all_gather, first, members, 1, 0, 0});
+      rank_messages& local = world.messages_of_rank[static_cast<std::size_t>(rank)];
+      local.natives.push_back({orrery::schedule::collective_kind::all_gather, first, members, 1, 0, 0});
       for (int peer = first; peer <= last; ++peer) {
         if (peer == rank) continue;
         world.end(rank, true, peer, 0, 1);
         world.end(rank, false, peer, 0, 1);
       }
-      for (message_end& one : mine.ends) one.native = 0;
+      for (message_end& one : local.ends) one.native = 0;
     }
     return world;
   };

@@ -33,27 +33,27 @@ constexpr const char* aborted = "; its communicators are aborted, and this world
 /// Three ranks make a step, if `first`; then rank 2 stands still, and the others do `more`. What their worlds say then:
 /// at that, or at the next call. Ends when all of them have said something.
 template <class Kernel = kernel, class More>
-std::vector<std::string> without_rank_2(bool first, const nccl::options& how, const More& more) {
+std::vector<std::string> without_rank_2(bool first, const nccl::options& options, const More& more) {
   start(devices(3));
   std::promise<void> over;
   const std::shared_future<void> until = over.get_future().share();
   std::atomic<int> stopped{0};
   std::vector<std::string> said(3);
   static_cast<void>(message_of_exception([&] {
-    run(3, how, [&](auto& on) {
-      cuda_test::trainer<orrery::ring, Kernel, nccl::world> mine{on, small, orrery::full{}};
-      if (first) mine.step();
+    run(3, options, [&](auto& on) {
+      cuda_test::trainer<orrery::ring, Kernel, nccl::world> local{on, small, orrery::full{}};
+      if (first) local.step();
       on.synchronize();
       on.barrier();
       if (on.rank() == 2) return until.wait();
       try {
-        more(on, mine);
+        more(on, local);
         on.barrier();
       } catch (const orrery::transport_error& e) {
         said[static_cast<std::size_t>(on.rank())] = e.what();
         CHECK_FALSE(on.usable());
         CHECK(message_of_exception([&] { on.barrier(); }) == e.what());
-        CHECK(message_of_exception([&] { mine.step(); }) == e.what());
+        CHECK(message_of_exception([&] { local.step(); }) == e.what());
         bool launched = false;
         CHECK(message_of_exception([&] { on.watch([&] { launched = true; }); }) == e.what());
         CHECK_FALSE(launched);
@@ -78,19 +78,19 @@ struct waiting_kernel : kernel {
   static inline std::atomic<bool> waits{false};
 
   template <orrery::mask Mask>
-  static void forward(const context& how, std::span<const orrery::forward_queries<storage, accumulator>> queries,
+  static void forward(const context& options, std::span<const orrery::forward_queries<storage, accumulator>> queries,
                       std::span<const orrery::forward_keys<storage>> keys, const orrery::head_map& heads,
                       accumulator scale, const Mask& mask) {
-    if (waits) orrery::detail::check_cuda(cudaStreamSynchronize(how.stream), "cudaStreamSynchronize");
-    kernel::forward(how, queries, keys, heads, scale, mask);
+    if (waits) orrery::detail::check_cuda(cudaStreamSynchronize(options.stream), "cudaStreamSynchronize");
+    kernel::forward(options, queries, keys, heads, scale, mask);
   }
 };
 
 }  // namespace
 
 TEST_CASE("a rank that never comes to its first call: the others wait for NCCL, up to the deadline") {
-  const auto said = without_rank_2(false, {.deadline = 0.5}, [](auto& on, auto& mine) {
-    mine.step();
+  const auto said = without_rank_2(false, {.deadline = 0.5}, [](auto& on, auto& local) {
+    local.step();
     on.synchronize();
   });
   for (const int rank : {0, 1}) {
@@ -157,11 +157,11 @@ TEST_CASE(
   }
 }
 
-TEST_CASE("a rank that stands still later: the others wait on the device") {
+TEST_CASE("a rank that stops later: the others wait on the device") {
   for (const double watchdog_period : {0.0, 0.02}) {
     const auto said =
-        without_rank_2(true, {.deadline = 0.5, .watchdog_period = watchdog_period}, [](auto& on, auto& mine) {
-          mine.tensors.forward(mine.attend);
+        without_rank_2(true, {.deadline = 0.5, .watchdog_period = watchdog_period}, [](auto& on, auto& local) {
+          local.tensors.forward(local.attend);
           on.synchronize();
         });
     for (const int rank : {0, 1}) {
@@ -179,8 +179,8 @@ TEST_CASE("a rank that stands still later: the others wait on the device") {
 TEST_CASE("a trainer that waits in cudaStreamSynchronize does not hang: the watchdog releases its stream") {
   // One call, many calls of one plan, of which the first waits, and more than there are marks for.
   for (const int calls : {1, 5, 200}) {
-    const auto said = without_rank_2(true, {.deadline = 0.3, .watchdog_period = 0.02}, [&](auto& on, auto& mine) {
-      for (int i = 0; i < calls; ++i) mine.tensors.forward(mine.attend);
+    const auto said = without_rank_2(true, {.deadline = 0.3, .watchdog_period = 0.02}, [&](auto& on, auto& local) {
+      for (int i = 0; i < calls; ++i) local.tensors.forward(local.attend);
       orrery::detail::check_cuda(cudaStreamSynchronize(on.stream()), "cudaStreamSynchronize");
     });
     for (const int rank : {0, 1}) {
@@ -197,11 +197,11 @@ TEST_CASE("a trainer that waits in cudaStreamSynchronize does not hang: the watc
 }
 
 TEST_CASE("the same for the launch of a graph") {
-  const auto said = without_rank_2(true, {.deadline = 0.3, .watchdog_period = 0.02}, [](auto& on, auto& mine) {
+  const auto said = without_rank_2(true, {.deadline = 0.3, .watchdog_period = 0.02}, [](auto& on, auto& local) {
     cudaGraph_t captured = nullptr;
     cudaGraphExec_t graph = nullptr;
     orrery::detail::check_cuda(cudaStreamBeginCapture(on.stream(), cudaStreamCaptureModeThreadLocal), "begin");
-    mine.tensors.forward(mine.attend);
+    local.tensors.forward(local.attend);
     orrery::detail::check_cuda(cudaStreamEndCapture(on.stream(), &captured), "end");
     orrery::detail::check_cuda(cudaGraphInstantiate(&graph, captured, 0), "instantiate");
     on.watch([&] { orrery::detail::check_cuda(cudaGraphLaunch(graph, on.stream()), "launch"); });
@@ -215,7 +215,7 @@ TEST_CASE("the same for the launch of a graph") {
   }
 }
 
-TEST_CASE("a call that the host is in the middle of is late when the host stands still") {
+TEST_CASE("an unfinished call of the host is late when the host stops") {
   using std::chrono::seconds;
   start(devices(1));
   {
@@ -237,11 +237,11 @@ TEST_CASE("a call that the host is in the middle of is late when the host stands
   CHECK(found_by_doubles() == "");
 }
 
-TEST_CASE("a rank that stands still: the others are released in the middle of a call, where CUDA lets them wait") {
+TEST_CASE("a rank that stops: the others are released inside a call in which CUDA blocks them") {
   const auto said =
-      without_rank_2<waiting_kernel>(true, {.deadline = 0.3, .watchdog_period = 0.02}, [](auto& on, auto& mine) {
+      without_rank_2<waiting_kernel>(true, {.deadline = 0.3, .watchdog_period = 0.02}, [](auto& on, auto& local) {
         waiting_kernel::waits = true;
-        mine.tensors.forward(mine.attend);
+        local.tensors.forward(local.attend);
         on.synchronize();
       });
   waiting_kernel::waits = false;

@@ -20,7 +20,7 @@ namespace nccl = orrery::nccl;
 /// Calls body(world) on ranks that are threads, as a trainer would: each with a device, a communicator and a stream of
 /// its own. Throws what the first of them throws.
 template <class Body>
-void run_each(int ranks, const std::function<nccl::options(int)>& how, const Body& body) {
+void run_each(int ranks, const std::function<nccl::options(int)>& options, const Body& body) {
   ncclUniqueId id;
   ncclGetUniqueId(&id);
   std::mutex mutex;
@@ -32,7 +32,7 @@ void run_each(int ranks, const std::function<nccl::options(int)>& how, const Bod
         orrery::detail::check_cuda(cudaSetDevice(rank), "cudaSetDevice");
         const orrery::detail::cuda_stream stream;
         const nccl::communicator comm = nccl::join(id, rank, ranks, 20);
-        nccl::world world{comm.get(), stream.get(), how(rank)};
+        nccl::world world{comm.get(), stream.get(), options(rank)};
         body(world);
         world.synchronize();
       } catch (...) {
@@ -45,9 +45,9 @@ void run_each(int ranks, const std::function<nccl::options(int)>& how, const Bod
   if (first != nullptr) std::rethrow_exception(first);
 }
 template <class Body>
-void run(int ranks, const nccl::options& how, const Body& body) {
+void run(int ranks, const nccl::options& options, const Body& body) {
   run_each(
-      ranks, [&](int) { return how; }, body);
+      ranks, [&](int) { return options; }, body);
 }
 
 }  // namespace nccl_test

@@ -30,33 +30,33 @@ enum class collective_call : std::uint8_t {
 struct element_type {
   enum class kind : std::uint8_t { none, signed_integer, unsigned_integer, floating, other };
 
-  element_type::kind what = kind::none;
+  element_type::kind category = kind::none;
   std::uint8_t digits = 0;  ///< `std::numeric_limits<T>::digits`: tells bfloat16 from float16
   std::uint32_t bytes = 0;
 
   template <class T>
   [[nodiscard]] static constexpr element_type of() noexcept {
     using limits = std::numeric_limits<T>;
-    kind what = kind::other;
+    kind category = kind::other;
     if (limits::is_specialized && limits::is_integer) {
-      what = limits::is_signed ? kind::signed_integer : kind::unsigned_integer;
+      category = limits::is_signed ? kind::signed_integer : kind::unsigned_integer;
     } else if (limits::is_specialized) {
-      what = kind::floating;
+      category = kind::floating;
     }
-    return {what, static_cast<std::uint8_t>(limits::digits & 255), static_cast<std::uint32_t>(sizeof(T))};
+    return {category, static_cast<std::uint8_t>(limits::digits & 255), static_cast<std::uint32_t>(sizeof(T))};
   }
 
   friend constexpr bool operator==(const element_type&, const element_type&) = default;
 
   /// "float", "int32" or "a type of 24 bytes".
   [[nodiscard]] std::string name() const {
-    if (what == kind::signed_integer) return "int" + std::to_string(bytes * 8);
-    if (what == kind::unsigned_integer) return "uint" + std::to_string(bytes * 8);
-    if (what == kind::floating && digits == 8 && bytes == 2) return "bfloat16";
-    if (what == kind::floating && digits == 11 && bytes == 2) return "float16";
-    if (what == kind::floating && digits == 24 && bytes == 4) return "float";
-    if (what == kind::floating && digits == 53 && bytes == 8) return "double";
-    return (what == kind::floating ? "a floating-point type of " : "a type of ") + std::to_string(bytes) + " bytes";
+    if (category == kind::signed_integer) return "int" + std::to_string(bytes * 8);
+    if (category == kind::unsigned_integer) return "uint" + std::to_string(bytes * 8);
+    if (category == kind::floating && digits == 8 && bytes == 2) return "bfloat16";
+    if (category == kind::floating && digits == 11 && bytes == 2) return "float16";
+    if (category == kind::floating && digits == 24 && bytes == 4) return "float";
+    if (category == kind::floating && digits == 53 && bytes == 8) return "double";
+    return (category == kind::floating ? "a floating-point type of " : "a type of ") + std::to_string(bytes) + " bytes";
   }
 };
 
@@ -83,7 +83,7 @@ struct collective_signature {
     std::array<std::byte, size> bytes{};
     put(bytes, 0, magic, 4);
     put(bytes, 4, static_cast<std::uint64_t>(call), 1);
-    put(bytes, 5, static_cast<std::uint64_t>(element.what), 1);
+    put(bytes, 5, static_cast<std::uint64_t>(element.category), 1);
     put(bytes, 6, element.digits, 1);
     put(bytes, 8, element.bytes, 4);
     put(bytes, 16, static_cast<std::uint64_t>(count), 8);

@@ -12,7 +12,7 @@
 namespace orrery::detail {
 
 /// The two ends of a message: does this rank receive or send it?
-enum class way : std::uint8_t { receiving, sending };
+enum class direction : std::uint8_t { receiving, sending };
 
 /// Describes the blocks of a message: "key shard 3" or "query shards 0, 1 (slice 2)".
 [[nodiscard]] inline std::string describe_blocks(const list<block>& blocks) {
@@ -26,21 +26,22 @@ enum class way : std::uint8_t { receiving, sending };
 }
 
 /// Describes what exchange `e` of the program sends or receives: "key shard 3" or "the partial of query shard 0".
-[[nodiscard]] inline std::string describe_message(const program& p, int e, way w) {
+[[nodiscard]] inline std::string describe_message(const program& p, int e, direction w) {
   const exchange& x = p.exchanges[e];
   list<block> named;
-  for (int s = x.sent.first; w == way::sending && s < x.sent.end(); ++s) named.push_back(p.sent[s]);
-  for (int r = x.received.first; w == way::receiving && r < x.received.end(); ++r) named.push_back(p.received[r].block);
+  for (int s = x.sent.first; w == direction::sending && s < x.sent.end(); ++s) named.push_back(p.sent[s]);
+  for (int r = x.received.first; w == direction::receiving && r < x.received.end(); ++r)
+    named.push_back(p.received[r].block);
   return (x.payload == payload::partial ? "the partial of " : "") + describe_blocks(named);
 }
 
 /// Describes what a rank waits for when it awaits one end of exchange `e`: "in step 3 for key shard 1 from rank 2".
-[[nodiscard]] inline std::string describe_wait(const program& p, int e, way w) {
+[[nodiscard]] inline std::string describe_wait(const program& p, int e, direction w) {
   const exchange& x = p.exchanges[e];
   const std::string step = "in step " + std::to_string(x.complete_before) + " for ";
-  const std::string what = describe_message(p, e, w);
-  return w == way::sending ? step + "rank " + std::to_string(x.to) + " to take " + what
-                           : step + what + " from rank " + std::to_string(x.from);
+  const std::string message = describe_message(p, e, w);
+  return w == direction::sending ? step + "rank " + std::to_string(x.to) + " to take " + message
+                                 : step + message + " from rank " + std::to_string(x.from);
 }
 
 /// "0.3 s".

@@ -47,7 +47,7 @@ class channel {
     local.refused = false;
     if (local.in_call()) {
       local.world->fail("rank " + std::to_string(local.world->rank()) +
-                        " begins a call, but has left its last one in the middle");
+                        " begins a call, but has not finished its last one");
     }
     ++local.calls;
     local.awaited = 0;
@@ -69,13 +69,13 @@ class channel {
 
   [[nodiscard]] host_context context() const noexcept {
     communicator& world = *plan_->world;
-    return {world.team(), [](void* of) { static_cast<communicator*>(of)->progress(); }, &world};
+    return {world.team(), [](void* erased) { static_cast<communicator*>(erased)->progress(); }, &world};
   }
 
  private:
   struct plan {
-    static constexpr auto receiving = static_cast<std::size_t>(detail::way::receiving);
-    static constexpr auto sending = static_cast<std::size_t>(detail::way::sending);
+    static constexpr auto receiving = static_cast<std::size_t>(detail::direction::receiving);
+    static constexpr auto sending = static_cast<std::size_t>(detail::direction::sending);
     struct exchange_requests {
       MPI_Request requests[2] = {MPI_REQUEST_NULL, MPI_REQUEST_NULL};
       bool in_flight = false;
@@ -239,7 +239,7 @@ class channel {
     }
 
     [[nodiscard]] std::string where(int e, std::size_t end) const {
-      return detail::describe_wait(steps, e, static_cast<detail::way>(end));
+      return detail::describe_wait(steps, e, static_cast<detail::direction>(end));
     }
 
     /// Describes what a collective waits for, as far as known: "in step 1 for key shard 1 from rank 1, and key shard 2
@@ -250,7 +250,8 @@ class channel {
         const schedule::exchange& x = steps.exchanges[e];
         if (x.from == schedule::no_rank) continue;
         text += text.empty() ? "in step " + std::to_string(x.complete_before) + " for " : ", and ";
-        text += detail::describe_message(steps, e, detail::way::receiving) + " from rank " + std::to_string(x.from);
+        text +=
+            detail::describe_message(steps, e, detail::direction::receiving) + " from rank " + std::to_string(x.from);
       }
       return text.empty() ? where(exchanges.first, sending) : text;
     }
@@ -323,31 +324,32 @@ class channel {
       const std::vector<std::uint64_t> arriving = world->all_to_all(sent);
 
       // The text of this rank: its lanes, its candidates that no sender contradicts, and an error.
-      std::string said = std::to_string(lanes) + " ";
+      std::string text = std::to_string(lanes) + " ";
       for (const candidate& candidate : local) {
         bool alike = true;
         for (int i = 0; i < candidate.members.count; ++i) {
           const auto at = 2 * static_cast<std::size_t>(candidate.members.member(i)) + 1;
           alike = alike && arriving[at] == expected[at];
         }
-        if (alike) said += ";" + candidate.name() + (candidate.gathers ? "g" : "w");
+        if (alike) text += ";" + candidate.name() + (candidate.gathers ? "g" : "w");
       }
-      said += " ";
+      text += " ";
       for (std::size_t from = 0; from < ranks; ++from) {
         if (arriving[2 * from] == expected[2 * from]) continue;
-        said += "rank " + std::to_string(from) + " sends to rank " + std::to_string(world->rank()) +
+        text += "rank " + std::to_string(from) + " sends to rank " + std::to_string(world->rank()) +
                 " other messages than that expects: their number, their lanes or their sizes differ";
         break;
       }
 
       agreed all{lanes, false, {}};
-      const std::vector<std::string> of_ranks = world->gather(said + "\n");
+      const std::vector<std::string> of_ranks = world->gather(text + "\n");
       for (const std::string& of_rank : of_ranks) {
         int its_lanes = 1;
         std::string_view wrong;
         if (!parse(of_rank, its_lanes, wrong)) {
           world->fail("rank " + std::to_string(&of_rank - of_ranks.data()) +
-                      " says of its plan what is no list of lanes and collectives; build all ranks with one version of "
+                      " describes its plan by a text that is not a list of lanes and collectives; build all ranks with "
+                      "one version of "
                       "this library");
         }
         if (!wrong.empty()) throw transport_error{"orrery: " + std::string{wrong} + detail::world_is_usable};

@@ -104,16 +104,16 @@ class native_collective {
  public:
   /// The group must have its communicator (see `communicator::make_groups`), and all its members must have agreed on
   /// the call.
-  native_collective(communicator& world, const candidate& what, const schedule::program& p,
+  native_collective(communicator& world, const candidate& candidate, const schedule::program& p,
                     const std::vector<exchange_pieces>& pieces)
-      : exchanges_{what.exchanges},
-        members_{what.members},
-        step_{what.step},
-        lane_{what.lane},
-        gathers_{what.gathers},
-        group_{world.of_group(what.members, what.lane)} {
-    const auto ranks = static_cast<std::size_t>(what.members.count);
-    const auto index_of = [&](int peer) { return static_cast<std::size_t>(what.members.index_of(peer)); };
+      : exchanges_{candidate.exchanges},
+        members_{candidate.members},
+        step_{candidate.step},
+        lane_{candidate.lane},
+        gathers_{candidate.gathers},
+        group_{world.of_group(candidate.members, candidate.lane)} {
+    const auto ranks = static_cast<std::size_t>(candidate.members.count);
+    const auto index_of = [&](int peer) { return static_cast<std::size_t>(candidate.members.index_of(peer)); };
     arguments& all = *arguments_;
     for (side_of_call* side : {&all.sent, &all.received}) {
       side->counts.assign(ranks, 0);

@@ -89,19 +89,19 @@ class communicator {
    public:
     enum class on_entry : std::uint8_t { try_once, wait };
 
-    presence(communicator& of, on_entry mode) noexcept {
+    presence(communicator& world, on_entry mode) noexcept {
       const std::thread::id me = std::this_thread::get_id();
-      if (of.inside_.load(std::memory_order_relaxed) == me) {
+      if (world.inside_.load(std::memory_order_relaxed) == me) {
         inside_ = true;
         return;
       }
-      for (std::thread::id other; !of.inside_.compare_exchange_weak(other, me, std::memory_order_acquire);) {
+      for (std::thread::id other; !world.inside_.compare_exchange_weak(other, me, std::memory_order_acquire);) {
         if (other != std::thread::id{} && mode == on_entry::try_once) return;
         if (other != std::thread::id{}) std::this_thread::yield();
         other = {};
       }
       inside_ = true;
-      leaves_ = &of;
+      leaves_ = &world;
     }
     presence(presence&& other) noexcept
         : inside_{std::exchange(other.inside_, false)}, leaves_{std::exchange(other.leaves_, nullptr)} {}
@@ -283,40 +283,40 @@ class communicator {
   /// asks, or for an error message.
   ///
   /// Shortly before the deadline this rank asks the others whom they wait for. Only then may it allocate.
-  template <class Done, class What>
-  void wait_until(const Done& done, const What& what) {
+  template <class Done, class Pending>
+  void wait_until(const Done& done, const Pending& pending) {
     if (done()) return;
     const auto deadline = detail::deadline_in(options_.deadline);
     const auto time_to_ask = detail::deadline_in(options_.deadline - (std::min)(options_.deadline / 2, longest_query));
     bool asking = false;
     for (unsigned looks = 1; !done(); ++looks) {
       if (looks % 16 == 0 || failed_) {
-        const bool news = read_control_messages(what);
-        if (failed_) throw_failure("waiting " + what().text);
+        const bool news = read_control_messages(pending);
+        if (failed_) throw_failure("waiting " + pending().text);
         const auto now = std::chrono::steady_clock::now();
         if (now >= time_to_ask && (!asking || news)) {
-          if (!asking) begin_query(what());
+          if (!asking) begin_query(pending());
           asking = true;
           static_cast<void>(trace_wait_chain());
         }
         if (now >= deadline) {
           fail("rank " + std::to_string(rank_) + " has waited " + detail::describe_seconds(options_.deadline) + " " +
-               what().text + trace_wait_chain());
+               pending().text + trace_wait_chain());
         }
       }
       std::this_thread::yield();
     }
   }
   /// Waits for one request.
-  template <class What>
-  void wait(MPI_Request& request, const char* call, const What& what) {
+  template <class Pending>
+  void wait(MPI_Request& request, const char* call, const Pending& pending) {
     wait_until(
         [&] {
           int done = 0;
-          check(MPI_Test(&request, &done, MPI_STATUS_IGNORE), call, [&] { return what().text; });
+          check(MPI_Test(&request, &done, MPI_STATUS_IGNORE), call, [&] { return pending().text; });
           return done != 0;
         },
-        what);
+        pending);
   }
   /// Waits for a collective call of all ranks.
   void wait_for_all(MPI_Request& request, const char* call) {
@@ -409,7 +409,7 @@ class communicator {
     std::vector<detail::collective_signature> calls(ranks);
     for (std::size_t r = 0; r < ranks; ++r) {
       if (detail::collective_signature::parse(std::span{kept->all}.subspan(each * r, each), calls[r])) continue;
-      fail("rank " + std::to_string(r) + " comes to a collective call with something that is no signature of one; " +
+      fail("rank " + std::to_string(r) + " comes to a collective call with a malformed signature; " +
            "build all ranks with one version of this library");
     }
     release(kept);
@@ -582,12 +582,12 @@ class communicator {
         "does not allow; ask MPI_Init_thread for MPI_THREAD_SERIALIZED or MPI_THREAD_MULTIPLE"};
   }
 
-  template <class What>
-  [[nodiscard]] MPI_Comm duplicate(MPI_Comm of, const What& what) {
+  template <class Pending>
+  [[nodiscard]] MPI_Comm duplicate(MPI_Comm parent, const Pending& pending) {
     MPI_Request request = MPI_REQUEST_NULL;
     const auto made = retain<MPI_Comm>();
-    check(MPI_Comm_idup(of, made.get(), &request), "MPI_Comm_idup", nothing);
-    wait(request, "MPI_Comm_idup", what);
+    check(MPI_Comm_idup(parent, made.get(), &request), "MPI_Comm_idup", nothing);
+    wait(request, "MPI_Comm_idup", pending);
     const MPI_Comm finished = *made;
     release(made);
     check(MPI_Comm_set_errhandler(finished, MPI_ERRORS_RETURN), "MPI_Comm_set_errhandler", nothing);
@@ -618,10 +618,10 @@ class communicator {
 
   /// Receives control messages: failures, questions and answers. Answers questions with what this rank waits for,
   /// `what()`. Returns true if there was an answer.
-  template <class What>
-  bool read_control_messages(const What& what) {
+  template <class Pending>
+  bool read_control_messages(const Pending& pending) {
     bool news = false;
-    const auto checked_call = [&](int code, const char* call) { check(code, call, [&] { return what().text; }); };
+    const auto checked_call = [&](int code, const char* call) { check(code, call, [&] { return pending().text; }); };
     const auto malformed = [&](int from, const std::string& why) {
       fail("rank " + std::to_string(from) + " has sent rank " + std::to_string(rank_) + " a control message " + why +
            "; build all ranks with one version of this library");
@@ -635,8 +635,8 @@ class communicator {
       } else if (read.kind == control_messages::kind::question) {
         std::uint64_t query = 0;
         if (!detail::peer_text{read.text}.number(query).ended())
-          malformed(read.from, "that asks nothing: \"" + read.text + "\"");
-        const pending_wait local = what();
+          malformed(read.from, "that is not a valid question: \"" + read.text + "\"");
+        const pending_wait local = pending();
         std::ostringstream written;
         written << query << ' ' << local.peers.first << ' ' << local.peers.count << ' ' << local.peers.stride << ' '
                 << local.call;
@@ -649,7 +649,7 @@ class communicator {
         numbers.number(query).skip(" ").number(peers.first, 0, size_ - 1).skip(" ").number(peers.count, 0, size_);
         numbers.skip(" ").number(peers.stride, 1).skip(" ").number(theirs.call);
         if (!numbers.ended() || (peers.count > 0 && (size_ - 1 - peers.first) / peers.stride < peers.count - 1)) {
-          malformed(read.from, "that answers nothing: \"" + read.text + "\"");
+          malformed(read.from, "that is not a valid answer: \"" + read.text + "\"");
         }
         if (query != queries_) continue;
         query_.take(read.from, theirs);

@@ -62,7 +62,7 @@ class wait_chain_query {
       if (late.empty()) return text;
       if (now.call != 0) {
         text += hops == 0 ? "" : ", which waits in a collective call";
-        text += "; not there: rank ";
+        text += "; missing: rank ";
         for (const int rank : late) text += (rank == late[0] ? "" : ", ") + std::to_string(rank);
       } else if (hops > 0) {
         text += (hops == 1 ? ", which itself waits for rank " : ", which waits for rank ") + std::to_string(late[0]);
@@ -70,8 +70,8 @@ class wait_chain_query {
       last = late[0];
       if (last == rank_) return text;  // a cycle
       const std::string who = "; rank " + std::to_string(last);
-      if (!silent.empty()) return text + who + " does not answer: it is late, stands still or has died";
-      if (answer_of(last)->peers.count == 0) return text + who + " does not wait for anybody: it computes";
+      if (!silent.empty()) return text + who + " does not answer: it is late, stopped or dead";
+      if (answer_of(last)->peers.count == 0) return text + who + " is not waiting: it computes";
     }
     return text;
   }

@@ -47,14 +47,14 @@ struct call_batch;
 struct failed_call {
   ncclResult_t result = ncclSuccess;
   const char* name = "";
-  const call_batch* of = nullptr;
+  const call_batch* batch = nullptr;
   int exchange = -1;  ///< -1: the batch's only call
-  detail::way direction = detail::way::sending;
+  detail::direction direction = detail::direction::sending;
 
-  void keep(ncclResult_t now, const char* call_name, const call_batch& at, int e = -1,
-            detail::way w = detail::way::sending) {
+  void keep(ncclResult_t now, const char* call_name, const call_batch& in, int e = -1,
+            detail::direction w = detail::direction::sending) {
     if (result != ncclSuccess || now == ncclSuccess || now == ncclInProgress) return;
-    *this = {now, call_name, &at, e, w};
+    *this = {now, call_name, &in, e, w};
   }
 };
 
@@ -94,7 +94,7 @@ struct call_batch {
         if (part.bytes == 0) continue;
         const auto size = static_cast<std::size_t>(part.bytes);
         failed.keep(ncclSend(part.data, size, ncclUint8, steps.exchanges[e].to, comm, stream), "ncclSend", *this, e,
-                    detail::way::sending);
+                    detail::direction::sending);
       }
     }
     for (const int e : call.receives) {
@@ -102,7 +102,7 @@ struct call_batch {
         if (part.bytes == 0) continue;
         const auto size = static_cast<std::size_t>(part.bytes);
         failed.keep(ncclRecv(part.data, size, ncclUint8, steps.exchanges[e].from, comm, stream), "ncclRecv", *this, e,
-                    detail::way::receiving);
+                    detail::direction::receiving);
       }
     }
   }

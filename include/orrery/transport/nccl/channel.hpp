@@ -119,8 +119,7 @@ class channel {
     void begin() {
       world->enter("beginning a call");
       if (begun && awaited != steps.exchanges.size()) {
-        world->fail("rank " + std::to_string(world->rank()) +
-                    " begins a call, but has left its last one in the middle");
+        world->fail("rank " + std::to_string(world->rank()) + " begins a call, but has not finished its last one");
       }
       begun = true;
       awaited = 0;
@@ -147,21 +146,21 @@ class channel {
     void await(int e) {
       world->call_goes_on();
       issue_posted();
-      const ends& of = ends_of[static_cast<std::size_t>(e)];
-      if (of.sent != nullptr) wait_for_end(*of.sent);
-      if (of.received != nullptr && of.received != of.sent) wait_for_end(*of.received);
+      const ends& batches_of = ends_of[static_cast<std::size_t>(e)];
+      if (batches_of.sent != nullptr) wait_for_end(*batches_of.sent);
+      if (batches_of.received != nullptr && batches_of.received != batches_of.sent) wait_for_end(*batches_of.received);
       if (++awaited == steps.exchanges.size()) world->call_ends();
     }
 
-    void wait_for_end(const call_batch& of) {
-      if (of.number >= issued) {
-        world->fail("rank " + std::to_string(world->rank()) + " waits " + place(of) + ", which it has not posted");
+    void wait_for_end(const call_batch& batch) {
+      if (batch.number >= issued) {
+        world->fail("rank " + std::to_string(world->rank()) + " waits " + place(batch) + ", which it has not posted");
       }
-      if (of.number >= enqueued) world->finish_pending();
-      of.done.order(world->compute());
+      if (batch.number >= enqueued) world->finish_pending();
+      batch.done.order(world->compute());
     }
 
-    [[nodiscard]] std::string where(int e, detail::way w) const { return detail::describe_wait(steps, e, w); }
+    [[nodiscard]] std::string where(int e, detail::direction w) const { return detail::describe_wait(steps, e, w); }
     /// Describes what the first unfinished batch waits for. Not while a batch is issued.
     [[nodiscard]] std::string waits() const override {
       for (const auto& batch : batches) {
@@ -176,15 +175,15 @@ class channel {
       return "";
     }
     /// "in step 3 for key shard 1 from rank 2, or for another of 5 messages".
-    [[nodiscard]] std::string place(const call_batch& of) const {
-      const std::size_t messages = of.call.sends.size() + of.call.receives.size();
-      return (of.call.receives.empty() ? where(of.call.sends[0], detail::way::sending)
-                                       : where(of.call.receives[0], detail::way::receiving)) +
+    [[nodiscard]] std::string place(const call_batch& batch) const {
+      const std::size_t messages = batch.call.sends.size() + batch.call.receives.size();
+      return (batch.call.receives.empty() ? where(batch.call.sends[0], detail::direction::sending)
+                                          : where(batch.call.receives[0], detail::direction::receiving)) +
              (messages > 1 ? ", or for another of " + std::to_string(messages) + " messages" : "");
     }
 
     [[nodiscard]] std::string place(const failed_call& failed) const {
-      return failed.exchange < 0 ? place(*failed.of) : where(failed.exchange, failed.direction);
+      return failed.exchange < 0 ? place(*failed.batch) : where(failed.exchange, failed.direction);
     }
 
     /// Issues batches of different lanes as one group.
@@ -266,32 +265,32 @@ class channel {
     }
 
     void add(ordered_call call, const rank_messages& local, const std::vector<schedule::collective>& collectives) {
-      call_batch& of = *batches.emplace_back(std::make_unique<call_batch>());
-      of.number = batches.size() - 1;
-      of.call = std::move(call);
-      for (const int e : of.call.sends) ends_of[static_cast<std::size_t>(e)].sent = &of;
-      for (const int e : of.call.receives) ends_of[static_cast<std::size_t>(e)].received = &of;
-      if (of.call.native < 0) {
-        of.lane = &world->lane(of.call.lane);
+      call_batch& batch = *batches.emplace_back(std::make_unique<call_batch>());
+      batch.number = batches.size() - 1;
+      batch.call = std::move(call);
+      for (const int e : batch.call.sends) ends_of[static_cast<std::size_t>(e)].sent = &batch;
+      for (const int e : batch.call.receives) ends_of[static_cast<std::size_t>(e)].received = &batch;
+      if (batch.call.native < 0) {
+        batch.lane = &world->lane(batch.call.lane);
         return;
       }
-      const native_call& native = local.natives[static_cast<std::size_t>(of.call.native)];
-      const schedule::collective& c = collectives[static_cast<std::size_t>(of.call.native)];
-      of.lane = &world->groups(native.ranks, native.rank_stride, native.first_rank);
-      of.kind = native.kind;
-      of.bytes = static_cast<std::size_t>(size_of(pieces[static_cast<std::size_t>(c.exchanges.first)].sent));
-      of.from_rank.assign(static_cast<std::size_t>(native.ranks), -1);
-      of.to_rank = of.from_rank;
+      const native_call& native = local.natives[static_cast<std::size_t>(batch.call.native)];
+      const schedule::collective& c = collectives[static_cast<std::size_t>(batch.call.native)];
+      batch.lane = &world->groups(native.ranks, native.rank_stride, native.first_rank);
+      batch.kind = native.kind;
+      batch.bytes = static_cast<std::size_t>(size_of(pieces[static_cast<std::size_t>(c.exchanges.first)].sent));
+      batch.from_rank.assign(static_cast<std::size_t>(native.ranks), -1);
+      batch.to_rank = batch.from_rank;
       const auto index_of = [&](int rank) {
         return static_cast<std::size_t>((rank - native.first_rank) / native.rank_stride);
       };
       for (int e = c.exchanges.first; e < c.exchanges.end(); ++e) {
-        of.to_rank[index_of(steps.exchanges[e].to)] = e;
-        of.from_rank[index_of(steps.exchanges[e].from)] = e;
+        batch.to_rank[index_of(steps.exchanges[e].to)] = e;
+        batch.from_rank[index_of(steps.exchanges[e].from)] = e;
       }
-      const auto all = static_cast<std::int64_t>(of.bytes) * native.ranks;
-      of.received = detail::device_memory{all};
-      if (of.kind != schedule::collective_kind::all_gather) of.sent = detail::device_memory{all};
+      const auto all = static_cast<std::int64_t>(batch.bytes) * native.ranks;
+      batch.received = detail::device_memory{all};
+      if (batch.kind != schedule::collective_kind::all_gather) batch.sent = detail::device_memory{all};
     }
 
     [[nodiscard]] static std::int64_t size_of(const std::vector<piece>& message) {
@@ -314,12 +313,13 @@ class channel {
       std::set<int> from;
       for (int e = c.exchanges.first; e < c.exchanges.end(); ++e) {
         const schedule::exchange& x = steps.exchanges[e];
-        const exchange_pieces& of = pieces[static_cast<std::size_t>(e)];
+        const exchange_pieces& memory = pieces[static_cast<std::size_t>(e)];
         if (x.sent.count == 0 || x.received.count == 0 || !group.has(x.to) || !group.has(x.from)) return false;
         if (!to.insert(x.to).second || !from.insert(x.from).second) return false;
         if (x.posted != first.posted || x.lane != first.lane) return false;
-        if (size_of(of.sent) != size_of(sample) || size_of(of.received) != size_of(sample)) return false;
-        if (gathers && (of.sent.size() != 1 || of.received.size() != 1 || of.sent[0].data != sample[0].data)) {
+        if (size_of(memory.sent) != size_of(sample) || size_of(memory.received) != size_of(sample)) return false;
+        if (gathers &&
+            (memory.sent.size() != 1 || memory.received.size() != 1 || memory.sent[0].data != sample[0].data)) {
           return false;
         }
       }

@@ -87,17 +87,17 @@ class communicators {
   /// NCCL. May be nested.
   class comm_guard {
    public:
-    explicit comm_guard(communicators& of) : of_{&of} {
-      if (of_->depth_++ == 0) of_->comm_lock_.lock();
+    explicit comm_guard(communicators& world) : world_{&world} {
+      if (world_->depth_++ == 0) world_->comm_lock_.lock();
     }
     comm_guard(const comm_guard&) = delete;
     comm_guard& operator=(const comm_guard&) = delete;
     ~comm_guard() {
-      if (--of_->depth_ == 0) of_->comm_lock_.unlock();
+      if (--world_->depth_ == 0) world_->comm_lock_.unlock();
     }
 
    private:
-    communicators* of_;
+    communicators* world_;
   };
 
   /// A group of calls submitted to NCCL, which a thread of NCCL enqueues while the rank's own thread continues.
@@ -129,13 +129,13 @@ class communicators {
   }
   /// Marks the begin of a call on the compute stream, for the watchdog. Captured calls are not watched: they do not run
   /// now.
-  void call_begins(const watched_call* what) {
+  void call_begins(const watched_call* call) {
     const comm_guard guard{*this};
     cudaStreamCaptureStatus status = cudaStreamCaptureStatusNone;
     detail::check_cuda(cudaStreamIsCapturing(compute_, &status), "cudaStreamIsCapturing");
     capturing_ = status != cudaStreamCaptureStatusNone;
     timing_ = timers_ != nullptr && !capturing_;
-    if (timing_) timers_->begin(compute_, what);
+    if (timing_) timers_->begin(compute_, call);
   }
   /// Tells the watchdog that the host makes progress in the call.
   void call_goes_on() noexcept {
@@ -147,9 +147,9 @@ class communicators {
     timers_->end(compute_);
     timing_ = false;
   }
-  void forget(const watched_call* what, const pending_calls* pending) {
+  void forget(const watched_call* call, const pending_calls* pending) {
     const comm_guard guard{*this};
-    if (timers_ != nullptr) timers_->forget(what);
+    if (timers_ != nullptr) timers_->forget(call);
     if (pending_ == pending) pending_ = nullptr;
   }
 
@@ -203,7 +203,7 @@ class communicators {
 
   /// Waits until the stream is idle, up to the deadline. `what` describes what it waits for; null: the calls on the
   /// stream.
-  void synchronize(cudaStream_t stream, const char* what = nullptr) {
+  void synchronize(cudaStream_t stream, const char* purpose = nullptr) {
     const auto deadline = detail::deadline_in(options_.deadline);
     for (;;) {
       const cudaError_t state = cudaStreamQuery(stream);
@@ -211,8 +211,8 @@ class communicators {
       if (detail::is_sticky(state)) give_up("rank " + std::to_string(rank_) + " has lost its device");
       if (state != cudaErrorNotReady) detail::check_cuda(state, "cudaStreamQuery");
       detail::ignore_cuda(state);
-      enter(what != nullptr ? std::string{"waiting "} + what : "");
-      if (std::chrono::steady_clock::now() >= deadline) fail(who_waits(what));
+      enter(purpose != nullptr ? std::string{"waiting "} + purpose : "");
+      if (std::chrono::steady_clock::now() >= deadline) fail(who_waits(purpose));
       std::this_thread::yield();
     }
   }
@@ -238,7 +238,7 @@ class communicators {
     for (std::size_t r = 0; r < ranks; ++r) {
       const std::span of_rank = std::span{headers}.subspan(header * r, header);
       if (!detail::collective_signature::parse(of_rank.first(detail::collective_signature::size), calls[r])) {
-        fail("rank " + std::to_string(r) + " comes to a collective call with something that is no signature of one");
+        fail("rank " + std::to_string(r) + " comes to a collective call with a malformed signature");
       }
       std::memcpy(&sizes[r], of_rank.data() + detail::collective_signature::size, sizeof(sizes[r]));
     }
@@ -359,10 +359,10 @@ class communicators {
     comm_lock_.unlock();
     return true;
   }
-  [[nodiscard]] std::string who_waits(const char* what) {
+  [[nodiscard]] std::string who_waits(const char* purpose) {
     const comm_guard guard{*this};
     const std::string who = "rank " + std::to_string(rank_) + " ";
-    if (what != nullptr) return who + "has waited " + detail::describe_seconds(options_.deadline) + " " + what;
+    if (purpose != nullptr) return who + "has waited " + detail::describe_seconds(options_.deadline) + " " + purpose;
     return who +
            (timers_ != nullptr ? timers_->waited(options_.deadline) : call_timers::nothing_known(options_.deadline));
   }

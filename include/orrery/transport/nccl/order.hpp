@@ -136,10 +136,11 @@ struct rank_messages {
     }
   }
   if (read.ended()) return messages_of_rank;
-  throw transport_error{"orrery: rank " + std::to_string(from) +
-                        " gives a text that is no list of a plan's messages, so it makes another collective call than "
-                        "open, which the construction of an operator ends with; let all ranks make the same calls, in "
-                        "one order"};
+  throw transport_error{
+      "orrery: rank " + std::to_string(from) +
+      " gives a text that is not a list of a plan's messages, so it makes another collective call than "
+      "open, which the construction of an operator ends with; let all ranks make the same calls, in "
+      "one order"};
 }
 
 /// One group of sends and receives, or one native collective.
@@ -244,10 +245,10 @@ class world_messages {
       if (whole) natives_.insert(native);
     }
     for (int rank = 0; rank < static_cast<int>(of_ranks_.size()); ++rank) {
-      const rank_messages& of = of_ranks_[static_cast<std::size_t>(rank)];
-      for (std::size_t i = 0; i < of.ends.size(); ++i) {
-        if (of.ends[i].native < 0) continue;
-        const native_call& native = of.natives[static_cast<std::size_t>(of.ends[i].native)];
+      const rank_messages& messages = of_ranks_[static_cast<std::size_t>(rank)];
+      for (std::size_t i = 0; i < messages.ends.size(); ++i) {
+        if (messages.ends[i].native < 0) continue;
+        const native_call& native = messages.natives[static_cast<std::size_t>(messages.ends[i].native)];
         const auto other = counterpart_[static_cast<std::size_t>(rank)][i];
         const int theirs = end_of(other).native;
         if (theirs < 0 ||
@@ -261,9 +262,9 @@ class world_messages {
   }
 
   [[nodiscard]] int native_of(int rank, std::size_t end) const {
-    const rank_messages& of = of_ranks_[static_cast<std::size_t>(rank)];
-    const int native = of.ends[end].native;
-    return native >= 0 && natives_.count(of.natives[static_cast<std::size_t>(native)]) > 0 ? native : -1;
+    const rank_messages& messages = of_ranks_[static_cast<std::size_t>(rank)];
+    const int native = messages.ends[end].native;
+    return native >= 0 && natives_.count(messages.natives[static_cast<std::size_t>(native)]) > 0 ? native : -1;
   }
 
   /// Computes the logical time of every message. Returns false if a rank would not reach the end of its program.

@@ -55,8 +55,8 @@ class watched_call {
 
 /// Measures how long calls on a stream take, by an event before and an event after each call. It reports how long the
 /// first unfinished call has been running on the device. While the host is still inside that call, time counts from the
-/// host's last step in it, since the call may wait for the host. If more than `most` calls are unfinished, further
-/// calls share the last one's events, and get as much more time. For one thread at a time, except `go_on`.
+/// host's last step in it, since the host may wait for the device there. If more than `most` calls are unfinished,
+/// further calls share the last one's events, and get as much more time. For one thread at a time, except `go_on`.
 class call_timers {
  public:
   static constexpr std::size_t most = 64;
@@ -66,16 +66,16 @@ class call_timers {
   explicit call_timers(double deadline) : deadline_{deadline}, timers_(most) {}
 
   /// Records the begin of a call on the stream. Not while the stream is captured.
-  void begin(cudaStream_t stream, const watched_call* what) {
+  void begin(cudaStream_t stream, const watched_call* call) {
     if (count_ == most) {
       newest().calls += 1;
-      newest().what = nullptr;
+      newest().call = nullptr;
     } else {
       ++count_;
       newest().begun.record(stream);
-      newest().what = what;
+      newest().call = call;
       newest().calls = 1;
-      newest().under_way = false;
+      newest().running = false;
     }
     newest().enqueued = false;
   }
@@ -86,9 +86,9 @@ class call_timers {
   /// Records that the host makes progress in the call.
   void go_on() noexcept { steps_.fetch_add(1, std::memory_order_relaxed); }
   /// Forgets `what`, which is about to be destroyed.
-  void forget(const watched_call* what) {
+  void forget(const watched_call* call) {
     for (call_timer& timer : timers_) {
-      if (timer.what == what) timer.what = nullptr;
+      if (timer.call == call) timer.call = nullptr;
     }
   }
 
@@ -97,9 +97,9 @@ class call_timers {
   [[nodiscard]] std::string overdue(clock::time_point now) {
     for (; count_ > 0; oldest_ = (oldest_ + 1) % most, --count_) {
       call_timer& timer = timers_[oldest_];
-      if (!timer.under_way) {
+      if (!timer.running) {
         if (const cudaError_t state = cudaEventQuery(timer.begun.get()); state != cudaSuccess) return failure(state);
-        timer.under_way = true;
+        timer.running = true;
         timer.since = now;
       }
       if (!timer.enqueued) {
@@ -120,12 +120,12 @@ class call_timers {
   /// place is not known if the same plan has been called again since.
   [[nodiscard]] std::string waited(double seconds) const {
     std::string where;
-    if (count_ > 0 && timers_[oldest_].what != nullptr) {
+    if (count_ > 0 && timers_[oldest_].call != nullptr) {
       int calls = 0;
       for (std::size_t i = 0; i < count_; ++i) {
-        calls += timers_[(oldest_ + i) % most].what == timers_[oldest_].what ? 1 : 0;
+        calls += timers_[(oldest_ + i) % most].call == timers_[oldest_].call ? 1 : 0;
       }
-      if (calls == 1) where = timers_[oldest_].what->waits();
+      if (calls == 1) where = timers_[oldest_].call->waits();
     }
     return where.empty() ? nothing_known(seconds) : "has waited " + detail::describe_seconds(seconds) + " " + where;
   }
@@ -138,10 +138,10 @@ class call_timers {
   struct call_timer {
     detail::cuda_event begun;
     detail::cuda_event ended;
-    const watched_call* what = nullptr;
+    const watched_call* call = nullptr;
     int calls = 0;
-    bool enqueued = true;    // the end has been enqueued
-    bool under_way = false;  // on the device, since `since`
+    bool enqueued = true;  // the end has been enqueued
+    bool running = false;  // on the device, since `since`
     clock::time_point since{};
     unsigned steps = 0;  // steps of the host at that time
   };

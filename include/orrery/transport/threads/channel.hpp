@@ -103,7 +103,7 @@ class basic_channel {
     expect_world();
     world_->check(rank_, "beginning a call");
     if (call_++ > 0 && awaited_ != plan_->steps.exchanges.size()) {
-      world_->fail("rank " + std::to_string(rank_) + " begins a call, but has left its last one in the middle");
+      world_->fail("rank " + std::to_string(rank_) + " begins a call, but has not finished its last one");
       world_->check(rank_, "");
     }
     awaited_ = 0;
@@ -128,8 +128,8 @@ class basic_channel {
   void await(int e) {
     expect_world();
     const schedule::exchange& x = plan_->steps.exchanges[e];
-    if (x.received.count > 0) finish(*plan_->arriving[e], x.from, e, detail::way::receiving);
-    if (x.sent.count > 0) finish(*plan_->leaving[e], x.to, e, detail::way::sending);
+    if (x.received.count > 0) finish(*plan_->arriving[e], x.from, e, detail::direction::receiving);
+    if (x.sent.count > 0) finish(*plan_->leaving[e], x.to, e, detail::direction::sending);
     ++awaited_;
   }
 
@@ -203,7 +203,7 @@ class basic_channel {
       return "";
     }
     return "rank " + std::to_string(rank_) + " sends " +
-           detail::describe_message(plan_->steps, e, detail::way::sending) + " to rank " + std::to_string(x.to) +
+           detail::describe_message(plan_->steps, e, detail::direction::sending) + " to rank " + std::to_string(x.to) +
            ", which does not expect it, or not in this size";
   }
 
@@ -211,7 +211,7 @@ class basic_channel {
     if (m.ends.post([&] { m.copy(); })) world_->wake(peer);
   }
 
-  void finish(message& m, int peer, int e, detail::way w) {
+  void finish(message& m, int peer, int e, detail::direction w) {
     if (m.ends.copied() < call_) {
       [[maybe_unused]] const auto waiting = plan_->local.pause();
       world_->wait(

@@ -61,8 +61,8 @@ class shared_world {
 
   /// Sleeps until `done()`. Throws if the world has failed, if rank `peer` has ended, or after the deadline. `what()`
   /// describes what the rank waits for; it is called for an error message only.
-  template <class Done, class What>
-  void wait(int rank, int peer, const Done& done, const What& what) {
+  template <class Done, class Describe>
+  void wait(int rank, int peer, const Done& done, const Describe& describe) {
     if (done()) return;
     rank_state& me = ranks_[static_cast<std::size_t>(rank)];
     const auto deadline = detail::deadline_in(options_.deadline);
@@ -73,15 +73,15 @@ class shared_world {
       std::string why;
       if (const int ended = who_ended(rank, peer); ended != schedule::no_rank) {
         if (done()) return;
-        why =
-            "rank " + std::to_string(rank) + " waits " + what() + ", but rank " + std::to_string(ended) + " has ended";
+        why = "rank " + std::to_string(rank) + " waits " + describe() + ", but rank " + std::to_string(ended) +
+              " has ended";
       } else if (!in_time) {
         why = "rank " + std::to_string(rank) + " has waited " + detail::describe_seconds(options_.deadline) + " " +
-              what() + who_is_late(rank, peer);
+              describe() + who_is_late(rank, peer);
       }
       if (!why.empty() || failed()) {
         lock.unlock();
-        throw_failure(rank, !why.empty() && fail(why) ? "" : "waiting " + what());
+        throw_failure(rank, !why.empty() && fail(why) ? "" : "waiting " + describe());
       }
       in_time = me.wake.wait_until(lock, deadline) == std::cv_status::no_timeout;
     }
@@ -254,7 +254,7 @@ class shared_world {
 
   struct wait_mark {
     rank_state& me;
-    wait_mark(rank_state& of, int peer) noexcept : me{of} { me.waits_for.store(peer, std::memory_order_relaxed); }
+    wait_mark(rank_state& rank, int peer) noexcept : me{rank} { me.waits_for.store(peer, std::memory_order_relaxed); }
     wait_mark(const wait_mark&) = delete;
     wait_mark& operator=(const wait_mark&) = delete;
     ~wait_mark() { me.waits_for.store(schedule::no_rank, std::memory_order_relaxed); }
@@ -283,7 +283,7 @@ class shared_world {
     }
     if (peer >= 0) return text;  // a cycle
     if (peer == schedule::no_rank) {
-      return text + "; rank " + std::to_string(last) + " does not wait for anybody: it is late, or stands still";
+      return text + "; rank " + std::to_string(last) + " is not waiting: it is late or stopped";
     }
     std::string absent;
     for (int other = 0; other < size_; ++other) {
@@ -292,7 +292,7 @@ class shared_world {
       absent += (absent.empty() ? "" : ", ") + std::to_string(other);
     }
     if (last != rank) text += "; rank " + std::to_string(last) + " waits for all ranks to come to a collective call";
-    return absent.empty() ? text : text + "; not there: rank " + absent;
+    return absent.empty() ? text : text + "; missing: rank " + absent;
   }
 
   /// Throws the same message in every call of one rank. `doing` is what the rank was doing, if another rank failed

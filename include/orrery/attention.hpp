@@ -10,6 +10,8 @@
 #include <limits>
 #include <memory>
 #include <new>
+#include <optional>
+#include <span>
 #include <stdexcept>
 #include <string>
 #include <utility>
@@ -72,6 +74,8 @@ class attention {
   /// Collective: all ranks construct it, with the same arguments. Proves the schedule for this world, forward and
   /// backward, once in a process (see `prove_once`), and compares what the ranks say: the arguments, and a digest of
   /// the programs of all ranks, so that topologies that have one name and write different programs are told apart.
+  ///
+  /// With `forward_only` in the shape, no backward is proven, planned or given memory: for inference.
   ///
   /// Throws `std::invalid_argument`, on every rank, if the shape or the world does not suit, if the topology cuts the
   /// heads into more slices than there are query heads, if the schedule is wrong, if the layout's shards are not a
@@ -168,10 +172,15 @@ class attention {
   /// `on_final` is called with each part of the gradients as soon as it is final. The same holds for memory as in
   /// `forward`: the outputs, grad_q, grad_k and grad_v, may be slices of one tensor, but must not share memory with any
   /// of the inputs (q, k, v, out, lse, grad_out), with each other or with themselves. Throws as `forward` does; a view
-  /// that was left out does not fit.
+  /// that was left out does not fit. Throws `std::logic_error` if the operator is `forward_only`.
   void backward(const backward_arguments& given, const output_listener& on_final = {}) {
     const detail::exclusive_call here{calls_.get(), "backward"};
     expect_nothing_under_way("backward");
+    if (shape_.forward_only) {
+      throw std::logic_error{
+          "orrery: attention::backward: this operator is forward_only, and has no backward; construct one without "
+          "forward_only in its shape"};
+    }
     detail::call_views views;
     views.writes(query_view("backward", "grad_q", shape_.query_heads, shape_.head_dim), given.grad_q);
     views.writes(key_view("backward", "grad_k", *shape_.key_heads, shape_.head_dim), given.grad_k);
@@ -218,7 +227,7 @@ class attention {
   /// `traffic`'s slots times the size of a block (rounded up to 64 bytes), and one packed copy of each own block that
   /// the rank sends as an operand; delta (one number for each query and head) and, where the kernel sums in another
   /// type than it stores, the results under way, unless the kernel writes them itself; and what the kernel needs, where
-  /// it is a `planned_kernel`.
+  /// it is a `planned_kernel`. Without what only a backward needs, delta among it, if the operator is `forward_only`.
   [[nodiscard]] std::int64_t workspace_bytes() const {
     expect_not_moved_from("workspace_bytes");
     return calls_->workspace_bytes();
@@ -265,7 +274,9 @@ class attention {
     plan.query_shards = std::move(query_shards);
     plan.key_shards = std::move(key_shards);
     schedule::program forward = program_of(topology, world.rank(), world.size());
-    schedule::program backward = program_of(topology, world.rank(), world.size(), request.shape.circulate);
+    std::optional<schedule::program> backward;
+    if (!request.shape.forward_only)
+      backward = program_of(topology, world.rank(), world.size(), request.shape.circulate);
     detail::kernel_plan<Kernel, memory> kernels_own;
     if constexpr (planned_kernel<Kernel, memory> || device_checked_kernel<Kernel>) {
       error = kernel_error(kernels_own, plan, forward, backward);
@@ -284,10 +295,10 @@ class attention {
   [[nodiscard]] static std::string kernel_error(detail::kernel_plan<Kernel, Memory>& kernels_own,
                                                 const detail::attention_plan<Mask>& plan,
                                                 const schedule::program& forward,
-                                                const schedule::program& backward) try {
+                                                const std::optional<schedule::program>& backward) try {
     if constexpr (device_checked_kernel<Kernel>) Kernel::require(plan.head_dim, plan.value_dim);
     kernels_own.expect(plan, forward);
-    kernels_own.expect(plan, backward);
+    if (backward) kernels_own.expect(plan, *backward);
     kernels_own.take_memory();
     return "";
   } catch (const std::exception& e) {
@@ -302,7 +313,8 @@ class attention {
     if (!error.empty()) return error;
     error = request.what_is_wrong_with_scale(static_cast<double>((std::numeric_limits<accumulator>::max)()));
     if (!error.empty()) return error;
-    const schedule::pass passes[] = {schedule::pass::forward, request.shape.circulate};
+    const schedule::pass both[] = {schedule::pass::forward, request.shape.circulate};
+    const std::span<const schedule::pass> passes{both, request.shape.forward_only ? 1U : 2U};
     for (const schedule::pass p : passes) {
       if (const char* reason = unsupported_reason(topology, request.world, p)) return request.refused(reason);
     }

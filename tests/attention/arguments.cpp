@@ -67,6 +67,18 @@ struct no_way_back {
   static std::string name() { return "no_way_back"; }
 };
 
+/// A ring that must not be asked for a backward.
+struct ring_of_forwards {
+  constexpr orrery::program program(int rank, int world, pass p) const {
+    if (p != pass::forward) throw std::logic_error{"asked for a backward"};
+    return orrery::ring::program(rank, world, p);
+  }
+  constexpr const char* unsupported_reason(int, pass p) const {
+    return p == pass::forward ? nullptr : "has no backward";
+  }
+  static std::string name() { return "ring_of_forwards"; }
+};
+
 constexpr attention_shape good{.length = 12, .query_heads = 4, .key_heads = 2, .head_dim = 8};
 
 template <class Change>
@@ -298,6 +310,14 @@ TEST_CASE("a wrong schedule is refused at run time, with the verifier's message"
   const std::string backward = orrery::verify(no_way_back{}, 3, pass::circulate_queries).message();
   CHECK(refusal<no_way_back>(3, but([](auto& s) { s.circulate = pass::circulate_queries; })) ==
         "orrery: rank 0: the schedule of topology no_way_back (circulate_queries) is wrong for 3 ranks: " + backward);
+}
+
+TEST_CASE("an operator that is forward_only neither needs nor proves a backward") {
+  const auto forward_only = but([](auto& s) { s.forward_only = true; });
+  CHECK(refusal<no_way_back>(3, forward_only) == "not refused");
+  CHECK(refusal<ring_of_forwards>(3, good) == "orrery: rank 0: topology ring_of_forwards over 3 ranks has no backward");
+  CHECK(refusal<ring_of_forwards>(3, forward_only) == "not refused");
+  CHECK(refusal<twice>(4, forward_only).find("the schedule of topology twice (forward) is wrong") != std::string::npos);
 }
 
 namespace {
@@ -648,6 +668,41 @@ TEST_CASE(
       }
     });
   }
+}
+
+TEST_CASE("a backward of an operator that is forward_only is refused; its forward is right") {
+  const auto p = oracle::random_problem<double>(conformance::oracle_shape(called), 2);
+  const oracle::answer a = oracle::solve(p, orrery::causal{});
+  orrery::threads::run(2, {.deadline = 10}, [&](auto& on) {
+    attention_shape shape = called;
+    shape.forward_only = true;
+    attention attend{on, shape, orrery::causal{}, orrery::zigzag{}};
+    tensors mine{p, attend.query_positions(), attend.key_positions(), {}};
+    for (int i = 0; i < 2; ++i) {
+      mine.poison();
+      mine.forward(attend);
+      const std::string before = mine.bits();
+      // A rank alone finds out: nothing is sent.
+      if (on.rank() == i) {
+        std::string said = "nothing";
+        try {
+          mine.backward(attend);
+        } catch (const std::logic_error& e) {
+          said = e.what();
+        }
+        if (said !=
+            "orrery: attention::backward: this operator is forward_only, and has no backward; construct one without "
+            "forward_only in its shape")
+          throw std::logic_error{said};
+      }
+      if (mine.bits() != before) throw std::logic_error{"something was written"};
+    }
+    // With the backward of another operator all is right.
+    attention other{on, called, orrery::causal{}, orrery::zigzag{}};
+    mine.backward(other);
+    const std::string wrong = mine.mismatch(p, a, attend.query_positions(), attend.key_positions());
+    if (!wrong.empty()) throw std::logic_error{wrong};
+  });
 }
 
 TEST_CASE("a rank without tokens may give null") {

@@ -48,6 +48,7 @@ struct planning : orrery::reference<double> {
   [[nodiscard]] static std::string name() { return "planning"; }
   static constexpr std::int64_t refused = 77;  // a head dimension
   static inline std::atomic<int> begun_by_all = 0;
+  static inline std::atomic<int> backwards_expected = 0;
 
   template <class Memory>
   class planned {
@@ -64,6 +65,7 @@ struct planning : orrery::reference<double> {
                          std::span<const orrery::backward_keys<double, double>> keys, const orrery::head_map& heads,
                          double scale, const Mask&) {
       expect(queries, keys, heads, scale, backwards_);
+      ++backwards_expected;
     }
     void take_memory() { memory_ = Memory{bytes()}; }
     [[nodiscard]] std::int64_t bytes() const { return rows_ * std::int64_t{sizeof(double)}; }
@@ -154,6 +156,16 @@ TEST_CASE("a plan's workspace is the operator's") {
     return all;
   };
   CHECK(bytes(planning{}) - bytes(orrery::reference<double>{}) == 2 * 4 * 26 * 8);
+}
+
+TEST_CASE("without a backward, a plan is not told of its tiles") {
+  for (const bool forward_only : {false, true}) {
+    orrery::attention_shape how = shape;
+    how.forward_only = forward_only;
+    planning::backwards_expected = 0;
+    orrery::threads::run(2, [&](auto& world) { orrery::attention<orrery::ring, planning>{world, how}; });
+    CHECK((planning::backwards_expected == 0) == forward_only);
+  }
 }
 
 TEST_CASE("a plan is told of every call that begins") {

@@ -171,8 +171,13 @@ TEST_CASE_TEMPLATE("memory: traffic's slots times a block, and own operands that
       CHECK_NOTHROW(orrery::threads::run(world, [&](auto& on) {
         orrery::counted counting{on};
         const orrery::attention<Topology, kernel> attend{counting, shape, orrery::full{}};
+        orrery::attention_shape of_forward = shape;
+        of_forward.forward_only = true;
+        const orrery::attention<Topology, kernel> forward_only{counting, of_forward, orrery::full{}};
+        std::int64_t expected_of_forward = 0;
         std::int64_t expected = 2 * shape.query_heads * 8;  // delta
         for (const orrery::pass p : {orrery::pass::forward, circulate}) {
+          const std::int64_t before = expected;
           const orrery::program steps = orrery::program_of(Topology{}, on.rank(), world, p);
           const orrery::rank_traffic mine = orrery::traffic(Topology{}, world, p, 3).ranks[on.rank()];
           const auto block = [&](orrery::schedule::side s, orrery::schedule::payload c) {
@@ -195,11 +200,10 @@ TEST_CASE_TEMPLATE("memory: traffic's slots times a block, and own operands that
               if (mine.slots[kind] > 0) expected += mine.slots[kind] * block(s, c);
             }
           }
+          if (p == orrery::pass::forward) expected_of_forward = expected - before;
         }
-        if (attend.workspace_bytes() != expected) {
-          throw std::logic_error{"expected " + std::to_string(expected) + " bytes, taken " +
-                                 std::to_string(attend.workspace_bytes())};
-        }
+        require("bytes of the workspace", expected, attend.workspace_bytes());
+        require("bytes of the workspace without a backward", expected_of_forward, forward_only.workspace_bytes());
       }));
     }
   }

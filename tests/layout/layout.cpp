@@ -5,9 +5,13 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <stdexcept>
+#include <string>
 #include <vector>
 
 #include <doctest/doctest.h>
+
+#include "orrery/layout/named.hpp"
 
 using orrery::contiguous;
 using orrery::segment;
@@ -47,6 +51,38 @@ std::int64_t causal_pairs(const segments& shard) {
 }
 
 }  // namespace
+
+TEST_CASE_TEMPLATE("layouts by their names", Layout, contiguous, zigzag, striped<1>, striped<3>, striped<64>) {
+  const orrery::any_layout named = orrery::layout_named(Layout::name());
+  CHECK(named.name() == Layout::name());
+  for (const int world : {1, 2, 5}) {
+    for (const std::int64_t length : {0, 1, 7, 300}) {
+      for (int rank = 0; rank < world; ++rank) {
+        CHECK(named.shard(rank, world, length) == Layout::shard(rank, world, length));
+      }
+    }
+  }
+}
+
+TEST_CASE("names that no layout has") {
+  static_assert(orrery::layout<orrery::any_layout>);
+  CHECK(orrery::layout_named("striped").name() == "striped<1>");
+  CHECK(orrery::layout_named("striped<9223372036854775807>").shard(0, 3, 5) == striped<INT64_MAX>::shard(0, 3, 5));
+  const auto said = [](const char* name) {
+    try {
+      static_cast<void>(orrery::layout_named(name));
+    } catch (const std::invalid_argument& e) {
+      return std::string{e.what()};
+    }
+    return std::string{"nothing"};
+  };
+  CHECK(
+      said("zagzig") ==
+      "orrery: layout_named: \"zagzig\" is no layout; did you mean zigzag? There are contiguous, zigzag, striped<Run>");
+  CHECK(said("striped<0>") ==
+        "orrery: layout_named: \"striped<0>\" has argument 0, expected a number from 1 to 9223372036854775807 in "
+        "striped<Run>");
+}
 
 TEST_CASE_TEMPLATE("shards partition the sequence", Layout, contiguous, zigzag, striped<1>, striped<3>, striped<64>) {
   for (const int world : {1, 2, 3, 4, 5, 7, 8, 16, 31, 64, 100}) {

@@ -4,8 +4,12 @@
 #include "orrery/mask/mask.hpp"
 
 #include <cstdint>
+#include <stdexcept>
+#include <string>
 
 #include <doctest/doctest.h>
+
+#include "orrery/mask/named.hpp"
 
 using orrery::causal;
 using orrery::visibility;
@@ -47,4 +51,41 @@ TEST_CASE("what causal masks say of intervals holds for all their pairs") {
       }
     }
   }
+}
+
+TEST_CASE("masks by their names") {
+  static_assert(orrery::mask<orrery::any_mask> && orrery::diagonal_mask<orrery::any_mask>);
+  const auto check = [](const auto& mask) {
+    const orrery::any_mask named = orrery::mask_named(mask.name());
+    INFO(mask.name());
+    CHECK(named.name() == mask.name());
+    for (const std::int64_t query : {std::int64_t{0}, std::int64_t{3}, std::int64_t{9}, most - 1, most}) {
+      for (const std::int64_t key : {std::int64_t{0}, std::int64_t{2}, std::int64_t{3}, std::int64_t{13}, most}) {
+        CHECK(named.visible(query, key) == mask.visible(query, key));
+        CHECK(named.classify(query, most, 0, key) == mask.classify(query, most, 0, key));
+        CHECK(named.classify(0, query, key, key) == mask.classify(0, query, key, key));
+      }
+    }
+  };
+  check(orrery::full{});
+  for (const std::int64_t offset : {-most - 1, std::int64_t{-5}, std::int64_t{0}, std::int64_t{4}, most}) {
+    check(causal{offset});
+    CHECK(orrery::mask_named(causal{offset}.name()).diagonal() == offset);
+  }
+}
+
+TEST_CASE("names that no mask has") {
+  const auto said = [](const char* name) {
+    try {
+      static_cast<void>(orrery::mask_named(name));
+    } catch (const std::invalid_argument& e) {
+      return std::string{e.what()};
+    }
+    return std::string{"nothing"};
+  };
+  const std::string end = "There are full, causal, causal with offset N";
+  CHECK(said("casual") == "orrery: mask_named: \"casual\" is no mask; did you mean causal? " + end);
+  CHECK(said("causal with offset x").find("is no mask") != std::string::npos);
+  CHECK(said("causal with offset 9223372036854775808").find("is no mask") != std::string::npos);
+  CHECK(said("window") == "orrery: mask_named: \"window\" is no mask; there are full, causal, causal with offset N");
 }

@@ -181,6 +181,7 @@ TEST_CASE("every field of the shape") {
   CHECK(disagreement(but([](shape& s) { s.key_length = 63; })) == differ("key_length", "64", "63"));
   CHECK(disagreement(but([](shape& s) { s.circulate = orrery::pass::circulate_queries; })) ==
         differ("circulate", "circulate_keys", "circulate_queries"));
+  CHECK(disagreement(but([](shape& s) { s.forward_only = true; })) == differ("forward_only", "false", "true"));
 }
 
 TEST_CASE("scales that differ in their last bit") {

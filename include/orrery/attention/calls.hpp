@@ -5,6 +5,7 @@
 
 #include <atomic>
 #include <cstdint>
+#include <optional>
 #include <stdexcept>
 #include <string>
 #include <utility>
@@ -121,19 +122,22 @@ class planned_attention final : public attention_calls<Kernel> {
   using accumulator = typename Kernel::accumulator;
   using memory = typename World::memory;
 
-  /// Collective. The programs must be proven (see `verify`) and finished.
+  /// Collective. The programs must be proven (see `verify`) and finished. Without a backward program there is no
+  /// backward to call.
   planned_attention(World& world, attention_plan<Mask> plan, kernel_plan<Kernel, memory> own, program forward_program,
-                    program backward_program, operand_messages how)
+                    const std::optional<program>& backward_program, operand_messages how)
       : plan_{std::move(plan)},
         kernel_{std::move(own)},
         forward_{plan_, forward_program, kernel_},
-        backward_{plan_, backward_program, kernel_},
+        backward_{backward_program ? std::optional<backward_work>{std::in_place, plan_, *backward_program, kernel_}
+                                   : std::optional<backward_work>{}},
         run_forward_{world,
                      how == operand_messages::per_tensor
                          ? split_by_tensor(forward_program, decltype(forward_)::operands)
                          : tensor_program{forward_program, {}},
-                     forward_},
-        run_backward_{world, backward_program, backward_} {}
+                     forward_} {
+    if (backward_) run_backward_.emplace(world, *backward_program, *backward_);
+  }
   ~planned_attention() override { this->leave_forward(); }
 
   void begin_forward(const tensor_view<storage>& out, const row_view<accumulator>& lse) override {
@@ -160,33 +164,36 @@ class planned_attention final : public attention_calls<Kernel> {
   void abandon_forward() override { run_forward_.abandon(": its forward was begun, but not finished"); }
 
   void backward(const backward_arguments<Kernel>& views, const output_listener& on_final) override {
-    backward_.q = views.q;
-    backward_.k = views.k;
-    backward_.v = views.v;
-    backward_.out = views.out;
-    backward_.lse = views.lse;
-    backward_.grad_out = views.grad_out;
-    backward_.grad_q = views.grad_q;
-    backward_.grad_k = views.grad_k;
-    backward_.grad_v = views.grad_v;
-    backward_.on_final = on_final;
-    run_backward_.run();
+    backward_->q = views.q;
+    backward_->k = views.k;
+    backward_->v = views.v;
+    backward_->out = views.out;
+    backward_->lse = views.lse;
+    backward_->grad_out = views.grad_out;
+    backward_->grad_q = views.grad_q;
+    backward_->grad_k = views.grad_k;
+    backward_->grad_v = views.grad_v;
+    backward_->on_final = on_final;
+    run_backward_->run();
   }
 
   void progress() override { run_forward_.progress(); }
 
   [[nodiscard]] std::int64_t workspace_bytes() const override {
-    return run_forward_.workspace_bytes() + run_backward_.workspace_bytes() + forward_.own_bytes() +
-           backward_.own_bytes() + kernel_.bytes();
+    const std::int64_t forward = run_forward_.workspace_bytes() + forward_.own_bytes() + kernel_.bytes();
+    return backward_ ? forward + run_backward_->workspace_bytes() + backward_->own_bytes() : forward;
   }
 
  private:
+  using backward_work = attention_backward<Kernel, Mask, memory>;
+  using backward_executor = executor<World, backward_work>;
+
   attention_plan<Mask> plan_;
   kernel_plan<Kernel, memory> kernel_;
   attention_forward<Kernel, Mask, memory> forward_;
-  attention_backward<Kernel, Mask, memory> backward_;
+  std::optional<backward_work> backward_;  // none: forward_only
   executor<World, attention_forward<Kernel, Mask, memory>> run_forward_;
-  executor<World, attention_backward<Kernel, Mask, memory>> run_backward_;
+  std::optional<backward_executor> run_backward_;
 };
 
 }  // namespace orrery::detail

@@ -39,6 +39,8 @@ struct attention_shape {
   schedule::pass circulate = schedule::pass::circulate_keys;  ///< the backward's policy
   /// Of the forward's operands, for those who compute them one after the other (see `attention::begin_forward`).
   orrery::schedule::operand_messages operand_messages = orrery::schedule::operand_messages::per_block;
+  /// For inference: no backward is planned, proven or given memory, and the topology need not have one.
+  bool forward_only = false;
 
   /// With all defaults filled in: every optional member has a value.
   [[nodiscard]] attention_shape completed() const {
@@ -66,9 +68,9 @@ struct attention_request {
   std::int64_t max_head_dim = 0;
   std::string mask;
   std::string layout;
-  std::uint64_t shards = 0;   ///< a digest of all ranks' shards; 0: not known yet
-  schedule_digest forward{};  ///< of all ranks' programs, as this rank has proven them
-  schedule_digest backward{};
+  std::uint64_t shards = 0;    ///< a digest of all ranks' shards; 0: not known yet
+  schedule_digest forward{};   ///< of all ranks' programs, as this rank has proven them
+  schedule_digest backward{};  ///< unless forward_only
 
   /// Empty, or a message.
   [[nodiscard]] std::string what_is_wrong_with_sizes() const {
@@ -174,9 +176,10 @@ struct attention_request {
     say("scale", scale);
     say("circulate", name_of(shape.circulate));
     say("operand_messages", name_of(shape.operand_messages));
+    say("forward_only", shape.forward_only ? "true" : "false");
     // Topologies of one name may differ: nameless ones, and values of a type whose name leaves something out.
     say("the forward's programs", topology + " with digest " + forward.text());
-    say("the backward's programs", topology + " with digest " + backward.text());
+    if (!shape.forward_only) say("the backward's programs", topology + " with digest " + backward.text());
     say("shards (their digest)", std::to_string(shards));
     return all;
   }

@@ -71,6 +71,26 @@ struct zigzag {
   [[nodiscard]] static std::string name() { return "zigzag"; }
 };
 
+}  // namespace orrery
+
+namespace orrery::detail {
+
+/// The shard of `striped<run>`.
+[[nodiscard]] constexpr segments striped_shard(int rank, int world, std::int64_t length, std::int64_t run) noexcept {
+  const std::int64_t stripes = length / run;  // whole ones
+  const std::int64_t turns = stripes / world;
+  const std::int64_t more = stripes % world;  // ranks that have one more
+  const std::int64_t last = rank < more ? run : rank == more ? length % run : 0;
+  segments shard;
+  // Products that a rank without tokens, or with one stripe, does not need could overflow.
+  if (turns > 0 || last > 0) shard.add({rank * run, turns * run + last, run, turns > 0 ? world * run : run});
+  return shard;
+}
+
+}  // namespace orrery::detail
+
+namespace orrery {
+
 /// Stripes of `Run` tokens are dealt to the ranks in turn (striped attention, arXiv 2311.09431).
 template <std::int64_t Run = 1>
 struct striped {
@@ -78,14 +98,7 @@ struct striped {
 
   // NOLINTNEXTLINE(bugprone-exception-escape): adds two segments at most
   [[nodiscard]] static constexpr segments shard(int rank, int world, std::int64_t length) noexcept {
-    const std::int64_t stripes = length / Run;  // whole ones
-    const std::int64_t turns = stripes / world;
-    const std::int64_t more = stripes % world;  // ranks that have one more
-    const std::int64_t last = rank < more ? Run : rank == more ? length % Run : 0;
-    segments shard;
-    // Products that a rank without tokens, or with one stripe, does not need could overflow.
-    if (turns > 0 || last > 0) shard.add({rank * Run, turns * Run + last, Run, turns > 0 ? world * Run : Run});
-    return shard;
+    return detail::striped_shard(rank, world, length, Run);
   }
   [[nodiscard]] static std::string name() { return "striped<" + std::to_string(Run) + ">"; }
 };

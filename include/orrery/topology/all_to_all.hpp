@@ -86,6 +86,11 @@ namespace orrery::detail {
   return schedule;
 }
 
+/// Null, or why `all_to_all` refuses the world, whatever its inner topology says.
+[[nodiscard]] constexpr const char* all_to_all_refusal(int world, int U) {
+  return world % U == 0 ? nullptr : "needs a world that U divides: choose U from the world's divisors, or ring";
+}
+
 }  // namespace orrery::detail
 
 namespace orrery {
@@ -103,7 +108,7 @@ struct all_to_all {
 
   [[nodiscard]] static std::string name() { return "all_to_all<" + std::to_string(U) + "," + name_of(Inner{}) + ">"; }
   [[nodiscard]] static constexpr const char* unsupported_reason(int world, schedule::pass p = schedule::pass::forward) {
-    if (world % U != 0) return "needs a world that U divides: choose U from the world's divisors, or ring";
+    if (const char* reason = detail::all_to_all_refusal(world, U)) return reason;
     return orrery::unsupported_reason(Inner{}, world / U, p);
   }
   [[nodiscard]] static constexpr int slices(int world) { return U * slices_of(Inner{}, world / U); }

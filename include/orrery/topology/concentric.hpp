@@ -56,6 +56,12 @@ namespace orrery::detail {
   return schedule;
 }
 
+/// Null, or why `concentric` refuses the world.
+[[nodiscard]] constexpr const char* concentric_refusal(int world, int A, int B) {
+  return world % (A * B) == 0 ? nullptr
+                              : "needs a world that A*B divides: choose A and B from the world's divisors, or ring";
+}
+
 }  // namespace orrery::detail
 
 namespace orrery {
@@ -78,8 +84,7 @@ struct concentric {
 
   [[nodiscard]] static std::string name() { return "concentric<" + std::to_string(A) + "," + std::to_string(B) + ">"; }
   [[nodiscard]] static constexpr const char* unsupported_reason(int world) {
-    return world % (A * B) == 0 ? nullptr
-                                : "needs a world that A*B divides: choose A and B from the world's divisors, or ring";
+    return detail::concentric_refusal(world, A, B);
   }
   [[nodiscard]] static constexpr int team(int) { return A; }
   [[nodiscard]] static constexpr orrery::schedule::program program(int rank, int world,

@@ -1,0 +1,94 @@
+// Copyright The Orrery authors. SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include "orrery/config.hpp"
+
+#include <concepts>
+#include <cstdint>
+#include <limits>
+#include <memory>
+#include <string>
+#include <string_view>
+
+#include "orrery/layout/layout.hpp"
+#include "orrery/layout/segment.hpp"
+#include "orrery/schedule/detail/names.hpp"
+
+namespace orrery {
+
+/// A layout that is chosen at run time: it has the name and the shards of the one that it holds, which copies share.
+class any_layout {
+ public:
+  template <class Layout>
+    requires(!std::same_as<Layout, any_layout> && layout<Layout>)
+  any_layout(const Layout& l)  // NOLINT(google-explicit-constructor): a layout is a layout
+      : held_{std::make_shared<const some<Layout>>(l)} {}
+
+  [[nodiscard]] segments shard(int rank, int world, std::int64_t length) const {
+    return held_->shard(rank, world, length);
+  }
+  [[nodiscard]] std::string name() const { return held_->name(); }
+
+ private:
+  struct any {
+    any() = default;
+    any(const any&) = delete;
+    any& operator=(const any&) = delete;
+    virtual ~any() = default;
+    [[nodiscard]] virtual segments shard(int rank, int world, std::int64_t length) const = 0;
+    [[nodiscard]] virtual std::string name() const = 0;
+  };
+
+  template <class Layout>
+  struct some final : any {
+    Layout held;
+
+    explicit some(const Layout& l) : held{l} {}
+    [[nodiscard]] segments shard(int rank, int world, std::int64_t length) const override {
+      return held.shard(rank, world, length);
+    }
+    [[nodiscard]] std::string name() const override { return held.name(); }
+  };
+
+  std::shared_ptr<const any> held_;
+};
+
+}  // namespace orrery
+
+namespace orrery::detail {
+
+/// `striped<Run>`, with Run as a value.
+struct named_striped {
+  std::int64_t run;
+
+  [[nodiscard]] segments shard(int rank, int world, std::int64_t length) const noexcept {
+    return striped_shard(rank, world, length, run);
+  }
+  [[nodiscard]] std::string name() const { return "striped<" + std::to_string(run) + ">"; }
+};
+
+}  // namespace orrery::detail
+
+namespace orrery {
+
+/// The layout of this name, as `name()` writes it: for a trainer's flag. There are `contiguous`, `zigzag`, `striped`
+/// and `striped<Run>`, Run >= 1.
+///
+///     orrery::attention<orrery::ring, orrery::flash<float>> attend{
+///         world, shape, orrery::mask_named("causal"), orrery::layout_named("striped<16>")};
+///
+/// Throws `std::invalid_argument` for another name, with the nearest one and all that there are.
+[[nodiscard]] inline any_layout layout_named(std::string_view name) {
+  static constexpr const char* known[] = {"contiguous", "zigzag", "striped<Run>"};
+  static constexpr detail::nameable layouts{"layout_named", "layout", known};
+  const detail::parsed_name parsed{name, layouts};
+  if (parsed.is("contiguous")) return contiguous{};
+  if (parsed.is("zigzag")) return zigzag{};
+  if (parsed.is("striped", 0, 1)) {
+    constexpr std::int64_t most = (std::numeric_limits<std::int64_t>::max)();
+    return detail::named_striped{parsed.arguments() == 0 ? 1 : parsed.number(0, most)};
+  }
+  parsed.refuse_unknown();
+}
+
+}  // namespace orrery

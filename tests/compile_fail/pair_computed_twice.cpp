@@ -2,12 +2,12 @@
 
 // A rank that computes a tile of its neighbour's as well.
 //
-// EXPECT: a pair of a query shard and a key shard is computed twice: leave out this rank's tile of this step, or the
-// other one EXPECT: query_shard_meets_key_shard_twice EXPECT:
-// invalid_schedule::query_shard<5>|query_shard_meets_key_shard_twice\(5, 5, 0, 5, 2\) EXPECT:
-// invalid_schedule::key_shard<5>|query_shard_meets_key_shard_twice\(5, 5, 0, 5, 2\) EXPECT:
-// invalid_schedule::rank<5>|query_shard_meets_key_shard_twice\(5, 5, 0, 5, 2\) EXPECT:
-// invalid_schedule::step<2>|query_shard_meets_key_shard_twice\(5, 5, 0, 5, 2\)
+// EXPECT: a pair of a query shard and a key shard is computed twice: leave out this rank's tile of this step, or the other one
+// EXPECT: query_shard_meets_key_shard_twice
+// EXPECT: invalid_schedule::query_shard<5>|query_shard_meets_key_shard_twice\(5, 5, 0, 5, 2\)
+// EXPECT: invalid_schedule::key_shard<5>|query_shard_meets_key_shard_twice\(5, 5, 0, 5, 2\)
+// EXPECT: invalid_schedule::rank<5>|query_shard_meets_key_shard_twice\(5, 5, 0, 5, 2\)
+// EXPECT: invalid_schedule::step<2>|query_shard_meets_key_shard_twice\(5, 5, 0, 5, 2\)
 
 #include "orrery/schedule/builder.hpp"
 #include "orrery/verify/verify.hpp"

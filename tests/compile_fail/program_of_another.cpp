@@ -2,8 +2,8 @@
 
 // A topology that forgets which rank it is asked for.
 //
-// EXPECT: a program must be for the rank, world, pass and number of slices that it was asked for: pass them on to the
-// builder EXPECT: invalid_schedule::rank<1>|program_says_it_is_for_another_rank_or_world\(1\)
+// EXPECT: a program must be for the rank, world, pass and number of slices that it was asked for: pass them on to the builder
+// EXPECT: invalid_schedule::rank<1>|program_says_it_is_for_another_rank_or_world\(1\)
 
 #include "orrery/schedule/builder.hpp"
 #include "orrery/verify/verify.hpp"

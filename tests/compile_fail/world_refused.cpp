@@ -2,7 +2,7 @@
 
 // Teams of three do not divide eight ranks.
 //
-// EXPECT: this topology does not admit this number of ranks: its refuses\(world\) says why, and what would work
+// EXPECT: this topology does not admit this number of ranks: its unsupported_reason\(world\) says why, and what would work
 // EXPECT: world_is_not_admitted
 // EXPECT: wallfacer<3>
 

@@ -282,7 +282,8 @@ class attention {
     if (!error.empty()) return error;
     const schedule::pass passes[] = {schedule::pass::forward, request.shape.circulate};
     for (const schedule::pass p : passes) {
-      if (const char* reason = unsupported_reason(topology, request.world, p)) return request.refused(reason);
+      if (const char* reason = unsupported_reason(topology, request.world, p))
+        return detail::refusal_message(topology, request.world, p, reason);
     }
     error = request.what_is_wrong_with_slices();
     if (!error.empty()) return error;

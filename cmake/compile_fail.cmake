@@ -1,12 +1,17 @@
 # cmake -D COMPILER=… -D INCLUDE=… -D SOURCE=… -P compile_fail.cmake
 #
 # A program that must not compile, and the message the compiler must say. Each `// EXPECT: regex` line of SOURCE has to
-# match what the compiler prints; with ORRERY_CONTROL defined, the corrected program has to compile, so that the
+# match what the compiler prints, and no `// REJECT: regex` line; with ORRERY_CONTROL defined, the corrected program has to compile, so that the
 # refusal is about the one thing that differs. A line `// FLAGS: …` gives flags that the corrected program is compiled
 # without; a line `// ERRORS: n` says how many errors the compiler must print in all.
 set(compile ${COMPILER} -std=c++20 -fsyntax-only -fmessage-length=0 -I ${INCLUDE} ${SOURCE})
 
 file(STRINGS ${SOURCE} expectations REGEX "^// EXPECT: ")
+file(STRINGS ${SOURCE} rejections REGEX "^// REJECT: ")
+file(STRINGS ${SOURCE} unread REGEX "([^/ ].*|// .+)(EXPECT|REJECT): ")
+if(unread)
+  message(FATAL_ERROR "${SOURCE} has an expectation that is not at the beginning of its line: ${unread}")
+endif()
 if(NOT expectations)
   message(FATAL_ERROR "${SOURCE} expects nothing: add a line `// EXPECT: regex`.")
 endif()
@@ -41,3 +46,10 @@ if(errors)
     message(FATAL_ERROR "Refused with ${printed} errors instead of ${errors}.")
   endif()
 endif()
+foreach(rejection IN LISTS rejections)
+  string(REGEX REPLACE "^// REJECT: " "" rejection "${rejection}")
+  if(output MATCHES "${rejection}")
+    message("${output}")
+    message(FATAL_ERROR "Refused, but with the misleading \"${rejection}\".")
+  endif()
+endforeach()

@@ -79,7 +79,8 @@ inline std::vector<candidate> all_candidates() {
 inline std::string refusal(const candidate& c, int world, int query_heads, const std::vector<orrery::pass>& passes) {
   for (const orrery::pass p : passes) {
     if (const char* reason = c.unsupported_reason(world, p))
-      return "over " + std::to_string(world) + " ranks " + reason;
+      return "over " + orrery::detail::counted_ranks(world) + " " +
+             orrery::detail::refusing_part_of(c.as_written, world, p).text() + reason;
   }
   if (c.slices(world) > query_heads) {
     return "cuts the heads into " + std::to_string(c.slices(world)) + " slices, but there are " +

@@ -3,7 +3,6 @@
 
 #include "orrery/config.hpp"
 
-#include <concepts>
 #include <cstddef>
 #include <cstdint>
 #include <exception>
@@ -17,6 +16,7 @@
 #include <utility>
 
 #include "orrery/attention/calls.hpp"
+#include "orrery/attention/kernel_members.hpp"
 #include "orrery/attention/kernel_plan.hpp"
 #include "orrery/attention/output_part.hpp"
 #include "orrery/attention/plan.hpp"
@@ -34,18 +34,19 @@
 
 namespace orrery {
 
-/// A kernel of attention: element and accumulator types, the execution context that it is called with, and the largest
-/// head dimension; `forward`, `backward` and the copies and sums of a backend (see `reference`, the readable one). It
-/// says by `supports<Mask>` for which masks it is right. One that needs handles or a workspace is a `planned_kernel`;
-/// one that not every device can run is a `device_checked_kernel`.
+/// A kernel of attention has
+///
+/// - types `storage` and `accumulator`, of elements and sums, and `context`, with which it is called;
+/// - `max_head_dim`, the largest head dimension; `name()`; `supports<Mask>`: is it right for this mask?
+/// - `forward` and `backward` of a tile, unless it is a `planned_kernel`, which needs handles or a workspace;
+/// - `copy`, `add`, `merge` and `row_dot` of a backend.
+///
+/// See `reference`, the readable one. A kernel that not every device can run is a `device_checked_kernel`, too.
+/// An operator of a type that is no kernel does not compile, with a message for each member that is missing.
 template <class Kernel>
-concept attention_kernel = requires {
-  typename Kernel::storage;
-  typename Kernel::accumulator;
-  typename Kernel::context;
-  { Kernel::max_head_dim } -> std::convertible_to<std::int64_t>;
-  { Kernel::name() } -> std::convertible_to<std::string>;
-};
+concept attention_kernel = detail::has_types<Kernel> && detail::has_max_head_dim<Kernel> && detail::has_name<Kernel> &&
+    detail::has_supports<Kernel> && detail::has_copy<Kernel> && detail::has_add<Kernel> && detail::has_merge<Kernel> &&
+    detail::has_row_dot<Kernel> && detail::has_forward<Kernel> && detail::has_backward<Kernel>;
 
 /// Exact attention over a sequence that is split across ranks, forward and backward.
 ///
@@ -64,8 +65,10 @@ concept attention_kernel = requires {
 /// Operators move and are not copied. One that was moved from may be destroyed and assigned to; every other call on it
 /// throws `std::logic_error`. A forward that was begun moves with its operator. Destroying or assigning to an operator
 /// whose forward is begun and not finished makes that forward fail on all ranks, as destroying its handle does.
-template <topology Topology, attention_kernel Kernel>
+template <topology Topology, class Kernel>
 class attention {
+  static_assert(detail::expect_kernel<Kernel>() && attention_kernel<Kernel>);
+
  public:
   using storage = typename Kernel::storage;
   using accumulator = typename Kernel::accumulator;
@@ -263,6 +266,9 @@ class attention {
         shape.completed(), world.size(),         name_of(topology), slices_of(topology, world.size()),
         Kernel::name(),    Kernel::max_head_dim, mask.name(),       layout.name};
     using memory = typename World::memory;
+    static_assert(!detail::has_planned<Kernel> || planned_kernel<Kernel, memory>,
+                  "orrery: Kernel::planned<Memory> needs take_memory(), begin() and bytes(); see "
+                  "orrery::planned_kernel");
     std::string error = validate(request, topology);
     schedule::list<segments> query_shards, key_shards;
     if (error.empty()) error = layout.deal(request, "length", request.shape.length, query_shards);
@@ -316,7 +322,8 @@ class attention {
     const schedule::pass both[] = {schedule::pass::forward, request.shape.circulate};
     const std::span<const schedule::pass> passes{both, request.shape.forward_only ? 1U : 2U};
     for (const schedule::pass p : passes) {
-      if (const char* reason = unsupported_reason(topology, request.world, p)) return request.refused(reason);
+      if (const char* reason = unsupported_reason(topology, request.world, p))
+        return detail::refusal_message(topology, request.world, p, reason);
     }
     error = request.what_is_wrong_with_slices();
     if (!error.empty()) return error;

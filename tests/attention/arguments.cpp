@@ -272,7 +272,11 @@ TEST_CASE("worlds that the topology does not admit") {
   CHECK(refusal<orrery::concentric<2, 2>>(6, good) ==
         "orrery: rank 0: topology concentric<2,2> over 6 ranks needs a world that A*B divides: choose A and B from the "
         "world's divisors, or ring");
-  CHECK(refusal<orrery::all_to_all<2, orrery::wallfacer<2>>>(6, good).find("over 6 ranks needs a world that C*C") !=
+  CHECK(
+      refusal<orrery::all_to_all<2, orrery::wallfacer<2>>>(4, good) ==
+      "orrery: rank 0: topology all_to_all<2,wallfacer<2>> over 4 ranks runs wallfacer<2> over 2 ranks, which needs a "
+      "world that C*C divides: choose a smaller C, or concentric<C>, for which C need only divide it");
+  CHECK(refusal<orrery::wallfacer<2>>(1, good).find("topology wallfacer<2> over 1 rank needs a world") !=
         std::string::npos);
   CHECK(refusal<orrery::double_ring<4>>(6, good).find("over 6 ranks needs a world that I divides") !=
         std::string::npos);

@@ -130,6 +130,53 @@ constexpr auto on_threads = [](int ranks, auto&& body) { orrery::threads::run(ra
 constexpr orrery::attention_shape shape{
     .batch = 2, .length = 26, .query_heads = 4, .key_heads = 2, .head_dim = 4, .scale = 0.25};
 
+// A kernel without one of its members is none: each of these hides one of those of `reference`.
+class without_storage : public orrery::reference<float> {
+  using storage = float;
+};
+class without_accumulator : public orrery::reference<float> {
+  using accumulator = double;
+};
+class without_context : public orrery::reference<float> {
+  using context = orrery::host_context;
+};
+struct without_max_head_dim : orrery::reference<float> {
+  static void max_head_dim() = delete;
+};
+struct without_name : orrery::reference<float> {
+  static void name() = delete;
+};
+struct without_copy : orrery::reference<float> {
+  static void copy() = delete;
+};
+struct without_copy_of_rows : orrery::reference<float> {
+  template <class From, class To>
+  static void copy(const context&, const orrery::tensor_view<From>&, const orrery::tensor_view<To>&);
+};
+struct without_add : orrery::reference<float> {
+  static void add() = delete;
+};
+struct without_merge : orrery::reference<float> {
+  static void merge() = delete;
+};
+struct without_row_dot : orrery::reference<float> {
+  static void row_dot() = delete;
+};
+struct without_forward : orrery::reference<float> {
+  static void forward() = delete;
+};
+struct without_backward : orrery::reference<float> {
+  static void backward() = delete;
+};
+static_assert(orrery::attention_kernel<orrery::reference<float>> && orrery::attention_kernel<planning>);
+static_assert(!orrery::attention_kernel<without_storage> && !orrery::attention_kernel<without_accumulator>);
+static_assert(!orrery::attention_kernel<without_context> && !orrery::attention_kernel<without_max_head_dim>);
+static_assert(!orrery::attention_kernel<without_name> && !orrery::attention_kernel<int>);
+static_assert(!orrery::attention_kernel<without_copy> && !orrery::attention_kernel<without_copy_of_rows>);
+static_assert(!orrery::attention_kernel<without_add> && !orrery::attention_kernel<without_merge>);
+static_assert(!orrery::attention_kernel<without_row_dot> && !orrery::attention_kernel<without_forward>);
+static_assert(!orrery::attention_kernel<without_backward>);
+
 }  // namespace
 
 TEST_CASE("a kernel's plan is told every tile before the first call") {

@@ -4,9 +4,10 @@
 //
 // EXPECT: this rank sends a message to a peer that does not receive it: let the peer name it in the same lane and order
 // EXPECT: block_is_sent_but_not_received
-// EXPECT: invalid_schedule::rank<2>|block_is_sent_but_not_received\(2, 4, 2, 0\)
-// EXPECT: invalid_schedule::peer<4>|block_is_sent_but_not_received\(2, 4, 2, 0\)
-// EXPECT: invalid_schedule::shard<2>|block_is_sent_but_not_received\(2, 4, 2, 0\)
+// EXPECT: invalid_schedule::rank<2>|block_is_sent_but_not_received\(&"key"\[0\], 2, 4, 0, 2, 0\)
+// EXPECT: invalid_schedule::peer<4>|block_is_sent_but_not_received\(&"key"\[0\], 2, 4, 0, 2, 0\)
+// EXPECT: invalid_schedule::key_shard<2>|block_is_sent_but_not_received\(&"key"\[0\], 2, 4, 0, 2, 0\)
+// EXPECT: invalid_schedule::other_rank<3>|and_there_is_this_exchange_instead\(3, &"key"\[0\], 2, 0, 0,
 
 #include "orrery/schedule/builder.hpp"
 #include "orrery/verify/verify.hpp"

@@ -2,11 +2,15 @@
 
 // A ring whose last hop is not sent, though its tile is computed.
 //
-// EXPECT: a tile or an exchange uses a block that has not arrived on this rank: receive it in an earlier step
-// EXPECT: operand_is_not_on_this_rank
-// EXPECT: invalid_schedule::shard<4>|operand_is_not_on_this_rank\(4, 0, 3, 7\)
-// EXPECT: invalid_schedule::rank<3>|operand_is_not_on_this_rank\(4, 0, 3, 7\)
-// EXPECT: invalid_schedule::step<7>|operand_is_not_on_this_rank\(4, 0, 3, 7\)
+// EXPECT: a tile or an exchange uses a block that is sent to this rank, but not received: receive it in that lane and order
+// EXPECT: operand_is_sent_but_not_received
+// EXPECT: invalid_schedule::key_shard<4>|operand_is_sent_but_not_received\(&"key"\[0\], 4, 2, 0, 6, 3, 7\)
+// EXPECT: invalid_schedule::rank<3>|operand_is_sent_but_not_received\(&"key"\[0\], 4, 2, 0, 6, 3, 7\)
+// EXPECT: invalid_schedule::step<7>|operand_is_sent_but_not_received\(&"key"\[0\], 4, 2, 0, 6, 3, 7\)
+// EXPECT: invalid_schedule::other_rank<2>|operand_is_sent_but_not_received\(&"key"\[0\], 4, 2, 0, 6, 3, 7\)
+// EXPECT: invalid_schedule::its_step<6>|operand_is_sent_but_not_received\(&"key"\[0\], 4, 2, 0, 6, 3, 7\)
+// EXPECT: unless_the_topology_refuses_this_world_by_unsupported_reason
+// REJECT: invalid_schedule::(query_shard|peer)<
 
 #include "orrery/schedule/builder.hpp"
 #include "orrery/verify/verify.hpp"

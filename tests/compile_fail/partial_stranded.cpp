@@ -4,8 +4,9 @@
 //
 // EXPECT: a partial ends on this rank, which is not its shard's home: send it on, with payload::partial
 // EXPECT: partial_never_comes_home
-// EXPECT: invalid_schedule::rank<0>|partial_never_comes_home\([1-3], 0, 0\)
-// EXPECT: invalid_schedule::shard<[1-3]>|partial_never_comes_home\([1-3], 0, 0\)
+// EXPECT: invalid_schedule::rank<0>|partial_never_comes_home\(&"key"\[0\], [1-3], 0, 0\)
+// EXPECT: invalid_schedule::key_shard<[1-3]>|partial_never_comes_home\(&"key"\[0\], [1-3], 0, 0\)
+// REJECT: invalid_schedule::(query_shard|step|peer)<
 
 #include "orrery/schedule/builder.hpp"
 #include "orrery/verify/verify.hpp"

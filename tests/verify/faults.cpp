@@ -12,11 +12,14 @@
 
 #include "orrery/draw/grid.hpp"
 #include "orrery/schedule/builder.hpp"
+#include "orrery/topology/any_topology.hpp"
 #include "orrery/topology/concentric.hpp"
+#include "orrery/topology/placed.hpp"
 #include "orrery/topology/ring.hpp"
 #include "orrery/topology/wallfacer.hpp"
 #include "orrery/verify/verify.hpp"
 
+#include "verify/editable.hpp"
 #include "verify/every_topology.hpp"
 
 using namespace orrery;
@@ -190,6 +193,7 @@ TEST_CASE("mistakes that all ranks make alike are found by symmetry and without 
         CHECK(by_all_ranks.step == by_symmetry.step);
         CHECK((by_all_ranks.block == by_symmetry.block));
         CHECK(by_all_ranks.peer == by_symmetry.peer);
+        CHECK(by_all_ranks.message() == by_symmetry.message());
       }
     }
   }
@@ -344,7 +348,9 @@ TEST_CASE("a verdict is a message with its place and a way out") {
         "query shard 0 never meets key shard 1; let the two interact, for example on rank 0, which has the queries");
 
   const std::string early = verify(wrong_ring{wrong_ring::tile_before_arrival}, 3).message();
-  CHECK(early == "rank 0, step 0: key shard 2 is used, but it is not on this rank; receive it in an earlier step");
+  CHECK(early ==
+        "rank 0, step 0: key shard 2 is used, but it is received in step 0 from rank 2 in lane 0, and arrives by step "
+        "1; use it from step 1 on, or receive it in an earlier step");
 
   const std::string twice = verify(wrong_ring{wrong_ring::repeats_the_first_tile}, 3).message();
   CHECK(twice == "rank 0, step 1: query shard 0 meets key shard 0 for the second time; leave one of the two tiles out");
@@ -371,6 +377,229 @@ TEST_CASE("a verdict is a message with its place and a way out") {
   std::ostringstream printed;
   printed << verify(ring{}, 8);
   CHECK(printed.str() == "the schedule is right for 8 ranks");
+}
+
+namespace {
+
+/// What the verifier says of a ring of four ranks, of which one rank's program is changed.
+template <class Change>
+std::string message_of_ring(int rank, const Change& change) {
+  list<program> all = programs_of(ring{}, 4);
+  editable::change(all, rank, [&](editable::program& p) { change(p.steps); });
+  return verify(all).message();
+}
+
+/// A topology that forgets to say which worlds it refuses.
+template <class Topology>
+struct forgets_unsupported_reason {
+  [[nodiscard]] constexpr int slices(int world) const { return slices_of(Topology{}, world); }
+  [[nodiscard]] constexpr orrery::program program(int rank, int world, pass p) const {
+    return Topology{}.program(rank, world, p);
+  }
+};
+
+/// In all worlds that the topology refuses, from its divisor on.
+template <class Topology>
+void expect_world_in_message(int divisor) {
+  const forgets_unsupported_reason<Topology> topology;
+  for (int world = divisor + 1; world < 3 * divisor; ++world) {
+    if (unsupported_reason(Topology{}, world) == nullptr) continue;
+    for (const pass p : topologies::every_pass) {
+      for (const verdict& found : {verify(topology, world, p), verify(any_topology{topology}, world, p),
+                                   verify(placed{topology, teams_in_nodes{}}, world, p),
+                                   verify(all_to_all<1, forgets_unsupported_reason<Topology>>{}, world, p)}) {
+        const std::string message = found.message();
+        CAPTURE(message);
+        CHECK_FALSE(found.ok());
+        CHECK((contains(message, "give it unsupported_reason(world)") ||
+               contains(message, "refuse the world with unsupported_reason(world)")));
+        CHECK(contains(message, std::to_string(world) + " ranks"));
+      }
+    }
+  }
+}
+
+}  // namespace
+
+TEST_CASE("an operand that is used before it arrives: when it does, and how to wait for it") {
+  // Rank 2 receives key shard 1 in step 0, and uses it in step 1.
+  CHECK(
+      message_of_ring(2, [](auto& steps) { steps[0].exchanges[0].complete_before = 3; }) ==
+      "rank 2, step 1: key shard 1 is used, but it is in flight until step 3: it is received in step 0 from rank 1 in "
+      "lane 0; use it from step 3 on, or wait for it by letting its exchange take 1 step");
+  CHECK(
+      message_of_ring(2,
+                      [](auto& steps) {
+                        steps[1].exchanges[0].sent = {{side::key, 2, 0}};
+                        steps[1].keys = {{{side::key, 2, 0}, no_slot}};
+                        steps[0].exchanges[0].complete_before = 3;
+                        steps[2].keys = {{{side::key, 1, 0}, no_slot}};
+                      }) ==
+      "rank 2, step 2: key shard 1 is used, but it is in flight until step 3: it is received in step 0 from rank 1 in "
+      "lane 0; use it from step 3 on, or wait for it by letting its exchange take 2 steps at most");
+  // In the step that posts it, and before.
+  CHECK(message_of_ring(2, [](auto& steps) { steps[0].keys[0].block.shard = 1; }) ==
+        "rank 2, step 0: key shard 1 is used, but it is received in step 0 from rank 1 in lane 0, and arrives by step "
+        "1; use it from step 1 on, or receive it in an earlier step");
+  CHECK(message_of_ring(2, [](auto& steps) { steps[0].keys[0].block.shard = 0; }) ==
+        "rank 2, step 0: key shard 0 is used, but it is received only in step 1 from rank 1 in lane 0, and arrives by "
+        "step 2; use it from step 2 on, or receive it in an earlier step");
+}
+
+TEST_CASE("a missing receive: who sends what, in which step and lane") {
+  CHECK(
+      message_of_ring(2,
+                      [](auto& steps) {
+                        steps[1].exchanges[0].from = no_rank;
+                        steps[1].exchanges[0].received = {};
+                      }) ==
+      "rank 2, step 2: key shard 0 is used, but it is not received: rank 1 sends it to this rank (in its step 1, lane "
+      "0); receive it in that lane and order");
+  // Nor sent.
+  list<program> all = programs_of(ring{}, 4);
+  editable::change(
+      all, 1, [](editable::program& p) { p.steps[1].exchanges[0].to = no_rank, p.steps[1].exchanges[0].sent = {}; });
+  editable::change(all, 2, [](editable::program& p) {
+    p.steps[1].exchanges[0].from = no_rank, p.steps[1].exchanges[0].received = {};
+  });
+  CHECK(verify(all).message() ==
+        "rank 2, step 2: key shard 0 is used, but it is not on this rank, and no rank sends it to this one; receive it "
+        "in an earlier step, from a rank that has it");
+  // Not used after all.
+  CHECK(message_of_ring(2,
+                        [](auto& steps) {
+                          steps[1].exchanges[0].from = no_rank;
+                          steps[1].exchanges[0].received = {};
+                          steps[2].exchanges[0].sent = {{side::key, 2, 0}};
+                          steps[2].keys = {};
+                        }) ==
+        "rank 1, step 1: key shard 0 is sent to rank 2 in lane 0, which does not receive it: it expects key shard 3 "
+        "instead (in its step 2, lane 0); let it receive this one before, in the same lane");
+}
+
+TEST_CASE("a missing send: what the peer sends instead, in which step and lane") {
+  CHECK(message_of_ring(1,
+                        [](auto& steps) {
+                          steps[1].exchanges[0].to = no_rank;
+                          steps[1].exchanges[0].sent = {};
+                        }) ==
+        "rank 2, step 1: key shard 0 is awaited from rank 1 in lane 0, which does not send it: it sends key shard 3 "
+        "instead (in its step 2, lane 0); let it send this one before, in the same lane");
+  CHECK(
+      message_of_ring(1,
+                      [](auto& steps) {
+                        steps[2].exchanges[0].to = no_rank;
+                        steps[2].exchanges[0].sent = {};
+                      }) ==
+      "rank 2, step 2: key shard 3 is awaited from rank 1 in lane 0, which does not send it; let it, in the same lane "
+      "and order");
+  // To another rank.
+  CHECK(message_of_ring(1, [](auto& steps) { steps[2].exchanges[0].to = 3; }) ==
+        "rank 1, step 2: key shard 3 is sent to rank 3 in lane 0, which does not receive it, while rank 2 awaits it "
+        "from this rank (in its step 2, lane 0); let the two ends name each other");
+  CHECK(message_of_ring(1, [](auto& steps) { steps[2].exchanges[0].from = 3; }) ==
+        "rank 0, step 2: key shard 2 is sent to rank 1 in lane 0, which awaits it from rank 3 instead (in its step 2, "
+        "lane 0); let the two ends name each other");
+}
+
+TEST_CASE("a message whose two ends are in different lanes names both") {
+  for (const std::size_t hop : {0U, 1U, 2U}) {
+    const std::string step = std::to_string(hop);
+    CHECK(message_of_ring(3,
+                          [&](auto& steps) {
+                            steps[hop].exchanges.push_back(steps[hop].exchanges[0]);
+                            steps[hop].exchanges[0].from = no_rank, steps[hop].exchanges[0].received = {};
+                            steps[hop].exchanges[1].to = no_rank, steps[hop].exchanges[1].sent = {};
+                            steps[hop].exchanges[1].lane = 5;
+                          }) == "rank 2, step " + step + ": key shard " + std::to_string(2 - hop) +
+                                    " is sent to rank 3 in lane 0, which receives it in lane 5 (in its step " + step +
+                                    "); name one lane at both ends");
+  }
+  // The sender's lane is the one that differs.
+  const std::string message = message_of_ring(0, [&](auto& steps) {
+    steps[2].exchanges.push_back(steps[2].exchanges[0]);
+    steps[2].exchanges[0].from = no_rank, steps[2].exchanges[0].received = {};
+    steps[2].exchanges[1].to = no_rank, steps[2].exchanges[1].sent = {};
+    steps[2].exchanges[0].lane = 5;
+  });
+  CHECK(
+      message ==
+      "rank 0, step 2: key shard 2 is sent to rank 1 in lane 5, which receives it in lane 0 (in its step 2); name one "
+      "lane at both ends");
+}
+
+TEST_CASE("a receiver that names another block is told what arrives") {
+  CHECK(
+      verify(wrong_ring{wrong_ring::hops_by_two}, 4).message() ==
+      "rank 2, step 0: key shard 1 is expected from rank 0 in lane 0, which sends key shard 0 instead (in its step 0, "
+      "lane 0); name the same blocks in the same order at both ends");
+  // The second of two blocks; a block too few; a partial.
+  const list<program> right = programs_of(concentric<1, 2>{}, 4);
+  list<program> all = right;
+  editable::change(all, 1, [](editable::program& p) { p.steps[1].exchanges[0].sent[1] = {side::query, 1, 0}; });
+  CHECK(verify(all).message() ==
+        "rank 3, step 1: key shard 1 is expected from rank 1 in lane 0, which sends query shard 1 instead (in its step "
+        "1, lane 0); name the same blocks in the same order at both ends");
+  all = right;
+  editable::change(all, 1, [](editable::program& p) { p.steps[1].exchanges[0].sent.pop_back(); });
+  CHECK(verify(all).message() ==
+        "rank 3, step 1: key shard 0 is expected from rank 1 in lane 0, which sends 1 block instead of 2 (in its step "
+        "1, lane 0); name the same blocks in the same order at both ends");
+  all = programs_of(all_gather{}, 2, pass::circulate_keys);
+  editable::change(all, 1, [](editable::program& p) {
+    std::vector<editable::exchange>& last = p.steps[2].exchanges;
+    last.push_back(last[0]);
+    last[0].from = no_rank, last[0].received = {};
+    last[1].to = no_rank, last[1].sent = {};
+    last[1].payload = payload::operand;
+  });
+  CHECK(verify(all).message() ==
+        "rank 1, step 2: key shard 1 is expected from rank 0 in lane 0, which sends its partial (in its step 2, lane "
+        "0); name the same blocks in the same order at both ends");
+}
+
+TEST_CASE("a world that a topology forgets to refuse is in the message") {
+  expect_world_in_message<wallfacer<2>>(4);
+  expect_world_in_message<wallfacer<3>>(9);
+  expect_world_in_message<concentric<3>>(3);
+  expect_world_in_message<concentric<2, 2>>(4);
+  expect_world_in_message<double_ring<4>>(4);
+  expect_world_in_message<usp<3>>(3);
+  CHECK(
+      verify(forgets_unsupported_reason<concentric<3>>{}, 4).message() ==
+      "a world of 4 ranks does not suit the topology, or a peer is wrong: rank 3, step 0, names peer 4, but peers are "
+      "0 to 3; refuse the world with unsupported_reason(world), or correct the peer");
+  CHECK(verify(forgets_unsupported_reason<wallfacer<2>>{}, 6).message() ==
+        "rank 4, step 1: key shard 4 is sent to rank 2 in lane 0, which does not receive it; let it, in the same lane "
+        "and order; or, if the topology cannot have 6 ranks, give it unsupported_reason(world), which says so");
+  // Not where the topology says itself which worlds it refuses, nor where all ranks err alike.
+  CHECK_FALSE(contains(verify(wrong_ring{wrong_ring::hops_by_two}, 6).message(), "unsupported_reason"));
+}
+
+TEST_CASE("a refusal names the topology that refuses, inside others too, and counts ranks") {
+  const std::string reason{unsupported_reason(wallfacer<2>{}, 2)};
+  using nested = all_to_all<2, wallfacer<2>>;
+  const std::string expected =
+      "a world of 4 ranks is refused: the topology runs wallfacer<2> over 2 ranks, which " + reason;
+  CHECK(verify(nested{}, 4).message() == expected);
+  CHECK(verify(any_topology{nested{}}, 4).message() == expected);
+  CHECK(verify(placed{nested{}, teams_in_nodes{}}, 4).message() == expected);
+  CHECK(verify(all_to_all<2, all_to_all<3, wallfacer<2>>>{}, 6).message() ==
+        "a world of 6 ranks is refused: the topology runs wallfacer<2> over 1 rank, which " + reason);
+  CHECK(verify(all_to_all<3, nested>{}, 9).message() ==
+        "a world of 9 ranks is refused: the topology runs all_to_all<2,wallfacer<2>> over 3 ranks, which " +
+            std::string{unsupported_reason(usp<2>{}, 3)});
+  CHECK(verify(nested{}, 5).message() ==
+        "a world of 5 ranks is refused: the topology " + std::string{unsupported_reason(usp<2>{}, 5)});
+  CHECK_THROWS_WITH_AS(
+      static_cast<void>(program_of(nested{}, 0, 4)),
+      ("orrery: topology all_to_all<2,wallfacer<2>> over 4 ranks runs wallfacer<2> over 2 ranks, which " + reason)
+          .c_str(),
+      std::invalid_argument);
+  CHECK(verify(ring{}, 1).message() == "the schedule is right for 1 rank");
+  CHECK(verify(wallfacer<2>{}, 1).message() == "a world of 1 rank is refused: the topology " + reason);
+  CHECK_THROWS_WITH_AS(static_cast<void>(program_of(wallfacer<2>{}, 0, 1)),
+                       ("orrery: topology wallfacer<2> over 1 rank " + reason).c_str(), std::invalid_argument);
 }
 
 TEST_CASE("every fault has a message of its own with all its numbers") {

@@ -19,6 +19,7 @@ namespace {
 
 using orrery::fault;
 using orrery::program;
+using orrery::detail::fault_clue;
 using orrery::schedule::block;
 using orrery::schedule::exchange;
 using orrery::schedule::held_block;
@@ -52,6 +53,7 @@ struct mutation {
   const char* name;
   fault expected;
   damage apply;
+  std::optional<fault_clue::kind> clue{};  ///< what the message must explain it by
 };
 
 // What mutations ask about programs. --------------------------------------------------------------------------------
@@ -100,6 +102,20 @@ bool is_last_of_its_channel(const world_of_programs& all, const message& m) {
   for (int e = m.e + 1; e < all[m.a].exchanges.size(); ++e) {
     const exchange& y = all[m.a].exchanges[e];
     if (y.to == x.to && y.lane == x.lane && y.sent.count > 0) return false;
+  }
+  return true;
+}
+
+/// If one end of this message is missing, is that seen from the others of its channel? Not if the next one has the same
+/// blocks, nor, in a test that puts it behind all others of its step, if the next one is in the same step.
+bool is_missed(const world_of_programs& all, const message& m) {
+  const exchange& x = sender(all, m);
+  for (int e = m.e + 1; e < all[m.a].exchanges.size(); ++e) {
+    const exchange& y = all[m.a].exchanges[e];
+    if (y.to != x.to || y.lane != x.lane || y.sent.count == 0) continue;
+    const message next = message_of(all, m.a, e);
+    return blocks_of(all, next) != blocks_of(all, m) && y.posted != x.posted &&
+           receiver(all, next).posted != receiver(all, m).posted;
   }
   return true;
 }
@@ -204,6 +220,25 @@ std::optional<place> drop_exchange(world_of_programs& all, sites& s) {
   return std::nullopt;
 }
 
+/// The sender still sends the block, which nobody receives, and which is missed when it is used.
+std::optional<place> drop_receive_of_an_operand(world_of_programs& all, sites& s) {
+  for (const message& m : messages_of(all)) {
+    if (sender(all, m).payload != payload::operand) continue;
+    const std::vector<block> blocks = blocks_of(all, m);
+    std::optional<int> first;
+    for (const block& what : blocks) {
+      if (what.shard == m.b || times_received(all[m.b], what, payload::operand) != 1) continue;
+      const auto read = first_read(all[m.b], what, 0);
+      if (read && (!first || *read < *first)) first = read;
+    }
+    if (blocks.size() > 1 || !first || !s.here()) continue;
+    const place found{m.b, first, blocks[0]};
+    editable::change(all, m.b, [&](editable::program& b) { drop_receive(b, m.f); });
+    return found;
+  }
+  return std::nullopt;
+}
+
 bool goes_home(const world_of_programs& all, const message& m) {
   const std::vector<block> blocks = blocks_of(all, m);
   return sender(all, m).payload == payload::partial &&
@@ -222,7 +257,7 @@ std::optional<place> drop_partial(world_of_programs& all, sites& s) {
 
 std::optional<place> drop_receive_only(world_of_programs& all, sites& s) {
   for (const message& m : messages_of(all)) {
-    if (!goes_home(all, m) || !is_last_of_its_channel(all, m) || !s.here()) continue;
+    if (!goes_home(all, m) || !is_missed(all, m) || !s.here()) continue;
     const place found{m.a, sender(all, m).posted, blocks_of(all, m)[0], m.b};
     editable::change(all, m.b, [&](editable::program& b) { drop_receive(b, m.f); });
     return found;
@@ -232,7 +267,7 @@ std::optional<place> drop_receive_only(world_of_programs& all, sites& s) {
 
 std::optional<place> drop_send_only(world_of_programs& all, sites& s) {
   for (const message& m : messages_of(all)) {
-    if (sender(all, m).payload != payload::operand || !is_last_of_its_channel(all, m) || !s.here()) continue;
+    if (sender(all, m).payload != payload::operand || !is_missed(all, m) || !s.here()) continue;
     const place found{m.b, receiver(all, m).posted, blocks_of(all, m)[0], m.a};
     editable::change(all, m.a, [&](editable::program& a) { drop_send(a, m.e); });
     return found;
@@ -310,7 +345,7 @@ std::optional<place> swap_peers_of_one_rank(world_of_programs& all, sites& s) {
 
 std::optional<place> send_in_another_lane(world_of_programs& all, sites& s) {
   for (const message& m : messages_of(all)) {
-    if (!is_last_of_its_channel(all, m) || !s.here()) continue;
+    if (!is_missed(all, m) || !s.here()) continue;
     const place found{m.a, sender(all, m).posted, blocks_of(all, m)[0], m.b};
     editable::change(all, m.a, [&](editable::program& a) { split_send(a, m.e).lane = 15; });
     return found;
@@ -320,7 +355,7 @@ std::optional<place> send_in_another_lane(world_of_programs& all, sites& s) {
 
 std::optional<place> receive_in_another_lane(world_of_programs& all, sites& s) {
   for (const message& m : messages_of(all)) {
-    if (!is_last_of_its_channel(all, m) || !s.here()) continue;
+    if (!is_missed(all, m) || !s.here()) continue;
     const place found{m.a, sender(all, m).posted, blocks_of(all, m)[0], m.b};
     editable::change(all, m.b, [&](editable::program& b) { split_receive(b, m.f).lane = 15; });
     return found;
@@ -899,19 +934,23 @@ std::optional<place> let_a_partial_arrive_late(world_of_programs& all, sites& s)
 
 const mutation mutations[] = {
     {"an exchange is dropped at both ends", fault::operand_missing, drop_exchange},
-    {"an operand is used a step too early", fault::operand_missing, use_an_operand_a_step_early},
+    {"the receive of an operand is dropped", fault::operand_missing, drop_receive_of_an_operand,
+     fault_clue::kind::not_received},
+    {"an operand is used a step too early", fault::operand_missing, use_an_operand_a_step_early,
+     fault_clue::kind::in_flight},
     {"only the receive is dropped", fault::send_unmatched, drop_receive_only},
     {"a send that nobody receives", fault::send_unmatched, send_to_one_who_does_not_know},
     {"the peers of two ranks are swapped", fault::send_unmatched, swap_peers_of_two_ranks},
-    {"a send in another lane", fault::send_unmatched, send_in_another_lane},
-    {"a receive in another lane", fault::send_unmatched, receive_in_another_lane},
+    {"a send in another lane", fault::send_unmatched, send_in_another_lane, fault_clue::kind::other_lane},
+    {"a receive in another lane", fault::send_unmatched, receive_in_another_lane, fault_clue::kind::other_lane},
     {"only the send is dropped", fault::receive_unmatched, drop_send_only},
     {"a receive that nobody sends", fault::receive_unmatched, await_one_who_does_not_know},
     {"two peers of one rank are swapped", fault::blocks_disagree, swap_peers_of_one_rank},
-    {"another block is sent", fault::blocks_disagree, send_another_block},
-    {"blocks are sent in another order", fault::blocks_disagree, send_in_another_order},
-    {"a block less is sent", fault::blocks_disagree, send_a_block_less},
-    {"partials are awaited as operands", fault::blocks_disagree, send_operands_as_another_cargo},
+    {"another block is sent", fault::blocks_disagree, send_another_block, fault_clue::kind::other_block},
+    {"blocks are sent in another order", fault::blocks_disagree, send_in_another_order, fault_clue::kind::other_block},
+    {"a block less is sent", fault::blocks_disagree, send_a_block_less, fault_clue::kind::other_count},
+    {"partials are awaited as operands", fault::blocks_disagree, send_operands_as_another_cargo,
+     fault_clue::kind::other_payload},
     {"a send to a rank outside the world", fault::peer_outside_world, send_outside},
     {"a receive from a rank outside the world", fault::peer_outside_world, receive_from_outside},
     {"a send to oneself", fault::peer_outside_world, send_to_oneself},
@@ -958,6 +997,32 @@ const mutation mutations[] = {
     {"a home's partial is sent away", fault::partial_leaves_home, send_a_partial_away_from_home},
 };
 
+/// Is the exchange that explains the fault in the programs, in the step and lane that the message says?
+bool is_true(const fault_clue& clue, const world_of_programs& all, const orrery::verdict& v) {
+  using kind = fault_clue::kind;
+  const bool is_receive =
+      clue.found == kind::in_flight || (v.found == fault::send_unmatched && clue.found != kind::none);
+  const int rank = clue.found == kind::in_flight ? v.rank : clue.found == kind::other_peer ? v.peer : clue.rank;
+  const program& p = all[rank];
+  return std::any_of(p.exchanges.begin(), p.exchanges.end(), [&](const exchange& x) {
+    std::vector<block> blocks;
+    for (int i = x.sent.first; !is_receive && i < x.sent.end(); ++i) blocks.push_back(p.sent[i]);
+    for (int i = x.received.first; is_receive && i < x.received.end(); ++i) blocks.push_back(p.received[i].block);
+    const int peer = is_receive ? x.from : x.to;
+    const int expected_peer = clue.found == kind::in_flight || clue.found == kind::other_peer ? clue.rank : v.rank;
+    if (x.posted != clue.step || x.lane != clue.lane || peer != expected_peer || !is_in(blocks, clue.block))
+      return false;
+    if (clue.found == kind::in_flight || clue.found == kind::not_received)
+      return x.payload == payload::operand && is_in(blocks, v.block) &&
+             (clue.found == kind::not_received || x.complete_before == clue.until);
+    if (clue.found == kind::other_block) return !(clue.block == v.block);
+    if (clue.found == kind::other_count) return clue.count == static_cast<int>(blocks.size());
+    if (clue.found == kind::other_payload) return x.payload == clue.payload && clue.payload != v.payload;
+    if (clue.found == kind::other_lane) return clue.lane != v.lane && is_in(blocks, v.block);
+    return x.payload == clue.payload;
+  });
+}
+
 }  // namespace
 
 TEST_CASE("each damage to a right schedule is found, and named") {
@@ -999,6 +1064,8 @@ TEST_CASE("each damage to a right schedule is found, and named") {
             if (where->step) REQUIRE(found.step == *where->step);
             if (where->what) REQUIRE((found.block == *where->what));
             if (where->peer) REQUIRE(found.peer == *where->peer);
+            if (m.clue) REQUIRE(found.clue.found == *m.clue);
+            if (found.clue.found != fault_clue::kind::none) REQUIRE(is_true(found.clue, damaged, found));
             ++counts[i].cases;
             applied[i] = true;
           }

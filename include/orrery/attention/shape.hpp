@@ -12,6 +12,7 @@
 
 #include "orrery/attention/view_overlap.hpp"
 #include "orrery/schedule/block.hpp"
+#include "orrery/schedule/detail/counted.hpp"
 #include "orrery/schedule/detail/schedule_digest.hpp"
 #include "orrery/schedule/detail/split_by_tensor.hpp"
 #include "orrery/schedule/list.hpp"
@@ -125,13 +126,8 @@ struct attention_request {
 
   /// What to say of the layout's shards for a sequence whose length is `name`, `length`.
   [[nodiscard]] std::string wrong_shards(const char* name, std::int64_t length, const std::string& why) const {
-    return "layout " + layout + " (" + name + " " + std::to_string(length) + " over " + std::to_string(world) +
-           (world == 1 ? " rank) " : " ranks) ") + why;
-  }
-
-  /// What to say of a topology that refuses this world, for `reason`.
-  [[nodiscard]] std::string refused(const char* reason) const {
-    return "topology " + topology + " over " + std::to_string(world) + " ranks " + reason;
+    return "layout " + layout + " (" + name + " " + std::to_string(length) + " over " + counted_ranks(world) + ") " +
+           why;
   }
 
   /// Empty, or a message.
@@ -150,8 +146,8 @@ struct attention_request {
 
   /// What to say of a schedule that is not proven.
   [[nodiscard]] std::string unproven(pass p, const verdict& v) const {
-    return "the schedule of topology " + topology + " (" + name_of(p) + ") is wrong for " + std::to_string(world) +
-           " ranks: " + v.message();
+    return "the schedule of topology " + topology + " (" + name_of(p) + ") is wrong for " + counted_ranks(world) +
+           ": " + v.message();
   }
 
   /// All of it, with what is wrong on this rank, as ranks compare it.

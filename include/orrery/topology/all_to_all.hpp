@@ -111,6 +111,15 @@ struct all_to_all {
     if (const char* reason = detail::all_to_all_refusal(world, U)) return reason;
     return orrery::unsupported_reason(Inner{}, world / U, p);
   }
+  [[nodiscard]] static constexpr bool has_unsupported_reason() {
+    return U > 1 || detail::has_unsupported_reason(Inner{});
+  }
+  [[nodiscard]] static constexpr detail::refusing_part refusing_part(int world, schedule::pass p) {
+    if (world < 1 || world % U != 0) return {};
+    const detail::refusing_part inner = detail::refusing_part_of(Inner{}, world / U, p);
+    if (inner.name != nullptr) return inner;
+    return {&detail::name_of_type<Inner>, world / U};
+  }
   [[nodiscard]] static constexpr int slices(int world) { return U * slices_of(Inner{}, world / U); }
   [[nodiscard]] static constexpr int team(int world) requires(requires { Inner{}.team(1); }) {
     return U * Inner{}.team(world / U);

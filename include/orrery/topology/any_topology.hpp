@@ -33,6 +33,10 @@ class any_topology {
   [[nodiscard]] const char* unsupported_reason(int world, schedule::pass p = schedule::pass::forward) const {
     return held_->unsupported_reason(world, p);
   }
+  [[nodiscard]] bool has_unsupported_reason() const { return held_->has_unsupported_reason(); }
+  [[nodiscard]] detail::refusing_part refusing_part(int world, schedule::pass p) const {
+    return held_->refusing_part(world, p);
+  }
   [[nodiscard]] int slices(int world) const { return held_->slices(world); }
   /// Throws `std::invalid_argument` if the topology does not say how large its teams are.
   [[nodiscard]] int team(int world) const { return held_->team(world); }
@@ -58,6 +62,8 @@ class any_topology {
     [[nodiscard]] virtual bool equals(const any& of_same_type) const = 0;
     [[nodiscard]] virtual std::string name() const = 0;
     [[nodiscard]] virtual const char* unsupported_reason(int world, schedule::pass p) const = 0;
+    [[nodiscard]] virtual bool has_unsupported_reason() const = 0;
+    [[nodiscard]] virtual detail::refusing_part refusing_part(int world, schedule::pass p) const = 0;
     [[nodiscard]] virtual int slices(int world) const = 0;
     [[nodiscard]] virtual int team(int world) const = 0;
     [[nodiscard]] virtual orrery::schedule::program program(int rank, int world, schedule::pass p) const = 0;
@@ -83,6 +89,10 @@ class any_topology {
     [[nodiscard]] std::string name() const override { return name_of(held); }
     [[nodiscard]] const char* unsupported_reason(int world, schedule::pass p) const override {
       return orrery::unsupported_reason(held, world, p);
+    }
+    [[nodiscard]] bool has_unsupported_reason() const override { return detail::has_unsupported_reason(held); }
+    [[nodiscard]] detail::refusing_part refusing_part(int world, schedule::pass p) const override {
+      return detail::refusing_part_of(held, world, p);
     }
     [[nodiscard]] int slices(int world) const override { return slices_of(held, world); }
     [[nodiscard]] int team(int world) const override {

@@ -93,6 +93,11 @@ struct placed {
     if constexpr (requires { placement.unsupported_reason(world); }) return placement.unsupported_reason(world);
     return nullptr;
   }
+  [[nodiscard]] constexpr bool has_unsupported_reason() const { return detail::has_unsupported_reason(topology); }
+  [[nodiscard]] constexpr detail::refusing_part refusing_part(int world, schedule::pass p) const {
+    if (orrery::unsupported_reason(topology, world, p) == nullptr) return {};  // it is the placement that refuses
+    return detail::refusing_part_of(topology, world, p);
+  }
   [[nodiscard]] constexpr int slices(int world) const { return slices_of(topology, world); }
 
   /// Where each rank of the topology goes. The world must be admitted.
@@ -102,8 +107,8 @@ struct placed {
     bool all = to.size() == world;
     for (int rank = 0; all && rank < world; ++rank) all = to[rank] >= 0 && to[rank] < world && ++taken[to[rank]] == 1;
     if (!all) {
-      throw std::invalid_argument{"orrery: " + name() + " over " + std::to_string(world) +
-                                  " ranks: the placement is not a permutation; it must give every rank from 0 to " +
+      throw std::invalid_argument{"orrery: " + name() + " over " + detail::counted_ranks(world) +
+                                  ": the placement is not a permutation; it must give every rank from 0 to " +
                                   std::to_string(world - 1) + " once"};
     }
     return to;

@@ -9,8 +9,10 @@
 #include <type_traits>
 
 #include "orrery/schedule/derive_backward.hpp"
+#include "orrery/schedule/detail/counted.hpp"
 #include "orrery/schedule/detail/slot_allocation.hpp"
 #include "orrery/schedule/program.hpp"
+#include "orrery/topology/detail/refusing_part.hpp"
 
 namespace orrery {
 
@@ -166,13 +168,46 @@ template <topology Topology>
 
 namespace orrery::detail {
 
+/// Does the topology say itself which worlds it refuses? Those that hold other topologies ask them.
+template <topology Topology>
+[[nodiscard]] constexpr bool has_unsupported_reason(const Topology& t) {
+  if constexpr (requires { t.has_unsupported_reason(); }) {
+    return t.has_unsupported_reason();
+  } else {
+    return requires { t.unsupported_reason(1, pass::forward); }
+    || requires { t.unsupported_reason(1); };
+  }
+}
+
+/// The topology inside this one that refuses its part of a world which is refused; empty if that is the whole one.
+/// Topologies that hold others have a member `refusing_part(world, pass)`.
+template <topology Topology>
+[[nodiscard]] constexpr detail::refusing_part refusing_part_of(const Topology& t, int world, pass p) {
+  if constexpr (requires { t.refusing_part(world, p); }) {
+    return t.refusing_part(world, p);
+  } else {
+    return {};
+  }
+}
+
+/// The name of a topology without a value.
+template <topology Topology>
+[[nodiscard]] std::string name_of_type() {
+  return name_of(Topology{});
+}
+
+/// What to say of a topology that refuses this world, for `reason`.
+template <topology Topology>
+[[nodiscard]] std::string refusal_message(const Topology& t, int world, pass p, const char* reason) {
+  return "topology " + name_of(t) + " over " + counted_ranks(world) + " " + refusing_part_of(t, world, p).text() +
+         reason;
+}
+
 /// Throws `std::invalid_argument` with a message if the topology refuses the world.
 template <topology Topology>
 constexpr void require_admitted(const Topology& t, int world, pass p) {
-  if (const char* reason = unsupported_reason(t, world, p)) {
-    throw std::invalid_argument{"orrery: topology " + name_of(t) + " over " + std::to_string(world) + " ranks " +
-                                reason};
-  }
+  if (const char* reason = unsupported_reason(t, world, p))
+    throw std::invalid_argument{"orrery: " + refusal_message(t, world, p, reason)};
 }
 
 }  // namespace orrery::detail

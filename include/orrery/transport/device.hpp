@@ -20,6 +20,7 @@
 
 #include "orrery/device/context.hpp"
 #include "orrery/device/handles.hpp"
+#include "orrery/schedule/detail/counted.hpp"
 #include "orrery/transport/detail/deadline.hpp"
 #include "orrery/transport/threads.hpp"
 #include "orrery/transport/transport.hpp"
@@ -82,8 +83,8 @@ class group {
     if (const std::string wrong = detail::options_error(options.deadline, 1); !wrong.empty())
       refuse("options: " + wrong);
     if (!options.streams.empty() && options.streams.size() != static_cast<std::size_t>(ranks)) {
-      refuse("options: there are " + std::to_string(options.streams.size()) + " streams for " + std::to_string(ranks) +
-             " ranks; give one for each rank, or none");
+      refuse("options: there are " + std::to_string(options.streams.size()) + " streams for " +
+             detail::counted_ranks(ranks) + "; give one for each rank, or none");
     }
     int visible = 0;
     detail::check_cuda(cudaGetDeviceCount(&visible), "cudaGetDeviceCount");

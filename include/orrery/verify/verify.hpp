@@ -70,6 +70,16 @@ class verification {
   bool in_step_ = true;
 };
 
+/// Can it be that the topology should have refused the world, but does not say which worlds it refuses?
+template <topology Topology>
+[[nodiscard]] constexpr bool may_be_of_world(const verdict& v, const Topology& t) {
+  if (v.found == fault::program_of_another || v.found == fault::lane_does_not_exist ||
+      v.found == fault::block_outside_world || v.found == fault::exchange_takes_no_step ||
+      v.found == fault::sides_confused || (v.found == fault::peer_outside_world && v.peer < v.world))
+    return false;
+  return !has_unsupported_reason(t);
+}
+
 }  // namespace orrery::detail
 
 namespace orrery {
@@ -119,6 +129,7 @@ template <topology Topology>
   if (const char* reason = unsupported_reason(t, world, p)) {
     refusal.found = fault::world_refused;
     refusal.reason = reason;
+    refusal.refused_part = detail::refusing_part_of(t, world, p);
     return refusal;
   }
   schedule::list<schedule::program> all;  // of all ranks, where they are written together
@@ -157,7 +168,8 @@ template <topology Topology>
       if (alike.items[rank] == rank) schedule::finish(first.items[rank]);
     }
     detail::verification proof{first, world, static_cast<schedule::list<int>&&>(alike)};
-    const verdict found = proof.run(every_pair{});
+    verdict found = proof.run(every_pair{});
+    if (!found.ok()) found.any_world = period != 1 && detail::may_be_of_world(found, t);
     if (!found.ok() || proof.in_step()) return found;
   }
   // The first ranks' programs do not speak for all.
@@ -167,7 +179,9 @@ template <topology Topology>
     digest->add_remarks(programs.items[rank]);
     digest->add(programs.items[rank]);
   }
-  return verify(programs);
+  verdict found = verify(programs);
+  if (!found.ok()) found.any_world = period != 1 && detail::may_be_of_world(found, t);
+  return found;
 }
 
 }  // namespace orrery

@@ -18,6 +18,7 @@
 #include <vector>
 
 #include "orrery/host/thread_team.hpp"
+#include "orrery/schedule/detail/counted.hpp"
 #include "orrery/transport/detail/collective_signature.hpp"
 #include "orrery/transport/detail/deadline.hpp"
 #include "orrery/transport/detail/describe.hpp"
@@ -44,7 +45,7 @@ class shared_world {
         published_(ranks_.size()) {
   } catch (const std::bad_alloc&) {
     throw std::system_error{std::make_error_code(std::errc::not_enough_memory),
-                            "orrery: threads::run: no memory for " + std::to_string(size) + " ranks; use fewer"};
+                            "orrery: threads::run: no memory for " + detail::counted_ranks(size) + "; use fewer"};
   }
 
   shared_world(const shared_world&) = delete;

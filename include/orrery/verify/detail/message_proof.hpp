@@ -4,6 +4,7 @@
 #include "orrery/config.hpp"
 
 #include "orrery/schedule/program.hpp"
+#include "orrery/verify/detail/message_search.hpp"
 #include "orrery/verify/detail/proof_subject.hpp"
 
 namespace orrery::detail {
@@ -32,8 +33,7 @@ class message_proof {
       const int* const sender_posts = counterparts_[p.rank].sender_posts.items;
       for (int e = 0; e < p.exchanges.count; ++e, ++x)
         if (x->received.count > 0 && sender_posts[e] == 0)
-          return subject_.refuse(fault::receive_unmatched, p.rank, x->posted, p.received[x->received.first].block,
-                                 x->from);
+          return message_search{subject_}.refuse_end(p.rank, e, x->from, false);
     }
     return true;
   }
@@ -110,7 +110,7 @@ class message_proof {
       const int sender = rank - moved < 0 ? rank - moved + world_ : rank - moved;
       const int* const channel = receives_.items[representative].first.items + sender * lanes_ + x.lane;
       const int at = channel[0] + message[x.to * lanes_ + x.lane]++;
-      if (at >= channel[1]) return subject_.refuse(fault::send_unmatched, rank, x.posted, p.sent[x.sent.first], x.to);
+      if (at >= channel[1]) return message_search{subject_}.refuse_end(rank, e, x.to, true);
       const int counterpart = receives_.items[representative].exchanges.items[at];
       const exchange& y = programs_.items[representative].exchanges.items[counterpart];
       const held_block* const received = programs_.items[representative].received.items + y.received.first;
@@ -120,17 +120,12 @@ class message_proof {
         agree = received[b].block.side == sent[b].side &&
                 (received[b].block.shard + moved - sent[b].shard) % world_ == 0 &&
                 (received[b].block.slice + moved - sent[b].slice) % p.slices == 0;
-      if (!agree)
-        return subject_.refuse(fault::blocks_disagree, x.to, y.posted, moved_on(p, received[0].block, moved), rank);
+      if (!agree) return message_search{subject_}.refuse_message(rank, x.to, x.lane, at - channel[0]);
       counterparts_.items[rank].receiver_posts.items[e] = 1 + y.posted;
       counterparts_.items[representative].sender_posts.items[counterpart] = 1 + x.posted;
       if (x.posted >= y.complete_before || y.posted >= x.complete_before) in_step_ = false;
     }
     return true;
-  }
-
-  [[nodiscard]] static constexpr block moved_on(const program& p, const block& b, int distance) {
-    return {b.side, (b.shard + distance) % p.world, (b.slice + distance) % p.slices};
   }
 
   /// May the rank begin `step`, with the others where they are? If not, `peer` is whom it waits for.

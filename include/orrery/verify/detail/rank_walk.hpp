@@ -5,6 +5,7 @@
 
 #include "orrery/schedule/detail/slot_state.hpp"
 #include "orrery/schedule/program.hpp"
+#include "orrery/verify/detail/message_search.hpp"
 #include "orrery/verify/detail/proof_subject.hpp"
 
 namespace orrery::detail {
@@ -155,7 +156,8 @@ class rank_walk {
     const int slot = operands.find(what, i);
     if (slot == none) {
       const bool overwritten = operands.ever_held(what) && operands.find(what, never) == none;
-      return subject_.refuse(overwritten ? fault::slot_overwritten : fault::operand_missing, p.rank, i, what);
+      return overwritten ? subject_.refuse(fault::slot_overwritten, p.rank, i, what)
+                         : message_search{subject_}.refuse_operand(p.rank, i, what);
     }
     if (operands.places[slot].free_from < until) operands.places[slot].free_from = until;
     return true;

@@ -21,7 +21,10 @@
 
 #include <doctest/doctest.h>
 
+#include "orrery/attention.hpp"
+#include "orrery/kernel/flash.hpp"
 #include "orrery/schedule/builder.hpp"
+#include "orrery/topology/ring.hpp"
 #include "orrery/topology/topology.hpp"
 #include "orrery/transport/counted.hpp"
 
@@ -647,6 +650,108 @@ TEST_CASE("lanes: messages between the same ranks, posted in one order and await
       }
     }
   }));
+}
+
+namespace {
+
+/// Runs body(shared, rank) on a thread of the test's own for each rank.
+template <class Body>
+void on_own_threads(threads::shared_world& shared, const Body& body) {
+  const time_limit limit;
+  std::vector<std::thread> threads;
+  for (int rank = 0; rank < shared.size(); ++rank) threads.emplace_back([&body, &shared, rank] { body(shared, rank); });
+  for (std::thread& one : threads) one.join();
+}
+
+/// What each rank says that joins on a thread of its own and runs `body`: "nothing", or what is thrown.
+template <class Body>
+std::vector<std::string> said_by_joined(int ranks, const Body& body) {
+  std::vector<std::string> said(static_cast<std::size_t>(ranks));
+  threads::shared_world shared{ranks, {.deadline = 3600}};
+  on_own_threads(shared, [&](threads::shared_world& world, int rank) {
+    said[static_cast<std::size_t>(rank)] = what<std::exception>([&] {
+      auto on = orrery::threads::join(world, rank);
+      body(on);
+    });
+  });
+  return said;
+}
+
+}  // namespace
+
+TEST_CASE("ranks on the caller's threads: collectives, messages and operators") {
+  const auto said = said_by_joined(2, [](threads::world& on) {
+    if (on.size() != 2) throw std::logic_error{"size"};
+    double sum = on.rank() + 1;
+    on.all_reduce_sum(std::span{&sum, 1});
+    if (sum != 3) throw std::logic_error{"the sum"};
+    end_of_message end{on};
+    for (int call = 0; call < 10; ++call) {
+      end.memory.fill(std::byte{0});
+      if (on.rank() == 1) end.memory[0] = static_cast<std::byte>(call);
+      end.call();
+      if (end.memory[0] != static_cast<std::byte>(call)) throw std::logic_error{"the message"};
+    }
+    orrery::attention<orrery::ring, orrery::flash<float>> attend{on, {.length = 4, .head_dim = 1}};
+    std::vector<float> ones(2, 1.0F), out(2), lse(2);
+    const auto in = orrery::batch_sequence_head_dim(ones.data(), 1, 2, 1, 1);
+    attend.forward(in, in, in, orrery::batch_sequence_head_dim(out.data(), 1, 2, 1, 1),
+                   orrery::batch_head_sequence(lse.data(), 1, 1, 2));
+    if (out != ones) throw std::logic_error{"the mean of ones"};
+  });
+  CHECK(said == std::vector<std::string>{"nothing", "nothing"});
+}
+
+TEST_CASE("ranks on the caller's threads: one that ends, fails or gives up is named at once") {
+  const auto ended = said_by_joined(3, [](threads::world& on) {
+    if (on.rank() != 2) on.barrier();
+  });
+  CHECK(ended[0].find("for all ranks to come to the same collective call, but rank 2 has ended") != std::string::npos);
+  CHECK(ended[2] == "nothing");
+  const auto failed = said_by_joined(2, [](threads::world& on) {
+    if (on.rank() == 1) throw std::out_of_range{"boom"};
+    on.barrier();
+  });
+  CHECK(failed[0].find("orrery: rank 0 stops: rank 1 failed with an exception") == 0);
+  CHECK(failed[1] == "boom");
+  const auto gave_up = said_by_joined(2, [](threads::world& on) {
+    if (on.rank() == 0) on.barrier();
+    on.abandon("because of its disk");
+  });
+  CHECK(gave_up[0].find("orrery: rank 0 stops: rank 1 failed because of its disk") == 0);
+  // An exception that was under way before is no failure of the rank.
+  threads::shared_world shared{1};
+  struct joins_when_destroyed {
+    threads::shared_world* shared;
+    ~joins_when_destroyed() { static_cast<void>(orrery::threads::join(*shared, 0)); }
+  };
+  CHECK_THROWS_AS(
+      [&] {
+        const joins_when_destroyed later{&shared};
+        throw std::out_of_range{"boom"};
+      }(),
+      std::out_of_range);
+  CHECK_FALSE(shared.failed());
+}
+
+TEST_CASE("ranks on the caller's threads: each joins once, with a number that there is") {
+  threads::shared_world shared{2};
+  for (const int rank : {-1, 2}) {
+    CHECK(what([&] { static_cast<void>(orrery::threads::join(shared, rank)); }) ==
+          "orrery: threads::join: the rank is " + std::to_string(rank) + ", expected a number from 0 to 1");
+  }
+  const std::string twice =
+      "orrery: threads::join: rank 1 has joined before, and a rank joins once; give each thread a rank of its own, "
+      "keep "
+      "its world while it works, and make another shared_world to start again";
+  {
+    const auto world = orrery::threads::join(shared, 1);
+    CHECK(what<std::logic_error>([&] { static_cast<void>(orrery::threads::join(shared, 1)); }) == twice);
+    CHECK(world.usable());
+  }
+  CHECK(what<std::logic_error>([&] { static_cast<void>(orrery::threads::join(shared, 1)); }) == twice);
+  CHECK(what([] { threads::shared_world{0}; }) ==
+        "orrery: threads::shared_world: the number of ranks is 0, expected at least 1");
 }
 
 TEST_CASE("host_memory is aligned and zeroed") {

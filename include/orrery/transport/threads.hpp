@@ -65,7 +65,15 @@ class world {
  public:
   using memory = detail::host_memory;
 
+  /// What `run` makes on its threads. Call `join` on a thread of your own.
   world(shared_world& shared, int rank) noexcept : shared_{&shared}, rank_{rank} {}
+  world(const world&) = delete;
+  world& operator=(const world&) = delete;
+  ~world() {
+    if (!joined_) return;
+    if (std::uncaught_exceptions() > exceptions_) shared_->abandon(rank_, "with an exception");
+    shared_->leave(rank_);
+  }
 
   [[nodiscard]] int rank() const noexcept { return rank_; }
   [[nodiscard]] int size() const noexcept { return shared_->size(); }
@@ -113,9 +121,37 @@ class world {
   }
 
  private:
+  friend world join(shared_world& shared, int rank);
+
+  struct by_join {};
+  world(shared_world& shared, int rank, by_join)
+      : shared_{&shared}, rank_{rank}, joined_{true}, exceptions_{std::uncaught_exceptions()} {
+    shared.enter(rank);
+  }
+
   shared_world* shared_;
   int rank_;
+  bool joined_ = false;
+  int exceptions_ = 0;  // in flight when `join` made this
 };
+
+/// Makes the calling thread a rank of the world. For trainers that have threads already: all of them share one
+/// `shared_world`, and each joins it with a rank of its own.
+///
+///     orrery::threads::shared_world shared{2, {.deadline = 30}};  // before the threads, and destroyed after them
+///     ...
+///     auto world = orrery::threads::join(shared, rank);           // on each of two threads, with rank 0 and 1
+///     orrery::attention<orrery::ring, orrery::flash<float>> attend{world, shape};
+///
+/// The result is used like the world of `run`, by one thread at a time. Destroying it ends the rank: ranks that wait
+/// for it, or come to a collective call later, fail at once with a message. If an exception destroys it, the other
+/// ranks fail at their next communication, as in `run`. They are not told the exception's message, unless this rank
+/// calls `world.abandon(why)` first.
+///
+/// Starts no threads, except for the helpers of `threads_per_rank`, and does not change the time slices of the caller's
+/// threads. Does not wait for other ranks. Throws `std::invalid_argument` if `rank` is not in [0, size), and
+/// `std::logic_error` if a thread has joined with this rank before.
+[[nodiscard]] inline world join(shared_world& shared, int rank) { return {shared, rank, world::by_join{}}; }
 
 /// Calls `call(body, rank)` on a new thread for each rank of the world, and returns when all have ended. Handles
 /// exceptions as `run` below does.
@@ -206,7 +242,7 @@ void run_ranks(shared_world& shared, const Body& body) {
 /// `std::system_error` if the system refuses the thread of a rank, after the ranks that had started have ended.
 template <class Body>
 void run(int ranks, const options& options, Body&& body) {
-  shared_world shared{ranks, options};
+  shared_world shared{ranks, options, "threads::run"};
   run_ranks(shared, [&](int rank) {
     world local{shared, rank};
     body(local);

@@ -37,15 +37,19 @@ struct options {
 /// The state that the ranks of a world share. Waiting threads sleep, since there may be many more threads than cores.
 class shared_world {
  public:
-  shared_world(int size, const options& options) try
-      : size_{checked(size, options)},
+  /// For threads that the caller owns (see `join`); must outlive the worlds that ranks make of it. Messages name
+  /// `caller`. Throws `std::invalid_argument` for a number of ranks, deadline or number of threads that is not
+  /// positive, and `std::system_error` if there is no memory for the ranks.
+  explicit shared_world(int size, const options& options = {}, const char* caller = "threads::shared_world") try
+      : size_{checked(size, options, caller)},
         options_{options},
         ranks_(static_cast<std::size_t>(size)),
         signatures_(2 * ranks_.size()),
         published_(ranks_.size()) {
   } catch (const std::bad_alloc&) {
-    throw std::system_error{std::make_error_code(std::errc::not_enough_memory),
-                            "orrery: threads::run: no memory for " + detail::counted_ranks(size) + "; use fewer"};
+    throw std::system_error{
+        std::make_error_code(std::errc::not_enough_memory),
+        std::string{"orrery: "} + caller + ": no memory for " + detail::counted_ranks(size) + "; use fewer"};
   }
 
   shared_world(const shared_world&) = delete;
@@ -115,6 +119,18 @@ class shared_world {
     }
     wake_all();
     return true;
+  }
+  /// Makes a thread this rank. Throws `std::invalid_argument` if there is no such rank, and `std::logic_error` if a
+  /// thread has joined with it before.
+  void enter(int rank) {
+    if (rank < 0 || rank >= size_) {
+      throw std::invalid_argument{"orrery: threads::join: the rank is " + std::to_string(rank) +
+                                  ", expected a number from 0 to " + std::to_string(size_ - 1)};
+    }
+    if (!ranks_[static_cast<std::size_t>(rank)].entered.exchange(true, std::memory_order_relaxed)) return;
+    throw std::logic_error{"orrery: threads::join: rank " + std::to_string(rank) +
+                           " has joined before, and a rank joins once; give each thread a rank of its own, keep its "
+                           "world while it works, and make another shared_world to start again"};
   }
   void leave(int rank) {
     ranks_[static_cast<std::size_t>(rank)].left.store(true, std::memory_order_release);
@@ -199,10 +215,10 @@ class shared_world {
   static constexpr const char* coming = "coming to a collective call";
 
   /// Returns the size, if it and the options are valid.
-  [[nodiscard]] static int checked(int size, const options& options) {
+  [[nodiscard]] static int checked(int size, const options& options, const char* caller) {
     if (size < 1) {
-      throw std::invalid_argument{"orrery: threads::run: the number of ranks is " + std::to_string(size) +
-                                  ", expected at least 1"};
+      throw std::invalid_argument{std::string{"orrery: "} + caller + ": the number of ranks is " +
+                                  std::to_string(size) + ", expected at least 1"};
     }
     if (const std::string wrong = detail::options_error(options.deadline, options.threads_per_rank); !wrong.empty()) {
       throw std::invalid_argument{"orrery: threads::options: " + wrong};
@@ -243,6 +259,7 @@ class shared_world {
   struct rank_state {
     std::mutex mutex;
     std::condition_variable wake;
+    std::atomic<bool> entered{false};
     std::atomic<bool> left{false};
     std::atomic<bool> inspecting{false};            // what other ranks published
     std::atomic<int> waits_for{schedule::no_rank};  // a rank, any_rank, or no_rank if it does not wait

@@ -13,12 +13,17 @@ namespace {
 int run(const std::vector<std::string>& arguments) {
   int devices = 1;
   std::vector<std::string> others;
-  for (std::size_t i = 0; i < arguments.size(); ++i) {
-    if (arguments[i] != "--devices") {
-      others.push_back(arguments[i]);
-      continue;
+  try {
+    for (std::size_t i = 0; i < arguments.size(); ++i) {
+      if (arguments[i] != "--devices") {
+        others.push_back(arguments[i]);
+        continue;
+      }
+      devices = bench::flag_values::small("--devices", ++i < arguments.size() ? arguments[i] : "", 1, 64);
     }
-    devices = bench::flag_values::small("--devices", ++i < arguments.size() ? arguments[i] : "", 1, 64);
+  } catch (const std::invalid_argument& e) {
+    std::cerr << "bench_topology_cuda: " << e.what() << '\n';
+    return 2;
   }
   return bench::run(bench::device_ranks<orrery::detail::gpu>{devices, bench::device_name(0)}, others);
 }

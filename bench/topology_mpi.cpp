@@ -31,15 +31,20 @@ class process_ranks : public bench::host_ranks {
 int run(const std::vector<std::string>& arguments) {
   auto collectives = orrery::mpi::options{}.collectives;
   std::vector<std::string> others;
-  for (std::size_t i = 0; i < arguments.size(); ++i) {
-    if (arguments[i] != "--collectives") {
-      others.push_back(arguments[i]);
-      continue;
+  try {
+    for (std::size_t i = 0; i < arguments.size(); ++i) {
+      if (arguments[i] != "--collectives") {
+        others.push_back(arguments[i]);
+        continue;
+      }
+      const std::string value = ++i < arguments.size() ? arguments[i] : "";
+      const std::vector<std::string> choices{"expanded", "native"};
+      const bool native = bench::flag_values::one_of("--collectives", value, choices) == "native";
+      collectives = native ? orrery::mpi::collectives::native : orrery::mpi::collectives::expanded;
     }
-    const std::string value = ++i < arguments.size() ? arguments[i] : "";
-    const std::vector<std::string> choices{"expanded", "native"};
-    const bool native = bench::flag_values::one_of("--collectives", value, choices) == "native";
-    collectives = native ? orrery::mpi::collectives::native : orrery::mpi::collectives::expanded;
+  } catch (const std::invalid_argument& e) {
+    std::cerr << "bench_topology_mpi: " << e.what() << '\n';
+    return 2;
   }
   orrery::mpi::world world{MPI_COMM_WORLD, {.deadline = 300, .collectives = collectives}};
   return bench::run(process_ranks{world}, others);

@@ -32,3 +32,13 @@ function(orrery_test_output target)
   add_test(NAME output.${target} COMMAND sh -c "${run}" $<TARGET_FILE:${target}> ${ARGN})
   set_tests_properties(output.${target} PROPERTIES PASS_REGULAR_EXPRESSION "the output could not be written")
 endfunction()
+
+# A program that is given a flag which it does not have ends with status 2, and says what it takes.
+function(orrery_test_refusal target)
+  if(NOT TARGET ${target})
+    return()
+  endif()
+  set(run "said=$(\"$0\" --x 2>&1 >/dev/null </dev/null)
+    test $? -eq 2 && echo \"$said\" | grep -E 'usage: |see --help|unrecognized'")
+  add_test(NAME refusal.${target} COMMAND sh -c "${run}" $<TARGET_FILE:${target}>)
+endfunction()

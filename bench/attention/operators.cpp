@@ -147,7 +147,7 @@ int main(int argc, char** argv) {
   add_topology<orrery::ulysses>();
   add_topology<orrery::usp<4>>();
   benchmark::Initialize(&argc, argv);
-  if (benchmark::ReportUnrecognizedArguments(argc, argv)) return 1;
+  if (benchmark::ReportUnrecognizedArguments(argc, argv)) return 2;
   benchmark::RunSpecifiedBenchmarks();
   benchmark::Shutdown();
 }

@@ -95,7 +95,7 @@ int main(int argc, char** argv) {
   add<orrery::double_ring<8>>(4096, 1024);
   add<orrery::usp<8>>(4096, 1024);
   benchmark::Initialize(&argc, argv);
-  if (benchmark::ReportUnrecognizedArguments(argc, argv)) return 1;
+  if (benchmark::ReportUnrecognizedArguments(argc, argv)) return 2;
   benchmark::RunSpecifiedBenchmarks();
   benchmark::Shutdown();
 }

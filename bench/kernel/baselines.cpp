@@ -8,7 +8,7 @@
 // `tiled` and `full` / ours, `cpu_ratio` the same of processor time, and `over plain` that of `plain`, each of
 // neighbours in time. Medians.
 //
-//   rivals [sequence = 4096] [heads = 8] [threads = 2] [repetitions = 5]
+//   bench_kernel_baselines [sequence = 4096] [heads = 8] [threads = 2] [repetitions = 5]
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
@@ -16,11 +16,13 @@
 #include <cstdlib>
 #include <ctime>
 #include <limits>
+#include <string>
 #include <type_traits>
 #include <vector>
 
 #include "orrery/orrery.hpp"
 
+#include "common/arguments.hpp"
 #include "common/problem.hpp"
 #include "common/statistics.hpp"
 
@@ -266,16 +268,16 @@ void compare(const orrery::attention_shape& shape, pass p, orrery::thread_team& 
 }  // namespace
 
 int main(int argc, char** argv) {
-  const auto argument = [&](int i, long long otherwise) { return argc > i ? std::atoll(argv[i]) : otherwise; };
+  bench::arguments given{argc, argv,
+                         "bench_kernel_baselines [sequence = 4096] [heads = 8] [threads = 2] [repetitions = 5]"};
   orrery::attention_shape shape;
-  shape.length = argument(1, 4096);
-  shape.query_heads = argument(2, 8);
-  const int threads = static_cast<int>(argument(3, 2));
-  const int repetitions = static_cast<int>(argument(4, 5));
-  if (shape.length < 16 || shape.length % 16 != 0 || (shape.length > 256 && shape.length % 256 != 0)) {
-    std::printf("sequence is %lld, expected a multiple of 256, or of 16 below\n", static_cast<long long>(shape.length));
-    return 1;
-  }
+  shape.length = given.number("sequence", 4096);
+  shape.query_heads = given.number("heads", 8);
+  const int threads = static_cast<int>(given.number("threads", 2, 1, 1024));
+  const int repetitions = static_cast<int>(given.number("repetitions", 5, 1, 1'000'000));
+  given.finish();
+  if (shape.length % 16 != 0 || (shape.length > 256 && shape.length % 256 != 0))
+    given.refuse("sequence is " + std::to_string(shape.length) + ", expected a multiple of 256, or of 16 below");
   openblas_set_num_threads(1);
   orrery::thread_team team{threads};
   std::printf("float, batch 1, sequence %lld, heads %lld, %d threads; GF/s per core\n\n",

@@ -3,17 +3,18 @@
 // The flash kernel's speed on one thread, beside the processor's own peak of fused multiply-adds. Peak and kernel
 // alternate, and each ratio is of neighbours in time, because clocks and other tenants vary. Medians.
 //
-//   kernel_flash [sequence = 4096] [heads = 8] [repetitions = 5]
+//   bench_kernel_flash [sequence = 4096] [heads = 8] [repetitions = 5]
 #include "orrery/kernel/flash.hpp"
 
 #include <algorithm>
 #include <chrono>
 #include <cstdint>
 #include <cstdio>
-#include <cstdlib>
 #include <span>
 #include <string>
 #include <vector>
+
+#include "common/arguments.hpp"
 
 namespace {
 
@@ -150,9 +151,11 @@ void measure_all(std::int64_t n, std::int64_t heads, int repetitions, const char
 }  // namespace
 
 int main(int argc, char** argv) {
-  const std::int64_t n = argc > 1 ? std::atoll(argv[1]) : 4096;
-  const std::int64_t heads = argc > 2 ? std::atoll(argv[2]) : 8;
-  const int repetitions = argc > 3 ? std::atoi(argv[3]) : 5;
+  bench::arguments given{argc, argv, "bench_kernel_flash [sequence = 4096] [heads = 8] [repetitions = 5]"};
+  const std::int64_t n = given.number("sequence", 4096);
+  const std::int64_t heads = given.number("heads", 8);
+  const int repetitions = static_cast<int>(given.number("repetitions", 5, 1, 1'000'000));
+  given.finish();
   std::printf("one thread, batch 1, sequence %lld, heads %lld; peak float %.1f, double %.1f GF/s\n",
               static_cast<long long>(n), static_cast<long long>(heads), peak<float>(), peak<double>());
   measure_all<float, instruction_set::avx512>(n, heads, repetitions, "float avx512");

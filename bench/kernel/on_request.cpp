@@ -3,13 +3,11 @@
 // The flash kernel for comparisons with programs in other languages, call by call in one run: reads lines such as
 // "forward 128 causal" and answers with the seconds and the processor seconds of one call (see pytorch.py).
 //
-//   on_request [sequence = 4096] [heads = 8] [threads = 2] [layout = sequence]
+//   bench_kernel_on_request [sequence = 4096] [heads = 8] [threads = 2] [layout = sequence]
 //
 // The layout "sequence" is [batch, sequence, head, dim]; "head" is [batch, head, sequence, dim].
 #include <cstdint>
 #include <cstdio>
-#include <cstdlib>
-#include <cstring>
 #include <ctime>
 #include <map>
 #include <memory>
@@ -17,6 +15,7 @@
 
 #include "orrery/orrery.hpp"
 
+#include "common/arguments.hpp"
 #include "common/problem.hpp"
 #include "common/statistics.hpp"
 
@@ -51,10 +50,13 @@ int main(int argc, char** argv) {
   using kernel = orrery::flash<float>;
   using bench::clock_type;
   orrery::attention_shape shape;
-  shape.length = argc > 1 ? std::atoll(argv[1]) : 4096;
-  shape.query_heads = argc > 2 ? std::atoll(argv[2]) : 8;
-  const bool head_by_head = argc > 4 && std::strcmp(argv[4], "head") == 0;
-  orrery::thread_team team{argc > 3 ? std::atoi(argv[3]) : 2};
+  bench::arguments given{argc, argv,
+                         "bench_kernel_on_request [sequence = 4096] [heads = 8] [threads = 2] [layout = sequence]"};
+  shape.length = given.number("sequence", 4096);
+  shape.query_heads = given.number("heads", 8);
+  orrery::thread_team team{static_cast<int>(given.number("threads", 2, 1, 1024))};
+  const bool head_by_head = given.word("layout", "sequence", "head") == "head";
+  given.finish();
   std::map<long long, std::unique_ptr<bench::shard<float>>> problems;
   char pass[16], mask[16];
   long long dim = 0;

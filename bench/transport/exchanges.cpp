@@ -144,7 +144,7 @@ int main(int argc, char** argv) {
   add<threads, gather>(8, 16 * mebi);
   add<counted_threads, hop>(2, 64 * mebi);
   benchmark::Initialize(&argc, argv);
-  if (benchmark::ReportUnrecognizedArguments(argc, argv)) return 1;
+  if (benchmark::ReportUnrecognizedArguments(argc, argv)) return 2;
   benchmark::RunSpecifiedBenchmarks();
   benchmark::Shutdown();
 }

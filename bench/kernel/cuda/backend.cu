@@ -12,6 +12,7 @@
 #include "orrery/kernel/cudnn/delta_rows.cuh"
 #include "orrery/tensor/float16.hpp"
 
+#include "common/arguments.hpp"
 #include "common/device_timing.hpp"
 
 namespace {
@@ -23,7 +24,8 @@ constexpr std::int64_t tokens = 16384, heads = 32, dim = 128, elements = tokens 
 
 }  // namespace
 
-int main() try {
+int main(int argc, char** argv) try {
+  bench::arguments{argc, argv, "bench_kernel_cuda_backend"}.finish();
   cudaDeviceProp device;
   orrery::detail::check_cuda(cudaGetDeviceProperties(&device, 0), "cudaGetDeviceProperties");
   const orrery::detail::cuda_stream stream;

@@ -16,6 +16,7 @@
 #include "orrery/topology/ring.hpp"
 #include "orrery/transport/device.hpp"
 
+#include "common/arguments.hpp"
 #include "common/device_timing.hpp"
 
 namespace {
@@ -103,7 +104,8 @@ times by_operator(const tensors& t, std::int64_t tokens, const Mask& mask) {
 
 }  // namespace
 
-int main() try {
+int main(int argc, char** argv) try {
+  bench::arguments{argc, argv, "bench_kernel_cudnn_attention"}.finish();
   cudaDeviceProp device;
   orrery::detail::check_cuda(cudaGetDeviceProperties(&device, 0), "cudaGetDeviceProperties");
   std::printf("%s, cuDNN %zu\n%8s %8s %-28s %10s %10s\n", device.name, cudnnGetVersion(), "tokens", "mask", "",

@@ -105,9 +105,9 @@ class parsed_name {
       least = distance;
     }
     // Half of the name and more: what was meant is unknown.
-    const bool near = 2 * least <= base_.size();
+    const bool close = 2 * least <= base_.size();
     refuse(std::string{"is no "} + all_->what + "; " +
-           (near ? "did you mean " + std::string{nearest} + "? There are " : std::string{"there are "}) + known);
+           (close ? "did you mean " + std::string{nearest} + "? There are " : std::string{"there are "}) + known);
   }
 
  private:

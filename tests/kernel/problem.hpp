@@ -13,6 +13,8 @@
 #include <vector>
 
 #include "orrery/attention/tile.hpp"
+#include "orrery/host/context.hpp"
+#include "orrery/host/thread_team.hpp"
 #include "orrery/layout/token_positions.hpp"
 
 #include "support/oracle.hpp"

@@ -40,17 +40,12 @@ class shared_world {
   /// For threads that the caller owns (see `join`); must outlive the worlds that ranks make of it. Messages name
   /// `caller`. Throws `std::invalid_argument` for a number of ranks, deadline or number of threads that is not
   /// positive, and `std::system_error` if there is no memory for the ranks.
-  explicit shared_world(int size, const options& options = {}, const char* caller = "threads::shared_world") try
+  explicit shared_world(int size, const options& options = {}, const char* caller = "threads::shared_world")
       : size_{checked(size, options, caller)},
         options_{options},
-        ranks_(static_cast<std::size_t>(size)),
-        signatures_(2 * ranks_.size()),
-        published_(ranks_.size()) {
-  } catch (const std::bad_alloc&) {
-    throw std::system_error{
-        std::make_error_code(std::errc::not_enough_memory),
-        std::string{"orrery: "} + caller + ": no memory for " + detail::counted_ranks(size) + "; use fewer"};
-  }
+        ranks_(for_ranks<decltype(ranks_)>(size, 1, caller)),
+        signatures_(for_ranks<decltype(signatures_)>(size, 2, caller)),
+        published_(for_ranks<decltype(published_)>(size, 1, caller)) {}
 
   shared_world(const shared_world&) = delete;
   shared_world& operator=(const shared_world&) = delete;
@@ -212,6 +207,18 @@ class shared_world {
   }
 
  private:
+  /// Returns a list of `each` elements for each rank. (A function-try-block of the constructor would stop nvcc 13.)
+  template <class List>
+  static List for_ranks(int size, std::size_t each, const char* caller) {
+    try {
+      return List(each * static_cast<std::size_t>(size));
+    } catch (const std::bad_alloc&) {
+      throw std::system_error{
+          std::make_error_code(std::errc::not_enough_memory),
+          std::string{"orrery: "} + caller + ": no memory for " + detail::counted_ranks(size) + "; use fewer"};
+    }
+  }
+
   static constexpr const char* coming = "coming to a collective call";
 
   /// Returns the size, if it and the options are valid.

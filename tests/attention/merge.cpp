@@ -99,7 +99,7 @@ TEST_CASE_TEMPLATE("a row whose log-sum-exp is NaN makes every row NaN that it m
                    double) {
   const A nan = std::numeric_limits<A>::quiet_NaN();
   // Each pair of sides: NaN, empty, finite (small and large), +infinity, which counts as NaN.
-  const A sides[] = {nan, nothing<A>, A{-5}, A{1e30F}, -nothing<A>};
+  const A sides[] = {nan, nothing<A>, A{-5}, static_cast<A>(1e30), -nothing<A>};
   for (const A into : sides) {
     for (const A from : sides) {
       CAPTURE(into);
@@ -129,7 +129,7 @@ TEST_CASE_TEMPLATE("a weight too small for the type does not hide NaN", A, float
   std::vector<A> into{nan, 1};
   const std::vector<A> from{2, nan};
   A lse = 0;
-  orrery::detail::merge_row(into.data(), lse, from.data(), A{-1e4F}, 2);
+  orrery::detail::merge_row(into.data(), lse, from.data(), static_cast<A>(-1e4), 2);
   CHECK(std::isnan(into[0]));
   CHECK(std::isnan(into[1]));
   CHECK(lse == 0);

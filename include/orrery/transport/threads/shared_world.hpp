@@ -43,6 +43,7 @@ class shared_world {
   explicit shared_world(int size, const options& options = {}, const char* caller = "threads::shared_world")
       : size_{checked(size, options, caller)},
         options_{options},
+        self_{watch(this, caller)},
         ranks_(for_ranks<decltype(ranks_)>(size, 1, caller)),
         signatures_(for_ranks<decltype(signatures_)>(size, 2, caller)),
         published_(for_ranks<decltype(published_)>(size, 1, caller)) {}
@@ -207,16 +208,31 @@ class shared_world {
   }
 
  private:
-  /// Returns a list of `each` elements for each rank. (A function-try-block of the constructor would stop nvcc 13.)
+  // The next two are called where a member is constructed: a function-try-block of the constructor would stop nvcc 13.
+
+  /// Returns a pointer that does not own `self`.
+  static std::shared_ptr<shared_world> watch(shared_world* self, const char* caller) {
+    try {
+      return {self, keep};
+    } catch (const std::bad_alloc&) {
+      throw_without_memory(self->size_, caller);
+    }
+  }
+
+  /// Returns a list of `each` elements for each rank.
   template <class List>
   static List for_ranks(int size, std::size_t each, const char* caller) {
     try {
       return List(each * static_cast<std::size_t>(size));
     } catch (const std::bad_alloc&) {
-      throw std::system_error{
-          std::make_error_code(std::errc::not_enough_memory),
-          std::string{"orrery: "} + caller + ": no memory for " + detail::counted_ranks(size) + "; use fewer"};
+      throw_without_memory(size, caller);
     }
+  }
+
+  [[noreturn]] static void throw_without_memory(int size, const char* caller) {
+    throw std::system_error{
+        std::make_error_code(std::errc::not_enough_memory),
+        std::string{"orrery: "} + caller + ": no memory for " + detail::counted_ranks(size) + "; use fewer"};
   }
 
   static constexpr const char* coming = "coming to a collective call";
@@ -336,7 +352,7 @@ class shared_world {
 
   int size_;
   options options_;
-  std::shared_ptr<shared_world> self_{this, keep};  // non-owning
+  std::shared_ptr<shared_world> self_;  // non-owning
   std::vector<rank_state> ranks_;
   std::atomic<std::uint64_t> arrived_{0};
   std::mutex failure_mutex_;

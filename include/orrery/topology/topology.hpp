@@ -122,6 +122,16 @@ template <topology Topology>
   }
 }
 
+/// The same of a value, for topologies of which only the value knows.
+template <topology Topology>
+[[nodiscard]] constexpr bool writes_each_rank_alone(const Topology& t, pass p) {
+  if constexpr (requires { t.writes_each_rank_alone(p); }) {
+    return t.writes_each_rank_alone(p);
+  } else {
+    return writes_each_rank_alone<Topology>(p);
+  }
+}
+
 /// The programs of all ranks as the topology writes them, not yet finished. Where it has no backward of its own, that
 /// is derived from its forward (see `derive_backward`). The world must be admitted.
 template <topology Topology>

@@ -133,7 +133,7 @@ template <topology Topology>
     return refusal;
   }
   schedule::list<schedule::program> all;  // of all ranks, where they are written together
-  if (!detail::writes_each_rank_alone<Topology>(p)) all = detail::unallocated_programs(t, world, p);
+  if (!detail::writes_each_rank_alone(t, p)) all = detail::unallocated_programs(t, world, p);
   schedule::list<schedule::program> first;  // of the first period, as far as it is known
   first.reserve(world);
   if (digest != nullptr) *digest = {};

@@ -16,6 +16,7 @@
 #include "orrery/attention/planned_kernel.hpp"
 #include "orrery/attention/shape.hpp"
 #include "orrery/attention/started_forward.hpp"
+#include "orrery/attention/tile.hpp"
 #include "orrery/layout/layout.hpp"
 #include "orrery/layout/token_positions.hpp"
 #include "orrery/mask/mask.hpp"
@@ -64,6 +65,9 @@ class attention {
  public:
   using storage = typename Kernel::storage;
   using accumulator = typename Kernel::accumulator;
+  /// The type of lse, which depends on the element type alone, so that `reference<T>` can take the place of `flash<T>`:
+  /// float for float and the 16-bit types, double for double.
+  using log_sum_exp = detail::log_sum_exp_of<storage>;
   using backward_arguments = orrery::backward_arguments<Kernel>;
 
   /// Collective: all ranks construct it, with the same arguments. Proves the schedule for this world, forward and
@@ -111,7 +115,7 @@ class attention {
   /// Throws `std::invalid_argument`, before anything is written or sent, for a view that does not fit or whose memory
   /// does not suit, and `transport_error` if a peer fails.
   void forward(const tensor_view<const storage>& q, const tensor_view<const storage>& k,
-               const tensor_view<const storage>& v, const tensor_view<storage>& out, const row_view<accumulator>& lse,
+               const tensor_view<const storage>& v, const tensor_view<storage>& out, const row_view<log_sum_exp>& lse,
                const output_listener& on_final = {}) {
     const detail::exclusive_call here{calls_.get(), "forward"};
     expect_nothing_under_way("forward");
@@ -143,7 +147,7 @@ class attention {
   /// leaves when its last tensor is there. One call at a time: the operator takes the next one when `finish` has
   /// returned. Throws as `forward` does.
   [[nodiscard]] started_forward<Kernel> begin_forward(const tensor_view<storage>& out,
-                                                      const row_view<accumulator>& lse) {
+                                                      const row_view<log_sum_exp>& lse) {
     constexpr const char* call = "begin_forward";
     const detail::exclusive_call here{calls_.get(), call};
     expect_nothing_under_way(call);
@@ -194,7 +198,7 @@ class attention {
   /// The same, with the views in the order of `backward_arguments`.
   void backward(const tensor_view<const storage>& q, const tensor_view<const storage>& k,
                 const tensor_view<const storage>& v, const tensor_view<const storage>& out,
-                const row_view<const accumulator>& lse, const tensor_view<const storage>& grad_out,
+                const row_view<const log_sum_exp>& lse, const tensor_view<const storage>& grad_out,
                 const tensor_view<storage>& grad_q, const tensor_view<storage>& grad_k,
                 const tensor_view<storage>& grad_v, const output_listener& on_final = {}) {
     backward({q, k, v, out, lse, grad_out, grad_q, grad_k, grad_v}, on_final);

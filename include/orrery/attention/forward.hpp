@@ -24,6 +24,7 @@ class attention_forward {
  public:
   using storage = typename Kernel::storage;
   using accumulator = typename Kernel::accumulator;
+  using log_sum_exp = log_sum_exp_of<storage>;
   using context = typename Kernel::context;
 
   /// Q, K and V.
@@ -43,7 +44,7 @@ class attention_forward {
   /// The trainer's tensors of this call.
   tensor_view<const storage> q, k, v;
   tensor_view<storage> out;
-  row_view<accumulator> lse;
+  row_view<log_sum_exp> lse;
   output_listener on_final;
 
   /// Of results that the plan keeps until they are complete: none where the kernel sums in the type that it stores.
@@ -70,8 +71,8 @@ class attention_forward {
     if constexpr (kernel_plan<Kernel, Memory>::knows_whole) {
       if (kernel_->is_whole(pass::forward)) {
         kernel_->run_whole(how,
-                           whole_forward<storage, accumulator>{q, k, v, out, lse, plan_->positions(queries[0].block),
-                                                               plan_->positions(keys[0].block)},
+                           whole_forward<storage>{q, k, v, out, lse, plan_->positions(queries[0].block),
+                                                  plan_->positions(keys[0].block)},
                            plan_->map_of(queries[0].block), static_cast<accumulator>(plan_->scale), plan_->mask);
         return;
       }
@@ -130,7 +131,7 @@ class attention_forward {
   using array = plan_array<accumulator, Memory>;
 
   /// Does the kernel accumulate in the trainer's own type? Then it does so in the trainer's memory.
-  static constexpr bool direct = std::is_same_v<storage, accumulator>;
+  static constexpr bool direct = std::is_same_v<storage, accumulator> && std::is_same_v<log_sum_exp, accumulator>;
 
   struct partial {
     tensor_view<accumulator> out;

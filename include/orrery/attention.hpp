@@ -26,6 +26,8 @@
 #include "orrery/layout/detail/check_shards.hpp"
 #include "orrery/layout/layout.hpp"
 #include "orrery/layout/token_positions.hpp"
+#include "orrery/mask/causal.hpp"
+#include "orrery/mask/full.hpp"
 #include "orrery/mask/mask.hpp"
 #include "orrery/tensor/view.hpp"
 #include "orrery/topology/topology.hpp"

@@ -19,6 +19,8 @@
 #include "orrery/attention/tile.hpp"
 #include "orrery/layout/layout.hpp"
 #include "orrery/layout/token_positions.hpp"
+#include "orrery/mask/causal.hpp"
+#include "orrery/mask/full.hpp"
 #include "orrery/mask/mask.hpp"
 #include "orrery/tensor/view.hpp"
 #include "orrery/topology/any_topology.hpp"

@@ -9,6 +9,7 @@
 #include <string>
 
 #include "orrery/attention/tile.hpp"
+#include "orrery/mask/full.hpp"
 #include "orrery/mask/mask.hpp"
 #include "orrery/tensor/view.hpp"
 

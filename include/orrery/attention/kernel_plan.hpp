@@ -13,6 +13,7 @@
 #include "orrery/attention/plan.hpp"
 #include "orrery/attention/planned_kernel.hpp"
 #include "orrery/attention/tile.hpp"
+#include "orrery/mask/full.hpp"
 #include "orrery/mask/mask.hpp"
 #include "orrery/schedule/block.hpp"
 #include "orrery/schedule/program.hpp"

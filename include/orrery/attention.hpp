@@ -27,6 +27,8 @@
 #include "orrery/layout/layout.hpp"
 #include "orrery/layout/token_positions.hpp"
 #include "orrery/mask/mask.hpp"
+#include "orrery/predict/detail/attention_traffic.hpp"
+#include "orrery/predict/traffic.hpp"
 #include "orrery/tensor/view.hpp"
 #include "orrery/topology/topology.hpp"
 #include "orrery/transport/transport.hpp"
@@ -235,6 +237,18 @@ class attention {
     expect_not_moved_from("workspace_bytes");
     return calls_->workspace_bytes();
   }
+  /// What a call moves, in bytes, for every rank: what `counted` counts, sent and received, and what nodes send and
+  /// receive. `p` is the forward or the shape's `circulate`.
+  ///
+  ///     attend.traffic().node_egress(8);                          // of a forward
+  ///     attend.traffic(attend.shape().circulate).ranks[rank].received;  // of a backward
+  ///
+  /// Not collective. Writes the programs of all ranks in every call: costs what they cost, and world² numbers. Throws
+  /// `std::invalid_argument` for a pass that this operator does not have.
+  [[nodiscard]] byte_report traffic(schedule::pass p = schedule::pass::forward) const {
+    expect_not_moved_from("traffic");
+    return traffic_(p);
+  }
 
  private:
   /// Some layout, which it refers to.
@@ -291,6 +305,8 @@ class attention {
     shape_ = request.shape;
     query_positions_ = plan.query_shards[world.rank()];
     key_positions_ = plan.key_shards[world.rank()];
+    traffic_ = {[topology, ranks = world.size()](schedule::pass p) { return programs_of(topology, ranks, p); }, shape_,
+                plan.template sizes<Kernel>(schedule::pass::forward)};
     calls_ = std::make_unique<detail::planned_attention<Kernel, World, Mask>>(
         world, std::move(plan), std::move(kernels_own), std::move(forward), std::move(backward),
         shape_.operand_messages);
@@ -363,6 +379,7 @@ class attention {
   attention_shape shape_;
   token_positions query_positions_;
   token_positions key_positions_;
+  detail::attention_traffic traffic_;
   std::unique_ptr<detail::attention_calls<Kernel>> calls_;  // none: moved from
 };
 

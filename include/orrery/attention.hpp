@@ -22,6 +22,8 @@
 #include "orrery/mask/causal.hpp"
 #include "orrery/mask/full.hpp"
 #include "orrery/mask/mask.hpp"
+#include "orrery/predict/detail/attention_traffic.hpp"
+#include "orrery/predict/traffic.hpp"
 #include "orrery/tensor/view.hpp"
 #include "orrery/topology/any_topology.hpp"
 #include "orrery/topology/topology.hpp"
@@ -95,6 +97,7 @@ class attention {
       shape_ = made.shape;
       query_positions_ = made.query_positions;
       key_positions_ = made.key_positions;
+      traffic_ = {std::move(made.programs), shape_, std::move(made.sizes)};
       calls_ = std::move(made.calls);
     } catch (...) {  // an exception of this rank alone, as for want of memory
       give_up_on_exception(world, "while it constructed an operator");
@@ -235,6 +238,18 @@ class attention {
     expect_not_moved_from("workspace_bytes");
     return calls_->workspace_bytes();
   }
+  /// What a call moves, in bytes, for every rank: what `counted` counts, sent and received, and what nodes send and
+  /// receive. `p` is the forward or the shape's `circulate`.
+  ///
+  ///     attend.traffic().node_egress(8);                          // of a forward
+  ///     attend.traffic(attend.shape().circulate).ranks[rank].received;  // of a backward
+  ///
+  /// Not collective. Writes the programs of all ranks in every call: costs what they cost, and world² numbers. Throws
+  /// `std::invalid_argument` for a pass that this operator does not have.
+  [[nodiscard]] byte_report traffic(schedule::pass p = schedule::pass::forward) const {
+    expect_not_moved_from("traffic");
+    return traffic_(p);
+  }
 
  private:
   void expect_not_moved_from(const char* call) const {
@@ -265,6 +280,7 @@ class attention {
   attention_shape shape_;
   token_positions query_positions_;
   token_positions key_positions_;
+  detail::attention_traffic traffic_;
   std::unique_ptr<detail::attention_calls<Kernel>> calls_;  // none: moved from
 };
 

@@ -5,6 +5,7 @@
 
 #include <cstdint>
 #include <exception>
+#include <functional>
 #include <limits>
 #include <memory>
 #include <new>
@@ -19,9 +20,11 @@
 #include "orrery/attention/plan.hpp"
 #include "orrery/attention/planned_kernel.hpp"
 #include "orrery/attention/shape.hpp"
+#include "orrery/attention/sizes.hpp"
 #include "orrery/layout/detail/check_shards.hpp"
 #include "orrery/layout/layout.hpp"
 #include "orrery/layout/token_positions.hpp"
+#include "orrery/mask/mask.hpp"
 #include "orrery/topology/any_topology.hpp"
 #include "orrery/transport/transport.hpp"
 #include "orrery/verify/detail/verify_once.hpp"
@@ -63,6 +66,8 @@ struct constructed_attention {
   attention_shape shape;  ///< completed
   token_positions query_positions;
   token_positions key_positions;
+  std::function<list<program>(pass)> programs;  ///< writes the finished programs of all ranks
+  attention_sizes sizes;
   std::unique_ptr<attention_calls<Kernel>> calls;
 };
 
@@ -119,6 +124,7 @@ template <class Kernel, class World, class Mask>
                             Kernel::name(),    Kernel::max_head_dim, mask.name(),     layout.name()};
   std::string error =
       validate(request, topology, static_cast<double>((std::numeric_limits<typename Kernel::accumulator>::max)()));
+  if (error.empty()) error = wrong_lengths_of(mask, request.shape.length, *request.shape.key_length);
   list<segments> query_shards, key_shards;
   if (error.empty()) error = layout.deal(request, "length", request.shape.length, query_shards);
   if (error.empty()) error = layout.deal(request, "key_length", *request.shape.key_length, key_shards);
@@ -137,9 +143,13 @@ template <class Kernel, class World, class Mask>
     error = kernel_error(own, plan, forward, backward);
   }
   require_agreement(world, request.fields(error));
-  constructed_attention<Kernel> made{request.shape, {}, {}, nullptr};
-  made.query_positions = plan.query_shards[world.rank()];
-  made.key_positions = plan.key_shards[world.rank()];
+  constructed_attention<Kernel> made{
+      request.shape,
+      plan.query_shards[world.rank()],
+      plan.key_shards[world.rank()],
+      [topology, ranks = world.size()](pass p) { return programs_of(topology, ranks, p); },
+      plan.template sizes<Kernel>(pass::forward),
+      nullptr};
   made.calls = std::make_unique<planned_attention<Kernel, World, Mask>>(
       world, std::move(plan), std::move(own), std::move(forward), std::move(backward), request.shape.operand_messages);
   return made;

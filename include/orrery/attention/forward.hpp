@@ -13,6 +13,7 @@
 #include "orrery/attention/kernel_plan.hpp"
 #include "orrery/attention/output_part.hpp"
 #include "orrery/attention/plan.hpp"
+#include "orrery/attention/sizes.hpp"
 #include "orrery/run/executor.hpp"
 
 namespace orrery::detail {
@@ -28,10 +29,10 @@ class attention_forward {
   using context = typename Kernel::context;
 
   /// Q, K and V.
-  static constexpr std::array operands{side::query, side::key, side::key};
+  static constexpr std::array operands = attention_sizes::forward_tensors;
 
   attention_forward(const attention_plan<Mask>& plan, const program& p, kernel_plan<Kernel, Memory>& own)
-      : plan_{&plan}, kernel_{&own} {
+      : plan_{&plan}, sizes_{plan.template sizes<Kernel>(pass::forward)}, kernel_{&own} {
     queries_.reserve(most_blocks_in_tile(p, side::query));
     keys_.reserve(most_blocks_in_tile(p, side::key));
     if (own.is_whole(pass::forward)) return;
@@ -52,12 +53,8 @@ class attention_forward {
 
   void prepare(const context&) { kernel_->begin(); }
 
-  [[nodiscard]] std::int64_t operand_bytes(int tensor, const block& b) const {
-    return rows_of(b) * dim_of(tensor) * static_cast<std::int64_t>(sizeof(storage));
-  }
-  [[nodiscard]] std::int64_t partial_bytes(const block& b) const {
-    return rows_of(b) * (plan_->value_dim + 1) * static_cast<std::int64_t>(sizeof(accumulator));
-  }
+  [[nodiscard]] std::int64_t operand_bytes(int tensor, const block& b) const { return sizes_.operand_bytes(tensor, b); }
+  [[nodiscard]] std::int64_t partial_bytes(const block& b) const { return sizes_.partial_bytes(b); }
 
   void pack(const context& how, int tensor, const block& b, std::byte* to) const {
     const head_slice& s = plan_->slice(b);
@@ -138,7 +135,6 @@ class attention_forward {
     row_view<accumulator> lse;
   };
 
-  [[nodiscard]] std::int64_t rows_of(const block& b) const { return plan_->batch * plan_->heads(b) * plan_->tokens(b); }
   [[nodiscard]] std::int64_t dim_of(int tensor) const { return tensor == 2 ? plan_->value_dim : plan_->head_dim; }
   [[nodiscard]] std::int64_t own_tokens() const { return plan_->query_shards[plan_->rank].tokens(); }
   [[nodiscard]] block_reader reader(const block& b, std::byte* memory) const {
@@ -162,6 +158,7 @@ class attention_forward {
   }
 
   const attention_plan<Mask>* plan_;
+  attention_sizes sizes_;
   kernel_plan<Kernel, Memory>* kernel_;
   std::vector<forward_queries<storage, accumulator>> queries_;
   std::vector<forward_keys<storage>> keys_;

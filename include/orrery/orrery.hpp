@@ -11,6 +11,7 @@
 #include "orrery/kernel/flash.hpp"
 #include "orrery/kernel/reference.hpp"
 #include "orrery/layout/layout.hpp"
+#include "orrery/layout/labels.hpp"
 #include "orrery/layout/take.hpp"
 #include "orrery/mask/causal.hpp"
 #include "orrery/mask/full.hpp"

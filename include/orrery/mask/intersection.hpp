@@ -86,9 +86,9 @@ template <mask First, mask Second>
     return second;
   } else if constexpr (std::same_as<Second, full>) {
     return first;
-  } else if constexpr (detail::document_mask<First> && detail::counts_in_documents<Second>) {
+  } else if constexpr (detail::packs_documents<First> && detail::counts_in_documents<Second>) {
     return first.with(second);
-  } else if constexpr (detail::counts_in_documents<First> && detail::document_mask<Second>) {
+  } else if constexpr (detail::counts_in_documents<First> && detail::packs_documents<Second>) {
     return second.with(first);
   } else if constexpr (detail::contains_documents<First> && detail::counts_in_documents<Second>) {
     if constexpr (detail::contains_documents<decltype(first.first)>) {

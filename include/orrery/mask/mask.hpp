@@ -103,13 +103,13 @@ concept counts_in_documents = requires {
 
 /// Is it `documents`, alone or with masks inside?
 template <class Mask>
-concept document_mask = requires {
+concept packs_documents = requires {
   requires static_cast<bool>(Mask::is_documents);
 };
 
 /// Is it that, or an intersection with one?
 template <class Mask>
-concept contains_documents = document_mask<Mask> || requires {
+concept contains_documents = packs_documents<Mask> || requires {
   requires static_cast<bool>(Mask::contains_documents);
 };
 

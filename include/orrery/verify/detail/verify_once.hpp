@@ -49,7 +49,7 @@ struct proven_schedule {
     if (known.world == world && known.pass == p && known.topology == t) return known.proven;
   }
   proven.found = verify(t, world, p, &proven.digest);
-  if (proven.found.found == fault::world_refused) return proven;  // its reason may live no longer than t: not kept
+  if (proven.found.reason != nullptr) return proven;  // it may live no longer than t: not kept
   if (answers.size() == most) answers.clear();
   answers.push_back({t, world, p, proven});
   return proven;

@@ -201,7 +201,7 @@ class executor {
     return post(ready.exchanges);
   }
   int post(const schedule::range& exchanges) {
-    for (int e = exchanges.first; e < exchanges.end(); ++e) channel_.post(e);
+    for (const int e : exchanges) channel_.post(e);
     return exchanges.count;
   }
   void end_posting(int posted) {

@@ -37,8 +37,8 @@ namespace orrery::schedule {
     for (int i = 0; i < p.steps.size(); ++i) {
       const tile& t = p.steps[i].tile;
       if (t.empty()) continue;
-      for (int k = t.keys.first; k < t.keys.end(); ++k) {
-        const block& what = p.keys[k].block;
+      for (const held_block& key : p.keys_of(t)) {
+        const block& what = key.block;
         if (what.shard == rank || what.slice < 0 || what.slice >= p.slices)
           continue;  // what does not exist is `verify`'s to name
         int& index = sent_as[what.shard * p.slices + what.slice];

@@ -23,6 +23,7 @@
 #include <vector>
 
 #include <orrery/layout/layout.hpp>
+#include <orrery/mask/causal.hpp>
 #include <orrery/predict/traffic.hpp>
 #include <orrery/topology/any_topology.hpp>
 #include <orrery/transport/counted.hpp>

@@ -25,6 +25,7 @@ class attention_backward {
  public:
   using storage = typename Kernel::storage;
   using accumulator = typename Kernel::accumulator;
+  using log_sum_exp = log_sum_exp_of<storage>;
   using context = typename Kernel::context;
 
   /// All of a query block, and all of a key block.
@@ -46,6 +47,7 @@ class attention_backward {
     const std::int64_t keys_rows = plan.batch * key_heads * own_tokens(side::key);
     if (is_whole()) return;
     own_delta_ = array{queries_rows};
+    if constexpr (!lse_direct) own_lse_ = array{queries_rows};
     if constexpr (!queries_direct) own_grad_q_ = array{queries_rows * plan.head_dim};
     if (!keys_direct_) {
       own_grad_k_ = array{keys_rows * plan.head_dim};
@@ -55,20 +57,23 @@ class attention_backward {
 
   /// The trainer's tensors of this call.
   tensor_view<const storage> q, k, v, out, grad_out;
-  row_view<const accumulator> lse;
+  row_view<const log_sum_exp> lse;
   tensor_view<storage> grad_q, grad_k, grad_v;
   output_listener on_final;
 
-  /// Of delta, and of gradients that the plan keeps until they are complete: none where the kernel sums in the type
-  /// that it stores and no two slices share a key head.
+  /// Of delta, of a log-sum-exp in the type that the kernel sums in, and of gradients that the plan keeps until they
+  /// are complete: none but delta where that is the type that it stores and no two slices share a key head.
   [[nodiscard]] std::int64_t own_bytes() const noexcept {
-    return own_delta_.bytes() + own_grad_q_.bytes() + own_grad_k_.bytes() + own_grad_v_.bytes();
+    return own_delta_.bytes() + own_lse_.bytes() + own_grad_q_.bytes() + own_grad_k_.bytes() + own_grad_v_.bytes();
   }
 
-  /// Delta: the row sums of grad_out * out.
+  /// Computes delta, the row sums of grad_out * out.
   void prepare(const context& how) {
     kernel_->begin();
-    if (!is_whole()) Kernel::row_dot(how, out, grad_out, own_delta());
+    if (!is_whole()) {
+      Kernel::row_dot(how, out, grad_out, own_rows(own_delta_));
+      if constexpr (!lse_direct) Kernel::copy(how, lse, own_rows(own_lse_));
+    }
     key_slices_under_way_ = plan_->slices.size();
   }
 
@@ -95,11 +100,10 @@ class attention_backward {
   void interact(const context& how, std::span<const tile_block> queries, std::span<const tile_block> keys) {
     if constexpr (kernel_plan<Kernel, Memory>::knows_whole) {
       if (is_whole()) {
-        kernel_->run_whole(
-            how,
-            whole_backward<storage, accumulator>{q, k, v, out, lse, grad_out, grad_q, grad_k, grad_v,
-                                                 plan_->positions(queries[0].block), plan_->positions(keys[0].block)},
-            plan_->map_of(queries[0].block), static_cast<accumulator>(plan_->scale), plan_->mask);
+        kernel_->run_whole(how,
+                           whole_backward<storage>{q, k, v, out, lse, grad_out, grad_q, grad_k, grad_v,
+                                                   plan_->positions(queries[0].block), plan_->positions(keys[0].block)},
+                           plan_->map_of(queries[0].block), static_cast<accumulator>(plan_->scale), plan_->mask);
         return;
       }
     }
@@ -146,6 +150,25 @@ class attention_backward {
     }
   }
 
+  /// The gradients of tokens that meet none: 0.
+  void clear(const context& how, const block& own) {
+    const head_slice& s = plan_->slice(own);
+    if (own.side == side::query) {
+      if (is_whole()) {
+        Kernel::clear(how, grad_q.slice_heads(s.first_query_head, s.query_heads));
+      } else {
+        Kernel::clear(how, grad_q_at(own, nullptr));
+      }
+    } else if (is_whole()) {
+      Kernel::clear(how, grad_k.slice_heads(s.first_key_head, s.key_heads));
+      Kernel::clear(how, grad_v.slice_heads(s.first_key_head, s.key_heads));
+    } else {
+      const key_gradients sums = grad_kv_at(own, nullptr);
+      Kernel::clear(how, sums.k);
+      Kernel::clear(how, sums.v);
+    }
+  }
+
   void finish(const context& how, const block& own) {
     const head_slice& heads = plan_->slice(own);
     if (own.side == side::query) {
@@ -169,6 +192,8 @@ class attention_backward {
   using array = plan_array<accumulator, Memory>;
 
   static constexpr bool queries_direct = std::is_same_v<storage, accumulator>;
+  /// Does the kernel read the trainer's log-sum-exp where it is?
+  static constexpr bool lse_direct = std::is_same_v<log_sum_exp, accumulator>;
 
   struct query_operands {
     row_view<const accumulator> lse;
@@ -224,14 +249,19 @@ class attention_backward {
   [[nodiscard]] block_reader reader(const block& b, std::byte* memory) const {
     return {memory, plan_->batch, plan_->heads(b), plan_->tokens(b)};
   }
-  [[nodiscard]] row_view<accumulator> own_delta() {
-    return batch_head_sequence(own_delta_.data(), plan_->batch, plan_->query_heads, own_tokens(side::query));
+  [[nodiscard]] row_view<accumulator> own_rows(const array& rows) const {
+    return batch_head_sequence(rows.data(), plan_->batch, plan_->query_heads, own_tokens(side::query));
   }
   [[nodiscard]] query_operands own_queries(const block& b) const {
     const head_slice& s = plan_->slice(b);
-    const auto delta =
-        batch_head_sequence(own_delta_.data(), plan_->batch, plan_->query_heads, own_tokens(side::query));
-    return {lse.slice_heads(s.first_query_head, s.query_heads), delta.slice_heads(s.first_query_head, s.query_heads),
+    row_view<const accumulator> own_lse;
+    if constexpr (lse_direct) {
+      own_lse = lse;
+    } else {
+      own_lse = own_rows(own_lse_);
+    }
+    return {own_lse.slice_heads(s.first_query_head, s.query_heads),
+            own_rows(own_delta_).slice_heads(s.first_query_head, s.query_heads),
             q.slice_heads(s.first_query_head, s.query_heads), grad_out.slice_heads(s.first_query_head, s.query_heads)};
   }
   [[nodiscard]] query_operands queries_at(const block& b, std::byte* memory) const {
@@ -290,6 +320,7 @@ class attention_backward {
   std::vector<backward_queries<storage, accumulator>> queries_;
   std::vector<backward_keys<storage, accumulator>> keys_;
   array own_delta_;
+  array own_lse_;
   array own_grad_q_;
   array own_grad_k_;
   array own_grad_v_;

@@ -6,6 +6,7 @@
 #include <array>
 #include <cstddef>
 #include <cstdint>
+#include <limits>
 #include <span>
 #include <type_traits>
 #include <vector>
@@ -25,6 +26,7 @@ class attention_forward {
  public:
   using storage = typename Kernel::storage;
   using accumulator = typename Kernel::accumulator;
+  using log_sum_exp = log_sum_exp_of<storage>;
   using context = typename Kernel::context;
 
   /// Q, K and V.
@@ -44,7 +46,7 @@ class attention_forward {
   /// The trainer's tensors of this call.
   tensor_view<const storage> q, k, v;
   tensor_view<storage> out;
-  row_view<accumulator> lse;
+  row_view<log_sum_exp> lse;
   output_listener on_final;
 
   /// Of results that the plan keeps until they are complete: none where the kernel sums in the type that it stores.
@@ -67,8 +69,8 @@ class attention_forward {
     if constexpr (kernel_plan<Kernel, Memory>::knows_whole) {
       if (kernel_->is_whole(pass::forward)) {
         kernel_->run_whole(how,
-                           whole_forward<storage, accumulator>{q, k, v, out, lse, plan_->positions(queries[0].block),
-                                                               plan_->positions(keys[0].block)},
+                           whole_forward<storage>{q, k, v, out, lse, plan_->positions(queries[0].block),
+                                                  plan_->positions(keys[0].block)},
                            plan_->map_of(queries[0].block), static_cast<accumulator>(plan_->scale), plan_->mask);
         return;
       }
@@ -113,6 +115,22 @@ class attention_forward {
     }
   }
 
+  /// The attention of queries that see no key: out is 0, and the log-sum-exp -infinity.
+  void clear(const context& how, const block& own) {
+    const auto clear_result = [&](const auto& result, const row_view<accumulator>& sums) {
+      Kernel::clear(how, result);
+      Kernel::clear(how, sums, -std::numeric_limits<accumulator>::infinity());
+    };
+    if (kernel_->is_whole(pass::forward)) {
+      const head_slice& s = plan_->slice(own);
+      clear_result(out.slice_heads(s.first_query_head, s.query_heads),
+                   lse.slice_heads(s.first_query_head, s.query_heads));
+    } else {
+      const partial result = partial_at(own, nullptr);
+      clear_result(result.out, result.lse);
+    }
+  }
+
   void finish(const context& how, const block& own) {
     const head_slice& heads = plan_->slice(own);
     if (!direct && !kernel_->is_whole(pass::forward)) {
@@ -127,7 +145,7 @@ class attention_forward {
   using array = plan_array<accumulator, Memory>;
 
   /// Does the kernel accumulate in the trainer's own type? Then it does so in the trainer's memory.
-  static constexpr bool direct = std::is_same_v<storage, accumulator>;
+  static constexpr bool direct = std::is_same_v<storage, accumulator> && std::is_same_v<log_sum_exp, accumulator>;
 
   struct partial {
     tensor_view<accumulator> out;

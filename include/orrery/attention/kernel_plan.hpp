@@ -13,6 +13,7 @@
 #include "orrery/attention/plan.hpp"
 #include "orrery/attention/planned_kernel.hpp"
 #include "orrery/attention/tile.hpp"
+#include "orrery/mask/full.hpp"
 #include "orrery/mask/mask.hpp"
 #include "orrery/schedule/block.hpp"
 #include "orrery/schedule/program.hpp"
@@ -52,8 +53,8 @@ class kernel_plan<Kernel, Memory> {
 
   /// Can the kernel write results itself, where a call is whole?
   static constexpr bool knows_whole =
-      requires(typename Kernel::template planned<Memory> & made, const whole_forward<storage, accumulator>& forward,
-               const whole_backward<storage, accumulator>& backward, const head_map& heads, accumulator scale) {
+      requires(typename Kernel::template planned<Memory> & made, const whole_forward<storage>& forward,
+               const whole_backward<storage>& backward, const head_map& heads, accumulator scale) {
     { made.expect_whole(forward, heads, scale, full{}) } -> std::same_as<bool>;
     { made.expect_whole(backward, heads, scale, full{}) } -> std::same_as<bool>;
   };
@@ -128,13 +129,12 @@ class kernel_plan<Kernel, Memory> {
     const auto k = operand(plan, key, true, plan.head_dim);
     const auto v = operand(plan, key, true, plan.value_dim);
     const auto out = operand(plan, query, true, plan.value_dim);
-    const auto lse = rows(plan, query);
+    const auto lse = result_rows(plan, query);
     if (p.pass == pass::forward) {
-      const whole_forward<storage, accumulator> call{
-          q, k, v, result(out), lse, plan.positions(query), plan.positions(key)};
+      const whole_forward<storage> call{q, k, v, result(out), lse, plan.positions(query), plan.positions(key)};
       return whole_forward_ = made_->expect_whole(call, plan.map_of(query), scale, plan.mask);
     }
-    const whole_backward<storage, accumulator> call{
+    const whole_backward<storage> call{
         q, k, v, out, lse, out, result(q), result(k), result(v), plan.positions(query), plan.positions(key)};
     return whole_backward_ = made_->expect_whole(call, plan.map_of(query), scale, plan.mask);
   }
@@ -165,6 +165,12 @@ class kernel_plan<Kernel, Memory> {
   template <class Mask>
   static row_view<accumulator> rows(const attention_plan<Mask>& plan, const block& b) {
     accumulator* const nowhere = nullptr;
+    return batch_head_sequence(nowhere, plan.batch, plan.heads(b), plan.tokens(b));
+  }
+
+  template <class Mask>
+  static row_view<log_sum_exp_of<storage>> result_rows(const attention_plan<Mask>& plan, const block& b) {
+    log_sum_exp_of<storage>* const nowhere = nullptr;
     return batch_head_sequence(nowhere, plan.batch, plan.heads(b), plan.tokens(b));
   }
 

@@ -4,6 +4,7 @@
 #include "orrery/config.hpp"
 
 #include <cstdint>
+#include <type_traits>
 
 #include "orrery/layout/segment.hpp"
 #include "orrery/tensor/view.hpp"
@@ -76,28 +77,33 @@ struct backward_keys {
 
 namespace orrery::detail {
 
+/// The type of an operator's log-sum-exp: depends on the element type alone, so that kernels of one element type can
+/// take each other's place in a trainer, whatever they sum in. Float for float and the 16-bit types, double for double.
+template <class Storage>
+using log_sum_exp_of = std::conditional_t<(sizeof(Storage) < sizeof(float)), float, Storage>;
+
 /// A whole attention forward: one query block meets one key block, nothing else meets either, and both are the
 /// trainer's. So what a kernel computes is the result, and may be written as the trainer stores it (see
 /// `planned_kernel`).
-template <class Storage, class Accumulator>
+template <class Storage>
 struct whole_forward {
   tensor_view<const Storage> q;
   tensor_view<const Storage> k;
   tensor_view<const Storage> v;
   tensor_view<Storage> out;
-  row_view<Accumulator> lse;
+  row_view<log_sum_exp_of<Storage>> lse;
   segments query_positions;
   segments key_positions;
 };
 
 /// Likewise a whole backward. `out` and `lse` are the forward's results.
-template <class Storage, class Accumulator>
+template <class Storage>
 struct whole_backward {
   tensor_view<const Storage> q;
   tensor_view<const Storage> k;
   tensor_view<const Storage> v;
   tensor_view<const Storage> out;
-  row_view<const Accumulator> lse;
+  row_view<const log_sum_exp_of<Storage>> lse;
   tensor_view<const Storage> grad_out;
   tensor_view<Storage> grad_q;
   tensor_view<Storage> grad_k;

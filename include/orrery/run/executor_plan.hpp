@@ -99,6 +99,7 @@ class executor_plan {
 
   list<first_messages> tensors;
   list<planned_step> steps;
+  list<block> untouched;                ///< the rank's own results to which nothing is added
   std::vector<exchange_pieces> pieces;  ///< for each exchange of the program
 
   executor_plan(const tensor_program& p, const block_sizes& sizes) : tensors(static_cast<int>(sizes.sides.size())) {
@@ -149,6 +150,7 @@ class executor_plan {
       (result.last_completion < 0 ? step.results : step.completions[result.last_completion].results)
           .push_back(result.block);
     }
+    find_untouched(p);
     assign_first_step(schedule, sizes);
   }
 
@@ -224,6 +226,18 @@ class executor_plan {
     }
     own_results_.push_back({b, last_step, last_completion});
     return true;
+  }
+
+  /// Lists the rank's own results to which no tile and no arrival adds anything: what a schedule for a mask leaves out.
+  void find_untouched(const program& p) {
+    for (const side s : {side::query, side::key}) {
+      if (!has_partials(p.pass, s)) continue;
+      list<bool> touched(p.slices);
+      for (const own_result& result : own_results_)
+        if (result.block.side == s) touched[result.block.slice] = true;
+      for (int slice = 0; slice < p.slices; ++slice)
+        if (!touched[slice]) untouched.push_back({s, p.rank, slice});
+    }
   }
 
   void complete(const program& p, slot_state& here, int i, const range& completions, planned_step& now) {

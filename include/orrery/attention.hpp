@@ -29,6 +29,7 @@
 #include "orrery/mask/causal.hpp"
 #include "orrery/mask/full.hpp"
 #include "orrery/mask/mask.hpp"
+#include "orrery/mask/mask_error.hpp"
 #include "orrery/tensor/view.hpp"
 #include "orrery/topology/topology.hpp"
 #include "orrery/transport/transport.hpp"
@@ -84,9 +85,10 @@ class attention {
   ///
   /// Throws `std::invalid_argument`, on every rank, if the shape or the world does not suit, if the topology cuts the
   /// heads into more slices than there are query heads, if the schedule is wrong, if the layout's shards are not a
-  /// partition of the sequence (see `detail::check_shards`), if a kernel that plans its tiles refuses one, if a rank's
-  /// device cannot run the kernel, or if ranks disagree. Throws `memory_error` if there is not enough memory for the
-  /// plan.
+  /// partition of the sequence (see `detail::check_shards`), if the mask's parameters do not suit the lengths or
+  /// samples show that it breaks a promise (see `mask_error`), if a kernel that plans its tiles refuses one, if a
+  /// rank's device cannot run the kernel, or if ranks disagree. Throws `memory_error` if there is not enough memory for
+  /// the plan.
   template <transport World, mask Mask = full, layout Layout = contiguous>
   attention(World& world, const attention_shape& shape, const Mask& mask = {}, const Layout& layout = {},
             const Topology& topology = {}) {
@@ -275,6 +277,7 @@ class attention {
     schedule::list<segments> query_shards, key_shards;
     if (error.empty()) error = layout.deal(request, "length", request.shape.length, query_shards);
     if (error.empty()) error = layout.deal(request, "key_length", *request.shape.key_length, key_shards);
+    if (error.empty()) error = detail::wrong_mask(mask, request.shape.length, *request.shape.key_length);
     if (!error.empty())
       detail::require_agreement(world, request.fields(error));  // throws: here, and on the other ranks below
     request.shards = detail::digest_of(query_shards, detail::digest_of(key_shards));

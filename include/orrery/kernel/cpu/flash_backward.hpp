@@ -291,10 +291,7 @@ class flash_backward {
 
     token_range some{0, keys.count};
     if (seen == visibility::some) {
-      some = without_invisible_ends(keys.count, granule(), [&](std::int64_t key, std::int64_t key_count) {
-        return mask_.classify(rows.position(0), rows.position(rows.count - 1), keys.position(key),
-                              keys.position(key + key_count - 1));
-      });
+      some = visible_groups(rows, keys);
       if (some.first == some.last) return;
     }
     const std::int64_t first = some.first;
@@ -379,6 +376,21 @@ class flash_backward {
     }
   }
 
+  /// The block's keys without those groups at its ends of which the rows see nothing.
+  token_range visible_groups(const token_block& rows, const token_block& keys) const {
+    const std::int64_t first_row = rows.position(0);
+    const std::int64_t last_row = rows.position(rows.count - 1);
+    if constexpr (mask_of_intervals<Mask>) {
+      const token_range some = visible_tokens(mask_, first_row, last_row, keys);
+      const std::int64_t last = round_up(some.last, granule());
+      return {some.first / granule() * granule(), last < keys.count ? last : keys.count};
+    } else {
+      return without_invisible_ends(keys.count, granule(), [&](std::int64_t key, std::int64_t key_count) {
+        return mask_.classify(first_row, last_row, keys.position(key), keys.position(key + key_count - 1));
+      });
+    }
+  }
+
   /// Invisible pairs of the keys [first, last) contribute nothing. (Their probabilities may have overflowed: they are
   /// overwritten, not used.) Rows that see none of these keys become 0 in the workspace, and
   /// `seen_by_some` becomes the keys that some row sees.
@@ -390,6 +402,22 @@ class flash_backward {
       const std::int64_t position = rows.position(i);
       A* probability = work.probabilities + i * score_ld();
       A* grad = work.grad_scores + i * score_ld();
+      if constexpr (mask_of_intervals<Mask>) {
+        const token_range of_row = visible_tokens(mask_, position, position, keys);
+        const std::int64_t begin = of_row.first < first ? first : of_row.first < last ? of_row.first : last;
+        const std::int64_t end = of_row.last < begin ? begin : of_row.last < last ? of_row.last : last;
+        for (A* line : {probability, grad}) {
+          fill_zero(line + first, begin - first);
+          fill_zero(line + end, last - end);
+        }
+        if (begin < end) {
+          seen_by_some.set(begin, end, true);
+          continue;
+        }
+        fill_zero(work.queries + i * key_ld(), key_width());
+        fill_zero(work.grad_out + i * value_ld(), value_width());
+        continue;
+      }
       for (std::int64_t group = first; group < last; group += granule()) {
         const std::int64_t end = group + granule() < last ? group + granule() : last;
         const visibility seen = mask_.classify(position, position, keys.position(group), keys.position(end - 1));

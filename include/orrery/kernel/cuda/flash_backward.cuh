@@ -98,7 +98,7 @@ struct device_flash_backward {
     copy_rows(threads, item);
     if (more) copy_columns(threads, next, item, stages_at);
     threads.commit_copies();
-    row_numbers numbers;
+    row_numbers numbers{};
     if constexpr (rows_are_queries) numbers = pairs::read_row_numbers(threads, queries.of[item.block], item);
 
     auto first_sum = fragments<1, key_dim / 8>::zeros();

@@ -16,7 +16,7 @@
 
 namespace orrery::detail {
 
-/// The heads of one slice: which query heads, and which key heads these read. Slices differ by one query head at most;
+/// The heads of one slice: its query heads, and the key heads that these read. Slices differ by one query head at most;
 /// a key head belongs to every slice that has one of its query heads.
 struct head_slice {
   std::int64_t first_query_head = 0;
@@ -49,7 +49,7 @@ struct attention_plan {
   list<segments> key_shards;
   list<head_slice> slices;
 
-  /// Without shards. `shape` is completed.
+  /// Makes a plan without shards. `shape` must be completed.
   attention_plan(const attention_shape& shape, int of_rank, const Mask& of_mask, int slice_count)
       : batch{shape.batch},
         query_heads{shape.query_heads},

@@ -14,6 +14,9 @@
 #include <string>
 #include <vector>
 
+#include "orrery/mask/causal.hpp"
+#include "orrery/mask/full.hpp"
+
 #include "common/arguments.hpp"
 
 namespace {

@@ -13,6 +13,7 @@
 #include "orrery/attention/kernel_plan.hpp"
 #include "orrery/attention/output_part.hpp"
 #include "orrery/attention/plan.hpp"
+#include "orrery/attention/sizes.hpp"
 #include "orrery/run/executor.hpp"
 
 namespace orrery::detail {
@@ -28,10 +29,10 @@ class attention_backward {
   using context = typename Kernel::context;
 
   /// All of a query block, and all of a key block.
-  static constexpr std::array operands{side::query, side::key};
+  static constexpr std::array operands = attention_sizes::backward_tensors;
 
   attention_backward(const attention_plan<Mask>& plan, const program& p, kernel_plan<Kernel, Memory>& own)
-      : plan_{&plan}, kernel_{&own} {
+      : plan_{&plan}, sizes_{plan.template sizes<Kernel>(p.pass)}, kernel_{&own} {
     queries_.reserve(most_blocks_in_tile(p, side::query));
     keys_.reserve(most_blocks_in_tile(p, side::key));
     pass_ = p.pass;
@@ -76,15 +77,8 @@ class attention_backward {
     key_slices_under_way_ = plan_->slices.size();
   }
 
-  [[nodiscard]] std::int64_t operand_bytes(int, const block& b) const {
-    constexpr auto stored = static_cast<std::int64_t>(sizeof(storage));
-    constexpr auto summed = static_cast<std::int64_t>(sizeof(accumulator));
-    return rows_of(b) * ((plan_->head_dim + plan_->value_dim) * stored + (b.side == side::query ? 2 * summed : 0));
-  }
-  [[nodiscard]] std::int64_t partial_bytes(const block& b) const {
-    return rows_of(b) * (plan_->head_dim + (b.side == side::key ? plan_->value_dim : 0)) *
-           static_cast<std::int64_t>(sizeof(accumulator));
-  }
+  [[nodiscard]] std::int64_t operand_bytes(int tensor, const block& b) const { return sizes_.operand_bytes(tensor, b); }
+  [[nodiscard]] std::int64_t partial_bytes(const block& b) const { return sizes_.partial_bytes(b); }
 
   void pack(const context& how, int, const block& b, std::byte* to) const {
     if (b.side == side::query) {
@@ -153,6 +147,25 @@ class attention_backward {
       const key_gradients arrived = grad_kv_at(b, writable(from));
       add(running.k, arrived.k);
       add(running.v, arrived.v);
+    }
+  }
+
+  /// The gradients of tokens that meet none: 0.
+  void clear(const context& how, const block& own) {
+    const head_slice& s = plan_->slice(own);
+    if (own.side == side::query) {
+      if (is_whole()) {
+        Kernel::clear(how, grad_q.slice_heads(s.first_query_head, s.query_heads));
+      } else {
+        Kernel::clear(how, grad_q_at(own, nullptr));
+      }
+    } else if (is_whole()) {
+      Kernel::clear(how, grad_k.slice_heads(s.first_key_head, s.key_heads));
+      Kernel::clear(how, grad_v.slice_heads(s.first_key_head, s.key_heads));
+    } else {
+      const key_gradients sums = grad_kv_at(own, nullptr);
+      Kernel::clear(how, sums.k);
+      Kernel::clear(how, sums.v);
     }
   }
 
@@ -232,7 +245,6 @@ class attention_backward {
     }
   }
 
-  [[nodiscard]] std::int64_t rows_of(const block& b) const { return plan_->batch * plan_->heads(b) * plan_->tokens(b); }
   [[nodiscard]] std::int64_t own_tokens(side s) const { return plan_->tokens({s, plan_->rank, 0}); }
   [[nodiscard]] block_reader reader(const block& b, std::byte* memory) const {
     return {memory, plan_->batch, plan_->heads(b), plan_->tokens(b)};
@@ -303,6 +315,7 @@ class attention_backward {
   }
 
   const attention_plan<Mask>* plan_;
+  attention_sizes sizes_;
   kernel_plan<Kernel, Memory>* kernel_;
   std::vector<backward_queries<storage, accumulator>> queries_;
   std::vector<backward_keys<storage, accumulator>> keys_;

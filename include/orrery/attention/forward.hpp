@@ -6,6 +6,7 @@
 #include <array>
 #include <cstddef>
 #include <cstdint>
+#include <limits>
 #include <span>
 #include <type_traits>
 #include <vector>
@@ -13,6 +14,7 @@
 #include "orrery/attention/kernel_plan.hpp"
 #include "orrery/attention/output_part.hpp"
 #include "orrery/attention/plan.hpp"
+#include "orrery/attention/sizes.hpp"
 #include "orrery/run/executor.hpp"
 
 namespace orrery::detail {
@@ -28,10 +30,10 @@ class attention_forward {
   using context = typename Kernel::context;
 
   /// Q, K and V.
-  static constexpr std::array operands{side::query, side::key, side::key};
+  static constexpr std::array operands = attention_sizes::forward_tensors;
 
   attention_forward(const attention_plan<Mask>& plan, const program& p, kernel_plan<Kernel, Memory>& own)
-      : plan_{&plan}, kernel_{&own} {
+      : plan_{&plan}, sizes_{plan.template sizes<Kernel>(pass::forward)}, kernel_{&own} {
     queries_.reserve(most_blocks_in_tile(p, side::query));
     keys_.reserve(most_blocks_in_tile(p, side::key));
     if (own.is_whole(pass::forward)) return;
@@ -52,12 +54,8 @@ class attention_forward {
 
   void prepare(const context&) { kernel_->begin(); }
 
-  [[nodiscard]] std::int64_t operand_bytes(int tensor, const block& b) const {
-    return rows_of(b) * dim_of(tensor) * static_cast<std::int64_t>(sizeof(storage));
-  }
-  [[nodiscard]] std::int64_t partial_bytes(const block& b) const {
-    return rows_of(b) * (plan_->value_dim + 1) * static_cast<std::int64_t>(sizeof(accumulator));
-  }
+  [[nodiscard]] std::int64_t operand_bytes(int tensor, const block& b) const { return sizes_.operand_bytes(tensor, b); }
+  [[nodiscard]] std::int64_t partial_bytes(const block& b) const { return sizes_.partial_bytes(b); }
 
   void pack(const context& how, int tensor, const block& b, std::byte* to) const {
     const head_slice& s = plan_->slice(b);
@@ -117,6 +115,22 @@ class attention_forward {
     }
   }
 
+  /// The attention of queries that see no key: out is 0, and the log-sum-exp -infinity.
+  void clear(const context& how, const block& own) {
+    const auto clear_result = [&](const auto& result, const row_view<accumulator>& sums) {
+      Kernel::clear(how, result);
+      Kernel::clear(how, sums, -std::numeric_limits<accumulator>::infinity());
+    };
+    if (kernel_->is_whole(pass::forward)) {
+      const head_slice& s = plan_->slice(own);
+      clear_result(out.slice_heads(s.first_query_head, s.query_heads),
+                   lse.slice_heads(s.first_query_head, s.query_heads));
+    } else {
+      const partial result = partial_at(own, nullptr);
+      clear_result(result.out, result.lse);
+    }
+  }
+
   void finish(const context& how, const block& own) {
     const head_slice& heads = plan_->slice(own);
     if (!direct && !kernel_->is_whole(pass::forward)) {
@@ -138,7 +152,6 @@ class attention_forward {
     row_view<accumulator> lse;
   };
 
-  [[nodiscard]] std::int64_t rows_of(const block& b) const { return plan_->batch * plan_->heads(b) * plan_->tokens(b); }
   [[nodiscard]] std::int64_t dim_of(int tensor) const { return tensor == 2 ? plan_->value_dim : plan_->head_dim; }
   [[nodiscard]] std::int64_t own_tokens() const { return plan_->query_shards[plan_->rank].tokens(); }
   [[nodiscard]] block_reader reader(const block& b, std::byte* memory) const {
@@ -162,6 +175,7 @@ class attention_forward {
   }
 
   const attention_plan<Mask>* plan_;
+  attention_sizes sizes_;
   kernel_plan<Kernel, Memory>* kernel_;
   std::vector<forward_queries<storage, accumulator>> queries_;
   std::vector<forward_keys<storage>> keys_;

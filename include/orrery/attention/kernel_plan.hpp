@@ -13,6 +13,7 @@
 #include "orrery/attention/plan.hpp"
 #include "orrery/attention/planned_kernel.hpp"
 #include "orrery/attention/tile.hpp"
+#include "orrery/mask/full.hpp"
 #include "orrery/mask/mask.hpp"
 #include "orrery/schedule/block.hpp"
 #include "orrery/schedule/program.hpp"
@@ -68,15 +69,15 @@ class kernel_plan<Kernel, Memory> {
     }
     for (const step& now : p.steps) {
       if (now.tile.empty()) continue;
-      const head_map heads = plan.map_of(p.queries[now.tile.queries.first].block);
+      const head_map heads = plan.map_of(p.queries_of(now.tile)[0].block);
       if (p.pass == pass::forward) {
         std::vector<forward_queries<storage, accumulator>> queries;
         std::vector<forward_keys<storage>> keys;
-        each(plan, p.queries, now.tile.queries, [&](const block& b, bool own) {
+        each(plan, p.queries_of(now.tile), [&](const block& b, bool own) {
           queries.push_back({operand(plan, b, own, plan.head_dim), sum(plan, b, plan.value_dim), rows(plan, b),
                              plan.positions(b), true, own});
         });
-        each(plan, p.keys, now.tile.keys, [&](const block& b, bool own) {
+        each(plan, p.keys_of(now.tile), [&](const block& b, bool own) {
           keys.push_back(
               {operand(plan, b, own, plan.head_dim), operand(plan, b, own, plan.value_dim), plan.positions(b), own});
         });
@@ -85,11 +86,11 @@ class kernel_plan<Kernel, Memory> {
       } else {
         std::vector<backward_queries<storage, accumulator>> queries;
         std::vector<backward_keys<storage, accumulator>> keys;
-        each(plan, p.queries, now.tile.queries, [&](const block& b, bool own) {
+        each(plan, p.queries_of(now.tile), [&](const block& b, bool own) {
           queries.push_back({operand(plan, b, own, plan.head_dim), operand(plan, b, own, plan.value_dim), rows(plan, b),
                              rows(plan, b), sum(plan, b, plan.head_dim), plan.positions(b), true, own});
         });
-        each(plan, p.keys, now.tile.keys, [&](const block& b, bool own) {
+        each(plan, p.keys_of(now.tile), [&](const block& b, bool own) {
           keys.push_back({operand(plan, b, own, plan.head_dim), operand(plan, b, own, plan.value_dim),
                           sum(plan, b, plan.head_dim), sum(plan, b, plan.value_dim), plan.positions(b), true, own});
         });
@@ -143,9 +144,8 @@ class kernel_plan<Kernel, Memory> {
   }
 
   template <class Mask, class Visit>
-  static void each(const attention_plan<Mask>& plan, const list<held_block>& blocks, const range& some,
-                   const Visit& visit) {
-    for (int i = some.first; i < some.end(); ++i) visit(blocks[i].block, blocks[i].block.shard == plan.rank);
+  static void each(const attention_plan<Mask>& plan, const entries<const held_block>& blocks, const Visit& visit) {
+    for (const held_block& held : blocks) visit(held.block, held.block.shard == plan.rank);
   }
   template <class Mask>
   static tensor_view<const storage> operand(const attention_plan<Mask>& plan, const block& b, bool own,

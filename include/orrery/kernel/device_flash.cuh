@@ -21,6 +21,7 @@
 #include "orrery/kernel/cuda/flash_forward.cuh"
 #include "orrery/kernel/cuda/wgmma/backward.cuh"
 #include "orrery/kernel/cuda/wgmma/forward.cuh"
+#include "orrery/mask/full.hpp"
 #include "orrery/mask/mask.hpp"
 #include "orrery/tensor/float16.hpp"
 

@@ -14,6 +14,13 @@ enum class side : std::uint8_t { query, key };
 /// never duplicated.
 enum class payload : std::uint8_t { operand, partial };
 
+/// What is in a slot: operands or partials of one side. The values number arrays of `slot_kinds` entries.
+enum slot_kind : std::uint8_t { query_operand, query_partial, key_operand, key_partial };
+inline constexpr int slot_kinds = 4;
+[[nodiscard]] constexpr slot_kind kind_of(side s, payload c) noexcept {
+  return static_cast<slot_kind>(2 * static_cast<unsigned>(s) + static_cast<unsigned>(c));
+}
+
 /// Which of the operator's calls a schedule serves, and which side travels in it.
 ///
 /// - `forward`: query and key operands in, query partials (output and log-sum-exp) home.

@@ -26,6 +26,8 @@ namespace orrery {
 /// - `constexpr const char* unsupported_reason(int world) const`, or `unsupported_reason(world, pass)`: null, or the
 /// end of a message that says why this world is
 ///   refused and what would work;
+/// - `constexpr const char* pairs_left_out() const`: of a topology that is not for every pair of shards, the end of a
+///   message that says which pairs it computes and what would work for others;
 /// - `constexpr int slices(int world) const`: into how many slices it cuts the heads (1 without it);
 /// - `constexpr list<program> programs(int world, pass) const`: the programs of all ranks, where writing them together
 ///   is cheaper.
@@ -85,10 +87,6 @@ template <topology Topology>
 [[nodiscard]] constexpr const char* unsupported_reason(const Topology& t, int world,
                                                        schedule::pass p = schedule::pass::forward) {
   if (world < 1) return "needs a world of at least one rank";
-  if (p == schedule::pass::circulate_queries && !topology_with_backward<Topology>) {
-    return "writes no backward of its own, and only circulate_keys can be derived from a forward: "
-           "use pass::circulate_keys, or give it program(rank, world, pass)";
-  }
   if constexpr (requires { t.unsupported_reason(world, p); }) {
     return t.unsupported_reason(world, p);
   } else if constexpr (requires { t.unsupported_reason(world); }) {
@@ -122,6 +120,16 @@ template <topology Topology>
   }
 }
 
+/// The same of a value, for topologies of which only the value knows.
+template <topology Topology>
+[[nodiscard]] constexpr bool writes_each_rank_alone(const Topology& t, pass p) {
+  if constexpr (requires { t.writes_each_rank_alone(p); }) {
+    return t.writes_each_rank_alone(p);
+  } else {
+    return writes_each_rank_alone<Topology>(p);
+  }
+}
+
 /// The programs of all ranks as the topology writes them, not yet finished. Where it has no backward of its own, that
 /// is derived from its forward (see `derive_backward`). The world must be admitted.
 template <topology Topology>
@@ -136,7 +144,7 @@ template <topology Topology>
     list<program> all(world);
     for (int rank = 0; rank < world; ++rank) all[rank] = t.program(rank, world);
     if (p == pass::forward) return all;
-    return derive_backward(all);
+    return derive_backward(all, p);
   }
 }
 
@@ -176,6 +184,16 @@ template <topology Topology>
   } else {
     return requires { t.unsupported_reason(1, pass::forward); }
     || requires { t.unsupported_reason(1); };
+  }
+}
+
+/// Null; or, of a topology that does not compute all pairs of shards, the end of a message that says which it computes.
+template <topology Topology>
+[[nodiscard]] constexpr const char* pairs_left_out(const Topology& t) {
+  if constexpr (requires { t.pairs_left_out(); }) {
+    return t.pairs_left_out();
+  } else {
+    return nullptr;
   }
 }
 

@@ -23,6 +23,7 @@
 #include "orrery/kernel/cudnn/tiles.cuh"
 #include "orrery/kernel/cudnn/workspace.cuh"
 #include "orrery/kernel/device_reference.cuh"
+#include "orrery/mask/full.hpp"
 #include "orrery/mask/mask.hpp"
 #include "orrery/tensor/float16.hpp"
 #include "orrery/tensor/view.hpp"

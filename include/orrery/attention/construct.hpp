@@ -10,7 +10,6 @@
 #include <memory>
 #include <new>
 #include <optional>
-#include <span>
 #include <string>
 #include <utility>
 
@@ -19,15 +18,17 @@
 #include "orrery/attention/kernel_plan.hpp"
 #include "orrery/attention/plan.hpp"
 #include "orrery/attention/planned_kernel.hpp"
+#include "orrery/attention/relation_of.hpp"
 #include "orrery/attention/shape.hpp"
 #include "orrery/attention/sizes.hpp"
 #include "orrery/layout/detail/check_shards.hpp"
 #include "orrery/layout/layout.hpp"
 #include "orrery/layout/token_positions.hpp"
 #include "orrery/mask/mask.hpp"
+#include "orrery/schedule/relation.hpp"
 #include "orrery/topology/any_topology.hpp"
 #include "orrery/transport/transport.hpp"
-#include "orrery/verify/detail/verify_once.hpp"
+#include "orrery/verify/detail/specialised.hpp"
 
 namespace orrery::detail {
 
@@ -71,25 +72,44 @@ struct constructed_attention {
   std::unique_ptr<attention_calls<Kernel>> calls;
 };
 
-/// Empty, or a message. Notes the digests of the schedules that it has proven. `largest` is the largest number of the
-/// type that the kernel computes in.
-[[nodiscard]] inline std::string validate(attention_request& request, const any_topology& topology, double largest) {
+/// The schedules of an operator.
+struct attention_schedules {
+  specialised_schedule forward;
+  specialised_schedule backward;  ///< unless forward_only
+
+  [[nodiscard]] const specialised_schedule& of(pass p) const noexcept {
+    return p == pass::forward ? forward : backward;
+  }
+
+  /// The rank's own program. The topology's programs may be those of no list.
+  [[nodiscard]] program of_rank(const any_topology& topology, int rank, int world, pass p) const {
+    return of(p).programs == nullptr ? program_of(topology, rank, world, p) : (*of(p).programs)[rank];
+  }
+};
+
+/// Empty, or a message. `largest` is the largest number of the type that the kernel computes in.
+[[nodiscard]] inline std::string validate(const attention_request& request, const any_topology& topology,
+                                          double largest) {
   std::string error = request.what_is_wrong_with_sizes();
   if (!error.empty()) return error;
   error = request.what_is_wrong_with_scale(largest);
   if (!error.empty()) return error;
-  const pass both[] = {pass::forward, request.shape.circulate};
-  const std::span<const pass> passes{both, request.shape.forward_only ? 1U : 2U};
-  for (const pass p : passes) {
+  for (const pass p : request.passes()) {
     if (const char* reason = unsupported_reason(topology, request.world, p))
       return refusal_message(topology, request.world, p, reason);
   }
-  error = request.what_is_wrong_with_slices();
-  if (!error.empty()) return error;
-  for (const pass p : passes) {
-    const proven_schedule proven = prove_once(topology, request.world, p);
-    if (!proven.found.ok()) return request.unproven(p, proven.found);
-    (p == pass::forward ? request.forward : request.backward) = proven.digest;
+  return request.what_is_wrong_with_slices();
+}
+
+/// Finds the schedules for the visible pairs, and notes their digests. Empty, or a message.
+[[nodiscard]] inline std::string find_schedules(attention_request& request, const any_topology& topology,
+                                                const schedule::relation& visible, attention_schedules& found) {
+  request.visible_pairs = visible.digest();
+  for (const pass p : request.passes()) {
+    specialised_schedule& of_pass = p == pass::forward ? found.forward : found.backward;
+    of_pass = specialise_once(topology, request.world, p, visible);
+    if (!of_pass.found.ok()) return request.unproven(p, of_pass.found);
+    (p == pass::forward ? request.forward : request.backward) = of_pass.digest;
   }
   return "";
 }
@@ -128,15 +148,19 @@ template <class Kernel, class World, class Mask>
   list<segments> query_shards, key_shards;
   if (error.empty()) error = layout.deal(request, "length", request.shape.length, query_shards);
   if (error.empty()) error = layout.deal(request, "key_length", *request.shape.key_length, key_shards);
+  attention_schedules schedules;
+  if (error.empty()) {
+    error = find_schedules(request, topology, relation_of(mask, query_shards, key_shards, 1), schedules);
+  }
   if (!error.empty()) require_agreement(world, request.fields(error));  // throws: here, and on the other ranks below
   request.shards = digest_of(query_shards, digest_of(key_shards));
   attention_plan<Mask> plan{request.shape, world.rank(), mask, request.slices};
   plan.query_shards = std::move(query_shards);
   plan.key_shards = std::move(key_shards);
-  program forward = program_of(topology, world.rank(), world.size());
+  program forward = schedules.of_rank(topology, world.rank(), world.size(), pass::forward);
   std::optional<program> backward;
   if (!request.shape.forward_only) {
-    backward = program_of(topology, world.rank(), world.size(), request.shape.circulate);
+    backward = schedules.of_rank(topology, world.rank(), world.size(), request.shape.circulate);
   }
   kernel_plan<Kernel, memory> own;
   if constexpr (planned_kernel<Kernel, memory> || device_checked_kernel<Kernel>) {

@@ -68,9 +68,18 @@ struct attention_request {
   std::int64_t max_head_dim = 0;
   std::string mask;
   std::string layout;
-  std::uint64_t shards = 0;    ///< a digest of all ranks' shards; 0: not known yet
-  schedule_digest forward{};   ///< of all ranks' programs, as this rank has proven them
-  schedule_digest backward{};  ///< unless forward_only
+  std::uint64_t shards = 0;         ///< a digest of all ranks' shards; 0: not known yet
+  std::uint64_t visible_pairs = 0;  ///< a digest of the pairs of shards that the mask leaves; 0: not known yet
+  schedule_digest forward{};        ///< of all ranks' programs, as this rank has proven them
+  schedule_digest backward{};       ///< unless forward_only
+
+  /// The passes of the operator.
+  [[nodiscard]] list<pass> passes() const {
+    list<pass> all;
+    all.push_back(pass::forward);
+    if (!shape.forward_only) all.push_back(shape.circulate);
+    return all;
+  }
 
   /// Empty, or a message.
   [[nodiscard]] std::string what_is_wrong_with_sizes() const {
@@ -176,6 +185,7 @@ struct attention_request {
     say("the forward's programs", topology + " with digest " + forward.text());
     if (!shape.forward_only) say("the backward's programs", topology + " with digest " + backward.text());
     say("shards (their digest)", std::to_string(shards));
+    say("visible pairs of shards (their digest)", std::to_string(visible_pairs));
     return all;
   }
 

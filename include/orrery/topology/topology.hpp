@@ -87,10 +87,6 @@ template <topology Topology>
 [[nodiscard]] constexpr const char* unsupported_reason(const Topology& t, int world,
                                                        schedule::pass p = schedule::pass::forward) {
   if (world < 1) return "needs a world of at least one rank";
-  if (p == schedule::pass::circulate_queries && !topology_with_backward<Topology>) {
-    return "writes no backward of its own, and only circulate_keys can be derived from a forward: "
-           "use pass::circulate_keys, or give it program(rank, world, pass)";
-  }
   if constexpr (requires { t.unsupported_reason(world, p); }) {
     return t.unsupported_reason(world, p);
   } else if constexpr (requires { t.unsupported_reason(world); }) {
@@ -148,7 +144,7 @@ template <topology Topology>
     list<program> all(world);
     for (int rank = 0; rank < world; ++rank) all[rank] = t.program(rank, world);
     if (p == pass::forward) return all;
-    return derive_backward(all);
+    return derive_backward(all, p);
   }
 }
 

@@ -83,9 +83,10 @@ class attention {
   ///
   /// Throws `std::invalid_argument`, on every rank, if the shape or the world does not suit, if the topology cuts the
   /// heads into more slices than there are query heads, if the schedule is wrong, if the layout's shards are not a
-  /// partition of the sequence (see `detail::check_shards`), if a kernel that plans its tiles refuses one, if a rank's
-  /// device cannot run the kernel, or if ranks disagree. Throws `memory_error` if there is not enough memory for the
-  /// plan.
+  /// partition of the sequence (see `detail::check_shards`), if the mask's parameters do not suit the lengths or
+  /// samples show that it breaks a promise (see `mask_error`), if a kernel that plans its tiles refuses one, if a
+  /// rank's device cannot run the kernel, or if ranks disagree. Throws `memory_error` if there is not enough memory for
+  /// the plan.
   template <transport World, mask Mask = full, layout Layout = contiguous>
   attention(World& world, const attention_shape& shape, const Mask& mask = {}, const Layout& layout = {},
             const Topology& topology = {}) {

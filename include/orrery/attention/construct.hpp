@@ -24,7 +24,7 @@
 #include "orrery/layout/detail/check_shards.hpp"
 #include "orrery/layout/layout.hpp"
 #include "orrery/layout/token_positions.hpp"
-#include "orrery/mask/mask.hpp"
+#include "orrery/mask/mask_error.hpp"
 #include "orrery/schedule/relation.hpp"
 #include "orrery/topology/any_topology.hpp"
 #include "orrery/transport/transport.hpp"
@@ -144,7 +144,7 @@ template <class Kernel, class World, class Mask>
                             Kernel::name(),    Kernel::max_head_dim, mask.name(),     layout.name()};
   std::string error =
       validate(request, topology, static_cast<double>((std::numeric_limits<typename Kernel::accumulator>::max)()));
-  if (error.empty()) error = wrong_lengths_of(mask, request.shape.length, *request.shape.key_length);
+  if (error.empty()) error = wrong_mask(mask, request.shape.length, *request.shape.key_length);
   list<segments> query_shards, key_shards;
   if (error.empty()) error = layout.deal(request, "length", request.shape.length, query_shards);
   if (error.empty()) error = layout.deal(request, "key_length", *request.shape.key_length, key_shards);

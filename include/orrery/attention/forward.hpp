@@ -49,7 +49,7 @@ class attention_forward {
   row_view<log_sum_exp> lse;
   output_listener on_final;
 
-  /// Of results that the plan keeps until they are complete: none where the kernel sums in the type that it stores.
+  /// Bytes of results that the plan keeps until they are complete: none if the kernel sums in the type that it stores.
   [[nodiscard]] std::int64_t own_bytes() const noexcept { return own_out_.bytes() + own_lse_.bytes(); }
 
   void prepare(const context&) { kernel_->begin(); }
@@ -144,7 +144,7 @@ class attention_forward {
  private:
   using array = plan_array<accumulator, Memory>;
 
-  /// Does the kernel accumulate in the trainer's own type? Then it does so in the trainer's memory.
+  /// True if the kernel accumulates in the trainer's own types. Then it does so in the trainer's memory.
   static constexpr bool direct = std::is_same_v<storage, accumulator> && std::is_same_v<log_sum_exp, accumulator>;
 
   struct partial {

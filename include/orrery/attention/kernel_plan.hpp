@@ -21,7 +21,7 @@
 
 namespace orrery::detail {
 
-/// What an operator calls for its kernel: the kernel's own functions, where it needs no plan.
+/// What an operator calls instead of its kernel. Forwards to the kernel's own functions, if the kernel needs no plan.
 template <class Kernel, class Memory>
 class kernel_plan {
  public:
@@ -43,7 +43,7 @@ class kernel_plan {
   }
 };
 
-/// Those of its plan, where it needs one.
+/// Forwards to `Kernel::planned`, if the kernel has a plan.
 template <class Kernel, class Memory>
   requires planned_kernel<Kernel, Memory>
 class kernel_plan<Kernel, Memory> {
@@ -51,7 +51,7 @@ class kernel_plan<Kernel, Memory> {
   using storage = typename Kernel::storage;
   using accumulator = typename Kernel::accumulator;
 
-  /// Can the kernel write results itself, where a call is whole?
+  /// True if the kernel can write results itself where a call is whole (see `whole_forward`).
   static constexpr bool knows_whole =
       requires(typename Kernel::template planned<Memory> & made, const whole_forward<storage>& forward,
                const whole_backward<storage>& backward, const head_map& heads, accumulator scale) {
@@ -59,7 +59,7 @@ class kernel_plan<Kernel, Memory> {
     { made.expect_whole(backward, heads, scale, full{}) } -> std::same_as<bool>;
   };
 
-  /// Says what the tiles of this program will be.
+  /// Tells the kernel the tiles of this program.
   template <class Mask>
   void expect(const attention_plan<Mask>& plan, const program& p) {
     if (made_ == nullptr) made_ = std::make_unique<planned>();
@@ -99,7 +99,7 @@ class kernel_plan<Kernel, Memory> {
       }
     }
   }
-  /// Does the kernel write the results of this pass itself?
+  /// Returns true if the kernel writes the results of this pass itself.
   [[nodiscard]] bool is_whole(pass p) const noexcept { return p == pass::forward ? whole_forward_ : whole_backward_; }
   template <class... Arguments>
   void run_whole(const Arguments&... arguments) {

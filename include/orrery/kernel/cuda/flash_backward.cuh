@@ -17,7 +17,7 @@
 
 namespace orrery::detail {
 
-/// Which gradients one kernel of `device_flash`'s backward sums up.
+/// The gradients that one kernel of `device_flash`'s backward sums up.
 enum class device_gradient { of_queries, of_keys, of_values, of_keys_and_values };
 
 /// The backward of `device_flash`, for head dimensions up to key_dim and value_dim.
@@ -50,7 +50,8 @@ struct device_flash_backward {
   static constexpr int warps = key_dim + value_dim <= 256 ? 8 : 4;
   static constexpr int threads_of_block = 32 * warps;
   static constexpr int rows = 16 * warps;
-  /// Of a multiprocessor, where a thread's sums and scores leave it registers for two: left alone, compilers take more.
+  /// Blocks for each multiprocessor, where a thread's sums and scores leave registers for two. Without this bound
+  /// compilers take more registers.
   static constexpr int blocks_at_once = rows_are_queries && key_dim + value_dim <= 128 ? 2 : 0;
   static constexpr int tiles_of_sum = columns_of_sum / columns;
   static_assert(tiles_of_sum % 2 == 0, "each sum's first tile is in the first stage");
@@ -98,7 +99,7 @@ struct device_flash_backward {
     copy_rows(threads, item);
     if (more) copy_columns(threads, next, item, stages_at);
     threads.commit_copies();
-    row_numbers numbers;
+    row_numbers numbers{};
     if constexpr (rows_are_queries) numbers = pairs::read_row_numbers(threads, queries.of[item.block], item);
 
     auto first_sum = fragments<1, key_dim / 8>::zeros();
@@ -214,7 +215,7 @@ struct device_flash_backward {
     }
   }
 
-  /// Before there are scores, so that a mask has the registers to itself that scores would take.
+  /// Asks the mask. Called before there are scores, so that the mask can use the registers that scores will take.
   template <class Threads>
   ORRERY_DEVICE visible_pairs pairs_that_are_visible(const Threads& threads, int count, visibility seen,
                                                      int stage) const {
@@ -231,8 +232,9 @@ struct device_flash_backward {
     return visible;
   }
 
-  /// Of a tile of queries, does one have a log-sum-exp that is NaN? All of its probabilities are NaN then, but for
-  /// those of scores of -infinity, which hide their pairs: they are 0, and so are the gradients of these scores.
+  /// Returns true for a tile of queries of which one has a log-sum-exp that is NaN. Then all of its probabilities are
+  /// NaN, but for those of scores of -infinity, which hide their pairs: they are 0, and so are the gradients of these
+  /// scores.
   template <class Threads>
   static ORRERY_DEVICE bool has_nan_query(const Threads& threads, int stage) {
     bool is_nan = false;
@@ -243,7 +245,7 @@ struct device_flash_backward {
     return threads.any(is_nan);
   }
 
-  /// What is weighed by pairs of this tile and is hidden from all rows becomes 0: see `hidden_columns`.
+  /// Clears the columns of this tile that are hidden from all rows (see `hidden_columns`).
   template <class Threads>
   static ORRERY_DEVICE void clear_hidden(const Threads& threads, const visible_pairs& visible, int count,
                                          const first_columns& first, const second_columns& second) {

@@ -17,7 +17,7 @@ class rank_walk {
  public:
   constexpr explicit rank_walk(proof_subject& subject) : subject_{subject} {}
 
-  /// Of a finished program.
+  /// Proves a program whose slots are allocated. Returns false, and notes the fault, at the first that it finds.
   constexpr bool prove(const program& p) {
     slot_state here{p};
     const int steps = p.steps.count;

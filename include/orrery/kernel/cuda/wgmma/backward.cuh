@@ -59,7 +59,7 @@ struct device_flash_wgmma_backward : wgmma_backward_layout<key_dim, value_dim, g
   tensor_map first_row_maps[most], second_row_maps[most];
   tensor_map first_column_maps[most], second_column_maps[most];
 
-  /// With the maps that `Device` makes of the tensors.
+  /// Makes the kernel, with tensor maps from `Device`.
   template <class Device>
   [[nodiscard]] static device_flash_wgmma_backward on(const device_blocks<backward_queries<T, float>>& queries,
                                                       const device_blocks<backward_keys<T, float>>& keys,
@@ -133,8 +133,8 @@ struct device_flash_wgmma_backward : wgmma_backward_layout<key_dim, value_dim, g
   using first_sums = fragments<1, (sums_first ? key_dim : 32) / 8>;
   using second_sums = fragments<1, (sums_second ? value_dim : 32) / 8>;
 
-  /// What the block works on: those that see or are seen by most under a causal mask first. It is found anew where it
-  /// is needed, since a thread that computes has no registers to remember it.
+  /// Returns what the block works on. Under a causal mask, rows that see or are seen by most come first. Computed again
+  /// wherever it is needed, since a computing thread has no registers to keep it.
   template <class Threads>
   ORRERY_DEVICE device_item item_of(const Threads& threads) const {
     const int index = threads.uniform(static_cast<int>(threads.block()));
@@ -154,7 +154,7 @@ struct device_flash_wgmma_backward : wgmma_backward_layout<key_dim, value_dim, g
     }
   }
 
-  /// What one warp does: it brings the rows, and the columns that they meet, and says when there are no more.
+  /// The work of the producer warp: copies the rows, then the tiles of columns that they meet, and announces the end.
   template <class Threads>
   ORRERY_DEVICE void bring(const Threads& threads) const {
     const bool leads = threads.lane() == 0;
@@ -243,7 +243,7 @@ struct device_flash_wgmma_backward : wgmma_backward_layout<key_dim, value_dim, g
     }
   }
 
-  /// What the others do; `warp` counts them.
+  /// The work of the computing warps, which `warp` counts.
   template <class Threads>
   ORRERY_DEVICE void compute(const Threads& threads, int warp) const {
     const int first_row = warp / 4 * 64;
@@ -348,7 +348,7 @@ struct device_flash_wgmma_backward : wgmma_backward_layout<key_dim, value_dim, g
     }
   }
 
-  /// The last product of tile n is done.
+  /// Releases the stage that the last product of tile n has read.
   template <class Threads>
   static ORRERY_DEVICE void let_go_of_last(const Threads& threads, unsigned n) {
     if constexpr (sums_first) {
@@ -358,7 +358,7 @@ struct device_flash_wgmma_backward : wgmma_backward_layout<key_dim, value_dim, g
     }
   }
 
-  /// Before there are scores, so that a mask has the registers to itself that scores would take.
+  /// Asks the mask. Called before there are scores, so that the mask can use the registers that scores will take.
   template <class Threads>
   ORRERY_DEVICE auto pairs_that_are_visible(const Threads& threads, int warp, int stage,
                                             const tile_announcement& tile) const {

@@ -20,14 +20,14 @@ struct wgmma_backward_layout {
   static constexpr int groups = 2;  ///< that compute
   static constexpr int rows = 64 * groups;
   static constexpr int threads_of_block = 128 * (1 + groups);
-  /// As many as registers bear.
+  /// As many as registers have room for.
   static constexpr int columns =
       gradient != device_gradient::of_keys_and_values && (sums_first ? key_dim : value_dim) <= 128 ? 128 : 64;
   /// Registers of a thread for its sums, scores and their gradients, of its two rows; there are at most 192.
   static constexpr int accumulators =
       ((sums_first ? key_dim + columns : 0) + (sums_second ? value_dim : 0) + columns) / 2;
-  /// Of a thread, once each warpgroup has its task. Together no more than the block was launched with, 168 for each: a
-  /// warpgroup that asked for more would wait for ever.
+  /// Registers of a thread, once each warpgroup has its task. Together at most what the block was launched with, 168
+  /// for each thread: a warpgroup that asked for more would wait for ever.
   static constexpr int producer_registers = accumulators < 160 ? 104 : accumulators <= 176 ? 88 : 56;
   static constexpr int registers_to_compute = accumulators < 160 ? 200 : accumulators <= 176 ? 208 : 224;
   static_assert(producer_registers + groups * registers_to_compute <= 65536 / threads_of_block / 8 * 8 * (1 + groups));
@@ -45,7 +45,7 @@ struct wgmma_backward_layout {
   static constexpr int first_columns_at = row_bytes;
   static constexpr int second_columns_at = first_columns_at + first_stages * first_columns::bytes;
   static constexpr int row_positions_at = second_columns_at + second_stages * second_columns::bytes;
-  // With queries or keys of a stage come their positions and log-sum-exp, with grad_out delta.
+  // A stage of queries or keys also has their positions and log-sum-exp, and one of grad_out also has delta.
   static constexpr int column_positions_at = row_positions_at + rows * 8;
   static constexpr int lse_at = column_positions_at + first_stages * columns * 8;
   static constexpr int delta_at = lse_at + (rows_are_queries ? 0 : first_stages * columns * 4);
@@ -56,7 +56,7 @@ struct wgmma_backward_layout {
   static constexpr unsigned tiles_of_sum = columns_of_sum / columns;
 
   static constexpr int rows_are_there = mbarriers_at;
-  /// Columns are there, some to be cleared before others read them.
+  /// Signals columns that have arrived, some of which must be cleared before other warps read them.
   static constexpr int columns_to_clear = mbarriers_at + 8;
   static constexpr int first_is_there(int stage) { return mbarriers_at + 8 * (2 + stage); }
   static constexpr int first_is_read(int stage) { return mbarriers_at + 8 * (2 + first_stages + stage); }

@@ -21,6 +21,7 @@
 #include "orrery/attention/output_part.hpp"
 #include "orrery/attention/plan.hpp"
 #include "orrery/attention/planned_kernel.hpp"
+#include "orrery/attention/planned_mask.hpp"
 #include "orrery/attention/shape.hpp"
 #include "orrery/attention/started_forward.hpp"
 #include "orrery/layout/detail/check_shards.hpp"
@@ -94,7 +95,8 @@ class attention {
             const Topology& topology = {}) {
     static_assert(
         Kernel::template supports<Mask>,
-        "orrery: this kernel does not support this mask; orrery::flash and orrery::reference support every mask");
+        "orrery: this kernel does not support this mask; orrery::flash and orrery::reference support every mask, and "
+        "kernels on a device those that are trivially copyable or have a table (see orrery::mask_with_table)");
     const auto shard = [](const void* of, int rank, int ranks, std::int64_t length) {
       return static_cast<const Layout*>(of)->shard(rank, ranks, length);
     };
@@ -281,7 +283,8 @@ class attention {
     if (!error.empty())
       detail::require_agreement(world, request.fields(error));  // throws: here, and on the other ranks below
     request.shards = detail::digest_of(query_shards, detail::digest_of(key_shards));
-    detail::attention_plan<Mask> plan{request.shape, world.rank(), mask, request.slices};
+    using planned_mask = detail::planned_mask<Mask, memory>;
+    detail::attention_plan<planned_mask> plan{request.shape, world.rank(), planned_mask(mask), request.slices};
     plan.query_shards = std::move(query_shards);
     plan.key_shards = std::move(key_shards);
     schedule::program forward = program_of(topology, world.rank(), world.size());
@@ -296,7 +299,7 @@ class attention {
     shape_ = request.shape;
     query_positions_ = plan.query_shards[world.rank()];
     key_positions_ = plan.key_shards[world.rank()];
-    calls_ = std::make_unique<detail::planned_attention<Kernel, World, Mask>>(
+    calls_ = std::make_unique<detail::planned_attention<Kernel, World, planned_mask>>(
         world, std::move(plan), std::move(kernels_own), std::move(forward), std::move(backward),
         shape_.operand_messages);
   }

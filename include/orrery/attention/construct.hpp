@@ -18,6 +18,7 @@
 #include "orrery/attention/kernel_plan.hpp"
 #include "orrery/attention/plan.hpp"
 #include "orrery/attention/planned_kernel.hpp"
+#include "orrery/attention/planned_mask.hpp"
 #include "orrery/attention/relation_of.hpp"
 #include "orrery/attention/shape.hpp"
 #include "orrery/attention/sizes.hpp"
@@ -147,7 +148,8 @@ template <class Kernel, class World, class Mask>
   }
   if (!error.empty()) require_agreement(world, request.fields(error));  // throws: here, and on the other ranks below
   request.shards = digest_of(query_shards, digest_of(key_shards));
-  attention_plan<Mask> plan{request.shape, world.rank(), mask, request.slices};
+  using mask_of_plan = planned_mask<Mask, memory>;
+  attention_plan<mask_of_plan> plan{request.shape, world.rank(), mask_of_plan(mask), request.slices};
   plan.query_shards = std::move(query_shards);
   plan.key_shards = std::move(key_shards);
   program forward = schedules.forward.of_rank(world.rank());
@@ -164,7 +166,7 @@ template <class Kernel, class World, class Mask>
                                      [schedules](pass p) { return schedules.of(p).of_all(); },
                                      plan.template sizes<Kernel>(pass::forward),
                                      nullptr};
-  made.calls = std::make_unique<planned_attention<Kernel, World, Mask>>(
+  made.calls = std::make_unique<planned_attention<Kernel, World, mask_of_plan>>(
       world, std::move(plan), std::move(own), std::move(forward), std::move(backward), request.shape.operand_messages);
   return made;
 }

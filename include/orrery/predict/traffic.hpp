@@ -32,18 +32,19 @@ struct unit_weights {
 
 /// What one rank sends and holds in one call.
 struct rank_traffic {
-  std::array<std::int64_t, 4> blocks_sent{};  ///< at [2 * side + payload]; a block is one slice of a shard
+  std::array<std::int64_t, 4> blocks_sent{};  ///< at [2 * side + payload]; a block is one slice of a chunk of a shard
   std::int64_t messages_sent = 0;
   std::int64_t tiles = 0;      ///< steps with a tile
-  std::int64_t pairs = 0;      ///< (query shard, key shard, slice) computed
+  std::int64_t pairs = 0;      ///< (query chunk, key chunk, slice) computed
   int steps = 0;               ///< steps with a tile or an exchange
+  int chunks = 1;              ///< of each shard
   std::array<int, 4> slots{};  ///< at [2 * side + payload]: block buffers beside the rank's own shard
 
   /// Volume sent in shard units.
   [[nodiscard]] constexpr double units_sent(const unit_weights& weights, int slices) const {
     double sum = 0;
     for (unsigned kind = 0; kind < 4; ++kind) sum += static_cast<double>(blocks_sent[kind]) * weights.of[kind];
-    return sum / slices;
+    return sum / (slices * chunks);
   }
 };
 
@@ -51,6 +52,7 @@ struct rank_traffic {
 struct traffic_report {
   int world = 0;
   int slices = 1;
+  int chunks = 1;  ///< of each shard, taken to be equally long
   orrery::schedule::pass pass = orrery::schedule::pass::forward;
   unit_weights weights;
   schedule::list<rank_traffic> ranks;
@@ -93,9 +95,11 @@ struct traffic_report {
   report.units_between = schedule::list<double>(report.world * report.world);
   for (const schedule::program& p : programs) {
     report.slices = p.slices;
+    report.chunks = p.chunks;
     report.pass = p.pass;
     rank_traffic& mine = report.ranks[p.rank];
     mine.slots = p.slots;
+    mine.chunks = p.chunks;
     int slots = 0;
     for (const int of_kind : p.slots) slots += of_kind;
     for (const schedule::step& now : p.steps) {
@@ -108,7 +112,7 @@ struct traffic_report {
       for (int s = x.sent.first; s < x.sent.end(); ++s) {
         const schedule::side which = p.sent[s].side;
         ++mine.blocks_sent[2 * static_cast<unsigned>(which) + static_cast<unsigned>(x.payload)];
-        report.units_between[p.rank * report.world + x.to] += weights(which, x.payload) / p.slices;
+        report.units_between[p.rank * report.world + x.to] += weights(which, x.payload) / (p.slices * p.chunks);
       }
     }
     const double units = mine.units_sent(weights, p.slices);

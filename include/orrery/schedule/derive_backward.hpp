@@ -33,15 +33,15 @@ namespace orrery::schedule {
   list<list<list<return_send>>> receives(world);
   for (int rank = 0; rank < world; ++rank) {
     const program& p = forward[rank];
-    list<int> sent_as(world * p.slices, -1);
+    list<int> sent_as(world * p.slices * p.chunks, -1);
     for (int i = 0; i < p.steps.size(); ++i) {
       const tile& t = p.steps[i].tile;
       if (t.empty()) continue;
       for (int k = t.keys.first; k < t.keys.end(); ++k) {
         const block& what = p.keys[k].block;
-        if (what.shard == rank || what.slice < 0 || what.slice >= p.slices)
+        if (what.shard == rank || what.slice < 0 || what.slice >= p.slices || what.chunk >= p.chunks)
           continue;  // what does not exist is `verify`'s to name
-        int& index = sent_as[what.shard * p.slices + what.slice];
+        int& index = sent_as[(what.shard * p.slices + what.slice) * p.chunks + what.chunk];
         if (index < 0) {
           index = mine[rank].size();
           mine[rank].push_back({rank, what.shard, 0, what});
@@ -63,7 +63,7 @@ namespace orrery::schedule {
   list<program> backward(world);
   for (int rank = 0; rank < world; ++rank) {
     const program& p = forward[rank];
-    builder schedule{rank, world, pass::circulate_keys, p.slices};
+    builder schedule{rank, world, pass::circulate_keys, p.slices, p.chunks};
     for (int i = 0; i <= steps; ++i) {
       if (i > 0) schedule.next_step();
       if (i < p.steps.size()) schedule.repeat(p, i);

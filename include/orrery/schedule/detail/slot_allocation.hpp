@@ -17,8 +17,8 @@ namespace orrery::schedule {
 class slot_assignment {
  public:
   constexpr explicit slot_assignment(program& p)
-      : program_{p}, lives_(1 + p.received.count + p.queries.count + p.keys.count), newest_(4 * p.world) {
-    for (int kind = 0; kind < 4; ++kind) heads_[kind] = newest_.items + kind * p.world;
+      : program_{p}, lives_(1 + p.received.count + p.queries.count + p.keys.count), newest_(4 * p.world * p.chunks) {
+    for (int kind = 0; kind < 4; ++kind) heads_[kind] = newest_.items + kind * p.world * p.chunks;
   }
 
   constexpr void run() {
@@ -36,14 +36,14 @@ class slot_assignment {
     int born;
     int usable;  ///< first step in which it may be read
     int last;
-    int older;  ///< the next older life of the same shard
+    int older;  ///< the next older life of the same chunk
     int next_to_die;
   };
 
   /// The newest life of `what` that can be read in `step` becomes at least so long.
   constexpr void use_operand(const block& what, int step, int last) {
     if (what.shard == program_.rank) return;
-    life* used = lives_.items + heads_[2 * static_cast<unsigned>(what.side)][what.shard];
+    life* used = lives_.items + heads_[2 * static_cast<unsigned>(what.side)][what.shard * program_.chunks + what.chunk];
     while (used != lives_.items && (used->usable > step || used->holder->block.slice != what.slice))
       used = lives_.items + used->older;
     if (used->last < last) used->last = last;  // nobody's, too
@@ -51,7 +51,7 @@ class slot_assignment {
 
   /// The link to the partial that is under way for `what`, or to none.
   constexpr int& open_partial(const block& what) {
-    int* link = heads_[2 * static_cast<unsigned>(what.side) + 1] + what.shard;
+    int* link = heads_[2 * static_cast<unsigned>(what.side) + 1] + what.shard * program_.chunks + what.chunk;
     while (*link != none && lives_.items[*link].holder->block.slice != what.slice) link = &lives_.items[*link].older;
     return *link;
   }
@@ -94,7 +94,7 @@ class slot_assignment {
     held_block* const received_end = program_.received.items + posted.received.first + posted.received.count;
     for (held_block* what = program_.received.items + posted.received.first; what != received_end; ++what) {
       const unsigned kind = 2 * static_cast<unsigned>(what->block.side) + static_cast<unsigned>(posted.payload);
-      int& newest = heads_[kind][what->block.shard];
+      int& newest = heads_[kind][what->block.shard * program_.chunks + what->block.chunk];
       const int older = posted.payload == payload::operand ? newest : none;  // a partial is chained when it has arrived
       lives_.items[count_] = {what, kind, posted.posted, posted.complete_before, busy_until, older, none};
       what->slot = count_++;
@@ -149,7 +149,7 @@ class slot_assignment {
   list<life> lives_;
   int count_ = 1;
   list<int> newest_;
-  int* heads_[4]{};  // for each (side, payload), at [2 * side + payload], the newest life of each shard
+  int* heads_[4]{};  // for each (side, payload), at [2 * side + payload], the newest life of each chunk
 };
 
 /// Lists for each step the exchanges that complete before it: a stable counting sort.

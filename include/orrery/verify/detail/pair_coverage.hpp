@@ -10,13 +10,19 @@
 
 namespace orrery::detail {
 
-/// Proves all tiles of a world: each visible pair of shards is computed exactly once in each slice.
+/// Proves all tiles of a world: each visible pair of chunks is computed exactly once in each slice. Rows are chunks of
+/// queries, columns chunks of keys: chunk c of shard s is number s * chunks + c.
 class pair_coverage {
  public:
   constexpr explicit pair_coverage(proof_subject& subject)
-      : subject_{subject}, programs_{subject.programs}, world_{subject.world}, period_{subject.period} {}
+      : subject_{subject},
+        programs_{subject.programs},
+        world_{subject.world},
+        period_{subject.period},
+        chunks_{subject.programs.items[0].chunks},
+        words_{(world_ * chunks_ + 63) / 64} {}
 
-  /// `visible(query shard, key shard)` says which pairs must be computed; others may be, once.
+  /// `visible(query, key)`, with the numbers of two chunks, says which pairs must be computed; others may be, once.
   template <class Visible>
   constexpr bool prove(const Visible& visible) {
     return period_ == world_ ? cover_slice_by_slice(visible) : cover_first_rows(visible);
@@ -38,8 +44,11 @@ class pair_coverage {
   template <class Visible>
   constexpr bool cover_first_rows(const Visible& visible) {
     const int slices = programs_.items[0].slices;
-    const int words = (world_ + 63) / 64;
-    list<word> computed(slices * period_ * words);
+    const int chunks = chunks_;
+    const int rows = period_ * chunks;
+    const int columns = world_ * chunks;
+    const int words = words_;
+    list<word> computed(slices * rows * words);
     for (int rank = 0; rank < period_; ++rank) {
       const program& p = programs_.items[rank];
       for (int i = 0; i < p.steps.count; ++i) {
@@ -51,36 +60,51 @@ class pair_coverage {
           const int row = query.shard % period_;
           const int back = query.shard - row;
           const int slice = ((query.slice - back) % slices + slices) % slices;
-          word* const bits = computed.items + (slice * period_ + row) * words;
+          word* const bits = computed.items + (slice * rows + row * chunks + query.chunk) * words;
           for (int k = t.keys.first; k < keys_end; ++k) {
-            const int key = p.keys.items[k].block.shard - back;
-            const unsigned shard = static_cast<unsigned>(key < 0 ? key + world_ : key);
-            word& w = bits[shard / 64];
-            if ((w >> shard % 64 & 1U) != 0)
-              return subject_.refuse(fault::pair_computed_twice, rank, i, query, p.keys.items[k].block.shard);
-            w |= word{1} << shard % 64;
+            const block& key = p.keys.items[k].block;
+            const int moved = (key.shard - back) * chunks + key.chunk;
+            const unsigned column = static_cast<unsigned>(moved < 0 ? moved + columns : moved);
+            word& w = bits[column / 64];
+            if ((w >> column % 64 & 1U) != 0)
+              return refuse_pair(fault::pair_computed_twice, rank, i, query, number_of(key));
+            w |= word{1} << column % 64;
           }
         }
       }
     }
     for (int slice = 0; slice < slices; ++slice) {
-      if (!all_visible(computed.items + slice * period_ * words, slice, visible)) return false;
+      if (!all_visible(computed.items + slice * rows * words, slice, visible)) return false;
     }
     return true;
+  }
+
+  [[nodiscard]] constexpr int number_of(const block& b) const { return b.shard * chunks_ + b.chunk; }
+
+  /// Refuses the pair of a query block and the key chunk of this number.
+  constexpr bool refuse_pair(fault f, int rank, int step, const block& query, int key) {
+    subject_.refuse(f, rank, step, query, key / chunks_);
+    subject_.found.peer_chunk = key % chunks_;
+    return false;
   }
 
   /// Are all visible pairs of the first `period` query shards computed in this slice?
   template <class Visible>
   constexpr bool all_visible(const word* computed, int slice, const Visible& visible) {
-    const int words = (world_ + 63) / 64;
-    for (int q = 0; q < period_; ++q) {
+    const int words = words_;
+    const int columns = world_ * chunks_;
+    for (int q = 0; q < period_ * chunks_; ++q) {
       for (int w = 0; w < words; ++w) {
-        const int keys = world_ - 64 * w < 64 ? world_ - 64 * w : 64;
+        const int keys = columns - 64 * w < 64 ? columns - 64 * w : 64;
         const word all = keys == 64 ? ~word{0} : (word{1} << static_cast<unsigned>(keys)) - 1;
         if (computed[q * words + w] == all) continue;
         for (int k = 64 * w; k < 64 * w + keys; ++k) {
           const bool done = (computed[q * words + w] >> static_cast<unsigned>(k % 64) & 1U) != 0;
-          if (!done && visible(q, k)) return subject_.refuse(fault::pair_missing, q, 0, {side::query, q, slice}, k);
+          if (!done && visible(q, k)) {
+            const int shard = q / chunks_;
+            return refuse_pair(fault::pair_missing, shard, 0,
+                               {side::query, static_cast<std::uint16_t>(q % chunks_), shard, slice}, k);
+          }
         }
       }
     }
@@ -91,7 +115,7 @@ class pair_coverage {
   constexpr bool cover_slice_by_slice(const Visible& visible) {
     const int world = programs_.count;
     const int slices = programs_.items[0].slices;
-    const int words = (world + 63) / 64;
+    const int words = words_;
     list<int> first_tile(slices, none);
     list<placed_tile> tiles;
     for (int rank = world - 1; rank >= 0; --rank) {
@@ -104,7 +128,7 @@ class pair_coverage {
         first = tiles.count - 1;
       }
     }
-    list<word> computed(world * words);
+    list<word> computed(world * chunks_ * words);
     list<word> tile_keys(words);
     for (int slice = 0; slice < slices; ++slice) {
       if (slice > 0) {
@@ -127,12 +151,13 @@ class pair_coverage {
     if (queries.count * keys.count <= keys.count + (queries.count + 1) * words) {
       const held_block* const end = p.keys.items + keys.first + keys.count;
       for (int q = queries.first; q < queries.first + queries.count; ++q) {
-        word* const row = computed.items + p.queries.items[q].block.shard * words;
+        const block& query = p.queries.items[q].block;
+        word* const row = computed.items + (query.shard * chunks_ + query.chunk) * words;
         for (const held_block* key = p.keys.items + keys.first; key != end; ++key) {
-          const auto shard = static_cast<unsigned>(key->block.shard);
-          if ((row[shard / 64] >> shard % 64 & 1U) != 0)
-            return subject_.refuse(fault::pair_computed_twice, rank, step, p.queries[q].block, key->block.shard);
-          row[shard / 64] |= word{1} << shard % 64;
+          const auto column = static_cast<unsigned>(key->block.shard * chunks_ + key->block.chunk);
+          if ((row[column / 64] >> column % 64 & 1U) != 0)
+            return refuse_pair(fault::pair_computed_twice, rank, step, query, number_of(key->block));
+          row[column / 64] |= word{1} << column % 64;
         }
       }
       return true;
@@ -140,22 +165,24 @@ class pair_coverage {
     for (word& w : tile_keys) w = 0;
     const int end = keys.end();
     for (int k = keys.first; k < end; ++k) {
-      const int shard = p.keys.items[k].block.shard;
-      const word bit = word{1} << static_cast<unsigned>(shard % 64);
-      word& w = tile_keys.items[shard / 64];
+      const block& key = p.keys.items[k].block;
+      const int column = key.shard * chunks_ + key.chunk;
+      const word bit = word{1} << static_cast<unsigned>(column % 64);
+      word& w = tile_keys.items[column / 64];
       if ((w & bit) != 0) {
-        return subject_.refuse(fault::pair_computed_twice, rank, step, p.queries[queries.first].block, shard);
+        return refuse_pair(fault::pair_computed_twice, rank, step, p.queries[queries.first].block, column);
       }
       w |= bit;
     }
     for (int q = queries.first; q < queries.end(); ++q) {
-      word* const row = computed.items + p.queries.items[q].block.shard * words;
+      const block& query = p.queries.items[q].block;
+      word* const row = computed.items + (query.shard * chunks_ + query.chunk) * words;
       for (int w = 0; w < words; ++w) {
         const word twice = row[w] & tile_keys.items[w];
         if (twice != 0) {
-          int shard = 64 * w;
-          while ((twice >> static_cast<unsigned>(shard % 64) & 1U) == 0) ++shard;
-          return subject_.refuse(fault::pair_computed_twice, rank, step, p.queries[q].block, shard);
+          int column = 64 * w;
+          while ((twice >> static_cast<unsigned>(column % 64) & 1U) == 0) ++column;
+          return refuse_pair(fault::pair_computed_twice, rank, step, query, column);
         }
         row[w] |= tile_keys.items[w];
       }
@@ -167,6 +194,8 @@ class pair_coverage {
   const list<program>& programs_;
   int world_;
   int period_;
+  int chunks_;
+  int words_;  ///< of a row
 };
 
 }  // namespace orrery::detail

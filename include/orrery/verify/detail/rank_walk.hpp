@@ -131,7 +131,7 @@ class rank_walk {
 
   constexpr bool receive(const program& p, slot_state& here, int i, const held_block& arriving, const exchange& x) {
     const block& what = arriving.block;
-    if (what.shard < 0 || what.shard >= p.world || what.slice < 0 || what.slice >= p.slices)
+    if (what.shard < 0 || what.shard >= p.world || what.slice < 0 || what.slice >= p.slices || what.chunk >= p.chunks)
       return subject_.refuse(fault::block_outside_world, p.rank, i, what);
     kind& slots = here.kinds[2 * static_cast<unsigned>(what.side) + static_cast<unsigned>(x.payload)];
     if (arriving.slot < 0 || arriving.slot >= slots.slots || slots.places[arriving.slot].free_from > i ||
@@ -149,7 +149,7 @@ class rank_walk {
   }
 
   constexpr bool read(const program& p, slot_state& here, int i, const block& what, int until) {
-    if (what.shard < 0 || what.shard >= p.world || what.slice < 0 || what.slice >= p.slices)
+    if (what.shard < 0 || what.shard >= p.world || what.slice < 0 || what.slice >= p.slices || what.chunk >= p.chunks)
       return subject_.refuse(fault::block_outside_world, p.rank, i, what);
     if (what.shard == p.rank) return true;
     kind& operands = here.kinds[2 * static_cast<unsigned>(what.side)];
@@ -164,7 +164,7 @@ class rank_walk {
   }
 
   constexpr bool send_partial(const program& p, slot_state& here, int i, const block& what, int until) {
-    if (what.shard < 0 || what.shard >= p.world || what.slice < 0 || what.slice >= p.slices)
+    if (what.shard < 0 || what.shard >= p.world || what.slice < 0 || what.slice >= p.slices || what.chunk >= p.chunks)
       return subject_.refuse(fault::block_outside_world, p.rank, i, what);
     if (what.shard == p.rank) return subject_.refuse(fault::partial_leaves_home, p.rank, i, what);
     kind& partials = here.kinds[2 * static_cast<unsigned>(what.side) + 1];

@@ -13,6 +13,7 @@
 #include "orrery/attention/kernel_plan.hpp"
 #include "orrery/attention/output_part.hpp"
 #include "orrery/attention/plan.hpp"
+#include "orrery/attention/planned_mask.hpp"
 #include "orrery/attention/sizes.hpp"
 #include "orrery/run/executor.hpp"
 
@@ -61,8 +62,8 @@ class attention_backward {
   tensor_view<storage> grad_q, grad_k, grad_v;
   output_listener on_final;
 
-  /// Of delta, of a log-sum-exp in the type that the kernel sums in, and of gradients that the plan keeps until they
-  /// are complete: none but delta where that is the type that it stores and no two slices share a key head.
+  /// Bytes of delta, of a log-sum-exp in the type that the kernel sums in, and of gradients that the plan keeps until
+  /// they are complete: only of delta if the kernel sums in the type that it stores and no two slices share a key head.
   [[nodiscard]] std::int64_t own_bytes() const noexcept {
     return own_delta_.bytes() + own_lse_.bytes() + own_grad_q_.bytes() + own_grad_k_.bytes() + own_grad_v_.bytes();
   }
@@ -103,7 +104,8 @@ class attention_backward {
         kernel_->run_whole(how,
                            whole_backward<storage>{q, k, v, out, lse, grad_out, grad_q, grad_k, grad_v,
                                                    plan_->positions(queries[0].block), plan_->positions(keys[0].block)},
-                           plan_->map_of(queries[0].block), static_cast<accumulator>(plan_->scale), plan_->mask);
+                           plan_->map_of(queries[0].block), static_cast<accumulator>(plan_->scale),
+                           mask_for_kernels(plan_->mask));
         return;
       }
     }
@@ -129,7 +131,7 @@ class attention_backward {
     }
     kernel_->backward(how, std::span<const backward_queries<storage, accumulator>>{queries_},
                       std::span<const backward_keys<storage, accumulator>>{keys_}, plan_->map_of(queries[0].block),
-                      static_cast<accumulator>(plan_->scale), plan_->mask);
+                      static_cast<accumulator>(plan_->scale), mask_for_kernels(plan_->mask));
   }
 
   void merge(const context& how, const block& b, std::byte* into, const std::byte* from, bool fresh) {
@@ -186,13 +188,13 @@ class attention_backward {
   }
 
  private:
-  /// Does the kernel write the gradients itself?
+  /// Returns true if the kernel writes the gradients itself.
   [[nodiscard]] bool is_whole() const noexcept { return kernel_->is_whole(pass_); }
 
   using array = plan_array<accumulator, Memory>;
 
   static constexpr bool queries_direct = std::is_same_v<storage, accumulator>;
-  /// Does the kernel read the trainer's log-sum-exp where it is?
+  /// True if the kernel reads the trainer's log-sum-exp where it is.
   static constexpr bool lse_direct = std::is_same_v<log_sum_exp, accumulator>;
 
   struct query_operands {
@@ -216,7 +218,7 @@ class attention_backward {
     return {const_cast<T*>(r.data), r.batch, r.heads, r.sequence, r.batch_stride, r.head_stride, r.sequence_stride};
   }
 
-  /// The first `ready` key heads of a slice are complete.
+  /// Writes the first `ready` key heads of a slice, which are complete, to the trainer's gradients.
   void hand_out(const context& how, const block& own, std::int64_t ready) {
     const key_gradients sums = grad_kv_at(own, nullptr);
     const std::int64_t first = plan_->slice(own).first_key_head;

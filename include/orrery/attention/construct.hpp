@@ -10,7 +10,6 @@
 #include <memory>
 #include <new>
 #include <optional>
-#include <span>
 #include <string>
 #include <utility>
 
@@ -19,15 +18,18 @@
 #include "orrery/attention/kernel_plan.hpp"
 #include "orrery/attention/plan.hpp"
 #include "orrery/attention/planned_kernel.hpp"
+#include "orrery/attention/planned_mask.hpp"
+#include "orrery/attention/relation_of.hpp"
 #include "orrery/attention/shape.hpp"
 #include "orrery/attention/sizes.hpp"
 #include "orrery/layout/detail/check_shards.hpp"
 #include "orrery/layout/layout.hpp"
 #include "orrery/layout/token_positions.hpp"
-#include "orrery/mask/mask.hpp"
+#include "orrery/mask/mask_error.hpp"
+#include "orrery/schedule/relation.hpp"
 #include "orrery/topology/any_topology.hpp"
 #include "orrery/transport/transport.hpp"
-#include "orrery/verify/detail/verify_once.hpp"
+#include "orrery/verify/detail/specialize.hpp"
 
 namespace orrery::detail {
 
@@ -71,25 +73,37 @@ struct constructed_attention {
   std::unique_ptr<attention_calls<Kernel>> calls;
 };
 
-/// Empty, or a message. Notes the digests of the schedules that it has proven. `largest` is the largest number of the
-/// type that the kernel computes in.
-[[nodiscard]] inline std::string validate(attention_request& request, const any_topology& topology, double largest) {
+/// The schedules of an operator.
+struct attention_schedules {
+  operator_schedule forward;
+  operator_schedule backward;  ///< unless forward_only
+
+  [[nodiscard]] const operator_schedule& of(pass p) const noexcept { return p == pass::forward ? forward : backward; }
+};
+
+/// Empty, or a message. `largest` is the largest number of the type that the kernel computes in.
+[[nodiscard]] inline std::string validate(const attention_request& request, const any_topology& topology,
+                                          double largest) {
   std::string error = request.what_is_wrong_with_sizes();
   if (!error.empty()) return error;
   error = request.what_is_wrong_with_scale(largest);
   if (!error.empty()) return error;
-  const pass both[] = {pass::forward, request.shape.circulate};
-  const std::span<const pass> passes{both, request.shape.forward_only ? 1U : 2U};
-  for (const pass p : passes) {
+  for (const pass p : request.passes()) {
     if (const char* reason = unsupported_reason(topology, request.world, p))
       return refusal_message(topology, request.world, p, reason);
   }
-  error = request.what_is_wrong_with_slices();
-  if (!error.empty()) return error;
-  for (const pass p : passes) {
-    const proven_schedule proven = prove_once(topology, request.world, p);
-    if (!proven.found.ok()) return request.unproven(p, proven.found);
-    (p == pass::forward ? request.forward : request.backward) = proven.digest;
+  return request.what_is_wrong_with_slices();
+}
+
+/// Finds the schedules for the visible pairs, and notes their digests. Empty, or a message.
+[[nodiscard]] inline std::string find_schedules(attention_request& request, const any_topology& topology,
+                                                const schedule::relation& visible, attention_schedules& found) {
+  request.visible_pairs = visible.digest();
+  for (const pass p : request.passes()) {
+    operator_schedule& of_pass = p == pass::forward ? found.forward : found.backward;
+    of_pass = operator_schedule{topology, request.world, p, visible};
+    if (!of_pass.found().ok()) return request.unproven(p, of_pass.found());
+    (p == pass::forward ? request.forward : request.backward) = of_pass.digest();
   }
   return "";
 }
@@ -124,33 +138,35 @@ template <class Kernel, class World, class Mask>
                             Kernel::name(),    Kernel::max_head_dim, mask.name(),     layout.name()};
   std::string error =
       validate(request, topology, static_cast<double>((std::numeric_limits<typename Kernel::accumulator>::max)()));
-  if (error.empty()) error = wrong_lengths_of(mask, request.shape.length, *request.shape.key_length);
+  if (error.empty()) error = wrong_mask(mask, request.shape.length, *request.shape.key_length);
   list<segments> query_shards, key_shards;
   if (error.empty()) error = layout.deal(request, "length", request.shape.length, query_shards);
   if (error.empty()) error = layout.deal(request, "key_length", *request.shape.key_length, key_shards);
+  attention_schedules schedules;
+  if (error.empty()) {
+    error = find_schedules(request, topology, relation_of(mask, query_shards, key_shards, 1), schedules);
+  }
   if (!error.empty()) require_agreement(world, request.fields(error));  // throws: here, and on the other ranks below
   request.shards = digest_of(query_shards, digest_of(key_shards));
-  attention_plan<Mask> plan{request.shape, world.rank(), mask, request.slices};
+  using mask_of_plan = planned_mask<Mask, memory>;
+  attention_plan<mask_of_plan> plan{request.shape, world.rank(), mask_of_plan(mask), request.slices};
   plan.query_shards = std::move(query_shards);
   plan.key_shards = std::move(key_shards);
-  program forward = program_of(topology, world.rank(), world.size());
+  program forward = schedules.forward.of_rank(world.rank());
   std::optional<program> backward;
-  if (!request.shape.forward_only) {
-    backward = program_of(topology, world.rank(), world.size(), request.shape.circulate);
-  }
+  if (!request.shape.forward_only) backward = schedules.backward.of_rank(world.rank());
   kernel_plan<Kernel, memory> own;
   if constexpr (planned_kernel<Kernel, memory> || device_checked_kernel<Kernel>) {
     error = kernel_error(own, plan, forward, backward);
   }
   require_agreement(world, request.fields(error));
-  constructed_attention<Kernel> made{
-      request.shape,
-      plan.query_shards[world.rank()],
-      plan.key_shards[world.rank()],
-      [topology, ranks = world.size()](pass p) { return programs_of(topology, ranks, p); },
-      plan.template sizes<Kernel>(pass::forward),
-      nullptr};
-  made.calls = std::make_unique<planned_attention<Kernel, World, Mask>>(
+  constructed_attention<Kernel> made{request.shape,
+                                     plan.query_shards[world.rank()],
+                                     plan.key_shards[world.rank()],
+                                     [schedules](pass p) { return schedules.of(p).of_all(); },
+                                     plan.template sizes<Kernel>(pass::forward),
+                                     nullptr};
+  made.calls = std::make_unique<planned_attention<Kernel, World, mask_of_plan>>(
       world, std::move(plan), std::move(own), std::move(forward), std::move(backward), request.shape.operand_messages);
   return made;
 }

@@ -14,6 +14,7 @@
 #include "orrery/attention/kernel_plan.hpp"
 #include "orrery/attention/output_part.hpp"
 #include "orrery/attention/plan.hpp"
+#include "orrery/attention/planned_mask.hpp"
 #include "orrery/attention/sizes.hpp"
 #include "orrery/run/executor.hpp"
 
@@ -49,7 +50,7 @@ class attention_forward {
   row_view<log_sum_exp> lse;
   output_listener on_final;
 
-  /// Of results that the plan keeps until they are complete: none where the kernel sums in the type that it stores.
+  /// Bytes of results that the plan keeps until they are complete: none if the kernel sums in the type that it stores.
   [[nodiscard]] std::int64_t own_bytes() const noexcept { return own_out_.bytes() + own_lse_.bytes(); }
 
   void prepare(const context&) { kernel_->begin(); }
@@ -71,7 +72,8 @@ class attention_forward {
         kernel_->run_whole(how,
                            whole_forward<storage>{q, k, v, out, lse, plan_->positions(queries[0].block),
                                                   plan_->positions(keys[0].block)},
-                           plan_->map_of(queries[0].block), static_cast<accumulator>(plan_->scale), plan_->mask);
+                           plan_->map_of(queries[0].block), static_cast<accumulator>(plan_->scale),
+                           mask_for_kernels(plan_->mask));
         return;
       }
     }
@@ -101,7 +103,7 @@ class attention_forward {
     }
     kernel_->forward(how, std::span<const forward_queries<storage, accumulator>>{queries_},
                      std::span<const forward_keys<storage>>{keys_}, plan_->map_of(queries[0].block),
-                     static_cast<accumulator>(plan_->scale), plan_->mask);
+                     static_cast<accumulator>(plan_->scale), mask_for_kernels(plan_->mask));
   }
 
   void merge(const context& how, const block& b, std::byte* into, const std::byte* from, bool fresh) {
@@ -144,7 +146,7 @@ class attention_forward {
  private:
   using array = plan_array<accumulator, Memory>;
 
-  /// Does the kernel accumulate in the trainer's own type? Then it does so in the trainer's memory.
+  /// True if the kernel accumulates in the trainer's own types. Then it does so in the trainer's memory.
   static constexpr bool direct = std::is_same_v<storage, accumulator> && std::is_same_v<log_sum_exp, accumulator>;
 
   struct partial {

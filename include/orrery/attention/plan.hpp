@@ -33,7 +33,7 @@ struct attention_plan {
   list<segments> key_shards;
   list<head_slice> slices;
 
-  /// Without shards. `of_shape` is completed.
+  /// Makes a plan without shards. `of_shape` must be completed.
   attention_plan(const attention_shape& of_shape, int of_rank, const Mask& of_mask, int slice_count)
       : shape{of_shape},
         batch{shape.batch},

@@ -11,8 +11,9 @@
 
 namespace orrery {
 
-/// Which key head a query head reads. Heads are counted within the views of one tile, which may hold only a slice of
-/// the model's heads; several query heads share a key head when the model has fewer key heads (GQA, MQA).
+/// Maps query heads to the key heads that they read. Heads are counted within the views of one tile, which may hold
+/// only a slice of the model's heads; several query heads share a key head when the model has fewer key heads (GQA,
+/// MQA).
 struct head_map {
   std::int64_t first_query_head = 0;      ///< the model's index of query head 0 of the views
   std::int64_t first_key_head = 0;        ///< the model's index of key head 0 of the views
@@ -96,7 +97,7 @@ struct whole_forward {
   segments key_positions;
 };
 
-/// Likewise a whole backward. `out` and `lse` are the forward's results.
+/// A whole attention backward, likewise. `out` and `lse` are the forward's results.
 template <class Storage>
 struct whole_backward {
   tensor_view<const Storage> q;

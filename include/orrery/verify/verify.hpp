@@ -79,7 +79,7 @@ class verification {
 /// Can it be that the topology should have refused the world, but does not say which worlds it refuses?
 template <topology Topology>
 [[nodiscard]] constexpr bool may_be_of_world(const verdict& v, const Topology& t) {
-  if (v.found == fault::program_of_another || v.found == fault::lane_does_not_exist ||
+  if (v.found == fault::program_of_another || v.found == fault::lane_does_not_exist || v.found == fault::tensor_alone ||
       v.found == fault::block_outside_world || v.found == fault::exchange_takes_no_step ||
       v.found == fault::sides_confused || (v.found == fault::peer_outside_world && v.peer < v.world))
     return false;

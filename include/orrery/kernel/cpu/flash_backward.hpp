@@ -134,7 +134,7 @@ class flash_backward : flash_tile<backward_queries<S, A>, backward_keys<S, A>, A
     }
   }
 
-  /// Of one item.
+  /// The number of blocks of keys of one item.
   std::int64_t blocks_of_keys() const noexcept {
     std::int64_t sum = 0;
     for (const auto& side : keys_) sum += token_blocks{side.positions, key_block_, granule()}.count();
@@ -324,7 +324,7 @@ class flash_backward : flash_tile<backward_queries<S, A>, backward_keys<S, A>, A
     }
   }
 
-  /// `to` becomes or grows by factor * from, and `from` what that has lost.
+  /// to = factor * from if `fresh`, else to += factor * from. Leaves in `from` what the addition has lost.
   void carry(A* from, std::int64_t ld, A factor, const tensor_view<A>& to, bool fresh, std::int64_t b,
              std::int64_t head, const token_block& tokens) const {
     const A inverse = A{1} / factor;

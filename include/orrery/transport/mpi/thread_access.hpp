@@ -19,7 +19,7 @@
 
 namespace orrery::mpi {
 
-/// Which threads may call MPI for a communicator, and which one does.
+/// Knows which threads may call MPI for a communicator, and which one does.
 ///
 /// One thread may be inside at a time (see `presence`). A thread that comes while another one is inside, or while a
 /// call that another thread has begun is not finished, is refused. So is every thread from which MPI's thread level

@@ -371,9 +371,6 @@ TEST_CASE("a verdict is a message with its place and a way out") {
   CHECK(contains(refusal, "a world of 8 ranks is refused: the topology needs a world that C*C divides"));
   CHECK(contains(refusal, "concentric<C>"));
 
-  const std::string backward = verify(topologies::my_ring{}, 8, pass::circulate_queries).message();
-  CHECK(contains(backward, "use pass::circulate_keys"));
-
   std::ostringstream printed;
   printed << verify(ring{}, 8);
   CHECK(printed.str() == "the schedule is right for 8 ranks");

@@ -170,8 +170,8 @@ template <topology Topology>
   }
   schedule::list<schedule::program> all;  // of all ranks, where they are written together
   int written = world;                    // ranks; the programs of the others are rotations of theirs
-  if constexpr (requires { detail::derived_pass(t, world, p); }) {
-    if (detail::is_derived<Topology>(p)) {
+  if constexpr (detail::derives_backwards<Topology>) {
+    if (p != schedule::pass::forward) {
       all = detail::derived_pass(t, world, p).period;
       written = all.count;
     }

@@ -50,6 +50,7 @@ template <class Kernel>
 struct kernel_arguments {
   using storage = typename Kernel::storage;
   using accumulator = typename Kernel::accumulator;
+  using log_sum_exp = log_sum_exp_of<storage>;
 
   const typename Kernel::context& context;
   const tensor_view<const storage>& operand;
@@ -57,6 +58,8 @@ struct kernel_arguments {
   const tensor_view<accumulator>& sum;
   const row_view<accumulator>& rows;
   const row_view<const accumulator>& given_rows;
+  const row_view<log_sum_exp>& lse;
+  const row_view<const log_sum_exp>& given_lse;
   const head_map& heads;
   accumulator scale;
   std::span<const forward_queries<storage, accumulator>> forward_queries_of_tile;
@@ -72,10 +75,18 @@ concept has_copy = has_types<Kernel> && requires(const kernel_arguments<Kernel>&
   Kernel::copy(a.context, a.sum, a.result);
   Kernel::copy(a.context, a.rows, a.rows);
   Kernel::copy(a.context, a.given_rows, a.rows);
+  Kernel::copy(a.context, a.rows, a.lse);
+  Kernel::copy(a.context, a.given_lse, a.rows);
 };
 template <class Kernel>
 concept has_add = has_types<Kernel> && requires(const kernel_arguments<Kernel>& a) {
   Kernel::add(a.context, a.sum, a.sum);
+};
+template <class Kernel>
+concept has_clear = has_types<Kernel> && requires(const kernel_arguments<Kernel>& a) {
+  Kernel::clear(a.context, a.sum);
+  Kernel::clear(a.context, a.result);
+  Kernel::clear(a.context, a.rows, a.scale);
 };
 template <class Kernel>
 concept has_merge = has_types<Kernel> && requires(const kernel_arguments<Kernel>& a) {
@@ -130,6 +141,10 @@ constexpr bool expect_kernel() {
   static_assert(!has_types<Kernel> || has_add<Kernel>,
                 "orrery: a kernel of attention needs `static void add(const context&, into, from)` for "
                 "tensor_view<accumulator>");
+  static_assert(!has_types<Kernel> || has_clear<Kernel>,
+                "orrery: a kernel of attention needs `static void clear(const context&, view, value)` for tensor_view, "
+                "where the value may be left out and is 0, and row_view, of storage and of accumulator; host kernels "
+                "inherit it from orrery::detail::host_backend");
   static_assert(!has_types<Kernel> || has_merge<Kernel>,
                 "orrery: a kernel of attention needs `static void merge(const context&, out, lse, arrived_out, "
                 "arrived_lse)` for tensor_view<accumulator> and row_view<accumulator>");

@@ -30,9 +30,9 @@ concept topology_of_teams = requires(const Topology& t) {
   { t.team(1) } -> std::convertible_to<int>;
 };
 
-/// As the topology wrote it. All topologies here write teams (WallFacer's teams, rows, groups of an all-to-all, inner
-/// rings) as consecutive ranks, which are on one node where ranks are numbered node by node: their collectives stay
-/// inside nodes, and their rings go from node to node.
+/// Leaves ranks as the topology numbers them. All topologies here write teams (WallFacer's teams, rows, groups of an
+/// all-to-all, inner rings) as consecutive ranks, which are on one node where ranks are numbered node by node: their
+/// collectives stay inside nodes, and their rings go from node to node.
 struct teams_in_nodes {
   [[nodiscard]] static std::string name() { return "teams_in_nodes"; }
   template <topology Topology>
@@ -93,6 +93,7 @@ struct placed {
     if constexpr (requires { placement.unsupported_reason(world); }) return placement.unsupported_reason(world);
     return nullptr;
   }
+  [[nodiscard]] constexpr const char* pairs_left_out() const { return detail::pairs_left_out(topology); }
   [[nodiscard]] constexpr bool has_unsupported_reason() const { return detail::has_unsupported_reason(topology); }
   [[nodiscard]] constexpr detail::refusing_part refusing_part(int world, schedule::pass p) const {
     if (orrery::unsupported_reason(topology, world, p) == nullptr) return {};  // it is the placement that refuses

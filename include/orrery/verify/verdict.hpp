@@ -21,6 +21,7 @@ enum class fault : std::uint8_t {
   world_refused,           ///< the topology does not admit this world
   program_of_another,      ///< the program says that it is another rank's, or for another world, pass or slicing
   lane_does_not_exist,     ///< lanes are numbered from 0 to 15
+  tensor_alone,            ///< an exchange of single tensors of its blocks: a schedule moves whole blocks
   peer_outside_world,      ///< an exchange with a rank that does not exist, or with oneself
   block_outside_world,     ///< a shard or slice that does not exist
   exchange_takes_no_step,  ///< an exchange that must be complete in the step that posts it, or never is
@@ -47,12 +48,12 @@ enum class fault : std::uint8_t {
 struct verdict {
   fault found = fault::none;
   int world = 0;
-  int rank = 0;                                                            ///< where
-  int step = 0;                                                            ///< when
-  orrery::schedule::block block{};                                         ///< of what (of a pair: the query block)
-  int peer = 0;                                                            ///< with whom (of a pair: the key shard)
-  const char* reason = nullptr;                                            ///< why the world was refused
-  int lane = 0;                                                            ///< of a message: its lane on this rank
+  int rank = 0;                     ///< where
+  int step = 0;                     ///< when
+  orrery::schedule::block block{};  ///< of what (of a pair: the query block)
+  int peer = 0;                     ///< with whom (of a pair: the key shard)
+  const char* reason = nullptr;  ///< why the world was refused; of a missing pair: which pairs the topology leaves out
+  int lane = 0;                  ///< of a message: its lane on this rank
   orrery::schedule::payload payload = orrery::schedule::payload::operand;  ///< of a message
   detail::fault_clue clue{};                                               ///< the exchange that explains the fault
   detail::refusing_part refused_part{};  ///< the part of the topology that refuses its world
@@ -179,6 +180,10 @@ struct verdict_words {
                "given";
       case fault::lane_does_not_exist:
         return at + "lane " + number(v.peer) + " does not exist; lanes are numbered from 0 to 15";
+      case fault::tensor_alone:
+        return at + "an exchange carries tensor " + number(v.peer) +
+               " of its blocks alone, but schedules move whole blocks; leave exchange::tensor at every_tensor, and ask "
+               "the operator for operand_messages::per_tensor";
       case fault::peer_outside_world:
         if (v.any_world) {
           return "a world of " + counted_ranks(v.world) + " does not suit the topology, or a peer is wrong: rank " +
@@ -214,6 +219,8 @@ struct verdict_words {
         return at + what + " meets key shard " + number(v.peer) +
                " for the second time; leave one of the two tiles out";
       case fault::pair_missing:
+        if (v.reason != nullptr)
+          return what + " never meets key shard " + number(v.peer) + ": the topology " + v.reason;
         return what + " never meets key shard " + number(v.peer) + "; let the two interact, for example on rank " +
                number(v.rank) + ", which has the queries";
       case fault::partial_not_held:
@@ -241,4 +248,4 @@ inline std::string verdict::message() const {
 
 }  // namespace orrery
 
-#include "orrery/verify/detail/invalid_schedule.hpp"
+#include "orrery/verify/detail/printed_numbers.hpp"

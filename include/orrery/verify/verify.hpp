@@ -3,9 +3,12 @@
 
 #include "orrery/config.hpp"
 
+#include <concepts>
+
 #include "orrery/schedule/detail/schedule_digest.hpp"
 #include "orrery/schedule/detail/symmetry.hpp"
 #include "orrery/schedule/program.hpp"
+#include "orrery/schedule/relation.hpp"
 #include "orrery/topology/topology.hpp"
 #include "orrery/verify/detail/message_proof.hpp"
 #include "orrery/verify/detail/pair_coverage.hpp"
@@ -23,7 +26,9 @@ namespace orrery::detail {
 ///    home.
 /// 2. All messages (`match`): the k-th message from rank a to rank b in a lane, and the k-th that b awaits from a, name
 ///    the same blocks. With 1, every operand is a true copy and every partial is merged exactly once.
-/// 3. All tiles (`cover`): each visible pair of shards is computed exactly once in each slice.
+/// 3. All tiles (`cover`): each visible pair of shards is computed exactly once in each slice. Others may be, any
+/// number
+///    of times: an interaction adds nothing for them.
 /// 4. Progress (`advance`): all ranks reach their end even if no send completes before it is received.
 ///
 /// It may be given the programs of the first ranks only, if those of all others are the same after all ranks and shards
@@ -46,7 +51,8 @@ class verification {
     subject_.found.world = world;
   }
 
-  template <class Visible>
+  /// For programs of the first period, `visible` must be `every_pair`.
+  template <pair_relation Visible>
   constexpr verdict run(const Visible& visible) {
     rank_walk walk{subject_};
     for (int rank = 0; rank < subject_.period; ++rank) {
@@ -73,40 +79,70 @@ class verification {
 /// Can it be that the topology should have refused the world, but does not say which worlds it refuses?
 template <topology Topology>
 [[nodiscard]] constexpr bool may_be_of_world(const verdict& v, const Topology& t) {
-  if (v.found == fault::program_of_another || v.found == fault::lane_does_not_exist ||
+  if (v.found == fault::program_of_another || v.found == fault::lane_does_not_exist || v.found == fault::tensor_alone ||
       v.found == fault::block_outside_world || v.found == fault::exchange_takes_no_step ||
       v.found == fault::sides_confused || (v.found == fault::peer_outside_world && v.peer < v.world))
     return false;
   return !has_unsupported_reason(t);
 }
 
+/// A fault, with what is known of the topology that wrote the programs. `ranks_differ`: its ranks are not all alike.
+template <topology Topology>
+[[nodiscard]] constexpr verdict of_topology(verdict v, const Topology& t, bool ranks_differ) {
+  if (v.found == fault::pair_missing) v.reason = pairs_left_out(t);
+  v.any_world = ranks_differ && v.reason == nullptr && may_be_of_world(v, t);
+  return v;
+}
+
+/// The verdict that a world is refused.
+[[nodiscard]] constexpr verdict refused_world(int world, const char* reason) {
+  verdict refusal;
+  refusal.found = fault::world_refused;
+  refusal.world = world;
+  refusal.reason = reason;
+  return refusal;
+}
+
+/// The verdict that a rank's program is another one's.
+[[nodiscard]] constexpr verdict program_of_other(int world, int rank) {
+  verdict refusal;
+  refusal.found = fault::program_of_another;
+  refusal.world = world;
+  refusal.rank = rank;
+  return refusal;
+}
+
+/// Is the relation one of this many shards? Functions are of any number.
+template <pair_relation Visible>
+[[nodiscard]] constexpr bool is_of_shards(const Visible& visible, int shards) {
+  if constexpr (std::same_as<Visible, schedule::relation>) {
+    return visible.blocks() == shards;
+  } else {
+    return true;
+  }
+}
+
 }  // namespace orrery::detail
 
 namespace orrery {
 
-/// All pairs of shards are visible: what a mask that is not known at plan time asks for.
-struct every_pair {
-  [[nodiscard]] constexpr bool operator()(int, int) const noexcept { return true; }
-};
-
 /// Proves the finished programs of all ranks, in the order of the ranks; see `verification` for what and how.
-/// `visible(query shard, key shard)` says which pairs must be computed; others may be.
-template <class Visible = every_pair>
+///
+/// `visible(query shard, key shard)` says which pairs must be computed, and that exactly once; others may be, any
+/// number of times, since an interaction adds nothing for a pair that its mask hides. It is a function, or a
+/// `schedule::relation`, with which a proof takes least time.
+template <pair_relation Visible = every_pair>
 [[nodiscard]] constexpr verdict verify(const schedule::list<schedule::program>& programs, const Visible& visible = {}) {
-  verdict refusal;
-  refusal.world = programs.size();
-  if (programs.empty()) {
-    refusal.found = fault::world_refused;
-    refusal.reason = "needs a world of at least one rank";
-    return refusal;
+  if (programs.empty()) return detail::refused_world(0, "needs a world of at least one rank");
+  if (!detail::is_of_shards(visible, programs.size())) {
+    return detail::refused_world(programs.size(),
+                                 "is asked for the pairs of another world; make the relation for this number of ranks");
   }
   for (int rank = 0; rank < programs.size(); ++rank) {
     const schedule::program& p = programs[rank];
     if (p.rank == rank && p.world == programs.size() && p.pass == programs[0].pass && p.slices == programs[0].slices)
       continue;
-    refusal.found = fault::program_of_another;
-    refusal.rank = rank;
-    return refusal;
+    return detail::program_of_other(programs.size(), rank);
   }
   return detail::verification{programs}.run(visible);
 }
@@ -124,34 +160,36 @@ template <class Visible = every_pair>
 template <topology Topology>
 [[nodiscard]] constexpr verdict verify(const Topology& t, int world, schedule::pass p = schedule::pass::forward,
                                        schedule::schedule_digest* digest = nullptr) {
-  verdict refusal;
-  refusal.world = world;
   if (const char* reason = unsupported_reason(t, world, p)) {
-    refusal.found = fault::world_refused;
-    refusal.reason = reason;
+    verdict refusal = detail::refused_world(world, reason);
     refusal.refused_part = detail::refusing_part_of(t, world, p);
     return refusal;
   }
   schedule::list<schedule::program> all;  // of all ranks, where they are written together
-  if (!detail::writes_each_rank_alone<Topology>(p)) all = detail::unallocated_programs(t, world, p);
+  int written = world;                    // ranks; the programs of the others are rotations of theirs
+  if constexpr (requires { detail::derived_pass(t, world, p); }) {
+    if (detail::is_derived<Topology>(p)) {
+      all = detail::derived_pass(t, world, p).period;
+      written = all.count;
+    }
+  }
+  if (all.empty() && !detail::writes_each_rank_alone(t, p)) all = detail::unallocated_programs(t, world, p);
   schedule::list<schedule::program> first;  // of the first period, as far as it is known
   first.reserve(world);
   if (digest != nullptr) *digest = {};
   int period = 0;
-  for (int rank = 0; rank < world; ++rank) {
+  for (int rank = 0; rank < written; ++rank) {
     schedule::program one;
     if (all.empty()) {
       one = detail::unallocated_program(t, rank, world, p);
     } else {
       one = static_cast<schedule::program&&>(all[rank]);
     }
-    if (one.rank != rank || one.world != world || one.pass != p || one.slices != slices_of(t, world)) {
-      refusal.found = fault::program_of_another;
-      refusal.rank = rank;
-      return refusal;
-    }
+    if (one.rank != rank || one.world != world || one.pass != p || one.slices != slices_of(t, world))
+      return detail::program_of_other(world, rank);
     if (digest != nullptr) digest->add_remarks(one);
-    if (period == 0 && rank > 0 && world % rank == 0 && schedule::is_rotation(first[0], one, rank)) period = rank;
+    if (period == 0 && rank > 0 && written == world && world % rank == 0 && schedule::is_rotation(first[0], one, rank))
+      period = rank;
     if (period == 0) {
       if (digest != nullptr) digest->add(one);
       first.items[first.count++] = static_cast<schedule::program&&>(one);
@@ -162,6 +200,9 @@ template <topology Topology>
     }
     if (period == -1) break;
   }
+  if (written < world) period = written;
+  for (int rank = written; digest != nullptr && rank < world; ++rank)
+    digest->add_remarks(schedule::rotated(first[rank % written], rank - rank % written));
   if (period != -1) {
     schedule::list<int> alike = schedule::first_equivalent(first);
     for (int rank = 0; rank < first.count; ++rank) {
@@ -169,7 +210,7 @@ template <topology Topology>
     }
     detail::verification proof{first, world, static_cast<schedule::list<int>&&>(alike)};
     verdict found = proof.run(every_pair{});
-    if (!found.ok()) found.any_world = period != 1 && detail::may_be_of_world(found, t);
+    if (!found.ok()) found = detail::of_topology(found, t, period != 1);
     if (!found.ok() || proof.in_step()) return found;
   }
   // The first ranks' programs do not speak for all.
@@ -180,8 +221,35 @@ template <topology Topology>
     digest->add(programs.items[rank]);
   }
   verdict found = verify(programs);
-  if (!found.ok()) found.any_world = period != 1 && detail::may_be_of_world(found, t);
-  return found;
+  return found.ok() ? found : detail::of_topology(found, t, period != 1);
+}
+
+/// Proves a topology's schedule, as it is written, for the pairs that `visible(query shard, key shard)` asks for: what
+/// a mask and a layout leave of all pairs.
+///
+///     static_assert(orrery::verify(orrery::half_ring{}, 16, orrery::pass::forward, orrery::below_diagonal{}));
+///
+/// All ranks' programs are written and proven, since what is visible differs from rank to rank; up to some 32 ranks
+/// within the default limits of compilers.
+template <topology Topology, pair_relation Visible>
+[[nodiscard]] constexpr verdict verify(const Topology& t, int world, schedule::pass p, const Visible& visible) {
+  if constexpr (std::same_as<Visible, every_pair>) {
+    return verify(t, world, p);
+  } else {
+    if (const char* reason = unsupported_reason(t, world, p)) {
+      verdict refusal = detail::refused_world(world, reason);
+      refusal.refused_part = detail::refusing_part_of(t, world, p);
+      return refusal;
+    }
+    const schedule::list<schedule::program> programs = programs_of(t, world, p);
+    for (int rank = 0; rank < world; ++rank) {
+      if (programs.count != world || programs.items[rank].pass != p ||
+          programs.items[rank].slices != slices_of(t, world))
+        return detail::program_of_other(world, rank);
+    }
+    const verdict found = verify(programs, visible);
+    return found.ok() ? found : detail::of_topology(found, t, true);
+  }
 }
 
 }  // namespace orrery

@@ -6,18 +6,21 @@
 #include <cstdint>
 
 #include "orrery/schedule/program.hpp"
+#include "orrery/schedule/relation.hpp"
 #include "orrery/verify/detail/proof_subject.hpp"
 
 namespace orrery::detail {
 
-/// Proves all tiles of a world: each visible pair of shards is computed exactly once in each slice.
+/// Proves all tiles of a world: each visible pair of shards is computed exactly once in each slice. What is computed of
+/// other pairs, and how often, does not matter: the interaction hides it.
 class pair_coverage {
  public:
   constexpr explicit pair_coverage(proof_subject& subject)
       : subject_{subject}, programs_{subject.programs}, world_{subject.world}, period_{subject.period} {}
 
-  /// `visible(query shard, key shard)` says which pairs must be computed; others may be, once.
-  template <class Visible>
+  /// `visible(query shard, key shard)` says which pairs must be computed; others may be. Of a world whose programs
+  /// repeat, it must be `every_pair`.
+  template <pair_relation Visible>
   constexpr bool prove(const Visible& visible) {
     return period_ == world_ ? cover_slice_by_slice(visible) : cover_first_rows(visible);
   }
@@ -35,7 +38,7 @@ class pair_coverage {
 
   /// The rows of the first `period` query shards, in all slices; each tile is moved to where its queries are among
   /// them.
-  template <class Visible>
+  template <pair_relation Visible>
   constexpr bool cover_first_rows(const Visible& visible) {
     const int slices = programs_.items[0].slices;
     const int words = (world_ + 63) / 64;
@@ -45,19 +48,18 @@ class pair_coverage {
       for (int i = 0; i < p.steps.count; ++i) {
         const tile& t = p.steps.items[i].tile;
         if (t.queries.count == 0 || t.keys.count == 0) continue;
-        const int keys_end = t.keys.end();
-        for (int q = t.queries.first; q < t.queries.end(); ++q) {
-          const block& query = p.queries.items[q].block;
+        for (auto [held, end] = p.queries_of(t); held != end; ++held) {
+          const block& query = held->block;
           const int row = query.shard % period_;
           const int back = query.shard - row;
           const int slice = ((query.slice - back) % slices + slices) % slices;
           word* const bits = computed.items + (slice * period_ + row) * words;
-          for (int k = t.keys.first; k < keys_end; ++k) {
-            const int key = p.keys.items[k].block.shard - back;
+          for (auto [met, last] = p.keys_of(t); met != last; ++met) {
+            const int key = met->block.shard - back;
             const unsigned shard = static_cast<unsigned>(key < 0 ? key + world_ : key);
             word& w = bits[shard / 64];
-            if ((w >> shard % 64 & 1U) != 0)
-              return subject_.refuse(fault::pair_computed_twice, rank, i, query, p.keys.items[k].block.shard);
+            if ((w >> shard % 64 & 1U) != 0 && visible(query.shard, met->block.shard))
+              return subject_.refuse(fault::pair_computed_twice, rank, i, query, met->block.shard);
             w |= word{1} << shard % 64;
           }
         }
@@ -70,24 +72,22 @@ class pair_coverage {
   }
 
   /// Are all visible pairs of the first `period` query shards computed in this slice?
-  template <class Visible>
+  template <pair_relation Visible>
   constexpr bool all_visible(const word* computed, int slice, const Visible& visible) {
     const int words = (world_ + 63) / 64;
     for (int q = 0; q < period_; ++q) {
       for (int w = 0; w < words; ++w) {
         const int keys = world_ - 64 * w < 64 ? world_ - 64 * w : 64;
         const word all = keys == 64 ? ~word{0} : (word{1} << static_cast<unsigned>(keys)) - 1;
-        if (computed[q * words + w] == all) continue;
-        for (int k = 64 * w; k < 64 * w + keys; ++k) {
-          const bool done = (computed[q * words + w] >> static_cast<unsigned>(k % 64) & 1U) != 0;
-          if (!done && visible(q, k)) return subject_.refuse(fault::pair_missing, q, 0, {side::query, q, slice}, k);
-        }
+        const word missing = visible_bits(visible, q, w, all & ~computed[q * words + w]);
+        if (missing != 0)
+          return subject_.refuse(fault::pair_missing, q, 0, {side::query, q, slice}, first_key(w, missing));
       }
     }
     return true;
   }
 
-  template <class Visible>
+  template <pair_relation Visible>
   constexpr bool cover_slice_by_slice(const Visible& visible) {
     const int world = programs_.count;
     const int slices = programs_.items[0].slices;
@@ -99,7 +99,7 @@ class pair_coverage {
       for (int i = p.steps.count - 1; i >= 0; --i) {
         const tile& t = p.steps.items[i].tile;
         if (t.queries.count == 0 || t.keys.count == 0) continue;
-        int& first = first_tile.items[p.queries.items[t.queries.first].block.slice];
+        int& first = first_tile.items[p.queries_of(t)[0].block.slice];
         *tiles.extend(1) = {rank, i, first};
         first = tiles.count - 1;
       }
@@ -111,56 +111,66 @@ class pair_coverage {
         for (word& w : computed) w = 0;
       }
       for (int t = first_tile[slice]; t != none; t = tiles.items[t].next) {
-        if (!mark(tiles.items[t].rank, tiles.items[t].step, computed, tile_keys)) return false;
+        if (!mark(tiles.items[t].rank, tiles.items[t].step, computed, tile_keys, visible)) return false;
       }
       if (!all_visible(computed.items, slice, visible)) return false;
     }
     return true;
   }
 
-  constexpr bool mark(int rank, int step, list<word>& computed, list<word>& tile_keys) {
+  /// The key of the lowest bit of word w of a row.
+  [[nodiscard]] static constexpr int first_key(int w, word bits) {
+    int key = 64 * w;
+    while ((bits >> static_cast<unsigned>(key % 64) & 1U) == 0) ++key;
+    return key;
+  }
+
+  template <pair_relation Visible>
+  constexpr bool mark(int rank, int step, list<word>& computed, list<word>& tile_keys, const Visible& visible) {
     const program& p = programs_.items[rank];
     const int words = tile_keys.count;
-    const range& queries = p.steps.items[step].tile.queries;
-    const range& keys = p.steps.items[step].tile.keys;
+    const tile& t = p.steps.items[step].tile;
     // Pair by pair, where collecting the keys in words first is no less work.
-    if (queries.count * keys.count <= keys.count + (queries.count + 1) * words) {
-      const held_block* const end = p.keys.items + keys.first + keys.count;
-      for (int q = queries.first; q < queries.first + queries.count; ++q) {
-        word* const row = computed.items + p.queries.items[q].block.shard * words;
-        for (const held_block* key = p.keys.items + keys.first; key != end; ++key) {
+    if (t.queries.count * t.keys.count <= t.keys.count + (t.queries.count + 1) * words) {
+      for (auto [query, end] = p.queries_of(t); query != end; ++query) {
+        word* const row = computed.items + query->block.shard * words;
+        for (auto [key, last] = p.keys_of(t); key != last; ++key) {
           const auto shard = static_cast<unsigned>(key->block.shard);
-          if ((row[shard / 64] >> shard % 64 & 1U) != 0)
-            return subject_.refuse(fault::pair_computed_twice, rank, step, p.queries[q].block, key->block.shard);
+          if ((row[shard / 64] >> shard % 64 & 1U) != 0 && visible(query->block.shard, key->block.shard))
+            return subject_.refuse(fault::pair_computed_twice, rank, step, query->block, key->block.shard);
           row[shard / 64] |= word{1} << shard % 64;
         }
       }
       return true;
     }
     for (word& w : tile_keys) w = 0;
-    const int end = keys.end();
-    for (int k = keys.first; k < end; ++k) {
-      const int shard = p.keys.items[k].block.shard;
+    for (auto [key, end] = p.keys_of(t); key != end; ++key) {
+      const int shard = key->block.shard;
       const word bit = word{1} << static_cast<unsigned>(shard % 64);
       word& w = tile_keys.items[shard / 64];
-      if ((w & bit) != 0) {
-        return subject_.refuse(fault::pair_computed_twice, rank, step, p.queries[queries.first].block, shard);
+      if ((w & bit) != 0 && is_seen(p.queries_of(t), shard, visible)) {
+        return subject_.refuse(fault::pair_computed_twice, rank, step, p.queries_of(t)[0].block, shard);
       }
       w |= bit;
     }
-    for (int q = queries.first; q < queries.end(); ++q) {
-      word* const row = computed.items + p.queries.items[q].block.shard * words;
+    for (auto [query, end] = p.queries_of(t); query != end; ++query) {
+      word* const row = computed.items + query->block.shard * words;
       for (int w = 0; w < words; ++w) {
-        const word twice = row[w] & tile_keys.items[w];
-        if (twice != 0) {
-          int shard = 64 * w;
-          while ((twice >> static_cast<unsigned>(shard % 64) & 1U) == 0) ++shard;
-          return subject_.refuse(fault::pair_computed_twice, rank, step, p.queries[q].block, shard);
-        }
+        const word twice = visible_bits(visible, query->block.shard, w, row[w] & tile_keys.items[w]);
+        if (twice != 0)
+          return subject_.refuse(fault::pair_computed_twice, rank, step, query->block, first_key(w, twice));
         row[w] |= tile_keys.items[w];
       }
     }
     return true;
+  }
+
+  /// Do any of these queries see the key?
+  template <pair_relation Visible>
+  [[nodiscard]] static constexpr bool is_seen(entries<const held_block> queries, int key, const Visible& visible) {
+    for (auto [query, end] = queries; query != end; ++query)
+      if (visible(query->block.shard, key)) return true;
+    return false;
   }
 
   proof_subject& subject_;

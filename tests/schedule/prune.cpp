@@ -59,8 +59,8 @@ template <class Visible>
 costs of(const list<program>& all, const Visible& visible) {
   const list<program> programs = finished(all);
   const traffic_report report = traffic(programs, weights_of(programs[0].pass));
-  costs sum{0, report.units_sent, report.steps, verify(programs, visible).ok() && prune(all, visible) == all};
-  for (const rank_traffic& rank : report.ranks) sum.average += rank.units_sent(report.weights, report.slices);
+  costs sum{0, report.sent, report.steps, verify(programs, visible).ok() && prune(all, visible) == all};
+  for (const rank_traffic& rank : report.ranks) sum.average += rank.sent;
   sum.average /= programs.size();
   return sum;
 }
@@ -126,7 +126,7 @@ TEST_CASE("where nothing is superfluous, nothing changes") {
   // Two transpositions, one inside the other, are one.
   const all_to_all<2, all_to_all<3, concentric<2>>> nested;
   CHECK(of(nested, 12, forward, every_pair{}).right);
-  CHECK(of(nested, 12, forward, every_pair{}).average < traffic(nested, 12).units_sent);
+  CHECK(of(nested, 12, forward, every_pair{}).average < traffic(nested, 12).sent);
 }
 
 TEST_CASE("without a visible pair there is nothing to do") {

@@ -142,7 +142,8 @@ template <topology Topology>
 
 /// A pass that is derived. The world must be admitted.
 template <topology Topology>
-[[nodiscard]] constexpr derived_backward derived_pass(const Topology& t, int world, pass p) {
+[[nodiscard]] constexpr derived_backward derived_pass(const Topology& t, int world,
+                                                      pass p) requires(!topology_with_backward<Topology>) {
   list<program> forward(world);
   for (int rank = 0; rank < world; ++rank) forward[rank] = t.program(rank, world);
   return derive_backward_of_period(static_cast<list<program>&&>(forward), p);

@@ -92,7 +92,8 @@ class attention {
             const Topology& topology = {}) {
     static_assert(
         Kernel::template supports<Mask>,
-        "orrery: this kernel does not support this mask; orrery::flash and orrery::reference support every mask");
+        "orrery: this kernel does not support this mask; orrery::flash and orrery::reference support every mask, and "
+        "kernels on a device those that are trivially copyable or have a table (see orrery::mask_with_table)");
     try {
       detail::constructed_attention<Kernel> made =
           detail::construct_attention<Kernel>(world, shape, mask, detail::any_layout{layout}, any_topology{topology});

@@ -17,6 +17,7 @@
 #include <thread>
 #include <vector>
 
+#include "orrery/detail/initializer_text.hpp"
 #include "orrery/host/thread_team.hpp"
 #include "orrery/schedule/detail/counted.hpp"
 #include "orrery/transport/detail/collective_signature.hpp"
@@ -34,6 +35,15 @@ struct options {
   /// between calls. Started with the rank's first plan. Results have the same bits for every number of threads.
   int threads_per_rank = 1;
 };
+
+/// The options as their designated initialiser, without what has its default: "{.deadline = 30}".
+[[nodiscard]] inline std::string to_string(const options& o) {
+  const options defaults;
+  return orrery::detail::initializer_text{}
+      .member("deadline", o.deadline, defaults.deadline)
+      .member("threads_per_rank", o.threads_per_rank, defaults.threads_per_rank)
+      .text();
+}
 
 /// The state that the ranks of a world share. Waiting threads sleep, since there may be many more threads than cores.
 class shared_world {

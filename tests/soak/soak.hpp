@@ -98,12 +98,8 @@ struct lot {
   }
   [[nodiscard]] std::string text() const {
     const auto number = [](std::int64_t n) { return std::to_string(n); };
-    return "seed " + std::to_string(seed) + ": " + topology.name() + " over " + number(world) + ", " +
-           orrery::name_of(shape.circulate) + ", handed over " + orrery::name_of(shape.operand_messages) + ", " +
-           mask.name() + ", " + make_layout().name() + ", " + (in_double ? "double" : "float") + ", batch " +
-           number(shape.batch) + ", length " + number(shape.length) + ", key length " + number(*shape.key_length) +
-           ", heads " + number(shape.query_heads) + "/" + number(*shape.key_heads) + ", dims " +
-           number(shape.head_dim) + "/" + number(*shape.value_dim);
+    return "seed " + std::to_string(seed) + ": " + topology.name() + " over " + number(world) + ", " + mask.name() +
+           ", " + make_layout().name() + ", " + (in_double ? "double" : "float") + ", " + to_string(shape);
   }
 
   /// The same everywhere for the same seed.

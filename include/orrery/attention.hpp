@@ -83,15 +83,17 @@ class attention {
   ///
   /// Throws `std::invalid_argument`, on every rank, if the shape or the world does not suit, if the topology cuts the
   /// heads into more slices than there are query heads, if the schedule is wrong, if the layout's shards are not a
-  /// partition of the sequence (see `detail::check_shards`), if a kernel that plans its tiles refuses one, if a rank's
-  /// device cannot run the kernel, or if ranks disagree. Throws `memory_error` if there is not enough memory for the
-  /// plan.
+  /// partition of the sequence (see `detail::check_shards`), if the mask's parameters do not suit the lengths or
+  /// samples show that it breaks a promise (see `mask_error`), if a kernel that plans its tiles refuses one, if a
+  /// rank's device cannot run the kernel, or if ranks disagree. Throws `memory_error` if there is not enough memory for
+  /// the plan.
   template <transport World, mask Mask = full, layout Layout = contiguous>
   attention(World& world, const attention_shape& shape, const Mask& mask = {}, const Layout& layout = {},
             const Topology& topology = {}) {
     static_assert(
         Kernel::template supports<Mask>,
-        "orrery: this kernel does not support this mask; orrery::flash and orrery::reference support every mask");
+        "orrery: this kernel does not support this mask; orrery::flash and orrery::reference support every mask, and "
+        "kernels on a device those that are trivially copyable or have a table (see orrery::mask_with_table)");
     try {
       detail::constructed_attention<Kernel> made =
           detail::construct_attention<Kernel>(world, shape, mask, detail::any_layout{layout}, any_topology{topology});

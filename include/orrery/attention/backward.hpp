@@ -13,6 +13,7 @@
 #include "orrery/attention/kernel_plan.hpp"
 #include "orrery/attention/output_part.hpp"
 #include "orrery/attention/plan.hpp"
+#include "orrery/attention/planned_mask.hpp"
 #include "orrery/attention/sizes.hpp"
 #include "orrery/run/executor.hpp"
 
@@ -103,7 +104,8 @@ class attention_backward {
         kernel_->run_whole(how,
                            whole_backward<storage>{q, k, v, out, lse, grad_out, grad_q, grad_k, grad_v,
                                                    plan_->positions(queries[0].block), plan_->positions(keys[0].block)},
-                           plan_->map_of(queries[0].block), static_cast<accumulator>(plan_->scale), plan_->mask);
+                           plan_->map_of(queries[0].block), static_cast<accumulator>(plan_->scale),
+                           mask_for_kernels(plan_->mask));
         return;
       }
     }
@@ -129,7 +131,7 @@ class attention_backward {
     }
     kernel_->backward(how, std::span<const backward_queries<storage, accumulator>>{queries_},
                       std::span<const backward_keys<storage, accumulator>>{keys_}, plan_->map_of(queries[0].block),
-                      static_cast<accumulator>(plan_->scale), plan_->mask);
+                      static_cast<accumulator>(plan_->scale), mask_for_kernels(plan_->mask));
   }
 
   void merge(const context& how, const block& b, std::byte* into, const std::byte* from, bool fresh) {

@@ -135,7 +135,7 @@ class planned_attention final : public attention_calls<Kernel> {
         run_forward_{world,
                      how == operand_messages::per_tensor
                          ? split_by_tensor(forward_program, decltype(forward_)::operands)
-                         : tensor_program{forward_program, {}},
+                         : std::move(forward_program),
                      forward_} {
     if (backward_) run_backward_.emplace(world, *backward_program, *backward_);
   }

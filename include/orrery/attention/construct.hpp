@@ -18,17 +18,18 @@
 #include "orrery/attention/kernel_plan.hpp"
 #include "orrery/attention/plan.hpp"
 #include "orrery/attention/planned_kernel.hpp"
+#include "orrery/attention/planned_mask.hpp"
 #include "orrery/attention/relation_of.hpp"
 #include "orrery/attention/shape.hpp"
 #include "orrery/attention/sizes.hpp"
 #include "orrery/layout/detail/check_shards.hpp"
 #include "orrery/layout/layout.hpp"
 #include "orrery/layout/token_positions.hpp"
-#include "orrery/mask/mask.hpp"
+#include "orrery/mask/mask_error.hpp"
 #include "orrery/schedule/relation.hpp"
 #include "orrery/topology/any_topology.hpp"
 #include "orrery/transport/transport.hpp"
-#include "orrery/verify/detail/specialised.hpp"
+#include "orrery/verify/detail/specialize.hpp"
 
 namespace orrery::detail {
 
@@ -74,17 +75,10 @@ struct constructed_attention {
 
 /// The schedules of an operator.
 struct attention_schedules {
-  specialised_schedule forward;
-  specialised_schedule backward;  ///< unless forward_only
+  operator_schedule forward;
+  operator_schedule backward;  ///< unless forward_only
 
-  [[nodiscard]] const specialised_schedule& of(pass p) const noexcept {
-    return p == pass::forward ? forward : backward;
-  }
-
-  /// The rank's own program. The topology's programs may be those of no list.
-  [[nodiscard]] program of_rank(const any_topology& topology, int rank, int world, pass p) const {
-    return of(p).programs == nullptr ? program_of(topology, rank, world, p) : (*of(p).programs)[rank];
-  }
+  [[nodiscard]] const operator_schedule& of(pass p) const noexcept { return p == pass::forward ? forward : backward; }
 };
 
 /// Empty, or a message. `largest` is the largest number of the type that the kernel computes in.
@@ -106,10 +100,10 @@ struct attention_schedules {
                                                 const schedule::relation& visible, attention_schedules& found) {
   request.visible_pairs = visible.digest();
   for (const pass p : request.passes()) {
-    specialised_schedule& of_pass = p == pass::forward ? found.forward : found.backward;
-    of_pass = specialise_once(topology, request.world, p, visible);
-    if (!of_pass.found.ok()) return request.unproven(p, of_pass.found);
-    (p == pass::forward ? request.forward : request.backward) = of_pass.digest;
+    operator_schedule& of_pass = p == pass::forward ? found.forward : found.backward;
+    of_pass = operator_schedule{topology, request.world, p, visible};
+    if (!of_pass.found().ok()) return request.unproven(p, of_pass.found());
+    (p == pass::forward ? request.forward : request.backward) = of_pass.digest();
   }
   return "";
 }
@@ -144,7 +138,7 @@ template <class Kernel, class World, class Mask>
                             Kernel::name(),    Kernel::max_head_dim, mask.name(),     layout.name()};
   std::string error =
       validate(request, topology, static_cast<double>((std::numeric_limits<typename Kernel::accumulator>::max)()));
-  if (error.empty()) error = wrong_lengths_of(mask, request.shape.length, *request.shape.key_length);
+  if (error.empty()) error = wrong_mask(mask, request.shape.length, *request.shape.key_length);
   list<segments> query_shards, key_shards;
   if (error.empty()) error = layout.deal(request, "length", request.shape.length, query_shards);
   if (error.empty()) error = layout.deal(request, "key_length", *request.shape.key_length, key_shards);
@@ -154,27 +148,25 @@ template <class Kernel, class World, class Mask>
   }
   if (!error.empty()) require_agreement(world, request.fields(error));  // throws: here, and on the other ranks below
   request.shards = digest_of(query_shards, digest_of(key_shards));
-  attention_plan<Mask> plan{request.shape, world.rank(), mask, request.slices};
+  using mask_of_plan = planned_mask<Mask, memory>;
+  attention_plan<mask_of_plan> plan{request.shape, world.rank(), mask_of_plan(mask), request.slices};
   plan.query_shards = std::move(query_shards);
   plan.key_shards = std::move(key_shards);
-  program forward = schedules.of_rank(topology, world.rank(), world.size(), pass::forward);
+  program forward = schedules.forward.of_rank(world.rank());
   std::optional<program> backward;
-  if (!request.shape.forward_only) {
-    backward = schedules.of_rank(topology, world.rank(), world.size(), request.shape.circulate);
-  }
+  if (!request.shape.forward_only) backward = schedules.backward.of_rank(world.rank());
   kernel_plan<Kernel, memory> own;
   if constexpr (planned_kernel<Kernel, memory> || device_checked_kernel<Kernel>) {
     error = kernel_error(own, plan, forward, backward);
   }
   require_agreement(world, request.fields(error));
-  constructed_attention<Kernel> made{
-      request.shape,
-      plan.query_shards[world.rank()],
-      plan.key_shards[world.rank()],
-      [topology, ranks = world.size()](pass p) { return programs_of(topology, ranks, p); },
-      plan.template sizes<Kernel>(pass::forward),
-      nullptr};
-  made.calls = std::make_unique<planned_attention<Kernel, World, Mask>>(
+  constructed_attention<Kernel> made{request.shape,
+                                     plan.query_shards[world.rank()],
+                                     plan.key_shards[world.rank()],
+                                     [schedules](pass p) { return schedules.of(p).of_all(); },
+                                     plan.template sizes<Kernel>(pass::forward),
+                                     nullptr};
+  made.calls = std::make_unique<planned_attention<Kernel, World, mask_of_plan>>(
       world, std::move(plan), std::move(own), std::move(forward), std::move(backward), request.shape.operand_messages);
   return made;
 }

@@ -14,6 +14,7 @@
 #include "orrery/attention/kernel_plan.hpp"
 #include "orrery/attention/output_part.hpp"
 #include "orrery/attention/plan.hpp"
+#include "orrery/attention/planned_mask.hpp"
 #include "orrery/attention/sizes.hpp"
 #include "orrery/run/executor.hpp"
 
@@ -71,7 +72,8 @@ class attention_forward {
         kernel_->run_whole(how,
                            whole_forward<storage>{q, k, v, out, lse, plan_->positions(queries[0].block),
                                                   plan_->positions(keys[0].block)},
-                           plan_->map_of(queries[0].block), static_cast<accumulator>(plan_->scale), plan_->mask);
+                           plan_->map_of(queries[0].block), static_cast<accumulator>(plan_->scale),
+                           mask_for_kernels(plan_->mask));
         return;
       }
     }
@@ -101,7 +103,7 @@ class attention_forward {
     }
     kernel_->forward(how, std::span<const forward_queries<storage, accumulator>>{queries_},
                      std::span<const forward_keys<storage>>{keys_}, plan_->map_of(queries[0].block),
-                     static_cast<accumulator>(plan_->scale), plan_->mask);
+                     static_cast<accumulator>(plan_->scale), mask_for_kernels(plan_->mask));
   }
 
   void merge(const context& how, const block& b, std::byte* into, const std::byte* from, bool fresh) {

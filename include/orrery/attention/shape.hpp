@@ -14,7 +14,6 @@
 #include "orrery/schedule/block.hpp"
 #include "orrery/schedule/detail/counted.hpp"
 #include "orrery/schedule/detail/schedule_digest.hpp"
-#include "orrery/schedule/detail/split_by_tensor.hpp"
 #include "orrery/schedule/list.hpp"
 #include "orrery/tensor/math.hpp"
 #include "orrery/tensor/view.hpp"

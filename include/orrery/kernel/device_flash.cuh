@@ -94,7 +94,7 @@ struct device_flash : detail::device_backend<Device> {
   static constexpr std::int64_t max_head_dim = largest;
 
   template <mask Mask>
-  static constexpr bool supports = std::is_trivially_copyable_v<Mask>;
+  static constexpr bool supports = detail::is_mask_for_devices<Mask>();
 
   [[nodiscard]] static std::string name() {
     return "device_flash<" + detail::element_name<T>() + (limit == device_instructions::wgmma ? ", wgmma>" : ">");

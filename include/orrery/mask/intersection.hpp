@@ -6,9 +6,34 @@
 #include <concepts>
 #include <cstdint>
 #include <string>
+#include <type_traits>
 
 #include "orrery/mask/full.hpp"
 #include "orrery/mask/mask.hpp"
+
+namespace orrery::detail {
+
+/// 0 of a mask without a table.
+template <class Mask>
+[[nodiscard]] constexpr std::int64_t table_size_of(const Mask& mask) {
+  if constexpr (mask_with_table<Mask>) {
+    return mask.table_size();
+  } else {
+    return 0;
+  }
+}
+
+/// A mask without a table is its own view.
+template <class Mask>
+[[nodiscard]] constexpr auto view_of(const Mask& mask, const std::int64_t* table) {
+  if constexpr (mask_with_table<Mask>) {
+    return mask.view(table);
+  } else {
+    return mask;
+  }
+}
+
+}  // namespace orrery::detail
 
 namespace orrery {
 
@@ -46,6 +71,20 @@ struct intersection {
     if constexpr (mask_with_keys_of<First>) keys = first.keys_of(query_first, query_last);
     if constexpr (mask_with_keys_of<Second>) keys = keys & second.keys_of(query_first, query_last);
     return keys;
+  }
+  [[nodiscard]] constexpr std::int64_t table_size() const requires(mask_with_table<First> || mask_with_table<Second>) {
+    return detail::table_size_of(first) + detail::table_size_of(second);
+  }
+  constexpr void write_table(std::int64_t* to) const requires(mask_with_table<First> || mask_with_table<Second>) {
+    if constexpr (mask_with_table<First>) first.write_table(to);
+    if constexpr (mask_with_table<Second>) second.write_table(to + detail::table_size_of(first));
+  }
+  [[nodiscard]] constexpr auto view(const std::int64_t* table) const
+      requires(mask_with_table<First> || mask_with_table<Second>) {
+    const auto of_first = detail::view_of(first, table);
+    const auto of_second = detail::view_of(second, table + detail::table_size_of(first));
+    return intersection<std::remove_const_t<decltype(of_first)>, std::remove_const_t<decltype(of_second)>>{of_first,
+                                                                                                           of_second};
   }
   [[nodiscard]] constexpr std::int64_t diagonal() const requires(diagonal_mask<First>&& diagonal_mask<Second>) {
     return first.diagonal() < second.diagonal() ? first.diagonal() : second.diagonal();

@@ -6,6 +6,8 @@
 #include <concepts>
 #include <cstdint>
 #include <string>
+#include <type_traits>
+#include <utility>
 
 namespace orrery {
 
@@ -26,6 +28,7 @@ enum class visibility : std::uint8_t { none, some, all };
 ///
 /// - `keys_of(query_first, query_last)`: see `mask_with_keys_of`;
 /// - `diagonal()`: see `diagonal_mask`;
+/// - `table_size()`, `write_table(to)`, `view(table)`: see `mask_with_table`;
 /// - `wrong_lengths(query_length, key_length)`: empty, or what is wrong with the mask's parameters for sequences of
 ///   these lengths; an operator's constructor throws it.
 /// - `static constexpr bool counts_in_documents = true`: in `documents{...} & mask`, positions count from the beginning
@@ -85,6 +88,18 @@ concept mask_with_keys_of = mask<Mask> && requires(const Mask& m, std::int64_t p
   { m.keys_of(position, position) } -> std::same_as<position_interval>;
 };
 
+/// Kernels on a device take masks by value, trivially copyable. A mask that has more to say than fits a kernel's
+/// arguments keeps it in a table of numbers, which a plan copies to the device once, when an operator is made:
+///
+/// - `table_size()`: how many numbers; `write_table(to)` writes them, all `std::int64_t`;
+/// - `view(table)`: the same mask, as a trivially copyable one that reads the table at this address.
+template <class Mask>
+concept mask_with_table = mask<Mask> && requires(const Mask& m, std::int64_t* to, const std::int64_t* table) {
+  { m.table_size() } -> std::convertible_to<std::int64_t>;
+  m.write_table(to);
+  { m.view(table) } -> mask;
+};
+
 }  // namespace orrery
 
 namespace orrery::detail {
@@ -94,6 +109,16 @@ template <class Mask>
 concept mask_of_intervals = mask_with_keys_of<Mask> && requires {
   requires static_cast<bool>(Mask::rows_are_intervals);
 };
+
+/// May kernels on a device have this mask?
+template <class Mask>
+[[nodiscard]] constexpr bool is_mask_for_devices() noexcept {
+  if constexpr (mask_with_table<Mask>) {
+    return std::is_trivially_copyable_v<decltype(std::declval<const Mask&>().view(nullptr))>;
+  } else {
+    return std::is_trivially_copyable_v<Mask>;
+  }
+}
 
 /// In `documents & mask`: do positions count from the beginning of their document?
 template <class Mask>

@@ -25,14 +25,14 @@ concept block_cost = requires(const Cost& cost, const schedule::block& b) {
   requires std::is_arithmetic_v<std::remove_cvref_t<decltype(cost(b.side, schedule::payload::operand, b))>>;
 };
 
-/// How many shard units one whole shard of each kind weighs, at [2 * side + payload]; as in the published formulas, a
+/// How many shard units one whole shard of each `slot_kind` weighs; as in the published formulas, a
 /// unit is one tensor of batch × tokens of a shard × hidden size. What weighs little (log-sum-exp, delta) counts
 /// nothing.
 struct unit_weights {
   std::array<double, 4> of{};
 
   [[nodiscard]] constexpr double operator()(schedule::side s, schedule::payload c) const noexcept {
-    return of[2 * static_cast<unsigned>(s) + static_cast<unsigned>(c)];
+    return of[schedule::kind_of(s, c)];
   }
 };
 
@@ -53,7 +53,7 @@ namespace detail {
 /// What one rank sends, receives and holds in one call; `Amount` is the type of a block's cost.
 template <class Amount>
 struct basic_rank_traffic {
-  std::array<std::int64_t, 4> blocks_sent{};      ///< at [2 * side + payload]; a block is one slice of a shard
+  std::array<std::int64_t, 4> blocks_sent{};      ///< of each `slot_kind`; a block is one slice of a shard
   std::array<std::int64_t, 4> blocks_received{};  ///< likewise
   Amount sent{};                                  ///< what the blocks that it sends cost
   Amount received{};                              ///< what the blocks that it receives cost
@@ -62,7 +62,7 @@ struct basic_rank_traffic {
   std::int64_t tiles = 0;      ///< steps with a tile
   std::int64_t pairs = 0;      ///< (query shard, key shard, slice) computed
   int steps = 0;               ///< steps with a tile or an exchange
-  std::array<int, 4> slots{};  ///< at [2 * side + payload]: block buffers beside the rank's own shard
+  std::array<int, 4> slots{};  ///< of each `slot_kind`: block buffers beside the rank's own shard
 };
 
 /// What a schedule costs, before anything is run; `Amount` is the type of a block's cost.
@@ -124,7 +124,7 @@ struct units_of_slices {
     for (unsigned kind = 0; kind < 4; ++kind) of_block[kind] = of_shard.of[kind] / slices;
   }
   constexpr double operator()(schedule::side s, schedule::payload c, const schedule::block&) const noexcept {
-    return of_block[2 * static_cast<unsigned>(s) + static_cast<unsigned>(c)];
+    return of_block[schedule::kind_of(s, c)];
   }
 };
 
@@ -169,19 +169,17 @@ template <block_cost Cost>
       local.pairs += std::int64_t{now.tile.queries.count} * now.tile.keys.count;
     }
     for (const schedule::exchange& x : p.exchanges) {
-      const auto payload = static_cast<unsigned>(x.payload);
       local.messages_sent += x.sent.count > 0 ? 1 : 0;
       local.messages_received += x.received.count > 0 ? 1 : 0;
-      for (int s = x.sent.first; s < x.sent.end(); ++s) {
-        const schedule::block& b = p.sent[s];
+      for (const schedule::block& b : p.sent_by(x)) {
         const amount costs = cost(b.side, x.payload, b);
-        ++local.blocks_sent[2 * static_cast<unsigned>(b.side) + payload];
+        ++local.blocks_sent[kind_of(b.side, x.payload)];
         local.sent += costs;
         report.between[p.rank * report.world + x.to] += costs;
       }
-      for (int r = x.received.first; r < x.received.end(); ++r) {
-        const schedule::block& b = p.received[r].block;
-        ++local.blocks_received[2 * static_cast<unsigned>(b.side) + payload];
+      for (const schedule::held_block& arriving : p.received_by(x)) {
+        const schedule::block& b = arriving.block;
+        ++local.blocks_received[kind_of(b.side, x.payload)];
         local.received += cost(b.side, x.payload, b);
       }
     }

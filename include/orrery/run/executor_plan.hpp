@@ -9,7 +9,6 @@
 #include <vector>
 
 #include "orrery/schedule/detail/slot_state.hpp"
-#include "orrery/schedule/detail/split_by_tensor.hpp"
 #include "orrery/schedule/list.hpp"
 #include "orrery/schedule/walk.hpp"
 #include "orrery/transport/transport.hpp"
@@ -103,8 +102,8 @@ class executor_plan {
   list<block> untouched;                ///< the rank's own results to which nothing is added
   std::vector<exchange_pieces> pieces;  ///< for each exchange of the program
 
-  executor_plan(const tensor_program& p, const block_sizes& sizes) : tensors(static_cast<int>(sizes.sides.size())) {
-    measure(p.program, sizes);
+  executor_plan(const program& p, const block_sizes& sizes) : tensors(static_cast<int>(sizes.sides.size())) {
+    measure(p, sizes);
     for (const auto& of_kind : slot_bytes_) {
       for (const std::int64_t size : of_kind) count(size);
     }
@@ -114,8 +113,7 @@ class executor_plan {
   [[nodiscard]] std::int64_t workspace_bytes() const noexcept { return workspace_bytes_; }
 
   /// Assigns all addresses: fills `tensors`, `steps` and `pieces`. Call it once, with the arguments of the constructor.
-  void place(const tensor_program& schedule, const block_sizes& sizes, std::byte* workspace) {
-    const program& p = schedule.program;
+  void place(const program& p, const block_sizes& sizes, std::byte* workspace) {
     for (std::size_t kind = 0; kind < slot_kinds; ++kind) {
       for (const std::int64_t size : slot_bytes_[kind]) {
         slots_[kind].push_back(workspace);
@@ -134,7 +132,7 @@ class executor_plan {
     pieces.resize(static_cast<std::size_t>(p.exchanges.size()));
     steps = list<planned_step>(p.steps.size() + 1);
     for (int i = 0; i < p.steps.size(); ++i) steps[i].exchanges = p.steps[i].exchanges;
-    placement all{*this, schedule, sizes};
+    placement all{*this, p, sizes};
     walk(p, all);
     for (const own_result& result : own_results_) {
       planned_step& step = steps[result.last_step];
@@ -142,7 +140,7 @@ class executor_plan {
           .push_back(result.block);
     }
     find_untouched(p);
-    assign_first_step(schedule, sizes);
+    assign_first_step(p, sizes);
   }
 
  private:
@@ -182,15 +180,14 @@ class executor_plan {
 
   /// Assigns the exchanges of the first step to the tensors that they need: they are sent before the whole first step
   /// can begin.
-  void assign_first_step(const tensor_program& schedule, const block_sizes& sizes) {
-    const program& p = schedule.program;
+  void assign_first_step(const program& p, const block_sizes& sizes) {
     if (tensors.empty() || p.steps.empty()) return;
     int ready = 0;  // the tensor with which everything posted up to here can be sent
     range& first = steps[0].exchanges;
     for (const int e : first) {
       for (const block& sent : p.sent_by(p.exchanges[e])) {
         for (int t = ready + 1; t < tensors.size(); ++t) {
-          if (sizes.sides[static_cast<std::size_t>(t)] == sent.side && schedule.carries(e, t)) ready = t;
+          if (sizes.sides[static_cast<std::size_t>(t)] == sent.side && p.exchanges[e].carries(t)) ready = t;
         }
       }
       range& posted = tensors[ready].exchanges;
@@ -234,23 +231,23 @@ class executor_plan {
   /// Assigns the addresses of what a step merges, sends, receives and computes.
   struct placement : visitor {
     executor_plan& plan;
-    const tensor_program& of;
+    const program& p;
     const block_sizes& sizes;
     slot_state here;
 
-    placement(executor_plan& made, const tensor_program& schedule, const block_sizes& of_blocks)
-        : plan{made}, of{schedule}, sizes{of_blocks}, here{schedule.program} {}
+    placement(executor_plan& made, const program& of, const block_sizes& of_blocks)
+        : plan{made}, p{of}, sizes{of_blocks}, here{of} {}
 
     void complete(int i, int e, const exchange& x) {
       list<completion>& completions = plan.steps[i].completions;
       completion& done = *completions.extend(1);
       done.exchange = e;
       if (x.payload == payload::operand) return;
-      for (const held_block& arrived : of.program.received_by(x)) {
+      for (const held_block& arrived : p.received_by(x)) {
         const slot_kind kind = kind_of(arrived.block.side, payload::partial);
         std::byte* const from = plan.at(kind, arrived.slot);
         here.of(kind).forget(arrived.slot);
-        if (arrived.block.shard == of.program.rank) {
+        if (arrived.block.shard == p.rank) {
           const bool fresh = plan.first_of_own(arrived.block, i, completions.size() - 1);
           done.merges.push_back({arrived.block, nullptr, from, fresh});
         } else if (const int open = here.of(kind).find(arrived.block, i); open != slot_state::none) {
@@ -263,14 +260,13 @@ class executor_plan {
 
     void post(int i, int e, const exchange& x) {
       exchange_pieces& local = plan.pieces[static_cast<std::size_t>(e)];
-      const int only = of.tensor_of(e);
       const auto piece_of = [&](std::byte* address, const block& b) -> piece {
-        if (only == every_tensor) return {address, sizes.bytes(x.payload, b)};
-        return {address + sizes.bytes_before(only, b), sizes.tensor(only, b)};
+        if (x.tensor == every_tensor) return {address, sizes.bytes(x.payload, b)};
+        return {address + sizes.bytes_before(x.tensor - 1, b), sizes.tensor(x.tensor - 1, b)};
       };
-      for (const block& sent : of.program.sent_by(x)) {
+      for (const block& sent : p.sent_by(x)) {
         const slot_kind kind = kind_of(sent.side, x.payload);
-        if (sent.shard == of.program.rank) {
+        if (sent.shard == p.rank) {
           local.sent.push_back(piece_of(plan.own_operand_of(sent)->address, sent));
           continue;
         }
@@ -278,7 +274,7 @@ class executor_plan {
         local.sent.push_back(piece_of(plan.at(kind, slot), sent));
         if (x.payload == payload::partial) here.of(kind).forget(slot);
       }
-      for (const held_block& arriving : of.program.received_by(x)) {
+      for (const held_block& arriving : p.received_by(x)) {
         const slot_kind kind = kind_of(arriving.block.side, x.payload);
         local.received.push_back(piece_of(plan.at(kind, arriving.slot), arriving.block));
         if (x.payload == payload::operand) {
@@ -290,10 +286,8 @@ class executor_plan {
     }
 
     void compute(int i, const tile& t) {
-      for (const held_block& q : of.program.queries_of(t))
-        plan.steps[i].queries.push_back(plan.in_tile(of.program, here, i, q));
-      for (const held_block& k : of.program.keys_of(t))
-        plan.steps[i].keys.push_back(plan.in_tile(of.program, here, i, k));
+      for (const held_block& q : p.queries_of(t)) plan.steps[i].queries.push_back(plan.in_tile(p, here, i, q));
+      for (const held_block& k : p.keys_of(t)) plan.steps[i].keys.push_back(plan.in_tile(p, here, i, k));
     }
   };
 

@@ -77,7 +77,8 @@ class builder {
                                      program_.steps.count,
                                      program_.steps.count + (flight.steps < 0 ? 0 : flight.steps),
                                      {program_.sent.count, 0},
-                                     {program_.received.count, 0}};
+                                     {program_.received.count, 0},
+                                     every_tensor};
   }
   constexpr void send(const blocks& sent) {
     if (!sending_) return;

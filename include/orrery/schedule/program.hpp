@@ -63,12 +63,17 @@ struct entries {
   [[nodiscard]] constexpr T& operator[](int i) const noexcept { return first[i]; }
 };
 
+/// An exchange whose blocks travel with all their tensors.
+inline constexpr int every_tensor = 0;
+
 /// One message each way, posted together at the beginning of step `posted`: `sent` blocks to rank `to`, `received`
 /// blocks from rank `from`. It must have completed before step `complete_before`; from that step on, what was received
 /// is usable and what was sent may be overwritten.
 ///
 /// Within a lane, each pair of ranks sends and receives in one order; exchanges in different lanes do not wait for each
 /// other.
+///
+/// What a topology writes carries whole blocks. `split_by_tensor` makes exchanges of single tensors, after the proof.
 struct exchange {
   int to;
   int from;
@@ -78,7 +83,11 @@ struct exchange {
   int complete_before;
   range sent;
   range received;
+  int tensor;  ///< which one travels of its blocks' tensors: 1 + its index in `interaction::operands`; or every_tensor
 
+  [[nodiscard]] constexpr bool carries(int index) const noexcept {
+    return tensor == every_tensor || tensor == index + 1;
+  }
   constexpr bool operator==(const exchange&) const = default;
 };
 

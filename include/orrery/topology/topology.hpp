@@ -130,6 +130,24 @@ template <topology Topology>
   }
 }
 
+/// Is this pass of the topology derived from its forward?
+template <topology Topology>
+[[nodiscard]] constexpr bool is_derived(pass p) {
+  if constexpr (topology_with_backward<Topology> || requires(const Topology& t) { t.programs(1, p); }) {
+    return false;
+  } else {
+    return p != pass::forward;
+  }
+}
+
+/// A pass that is derived. The world must be admitted.
+template <topology Topology>
+[[nodiscard]] constexpr derived_backward derived_pass(const Topology& t, int world, pass p) {
+  list<program> forward(world);
+  for (int rank = 0; rank < world; ++rank) forward[rank] = t.program(rank, world);
+  return derive_backward_of_period(static_cast<list<program>&&>(forward), p);
+}
+
 /// The programs of all ranks as the topology writes them, not yet finished. Where it has no backward of its own, that
 /// is derived from its forward (see `derive_backward`). The world must be admitted.
 template <topology Topology>
@@ -142,9 +160,13 @@ template <topology Topology>
     return all;
   } else {
     list<program> all(world);
-    for (int rank = 0; rank < world; ++rank) all[rank] = t.program(rank, world);
-    if (p == pass::forward) return all;
-    return derive_backward(all, p);
+    if (is_derived<Topology>(p)) {
+      const derived_backward derived = derived_pass(t, world, p);
+      for (int rank = 0; rank < world; ++rank) all[rank] = derived.of(rank);
+    } else {
+      for (int rank = 0; rank < world; ++rank) all[rank] = t.program(rank, world);
+    }
+    return all;
   }
 }
 
@@ -155,7 +177,8 @@ template <topology Topology>
     return t.program(rank, world, p);
   } else {
     if (p == pass::forward) return t.program(rank, world);
-    return unallocated_programs(t, world, p)[rank];
+    if constexpr (requires { t.programs(world, p); }) return t.programs(world, p)[rank];
+    else return derived_pass(t, world, p).of(rank);
   }
 }
 

@@ -83,6 +83,21 @@ struct flash_backward_workspace {
       const std::int64_t position = rows.position(i);
       A* probability = probabilities + i * score_ld;
       A* grad = grad_scores + i * score_ld;
+      if constexpr (mask_of_intervals<Mask>) {
+        const token_range of_row = visible_tokens(mask, position, position, block);
+        const std::int64_t begin = of_row.first < first ? first : of_row.first < last ? of_row.first : last;
+        const std::int64_t end = of_row.last < begin ? begin : of_row.last < last ? of_row.last : last;
+        for (A* line : {probability, grad}) {
+          fill_zero(line + first, begin - first);
+          fill_zero(line + end, last - end);
+        }
+        if (begin < end) {
+          seen_by_some.set(begin, end, true);
+        } else {
+          clear_row(i);
+        }
+        continue;
+      }
       for (std::int64_t group = first; group < last; group += granule) {
         const std::int64_t end = group + granule < last ? group + granule : last;
         const visibility seen = mask.classify(position, position, block.position(group), block.position(end - 1));

@@ -205,10 +205,13 @@ class flash_forward : flash_tile<forward_queries<S, A>, forward_keys<S>, A, Mask
   /// The first block of keys, from the given one on, of which the rows see something.
   key_place visible_from(std::size_t side, std::int64_t block, std::int64_t blocks_before,
                          const token_block& rows) const {
+    position_interval seen{0, (std::numeric_limits<std::int64_t>::max)()};
+    if constexpr (mask_of_intervals<Mask>) seen = mask_.keys_of(rows.position(0), rows.position(rows.count - 1));
     for (; side < keys_.size(); ++side, block = 0) {
       const token_blocks blocks{keys_[side].positions, key_block_, steps_.tile_rows};
       for (; block < blocks.count(); ++block) {
         const token_block keys = blocks[block];
+        if (keys.position(0) > seen.last || keys.position(keys.count - 1) < seen.first) continue;
         if (classify(rows, 0, rows.count, keys, 0, keys.count) != visibility::none)
           return {side, block, blocks_before, keys};
       }
@@ -261,6 +264,7 @@ class flash_forward : flash_tile<forward_queries<S, A>, forward_keys<S>, A, Mask
   void hide(const token_block& rows, std::int64_t row, std::int64_t row_count, const token_block& keys,
             std::int64_t first, std::int64_t last, A* scores, seen_keys& seen) const {
     seen.begin(first, last, true);
+    if constexpr (mask_of_intervals<Mask>) return hide_outside(rows, row, row_count, keys, first, last, scores, seen);
     std::int64_t row_positions[most_columns];
     for (std::int64_t i = 0; i < row_count; ++i) row_positions[i] = rows.position(row + i);
     for (std::int64_t group = first; group < last; group += steps_.tile_rows) {
@@ -277,6 +281,37 @@ class flash_forward : flash_tile<forward_queries<S, A>, forward_keys<S>, A, Mask
         }
         if (hidden == row_count) seen.set(key, key + 1, false);
       }
+    }
+  }
+
+  /// The same where each row sees one interval of keys.
+  void hide_outside(const token_block& rows, std::int64_t row, std::int64_t row_count, const token_block& keys,
+                    std::int64_t first, std::int64_t last, A* scores, seen_keys& seen) const {
+    std::int32_t begin[most_columns];
+    std::int32_t end[most_columns];
+    token_range of_all{first, last};
+    for (std::int64_t i = 0; i < row_count; ++i) {
+      const std::int64_t position = rows.position(row + i);
+      const token_range of_row = visible_tokens(mask_, position, position, keys);
+      begin[i] = static_cast<std::int32_t>(of_row.first);
+      end[i] = static_cast<std::int32_t>(of_row.last);
+      if (of_row.first > of_all.first) of_all.first = of_row.first;
+      if (of_row.last < of_all.last) of_all.last = of_row.last;
+    }
+    for (std::int64_t key = first; key < last; ++key) {
+      if (of_all.first <= key && key < of_all.last) {
+        key = of_all.last - 1;
+        continue;
+      }
+      const auto now = static_cast<std::int32_t>(key);
+      A* line = scores + (key - first) * steps_.columns;
+      std::int32_t shown = 0;
+      for (std::int64_t i = 0; i < row_count; ++i) {
+        const bool visible = begin[i] <= now && now < end[i];
+        line[i] = visible ? line[i] : static_cast<A>(nothing);
+        shown += visible ? 1 : 0;
+      }
+      if (shown == 0) seen.set(key, key + 1, false);
     }
   }
 

@@ -71,6 +71,11 @@ class flash_tile {
   token_range seen_part(visibility seen, const token_block& rows, std::int64_t row, std::int64_t row_count,
                         const token_block& keys, std::int64_t granule) const {
     if (seen != visibility::some) return {0, keys.count};
+    if constexpr (mask_of_intervals<Mask>) {
+      const token_range some = visible_tokens(mask_, rows.position(row), rows.position(row + row_count - 1), keys);
+      const std::int64_t last = round_up(some.last, granule);
+      return {some.first / granule * granule, last < keys.count ? last : keys.count};
+    }
     return without_invisible_ends(keys.count, granule, [&](std::int64_t key, std::int64_t key_count) {
       return classify(rows, row, row_count, keys, key, key_count);
     });

@@ -53,7 +53,7 @@ class attention_traffic {
     report.messages_sent = report.messages_received = 0;
     for (const program& p : programs) {
       std::int64_t sent = 0, received = 0;
-      for (const exchange& x : split_by_tensor(p, attention_sizes::forward_tensors).program.exchanges) {
+      for (const exchange& x : split_by_tensor(p, attention_sizes::forward_tensors).exchanges) {
         sent += x.sent.count > 0 ? 1 : 0;
         received += x.received.count > 0 ? 1 : 0;
       }

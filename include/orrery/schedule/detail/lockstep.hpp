@@ -16,7 +16,7 @@ class matched_messages {
 
   /// `programs` holds those of the first `period` ranks, of which those of the others are rotations.
   constexpr matched_messages(const list<program>& programs, int period)
-      : programs_{programs}, world_{programs.items[0].world}, period_{period} {
+      : programs_{programs}, world_{programs.count}, period_{period} {
     for (int rank = 0; rank < period; ++rank) {
       for (const exchange& x : programs.items[rank].exchanges) lanes_ = x.lane >= lanes_ ? x.lane + 1 : lanes_;
     }

@@ -120,15 +120,14 @@ class return_routes {
         if (x.payload != payload::operand) continue;
         if (x.to >= 0 && x.to < world_ && x.sent.count > 0) sent_to_.items[rank * world_ + x.to] = 1;
         if (x.from < 0 || x.from >= world_) continue;
-        for (int r = x.received.first; r < x.received.end(); ++r)
-          add(p.received.items[r].block, of, {rank, x.from, x.complete_before, x.complete_before - x.posted});
+        for (auto [arriving, end] = p.received_by(x); arriving != end; ++arriving)
+          add(arriving->block, of, {rank, x.from, x.complete_before, x.complete_before - x.posted});
       }
-      const list<held_block>& held = of == side::query ? p.queries : p.keys;
       for (int i = 0; i < p.steps.count; ++i) {
         const tile& t = p.steps.items[i].tile;
         if (t.empty()) continue;
-        const range& which = of == side::query ? t.queries : t.keys;
-        for (int b = which.first; b < which.end(); ++b) add(held.items[b].block, of, {rank, no_rank, i, 0});
+        for (auto [held, end] = of == side::query ? p.queries_of(t) : p.keys_of(t); held != end; ++held)
+          add(held->block, of, {rank, no_rank, i, 0});
       }
     }
     int lane = 0;

@@ -19,7 +19,7 @@ namespace orrery::schedule {
   for (const exchange *x = a.exchanges.items, *y = b.exchanges.items; x != end; ++x, ++y)
     if (x->lane != y->lane || x->payload != y->payload || x->posted != y->posted ||
         x->complete_before != y->complete_before || x->sent.first != y->sent.first || x->sent.count != y->sent.count ||
-        x->received.first != y->received.first || x->received.count != y->received.count ||
+        x->received.first != y->received.first || x->received.count != y->received.count || x->tensor != y->tensor ||
         (x->to == no_rank) != (y->to == no_rank) || (x->from == no_rank) != (y->from == no_rank))
       return false;
   for (int i = 0; i < a.steps.count; ++i) {

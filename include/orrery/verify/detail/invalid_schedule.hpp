@@ -36,6 +36,9 @@ constexpr void program_says_it_is_for_another_rank_or_world(int rank) {
 constexpr void lane_does_not_exist([[maybe_unused]] int lane, int rank, [[maybe_unused]] int step) {
   if (rank >= 0) throw "lanes are numbered from 0 to 15";
 }
+constexpr void exchange_carries_a_tensor_alone([[maybe_unused]] int tensor, int rank, [[maybe_unused]] int step) {
+  if (rank >= 0) throw "an exchange carries one tensor of its blocks: leave exchange::tensor at every_tensor";
+}
 constexpr void peer_does_not_exist([[maybe_unused]] int peer, int rank, [[maybe_unused]] int step) {
   if (rank >= 0)
     throw "an exchange names a peer outside the world, or the rank itself: peers are 0 .. world - 1, and never oneself";
@@ -175,6 +178,9 @@ constexpr void fail(const verdict& v) {
       break;
     case fault::lane_does_not_exist:
       lane_does_not_exist(v.peer, v.rank, v.step);
+      break;
+    case fault::tensor_alone:
+      exchange_carries_a_tensor_alone(v.peer, v.rank, v.step);
       break;
     case fault::peer_outside_world:
       if (v.any_world) world_does_not_suit_the_topology_or_a_peer_is_wrong(v.world, v.peer, v.rank, v.step);

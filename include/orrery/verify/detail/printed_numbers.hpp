@@ -45,7 +45,8 @@ constexpr bool belongs(number n, const verdict& v) {
   const bool has_peer = is_message || v.found == fault::peer_outside_world || v.found == fault::deadlock ||
                         v.found == fault::exchange_takes_no_step;
   const bool has_no_block = v.found == fault::world_refused || v.found == fault::program_of_another ||
-                            v.found == fault::lane_does_not_exist || (has_peer && !is_message);
+                            v.found == fault::lane_does_not_exist || v.found == fault::tensor_alone ||
+                            (has_peer && !is_message);
   const clue c = v.clue.found;
   const bool names_block = c == clue::other_block || c == clue::message_too_few;
   switch (n) {

@@ -98,7 +98,8 @@ class rank_walk {
   constexpr bool post(const program& p, slot_state& here, int i, const step& now) {
     for (auto [x, end] = p.exchanges_of(now); x != end; ++x) {
       if (x->posted != i || x->complete_before <= i || x->complete_before > p.steps.count || x->lane < 0 ||
-          x->lane >= most_lanes || (x->to == no_rank ? x->sent.count > 0 : !is_peer(p, x->to)) ||
+          x->lane >= most_lanes || x->tensor != every_tensor ||
+          (x->to == no_rank ? x->sent.count > 0 : !is_peer(p, x->to)) ||
           (x->from == no_rank ? x->received.count > 0 : !is_peer(p, x->from)))
         return refuse_exchange(p, i, *x);
       if (x->lane >= lanes_) lanes_ = x->lane + 1;
@@ -121,6 +122,7 @@ class rank_walk {
     if (x.posted != i || x.complete_before <= i || x.complete_before > p.steps.count)
       return subject_.refuse(fault::exchange_takes_no_step, p.rank, i, {}, x.to != no_rank ? x.to : x.from);
     if (x.lane < 0 || x.lane >= most_lanes) return subject_.refuse(fault::lane_does_not_exist, p.rank, i, {}, x.lane);
+    if (x.tensor != every_tensor) return subject_.refuse(fault::tensor_alone, p.rank, i, {}, x.tensor - 1);
     const bool is_to = x.to == no_rank ? x.sent.count > 0 : !is_peer(p, x.to);
     return subject_.refuse(fault::peer_outside_world, p.rank, i, {}, is_to ? x.to : x.from);
   }

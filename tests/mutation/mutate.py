@@ -166,7 +166,7 @@ def main():
         instrument(mutations, given.directory)
     else:
         every = chosen(mutations, given.only)
-        if not given.only:  # those of constants need a build each
+        if len(every) > 1:  # those of constants need a build each
             every = [m for m in every if m.kind != "C"]
         sys.exit(run(every, given.build, given.all, given.seconds))
 

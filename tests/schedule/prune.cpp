@@ -328,3 +328,12 @@ TEST_CASE("a pruned ring, of which rank 0 has nothing to compute") {
                                            ++seed) == "");
   }
 }
+
+TEST_CASE("a rank that receives nothing but empty shards still knows them from its own") {
+  // One key, which is the last rank's; that one receives the others' and sends nothing.
+  const attention_shape shape{.length = 8, .query_heads = 2, .head_dim = 4, .key_length = 1};
+  const relation visible = relation::of(below_diagonal{}, 4);
+  CHECK(planned::failures<flash<double>>(finished(pruned(ring{}, 4, forward, visible)),
+                                         finished(pruned(ring{}, 4, keys_travel, visible)), shape,
+                                         planned::shard_mask{visible, 8, 1}, contiguous{}) == "");
+}

@@ -18,6 +18,7 @@
 #include "orrery/attention/tile.hpp"
 #include "orrery/host/context.hpp"
 #include "orrery/kernel/flash.hpp"
+#include "orrery/mask/causal.hpp"
 
 #include "kernel/problem.hpp"
 #include "support/oracle.hpp"

@@ -14,6 +14,8 @@
 
 #include "orrery/kernel/flash.hpp"
 #include "orrery/kernel/reference.hpp"
+#include "orrery/mask/causal.hpp"
+#include "orrery/mask/full.hpp"
 #include "orrery/mask/mask.hpp"
 
 #include "kernel/problem.hpp"

@@ -9,6 +9,8 @@
 
 #include <doctest/doctest.h>
 
+#include "orrery/mask/causal.hpp"
+
 #include "kernel/problem.hpp"
 #include "support/oracle.hpp"
 

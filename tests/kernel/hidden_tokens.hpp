@@ -14,6 +14,7 @@
 
 #include <doctest/doctest.h>
 
+#include "orrery/mask/causal.hpp"
 #include "orrery/mask/mask.hpp"
 
 #include "kernel/problem.hpp"

@@ -622,6 +622,7 @@ TEST_CASE("every fault has a message of its own with all its numbers") {
         CHECK(contains(message, "33 (slice 5)"));
         break;
       case fault::lane_does_not_exist:
+      case fault::tensor_alone:
       case fault::peer_outside_world:
       case fault::exchange_takes_no_step:
       case fault::deadlock:

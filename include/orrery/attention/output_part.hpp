@@ -20,9 +20,9 @@ struct output_part {
   std::int64_t heads;
 };
 
-/// Whom to tell that a part of the results is final: a reference to a callable that takes an `output_part`, or nobody.
-/// Where a call only enqueues, it is told when the part's last sum has been enqueued: what it enqueues on the same
-/// stream finds the part final.
+/// Refers to a callable that takes an `output_part`, and is called when that part of the results is final; or to none.
+/// Where an operator's call only enqueues, the callable is called when the part's last sum has been enqueued: work that
+/// it enqueues on the same stream finds the part final.
 class output_listener {
  public:
   output_listener() = default;

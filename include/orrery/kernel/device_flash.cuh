@@ -21,6 +21,7 @@
 #include "orrery/kernel/cuda/flash_forward.cuh"
 #include "orrery/kernel/cuda/wgmma/backward.cuh"
 #include "orrery/kernel/cuda/wgmma/forward.cuh"
+#include "orrery/mask/full.hpp"
 #include "orrery/mask/mask.hpp"
 #include "orrery/tensor/float16.hpp"
 
@@ -65,7 +66,7 @@ namespace orrery {
 /// A score that is NaN or +infinity, or overflows to it, makes out, log-sum-exp and gradient of its query NaN, and the
 /// gradients of the keys and values that the query sees, in whatever tile and call. A score of -infinity, or that
 /// overflows to it, has the weight 0 and the gradient 0; a query that sees only such scores is one that sees nothing.
-/// Of infinite numbers themselves the gradient products may make NaN, as above: 0 times infinity is.
+/// Infinite queries, keys and values themselves may make gradients NaN, as above, since 0 times infinity is NaN.
 ///
 /// The backward is deterministic and needs no workspace: one kernel sums grad_q, another grad_k and grad_v (two at head
 /// dimensions 192 and 256). That makes 7 products (8 there) of what one kernel would do by 5.
@@ -93,7 +94,7 @@ struct device_flash : detail::device_backend<Device> {
   static constexpr std::int64_t max_head_dim = largest;
 
   template <mask Mask>
-  static constexpr bool supports = std::is_trivially_copyable_v<Mask>;
+  static constexpr bool supports = detail::is_mask_for_devices<Mask>();
 
   [[nodiscard]] static std::string name() {
     return "device_flash<" + detail::element_name<T>() + (limit == device_instructions::wgmma ? ", wgmma>" : ">");

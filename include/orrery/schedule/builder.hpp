@@ -64,15 +64,15 @@ class builder {
     sending_ = to != no_rank && to != rank_;
     receiving_ = from != no_rank && from != rank_;
     if (!sending_ && !receiving_) return;
-    const int now = program_.steps.count;
     *program_.exchanges.extend(1) = {sending_ ? to : no_rank,
                                      receiving_ ? from : no_rank,
                                      flight.lane,
                                      what,
-                                     now,
-                                     now + (flight.steps < 0 ? 0 : flight.steps),
+                                     program_.steps.count,
+                                     program_.steps.count + (flight.steps < 0 ? 0 : flight.steps),
                                      {program_.sent.count, 0},
-                                     {program_.received.count, 0}};
+                                     {program_.received.count, 0},
+                                     every_tensor};
   }
   constexpr void send(const blocks& sent) {
     if (!sending_) return;
@@ -94,8 +94,8 @@ class builder {
   /// Lets all pairs of `q` and `k` interact in this step. Called again in the same step, it adds blocks to both sides
   /// of the step's tile, which is always the full product of its sides.
   constexpr void interact(const blocks& q, const blocks& k) {
-    add_to_tile(q);
-    add_to_tile(k);
+    append(q.side == side::query ? program_.queries : program_.keys, q);
+    append(k.side == side::query ? program_.queries : program_.keys, k);
   }
   /// Adds blocks to one side of this step's tile.
   constexpr void add_to_tile(const blocks& added) {
@@ -149,23 +149,18 @@ class builder {
   constexpr void repeat(const program& other, int index) {
     const step& original = other.steps[index];
     const int shift = program_.exchanges.count - original.exchanges.first;
-    for (int e = original.exchanges.first; e < original.exchanges.end(); ++e) {
-      const exchange& posted = other.exchanges[e];
+    for (const exchange& posted : other.exchanges_of(original)) {
       begin_exchange(posted.to, posted.from, {posted.lane, posted.complete_before - posted.posted}, posted.payload);
-      for (int s = posted.sent.first; s < posted.sent.end(); ++s) send(other.sent[s]);
-      for (int r = posted.received.first; r < posted.received.end(); ++r) {
-        receive(other.received[r].block);
-      }
+      for (const block& sent : other.sent_by(posted)) send(sent);
+      for (const held_block& received : other.received_by(posted)) receive(received.block);
     }
     for (const collective& native : other.collectives) {
-      if (native.exchanges.first < original.exchanges.first) continue;
-      if (native.exchanges.first >= original.exchanges.first + original.exchanges.count) continue;
+      if (!original.exchanges.contains(native.exchanges.first)) continue;
       program_.collectives.push_back(native);
       program_.collectives.back().exchanges.first += shift;
     }
-    const tile& t = original.tile;
-    for (int q = t.queries.first; q < t.queries.end(); ++q) add_to_tile(other.queries[q].block);
-    for (int k = t.keys.first; k < t.keys.end(); ++k) add_to_tile(other.keys[k].block);
+    for (const held_block& query : other.queries_of(original.tile)) add_to_tile(query.block);
+    for (const held_block& key : other.keys_of(original.tile)) add_to_tile(key.block);
   }
 
   /// Marks the exchanges of this step from index `first` on as a collective over `group`.

@@ -47,25 +47,20 @@ namespace orrery::detail {
   for (int i = 0; i < within.steps.size(); ++i) {
     const step& now = within.steps[i];
     const int shift = schedule.exchanges_so_far() - now.exchanges.first;
-    for (int e = now.exchanges.first; e < now.exchanges.end(); ++e) {
-      const exchange& x = within.exchanges[e];
+    for (const exchange& x : within.exchanges_of(now)) {
       schedule.begin_exchange(x.to == no_rank ? no_rank : x.to * U + member,
                               x.from == no_rank ? no_rank : x.from * U + member, {x.lane, x.complete_before - x.posted},
                               x.payload);
-      for (int s = x.sent.first; s < x.sent.end(); ++s) schedule.send(lifted(within.sent[s]));
-      for (int r = x.received.first; r < x.received.end(); ++r) {
-        schedule.receive(lifted(within.received[r].block));
-      }
+      for (const block& sent : within.sent_by(x)) schedule.send(lifted(sent));
+      for (const held_block& received : within.received_by(x)) schedule.receive(lifted(received.block));
     }
     for (const collective& c : within.collectives) {
-      if (c.exchanges.first < now.exchanges.first || c.exchanges.first >= now.exchanges.first + now.exchanges.count)
-        continue;
+      if (!now.exchanges.contains(c.exchanges.first)) continue;
       schedule.mark_collective(c.kind, {c.first_rank * U + member, c.ranks, c.rank_stride * U},
                                range{c.exchanges.first + shift, c.exchanges.count});
     }
-    const tile& t = now.tile;
-    for (int q = t.queries.first; q < t.queries.end(); ++q) schedule.add_to_tile(lifted(within.queries[q].block));
-    for (int k = t.keys.first; k < t.keys.end(); ++k) schedule.add_to_tile(lifted(within.keys[k].block));
+    for (const held_block& query : within.queries_of(now.tile)) schedule.add_to_tile(lifted(query.block));
+    for (const held_block& key : within.keys_of(now.tile)) schedule.add_to_tile(lifted(key.block));
     schedule.next_step();
   }
 

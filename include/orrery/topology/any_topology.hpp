@@ -49,6 +49,10 @@ class any_topology {
                                                                    schedule::pass p = schedule::pass::forward) const {
     return held_->programs(world, p);
   }
+  /// Is a rank's program written cheaply without those of the others?
+  [[nodiscard]] bool writes_each_rank_alone(schedule::pass p) const { return held_->writes_each_rank_alone(p); }
+  /// Can another value be equal to this one, now or later? If not, an answer about it need not be remembered.
+  [[nodiscard]] bool may_equal_another() const { return held_->comparable() || held_.use_count() > 1; }
   [[nodiscard]] bool operator==(const any_topology& other) const {
     return held_ == other.held_ || (held_->type() == other.held_->type() && held_->equals(*other.held_));
   }
@@ -61,6 +65,8 @@ class any_topology {
     virtual ~any() = default;
     [[nodiscard]] virtual const void* type() const = 0;
     [[nodiscard]] virtual bool equals(const any& of_same_type) const = 0;
+    [[nodiscard]] virtual bool comparable() const = 0;
+    [[nodiscard]] virtual bool writes_each_rank_alone(schedule::pass p) const = 0;
     [[nodiscard]] virtual std::string name() const = 0;
     [[nodiscard]] virtual const char* unsupported_reason(int world, schedule::pass p) const = 0;
     [[nodiscard]] virtual const char* pairs_left_out() const = 0;
@@ -87,6 +93,10 @@ class any_topology {
       } else {
         return false;
       }
+    }
+    [[nodiscard]] bool comparable() const override { return comparable_by_value<Topology>; }
+    [[nodiscard]] bool writes_each_rank_alone(schedule::pass p) const override {
+      return detail::writes_each_rank_alone(held, p);
     }
     [[nodiscard]] std::string name() const override { return name_of(held); }
     [[nodiscard]] const char* unsupported_reason(int world, schedule::pass p) const override {

@@ -79,7 +79,7 @@ class verification {
 /// Can it be that the topology should have refused the world, but does not say which worlds it refuses?
 template <topology Topology>
 [[nodiscard]] constexpr bool may_be_of_world(const verdict& v, const Topology& t) {
-  if (v.found == fault::program_of_another || v.found == fault::lane_does_not_exist ||
+  if (v.found == fault::program_of_another || v.found == fault::lane_does_not_exist || v.found == fault::tensor_alone ||
       v.found == fault::block_outside_world || v.found == fault::exchange_takes_no_step ||
       v.found == fault::sides_confused || (v.found == fault::peer_outside_world && v.peer < v.world))
     return false;
@@ -166,12 +166,19 @@ template <topology Topology>
     return refusal;
   }
   schedule::list<schedule::program> all;  // of all ranks, where they are written together
-  if (!detail::writes_each_rank_alone<Topology>(p)) all = detail::unallocated_programs(t, world, p);
+  int written = world;                    // ranks; the programs of the others are rotations of theirs
+  if constexpr (requires { detail::derived_pass(t, world, p); }) {
+    if (detail::is_derived<Topology>(p)) {
+      all = detail::derived_pass(t, world, p).period;
+      written = all.count;
+    }
+  }
+  if (all.empty() && !detail::writes_each_rank_alone(t, p)) all = detail::unallocated_programs(t, world, p);
   schedule::list<schedule::program> first;  // of the first period, as far as it is known
   first.reserve(world);
   if (digest != nullptr) *digest = {};
   int period = 0;
-  for (int rank = 0; rank < world; ++rank) {
+  for (int rank = 0; rank < written; ++rank) {
     schedule::program one;
     if (all.empty()) {
       one = detail::unallocated_program(t, rank, world, p);
@@ -181,7 +188,8 @@ template <topology Topology>
     if (one.rank != rank || one.world != world || one.pass != p || one.slices != slices_of(t, world))
       return detail::program_of_other(world, rank);
     if (digest != nullptr) digest->add_remarks(one);
-    if (period == 0 && rank > 0 && world % rank == 0 && schedule::is_rotation(first[0], one, rank)) period = rank;
+    if (period == 0 && rank > 0 && written == world && world % rank == 0 && schedule::is_rotation(first[0], one, rank))
+      period = rank;
     if (period == 0) {
       if (digest != nullptr) digest->add(one);
       first.items[first.count++] = static_cast<schedule::program&&>(one);
@@ -192,6 +200,9 @@ template <topology Topology>
     }
     if (period == -1) break;
   }
+  if (written < world) period = written;
+  for (int rank = written; digest != nullptr && rank < world; ++rank)
+    digest->add_remarks(schedule::rotated(first[rank % written], rank - rank % written));
   if (period != -1) {
     schedule::list<int> alike = schedule::first_equivalent(first);
     for (int rank = 0; rank < first.count; ++rank) {

@@ -33,8 +33,8 @@ struct device_flash_forward {
   static constexpr int row_tiles = key_dim + value_dim <= 256 ? 2 : 1;
   static constexpr int rows = 16 * row_tiles * warps;
   static constexpr int columns = 64;
-  /// Of a multiprocessor, where a thread's sums and scores leave it registers for three: left alone, compilers take
-  /// more.
+  /// Blocks for each multiprocessor, where a thread's sums and scores leave registers for three. Without this bound
+  /// compilers take more registers.
   static constexpr int blocks_at_once = row_tiles == 1 && value_dim <= 128 ? 3 : 0;
 
   using rows_of_warp = device_flash_rows<row_tiles, columns, value_dim>;
@@ -127,7 +127,7 @@ struct device_flash_forward {
     }
   }
 
-  /// Before there are scores, so that a mask has the registers to itself that scores would take.
+  /// Asks the mask. Called before there are scores, so that the mask can use the registers that scores will take.
   template <class Threads>
   ORRERY_DEVICE visible_pairs pairs_that_are_visible(const Threads& threads, const rows_of_warp& running, int count,
                                                      visibility seen) const {
@@ -140,8 +140,8 @@ struct device_flash_forward {
     });
     return visible;
   }
-  /// Values of keys that no query of the tile sees become 0, and others see it after a barrier: see `hidden_columns`.
-  /// Before there are scores, too, though the values' way is then behind the mask alone.
+  /// Clears the values of keys that no query of the tile sees (see `hidden_columns`). Other threads see it after a
+  /// barrier. Also called before there are scores, although only the mask then hides the time of copying the values.
   template <class Threads>
   static ORRERY_DEVICE void clear_hidden(const Threads& threads, const value_tile& v, const visible_pairs& visible,
                                          int count) {

@@ -171,7 +171,7 @@ class communicators {
     give_up(why);
     throw_failure();
   }
-  /// As `fail`, without throwing.
+  /// Does what `fail` does, without throwing.
   void give_up(const std::string& why) {
     {
       const comm_guard guard{*this};
@@ -191,7 +191,7 @@ class communicators {
     fail(std::string{call} + " failed on rank " + std::to_string(rank_) + (place.empty() ? "" : " " + place) + ": " +
          describe(result));
   }
-  /// As `check`, for a call on a nonblocking communicator: waits until it is complete.
+  /// Waits until a call on a nonblocking communicator is complete, and throws as `check` does.
   template <class Where>
   void finish(ncclComm_t comm, ncclResult_t result, const char* call, const Where& where) {
     if (result == ncclSuccess) return;

@@ -57,7 +57,7 @@ class shared_world {
   [[nodiscard]] int size() const noexcept { return size_; }
   [[nodiscard]] const options& get_options() const noexcept { return options_; }
 
-  /// As a peer: any other rank.
+  /// Stands for any other rank, as the peer of `wait`.
   static constexpr int any_rank = -2;
 
   /// Sleeps until `done()`. Throws if the world has failed, if rank `peer` has ended, or after the deadline. `what()`

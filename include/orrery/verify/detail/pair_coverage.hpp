@@ -48,19 +48,18 @@ class pair_coverage {
       for (int i = 0; i < p.steps.count; ++i) {
         const tile& t = p.steps.items[i].tile;
         if (t.queries.count == 0 || t.keys.count == 0) continue;
-        const int keys_end = t.keys.end();
-        for (int q = t.queries.first; q < t.queries.end(); ++q) {
-          const block& query = p.queries.items[q].block;
+        for (auto [held, end] = p.queries_of(t); held != end; ++held) {
+          const block& query = held->block;
           const int row = query.shard % period_;
           const int back = query.shard - row;
           const int slice = ((query.slice - back) % slices + slices) % slices;
           word* const bits = computed.items + (slice * period_ + row) * words;
-          for (int k = t.keys.first; k < keys_end; ++k) {
-            const int key = p.keys.items[k].block.shard - back;
+          for (auto [met, last] = p.keys_of(t); met != last; ++met) {
+            const int key = met->block.shard - back;
             const unsigned shard = static_cast<unsigned>(key < 0 ? key + world_ : key);
             word& w = bits[shard / 64];
-            if ((w >> shard % 64 & 1U) != 0 && visible(query.shard, p.keys.items[k].block.shard))
-              return subject_.refuse(fault::pair_computed_twice, rank, i, query, p.keys.items[k].block.shard);
+            if ((w >> shard % 64 & 1U) != 0 && visible(query.shard, met->block.shard))
+              return subject_.refuse(fault::pair_computed_twice, rank, i, query, met->block.shard);
             w |= word{1} << shard % 64;
           }
         }
@@ -100,7 +99,7 @@ class pair_coverage {
       for (int i = p.steps.count - 1; i >= 0; --i) {
         const tile& t = p.steps.items[i].tile;
         if (t.queries.count == 0 || t.keys.count == 0) continue;
-        int& first = first_tile.items[p.queries.items[t.queries.first].block.slice];
+        int& first = first_tile.items[p.queries_of(t)[0].block.slice];
         *tiles.extend(1) = {rank, i, first};
         first = tiles.count - 1;
       }
@@ -130,39 +129,36 @@ class pair_coverage {
   constexpr bool mark(int rank, int step, list<word>& computed, list<word>& tile_keys, const Visible& visible) {
     const program& p = programs_.items[rank];
     const int words = tile_keys.count;
-    const range& queries = p.steps.items[step].tile.queries;
-    const range& keys = p.steps.items[step].tile.keys;
+    const tile& t = p.steps.items[step].tile;
     // Pair by pair, where collecting the keys in words first is no less work.
-    if (queries.count * keys.count <= keys.count + (queries.count + 1) * words) {
-      const held_block* const end = p.keys.items + keys.first + keys.count;
-      for (int q = queries.first; q < queries.first + queries.count; ++q) {
-        word* const row = computed.items + p.queries.items[q].block.shard * words;
-        for (const held_block* key = p.keys.items + keys.first; key != end; ++key) {
+    if (t.queries.count * t.keys.count <= t.keys.count + (t.queries.count + 1) * words) {
+      for (auto [query, end] = p.queries_of(t); query != end; ++query) {
+        word* const row = computed.items + query->block.shard * words;
+        for (auto [key, last] = p.keys_of(t); key != last; ++key) {
           const auto shard = static_cast<unsigned>(key->block.shard);
-          if ((row[shard / 64] >> shard % 64 & 1U) != 0 && visible(p.queries[q].block.shard, key->block.shard))
-            return subject_.refuse(fault::pair_computed_twice, rank, step, p.queries[q].block, key->block.shard);
+          if ((row[shard / 64] >> shard % 64 & 1U) != 0 && visible(query->block.shard, key->block.shard))
+            return subject_.refuse(fault::pair_computed_twice, rank, step, query->block, key->block.shard);
           row[shard / 64] |= word{1} << shard % 64;
         }
       }
       return true;
     }
     for (word& w : tile_keys) w = 0;
-    const int end = keys.end();
-    for (int k = keys.first; k < end; ++k) {
-      const int shard = p.keys.items[k].block.shard;
+    for (auto [key, end] = p.keys_of(t); key != end; ++key) {
+      const int shard = key->block.shard;
       const word bit = word{1} << static_cast<unsigned>(shard % 64);
       word& w = tile_keys.items[shard / 64];
-      if ((w & bit) != 0 && is_seen(p, queries, shard, visible)) {
-        return subject_.refuse(fault::pair_computed_twice, rank, step, p.queries[queries.first].block, shard);
+      if ((w & bit) != 0 && is_seen(p.queries_of(t), shard, visible)) {
+        return subject_.refuse(fault::pair_computed_twice, rank, step, p.queries_of(t)[0].block, shard);
       }
       w |= bit;
     }
-    for (int q = queries.first; q < queries.end(); ++q) {
-      word* const row = computed.items + p.queries.items[q].block.shard * words;
+    for (auto [query, end] = p.queries_of(t); query != end; ++query) {
+      word* const row = computed.items + query->block.shard * words;
       for (int w = 0; w < words; ++w) {
-        const word twice = visible_bits(visible, p.queries.items[q].block.shard, w, row[w] & tile_keys.items[w]);
+        const word twice = visible_bits(visible, query->block.shard, w, row[w] & tile_keys.items[w]);
         if (twice != 0)
-          return subject_.refuse(fault::pair_computed_twice, rank, step, p.queries[q].block, first_key(w, twice));
+          return subject_.refuse(fault::pair_computed_twice, rank, step, query->block, first_key(w, twice));
         row[w] |= tile_keys.items[w];
       }
     }
@@ -171,9 +167,9 @@ class pair_coverage {
 
   /// Do any of these queries see the key?
   template <pair_relation Visible>
-  [[nodiscard]] static constexpr bool is_seen(const program& p, const range& queries, int key, const Visible& visible) {
-    for (int q = queries.first; q < queries.end(); ++q)
-      if (visible(p.queries.items[q].block.shard, key)) return true;
+  [[nodiscard]] static constexpr bool is_seen(entries<const held_block> queries, int key, const Visible& visible) {
+    for (auto [query, end] = queries; query != end; ++query)
+      if (visible(query->block.shard, key)) return true;
     return false;
   }
 

@@ -34,8 +34,8 @@ struct device_flash_wgmma_forward {
   static constexpr int threads_of_block = 128 * (1 + groups);
   static constexpr bool take_turns = key_dim <= 128;
 
-  /// Of a thread, once each warpgroup has its task. Together no more than the block was launched with, 168 for each: a
-  /// warpgroup that asked for more would wait for ever.
+  /// Registers of a thread, once each warpgroup has its task. Together at most what the block was launched with, 168
+  /// for each thread: a warpgroup that asked for more would wait for ever.
   static constexpr int producer_registers = value_dim > 128 ? 72 : value_dim > 64 ? 88 : 120;
   static constexpr int registers_to_compute = value_dim > 128 ? 216 : value_dim > 64 ? 208 : 192;
   static_assert(producer_registers + groups * registers_to_compute <= 65536 / threads_of_block / 8 * 8 * (1 + groups));
@@ -65,7 +65,7 @@ struct device_flash_wgmma_forward {
   static constexpr int shared_bytes = sums_at + rows_of_warp::shared_bytes(rows);
   static constexpr unsigned tiles_of_sum = columns_of_sum / columns;
 
-  /// With the maps that `Device` makes of the tensors.
+  /// Makes the kernel, with tensor maps from `Device`.
   template <class Device>
   [[nodiscard]] static device_flash_wgmma_forward on(const device_blocks<forward_queries<T, float>>& queries,
                                                      const device_blocks<forward_keys<T>>& keys, const head_map& heads,
@@ -281,7 +281,7 @@ struct device_flash_wgmma_forward {
     threads.named_barrier_arrive(1 + (group + 1 < groups ? group + 1 : 0), 256);
   }
 
-  /// Before there are scores, so that a mask has the registers to itself that scores would take.
+  /// Asks the mask. Called before there are scores, so that the mask can use the registers that scores will take.
   template <class Threads>
   ORRERY_DEVICE visible_pairs pairs_that_are_visible(const Threads& threads, const rows_of_warp& running,
                                                      const std::int64_t (&query_positions)[2], int stage,

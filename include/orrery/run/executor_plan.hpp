@@ -103,6 +103,8 @@ class executor_plan {
       for (const std::int64_t size : of_kind) count(size);
     }
     for (const own_operand& operand : own_operands_) count(sizes.bytes(payload::operand, operand.block));
+    // Slots that hold only empty blocks have addresses, too: a null address is the rank's own shard.
+    if (workspace_bytes_ == 0 && !p.received.empty()) workspace_bytes_ = aligned(1);
   }
 
   [[nodiscard]] std::int64_t workspace_bytes() const noexcept { return workspace_bytes_; }

@@ -23,11 +23,12 @@
 #include "orrery/attention/planned_kernel.hpp"
 #include "orrery/attention/shape.hpp"
 #include "orrery/attention/started_forward.hpp"
-#include "orrery/layout/detail/check_shards.hpp"
+#include "orrery/layout/detail/layout_source.hpp"
 #include "orrery/layout/layout.hpp"
 #include "orrery/layout/token_positions.hpp"
 #include "orrery/mask/mask.hpp"
 #include "orrery/tensor/view.hpp"
+#include "orrery/topology/detail/refined.hpp"
 #include "orrery/topology/topology.hpp"
 #include "orrery/transport/transport.hpp"
 #include "orrery/verify/detail/verify_once.hpp"
@@ -82,7 +83,7 @@ class attention {
   ///
   /// Throws `std::invalid_argument`, on every rank, if the shape or the world does not suit, if the topology cuts the
   /// heads into more slices than there are query heads, if the schedule is wrong, if the layout's shards are not a
-  /// partition of the sequence (see `detail::check_shards`), if a kernel that plans its tiles refuses one, if a rank's
+  /// partition of the sequence (see `detail::layout_source`), if a kernel that plans its tiles refuses one, if a rank's
   /// device cannot run the kernel, or if ranks disagree. Throws `memory_error` if there is not enough memory for the
   /// plan.
   template <transport World, mask Mask = full, layout Layout = contiguous>
@@ -91,11 +92,8 @@ class attention {
     static_assert(
         Kernel::template supports<Mask>,
         "orrery: this kernel does not support this mask; orrery::flash and orrery::reference support every mask");
-    const auto shard = [](const void* of, int rank, int ranks, std::int64_t length) {
-      return static_cast<const Layout*>(of)->shard(rank, ranks, length);
-    };
     try {
-      make(world, shape, mask, {layout.name(), &layout, shard}, topology);
+      make(world, shape, mask, detail::layout_source{layout}, topology);
     } catch (...) {  // an exception of this rank alone, as for want of memory
       give_up_on_exception(world, "while it constructed an operator");
       throw;
@@ -108,7 +106,7 @@ class attention {
   /// q: [batch, tokens, query_heads, head_dim], k: [batch, key tokens, key_heads, head_dim], v and out alike with
   /// value_dim; lse: [batch, query_heads, tokens]. Cost: 2 (head_dim + value_dim) flop for each visible pair and query
   /// head, and the topology's forward traffic. `on_final` is called with each `output_part` as soon as it is final,
-  /// once for each slice into which the topology cuts the heads.
+  /// once for each slice into which the topology cuts the heads, of each chunk into which shards are cut.
   ///
   /// Views may be slices of one tensor, such as packed Q, K and V, in any order of dimensions. Inputs may share memory
   /// with each other, and their strides may be 0 (keys of which several heads are one); outputs, out and lse, must not
@@ -237,60 +235,63 @@ class attention {
   }
 
  private:
-  /// Some layout, which it refers to.
-  struct any_layout {
-    std::string name;
-    const void* self = nullptr;
-    segments (*shard)(const void* self, int rank, int world, std::int64_t length) = nullptr;
-
-    /// Writes the shards of all ranks. Empty, or a message that says why they are not right.
-    [[nodiscard]] std::string deal(const detail::attention_request& request, const char* length_name,
-                                   std::int64_t length, schedule::list<segments>& shards) const try {
-      for (int rank = 0; rank < request.world; ++rank) shards.push_back(shard(self, rank, request.world, length));
-      const detail::shard_fault wrong = detail::check_shards(shards, length);
-      return wrong.found == detail::shard_fault::kind::none
-                 ? ""
-                 : request.wrong_shards(length_name, length, wrong.message());
-    } catch (const std::bad_alloc&) {
-      throw;  // says nothing of the layout
-    } catch (const std::exception& e) {
-      return request.wrong_shards(length_name, length, std::string{"threw: "} + e.what());
+  /// Sets into how many chunks a layout cuts shards that it does not give whole. Empty, or a message.
+  [[nodiscard]] static std::string chunks_of(const detail::layout_source& layout,
+                                             const detail::attention_request& request, int& chunks) {
+    for (const bool of_keys : {false, true}) {
+      if (layout.has_whole_shards()) break;
+      const std::int64_t length = of_keys ? *request.shape.key_length : request.shape.length;
+      int own = 1;
+      const std::string wrong = layout.count_chunks(request.world, length, own);
+      if (!wrong.empty()) return request.wrong_shards(of_keys ? "key_length" : "length", length, wrong);
+      if (own > chunks) chunks = own;
     }
-  };
+    return "";
+  }
+
+  /// Writes the shards of all ranks, in chunks. Empty, or a message that says why they are not right.
+  [[nodiscard]] static std::string deal(const detail::layout_source& layout, const detail::attention_request& request,
+                                        const char* length_name, std::int64_t length, int chunks,
+                                        schedule::list<segments>& shards) {
+    const std::string wrong = layout.deal(request.world, length, chunks, shards);
+    return wrong.empty() ? "" : request.wrong_shards(length_name, length, wrong);
+  }
 
   /// The construction, compiled once for all layouts.
   template <class World, class Mask>
-  void make(World& world, const attention_shape& shape, const Mask& mask, const any_layout& layout,
+  void make(World& world, const attention_shape& shape, const Mask& mask, const detail::layout_source& layout,
             const Topology& topology) {
     detail::attention_request request{
         shape.completed(), world.size(),         name_of(topology), slices_of(topology, world.size()),
-        Kernel::name(),    Kernel::max_head_dim, mask.name(),       layout.name};
+        Kernel::name(),    Kernel::max_head_dim, mask.name(),       layout.name()};
     using memory = typename World::memory;
     static_assert(!detail::has_planned<Kernel> || planned_kernel<Kernel, memory>,
                   "orrery: Kernel::planned<Memory> needs take_memory(), begin() and bytes(); see "
                   "orrery::planned_kernel");
-    std::string error = validate(request, topology);
+    // A layout that has no whole shards is run by the topology's programs with shards cut likewise.
+    detail::refined<Topology> refined{topology, 1};
+    int chunks = 1;
+    std::string error = validate(request, layout, refined, chunks);
     schedule::list<segments> query_shards, key_shards;
-    if (error.empty()) error = layout.deal(request, "length", request.shape.length, query_shards);
-    if (error.empty()) error = layout.deal(request, "key_length", *request.shape.key_length, key_shards);
+    if (error.empty()) error = deal(layout, request, "length", request.shape.length, chunks, query_shards);
+    if (error.empty()) error = deal(layout, request, "key_length", *request.shape.key_length, chunks, key_shards);
     if (!error.empty())
       detail::require_agreement(world, request.fields(error));  // throws: here, and on the other ranks below
     request.shards = detail::digest_of(query_shards, detail::digest_of(key_shards));
     detail::attention_plan<Mask> plan{request.shape, world.rank(), mask, request.slices};
-    plan.query_shards = std::move(query_shards);
-    plan.key_shards = std::move(key_shards);
-    schedule::program forward = program_of(topology, world.rank(), world.size());
+    plan.deal(chunks, std::move(query_shards), std::move(key_shards));
+    schedule::program forward = program_of(refined, world.rank(), world.size());
     std::optional<schedule::program> backward;
     if (!request.shape.forward_only)
-      backward = program_of(topology, world.rank(), world.size(), request.shape.circulate);
+      backward = program_of(refined, world.rank(), world.size(), request.shape.circulate);
     detail::kernel_plan<Kernel, memory> kernels_own;
     if constexpr (planned_kernel<Kernel, memory> || device_checked_kernel<Kernel>) {
       error = kernel_error(kernels_own, plan, forward, backward);
     }
     detail::require_agreement(world, request.fields(error));
     shape_ = request.shape;
-    query_positions_ = plan.query_shards[world.rank()];
-    key_positions_ = plan.key_shards[world.rank()];
+    query_positions_ = plan.own_positions(schedule::side::query);
+    key_positions_ = plan.own_positions(schedule::side::key);
     calls_ = std::make_unique<detail::planned_attention<Kernel, World, Mask>>(
         world, std::move(plan), std::move(kernels_own), std::move(forward), std::move(backward),
         shape_.operand_messages);
@@ -313,17 +314,21 @@ class attention {
     return message.compare(0, prefix.size(), prefix) == 0 ? message.substr(prefix.size()) : message;
   }
 
-  /// Empty, or a message. Notes the digests of the schedules that it has proven.
-  [[nodiscard]] static std::string validate(detail::attention_request& request, const Topology& topology) {
+  /// Empty, or a message. Notes the digests of the schedules that it has proven, and into how many chunks these and the
+  /// layout cut shards.
+  [[nodiscard]] static std::string validate(detail::attention_request& request, const detail::layout_source& layout,
+                                            detail::refined<Topology>& topology, int& chunks) {
     std::string error = request.what_is_wrong_with_sizes();
     if (!error.empty()) return error;
     error = request.what_is_wrong_with_scale(static_cast<double>((std::numeric_limits<accumulator>::max)()));
+    if (!error.empty()) return error;
+    error = chunks_of(layout, request, topology.chunks);
     if (!error.empty()) return error;
     const schedule::pass both[] = {schedule::pass::forward, request.shape.circulate};
     const std::span<const schedule::pass> passes{both, request.shape.forward_only ? 1U : 2U};
     for (const schedule::pass p : passes) {
       if (const char* reason = unsupported_reason(topology, request.world, p))
-        return detail::refusal_message(topology, request.world, p, reason);
+        return detail::refusal_message(topology.topology, request.world, p, reason);
     }
     error = request.what_is_wrong_with_slices();
     if (!error.empty()) return error;
@@ -331,6 +336,11 @@ class attention {
       const detail::proven_schedule proven = detail::prove_once(topology, request.world, p);
       if (!proven.found.ok()) return request.unproven(p, proven.found);
       (p == schedule::pass::forward ? request.forward : request.backward) = proven.digest;
+      if (p != schedule::pass::forward && chunks != proven.found.chunks) {
+        return "topology " + request.topology + " cuts each shard into " + std::to_string(chunks) +
+               " chunks forward, and into " + std::to_string(proven.found.chunks) + " backward; let it cut alike";
+      }
+      chunks = proven.found.chunks;
     }
     return "";
   }

@@ -40,14 +40,15 @@ namespace orrery {
 /// - types `storage` and `accumulator`, of elements and sums, and `context`, with which it is called;
 /// - `max_head_dim`, the largest head dimension; `name()`; `supports<Mask>`: is it right for this mask?
 /// - `forward` and `backward` of a tile, unless it is a `planned_kernel`, which needs handles or a workspace;
-/// - `copy`, `add`, `merge` and `row_dot` of a backend.
+/// - `copy`, `add`, `clear`, `merge` and `row_dot` of a backend.
 ///
 /// See `reference`, the readable one. A kernel that not every device can run is a `device_checked_kernel`, too.
 /// An operator of a type that is no kernel does not compile, with a message for each member that is missing.
 template <class Kernel>
 concept attention_kernel = detail::has_types<Kernel> && detail::has_max_head_dim<Kernel> && detail::has_name<Kernel> &&
-    detail::has_supports<Kernel> && detail::has_copy<Kernel> && detail::has_add<Kernel> && detail::has_merge<Kernel> &&
-    detail::has_row_dot<Kernel> && detail::has_forward<Kernel> && detail::has_backward<Kernel>;
+    detail::has_supports<Kernel> && detail::has_copy<Kernel> && detail::has_add<Kernel> && detail::has_clear<Kernel> &&
+    detail::has_merge<Kernel> && detail::has_row_dot<Kernel> && detail::has_forward<Kernel> &&
+    detail::has_backward<Kernel>;
 
 /// Exact attention over a sequence that is split across ranks, forward and backward.
 ///

@@ -156,6 +156,9 @@ struct without_copy_of_rows : orrery::reference<float> {
 struct without_add : orrery::reference<float> {
   static void add() = delete;
 };
+struct without_clear : orrery::reference<float> {
+  static void clear() = delete;
+};
 struct without_merge : orrery::reference<float> {
   static void merge() = delete;
 };
@@ -173,7 +176,8 @@ static_assert(!orrery::attention_kernel<without_storage> && !orrery::attention_k
 static_assert(!orrery::attention_kernel<without_context> && !orrery::attention_kernel<without_max_head_dim>);
 static_assert(!orrery::attention_kernel<without_name> && !orrery::attention_kernel<int>);
 static_assert(!orrery::attention_kernel<without_copy> && !orrery::attention_kernel<without_copy_of_rows>);
-static_assert(!orrery::attention_kernel<without_add> && !orrery::attention_kernel<without_merge>);
+static_assert(!orrery::attention_kernel<without_add> && !orrery::attention_kernel<without_clear>);
+static_assert(!orrery::attention_kernel<without_merge>);
 static_assert(!orrery::attention_kernel<without_row_dot> && !orrery::attention_kernel<without_forward>);
 static_assert(!orrery::attention_kernel<without_backward>);
 

@@ -4,6 +4,7 @@
 //
 // EXPECT: orrery: a kernel of attention needs `static void copy\(const context&, from, to\)`
 // EXPECT: orrery: a kernel of attention needs `static void add\(const context&, into, from\)`
+// EXPECT: orrery: a kernel of attention needs `static void clear\(const context&, view, value\)`
 // EXPECT: orrery: a kernel of attention needs `static void merge\(const context&, out, lse, arrived_out, arrived_lse\)`
 // EXPECT: orrery: a kernel of attention needs `static void row_dot\(const context&, out, grad_out, delta\)`
 // EXPECT: orrery: a kernel of attention needs `static void forward\(const context&, std::span

@@ -87,6 +87,10 @@ struct enqueued {
   static void add(const context& how, const Into& into, const From& from) {
     enqueue(how, {"add", {extent(from)}, {extent(into)}}, [=] { Kernel::add({}, into, from); });
   }
+  template <class View, class... Value>
+  static void clear(const context& how, const View& view, const Value&... value) {
+    enqueue(how, {"clear", {}, {extent(view)}}, [=] { Kernel::clear({}, view, value...); });
+  }
   template <class Out, class Rows, class From, class FromRows>
   static void merge(const context& how, const Out& out, const Rows& lse, const From& out_from,
                     const FromRows& lse_from) {

@@ -93,8 +93,8 @@ TEST_CASE("names that no topology has") {
   using orrery::topology_named;
   const auto said = [](const std::string& name) { return refusal([&] { static_cast<void>(topology_named(name)); }); };
   const std::string known =
-      "here are ring, all_gather, double_ring<I>, wallfacer<C>, concentric<A,B>, ulysses, usp<U>, all_to_all<U>, "
-      "all_to_all<U,Inner>";
+      "here are ring, half_ring, all_gather, double_ring<I>, wallfacer<C>, concentric<A,B>, ulysses, usp<U>, "
+      "all_to_all<U>, all_to_all<U,Inner>";
   const std::string begin = "orrery: topology_named: ";
   CHECK(said("wallfcer<2>") == begin + "\"wallfcer<2>\" is no topology; did you mean wallfacer<C>? T" + known);
   CHECK(said("rings") == begin + "\"rings\" is no topology; did you mean ring? T" + known);

@@ -154,6 +154,25 @@ class attention_backward {
     }
   }
 
+  /// The gradients of tokens that meet none: 0.
+  void clear(const context& how, const block& own) {
+    const head_slice& s = plan_->slice(own);
+    if (own.side == side::query) {
+      if (is_whole()) {
+        Kernel::clear(how, grad_q.slice_heads(s.first_query_head, s.query_heads));
+      } else {
+        Kernel::clear(how, grad_q_at(own, nullptr));
+      }
+    } else if (is_whole()) {
+      Kernel::clear(how, grad_k.slice_heads(s.first_key_head, s.key_heads));
+      Kernel::clear(how, grad_v.slice_heads(s.first_key_head, s.key_heads));
+    } else {
+      const key_gradients sums = grad_kv_at(own, nullptr);
+      Kernel::clear(how, sums.k);
+      Kernel::clear(how, sums.v);
+    }
+  }
+
   void finish(const context& how, const block& own) {
     const head_slice& heads = plan_->slice(own);
     if (own.side == side::query) {

@@ -6,6 +6,7 @@
 #include <array>
 #include <cstddef>
 #include <cstdint>
+#include <limits>
 #include <span>
 #include <type_traits>
 #include <vector>
@@ -108,6 +109,22 @@ class attention_forward {
       Kernel::copy(how, arrived.lse, running.lse);
     } else {
       Kernel::merge(how, running.out, running.lse, arrived.out, arrived.lse);
+    }
+  }
+
+  /// The attention of queries that see no key: out is 0, and the log-sum-exp -infinity.
+  void clear(const context& how, const block& own) {
+    const auto clear_result = [&](const auto& result, const row_view<accumulator>& sums) {
+      Kernel::clear(how, result);
+      Kernel::clear(how, sums, -std::numeric_limits<accumulator>::infinity());
+    };
+    if (kernel_->is_whole(pass::forward)) {
+      const head_slice& s = plan_->slice(own);
+      clear_result(out.slice_heads(s.first_query_head, s.query_heads),
+                   lse.slice_heads(s.first_query_head, s.query_heads));
+    } else {
+      const partial result = partial_at(own, nullptr);
+      clear_result(result.out, result.lse);
     }
   }
 

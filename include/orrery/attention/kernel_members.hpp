@@ -77,6 +77,12 @@ concept has_add = has_types<Kernel> && requires(const kernel_arguments<Kernel>& 
   Kernel::add(a.context, a.sum, a.sum);
 };
 template <class Kernel>
+concept has_clear = has_types<Kernel> && requires(const kernel_arguments<Kernel>& a) {
+  Kernel::clear(a.context, a.sum);
+  Kernel::clear(a.context, a.result);
+  Kernel::clear(a.context, a.rows, a.scale);
+};
+template <class Kernel>
 concept has_merge = has_types<Kernel> && requires(const kernel_arguments<Kernel>& a) {
   Kernel::merge(a.context, a.sum, a.rows, a.sum, a.rows);
 };
@@ -129,6 +135,10 @@ constexpr bool expect_kernel() {
   static_assert(!has_types<Kernel> || has_add<Kernel>,
                 "orrery: a kernel of attention needs `static void add(const context&, into, from)` for "
                 "tensor_view<accumulator>");
+  static_assert(!has_types<Kernel> || has_clear<Kernel>,
+                "orrery: a kernel of attention needs `static void clear(const context&, view, value)` for tensor_view, "
+                "where the value may be left out and is 0, and row_view, of storage and of accumulator; host kernels "
+                "inherit it from orrery::detail::host_backend");
   static_assert(!has_types<Kernel> || has_merge<Kernel>,
                 "orrery: a kernel of attention needs `static void merge(const context&, out, lse, arrived_out, "
                 "arrived_lse)` for tensor_view<accumulator> and row_view<accumulator>");

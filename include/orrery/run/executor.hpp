@@ -7,12 +7,24 @@
 #include <cstdint>
 #include <exception>
 #include <span>
+#include <stdexcept>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "orrery/host/memory.hpp"
 #include "orrery/run/executor_plan.hpp"
 #include "orrery/transport/transport.hpp"
+
+namespace orrery::detail {
+
+/// An interaction that can make a result that of no pair.
+template <class Interaction, class Context>
+concept clearing = requires(Interaction& work, const Context& context, const block& own) {
+  work.clear(context, own);
+};
+
+}  // namespace orrery::detail
 
 namespace orrery {
 
@@ -28,7 +40,10 @@ namespace orrery {
 ///   partials;
 /// - `merge(context, block, into, from, fresh)`: adds the partial at `from` to that at `into`, which is null for the
 ///   rank's own result; if `fresh`, nothing has been written there yet;
-/// - `finish(context, block)`: called when the rank's own result for this block is complete.
+/// - `finish(context, block)`: called when the rank's own result for this block is complete;
+/// - `clear(context, block)`, of interactions that run schedules for a part of all pairs (see `verify(topology, world,
+///   pass, visible)`): makes the rank's own result for this block that of no pair. Called before `finish` of results to
+///   which nothing is added.
 ///
 /// In a call none of them may allocate, and on a device none may wait.
 template <class Interaction, class Context>
@@ -60,7 +75,8 @@ concept interaction = requires(Interaction& work, const Context& context, int te
 template <class World, class Interaction>
 class executor {
  public:
-  /// Collective. The program must be proven (see `verify`), and its slots allocated.
+  /// Collective. The program must be proven (see `verify`), and its slots allocated. Throws `std::invalid_argument` if
+  /// it adds nothing to a result of this rank and the interaction has no `clear`.
   executor(World& world, const schedule::tensor_program& p, Interaction& work)
       : work_{&work},
         plan_{give_up_on_throw(world,
@@ -107,6 +123,12 @@ class executor {
   void finish() {
     abandon_on_throw([&] {
       const auto context = channel_.context();
+      if constexpr (can_clear) {
+        for (const schedule::block& result : plan_.untouched) {
+          work_->clear(context, result);
+          work_->finish(context, result);
+        }
+      }
       for (const detail::executor_plan::planned_step& now : plan_.steps) {
         now_ = &now;
         for (const detail::executor_plan::completion& done : now.completions) {
@@ -139,6 +161,19 @@ class executor {
   [[nodiscard]] std::int64_t workspace_bytes() const noexcept { return plan_.workspace_bytes(); }
 
  private:
+  static constexpr bool can_clear =
+      detail::clearing<Interaction, decltype(std::declval<detail::channel_of<World>&>().context())>;
+
+  void require_clear() const {
+    if (can_clear || plan_.untouched.empty()) return;
+    const schedule::block& result = plan_.untouched[0];
+    throw std::invalid_argument{std::string{"orrery: executor: the program adds nothing to the rank's own "} +
+                                (result.side == schedule::side::query ? "query" : "key") + " shard " +
+                                std::to_string(result.shard) +
+                                ", whose result must be cleared: give the interaction clear(context, block), or run a "
+                                "schedule of every pair"};
+  }
+
   /// Returns make(). If it throws, the other ranks fail at once, with this rank's name.
   template <class Make>
   static auto give_up_on_throw(World& world, const Make& make) {
@@ -153,6 +188,7 @@ class executor {
   /// Places the plan in the workspace, and returns its pieces.
   const std::vector<exchange_pieces>& placed(const schedule::tensor_program& p) {
     plan_.place(p, detail::block_sizes{*work_}, workspace_.data());
+    require_clear();
     return plan_.pieces;
   }
 

@@ -99,6 +99,7 @@ class executor_plan {
 
   list<first_messages> tensors;
   list<planned_step> steps;
+  list<block> untouched;                ///< the rank's own results to which nothing is added
   std::vector<exchange_pieces> pieces;  ///< for each exchange of the program
 
   executor_plan(const tensor_program& p, const block_sizes& sizes) : tensors(static_cast<int>(sizes.sides.size())) {
@@ -107,6 +108,8 @@ class executor_plan {
       for (const std::int64_t size : of_kind) count(size);
     }
     for (const own_operand& operand : own_operands_) count(sizes.bytes(payload::operand, operand.block));
+    // Slots that hold only empty blocks have addresses, too: a null address is the rank's own shard.
+    if (workspace_bytes_ == 0 && !p.program.received.empty()) workspace_bytes_ = aligned(1);
   }
 
   [[nodiscard]] std::int64_t workspace_bytes() const noexcept { return workspace_bytes_; }
@@ -149,6 +152,7 @@ class executor_plan {
       (result.last_completion < 0 ? step.results : step.completions[result.last_completion].results)
           .push_back(result.block);
     }
+    find_untouched(p);
     assign_first_step(schedule, sizes);
   }
 
@@ -232,6 +236,19 @@ class executor_plan {
       own_results_[known] = {b, last_step, last_completion};
     }
     return first;
+  }
+
+  /// Lists the rank's own results to which no tile and no arrival adds anything: what a schedule for a mask leaves out.
+  void find_untouched(const program& p) {
+    for (const side s : {side::query, side::key}) {
+      if (!has_partials(p.pass, s)) continue;
+      for (int chunk = 0; chunk < p.chunks; ++chunk) {
+        for (int slice = 0; slice < p.slices; ++slice) {
+          const block own{s, static_cast<std::uint16_t>(chunk), p.rank, slice};
+          if (result_of_own_[number_of_own(own)] == none) untouched.push_back(own);
+        }
+      }
+    }
   }
 
   void complete(const program& p, slot_state& here, int i, const range& completions, planned_step& now) {

@@ -111,6 +111,7 @@ struct all_to_all {
     if (const char* reason = detail::all_to_all_refusal(world, U)) return reason;
     return orrery::unsupported_reason(Inner{}, world / U, p);
   }
+  [[nodiscard]] static constexpr const char* pairs_left_out() { return detail::pairs_left_out(Inner{}); }
   [[nodiscard]] static constexpr bool has_unsupported_reason() {
     return U > 1 || detail::has_unsupported_reason(Inner{});
   }

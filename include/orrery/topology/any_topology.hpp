@@ -33,6 +33,7 @@ class any_topology {
   [[nodiscard]] const char* unsupported_reason(int world, schedule::pass p = schedule::pass::forward) const {
     return held_->unsupported_reason(world, p);
   }
+  [[nodiscard]] const char* pairs_left_out() const { return held_->pairs_left_out(); }
   [[nodiscard]] bool has_unsupported_reason() const { return held_->has_unsupported_reason(); }
   [[nodiscard]] detail::refusing_part refusing_part(int world, schedule::pass p) const {
     return held_->refusing_part(world, p);
@@ -62,6 +63,7 @@ class any_topology {
     [[nodiscard]] virtual bool equals(const any& of_same_type) const = 0;
     [[nodiscard]] virtual std::string name() const = 0;
     [[nodiscard]] virtual const char* unsupported_reason(int world, schedule::pass p) const = 0;
+    [[nodiscard]] virtual const char* pairs_left_out() const = 0;
     [[nodiscard]] virtual bool has_unsupported_reason() const = 0;
     [[nodiscard]] virtual detail::refusing_part refusing_part(int world, schedule::pass p) const = 0;
     [[nodiscard]] virtual int slices(int world) const = 0;
@@ -90,6 +92,7 @@ class any_topology {
     [[nodiscard]] const char* unsupported_reason(int world, schedule::pass p) const override {
       return orrery::unsupported_reason(held, world, p);
     }
+    [[nodiscard]] const char* pairs_left_out() const override { return detail::pairs_left_out(held); }
     [[nodiscard]] bool has_unsupported_reason() const override { return detail::has_unsupported_reason(held); }
     [[nodiscard]] detail::refusing_part refusing_part(int world, schedule::pass p) const override {
       return detail::refusing_part_of(held, world, p);

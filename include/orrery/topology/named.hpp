@@ -13,6 +13,7 @@
 #include "orrery/topology/any_topology.hpp"
 #include "orrery/topology/concentric.hpp"
 #include "orrery/topology/double_ring.hpp"
+#include "orrery/topology/half_ring.hpp"
 #include "orrery/topology/ring.hpp"
 #include "orrery/topology/topology.hpp"
 #include "orrery/topology/wallfacer.hpp"
@@ -73,6 +74,7 @@ struct named_all_to_all {
     if (const char* reason = all_to_all_refusal(world, group)) return reason;
     return orrery::unsupported_reason(inner, world / group, p);
   }
+  [[nodiscard]] const char* pairs_left_out() const { return inner.pairs_left_out(); }
   /// Of a world that is refused, whatever does not overflow.
   [[nodiscard]] int slices(int world) const { return world % group == 0 ? group * inner.slices(world / group) : 1; }
   [[nodiscard]] int team(int world) const { return world % group == 0 ? group * inner.team(world / group) : 1; }
@@ -91,16 +93,17 @@ namespace orrery {
 ///     orrery::attention<orrery::any_topology, orrery::flash<float>> attend{
 ///         world, shape, mask, layout, orrery::topology_named("concentric<2,2>")};
 ///
-/// There are `ring`, `all_gather`, `double_ring<I>`, `wallfacer<C>`, `concentric<A>`, `concentric<A,B>`, `ulysses`,
-/// `usp<U>`, `all_to_all<U>` and `all_to_all<U,Inner>`, with numbers from 1 to 32768; Inner is any of these names, and
-/// all-to-alls nest 16 deep. The numbers are values, not template arguments: naming a topology compiles none. It has
-/// the name, the refusals and the programs of the type that is written so; ranks may use the one and the other.
+/// There are `ring`, `half_ring`, `all_gather`, `double_ring<I>`, `wallfacer<C>`, `concentric<A>`, `concentric<A,B>`,
+/// `ulysses`, `usp<U>`, `all_to_all<U>` and `all_to_all<U,Inner>`, with numbers from 1 to 32768; Inner is any of these
+/// names, and all-to-alls nest 16 deep. The numbers are values, not template arguments: naming a topology compiles
+/// none. It has the name, the refusals and the programs of the type that is written so; ranks may use the one and the
+/// other.
 ///
 /// Throws `std::invalid_argument` for another name, with the nearest one and all that there are.
 [[nodiscard]] inline any_topology topology_named(std::string_view name) {
-  static constexpr const char* known[] = {"ring",         "all_gather",      "double_ring<I>",
-                                          "wallfacer<C>", "concentric<A,B>", "ulysses",
-                                          "usp<U>",       "all_to_all<U>",   "all_to_all<U,Inner>"};
+  static constexpr const char* known[] = {"ring",          "half_ring",          "all_gather", "double_ring<I>",
+                                          "wallfacer<C>",  "concentric<A,B>",    "ulysses",    "usp<U>",
+                                          "all_to_all<U>", "all_to_all<U,Inner>"};
   static constexpr detail::nameable topologies{"topology_named", "topology", known};
   constexpr std::int64_t most = 1 << 15;  // A * B and C * C are ints
   constexpr int most_nested = 16;
@@ -109,6 +112,7 @@ namespace orrery {
       const detail::parsed_name parsed{text, topologies};
       const auto number = [&](std::size_t i) { return static_cast<int>(parsed.number(i, most)); };
       if (parsed.is("ring")) return ring{};
+      if (parsed.is("half_ring")) return half_ring{};
       if (parsed.is("all_gather")) return all_gather{};
       if (parsed.is("ulysses")) return ulysses{};
       if (parsed.is("double_ring", 1, 1)) return detail::named_double_ring{number(0)};

@@ -93,6 +93,7 @@ struct placed {
     if constexpr (requires { placement.unsupported_reason(world); }) return placement.unsupported_reason(world);
     return nullptr;
   }
+  [[nodiscard]] constexpr const char* pairs_left_out() const { return detail::pairs_left_out(topology); }
   [[nodiscard]] constexpr bool has_unsupported_reason() const { return detail::has_unsupported_reason(topology); }
   [[nodiscard]] constexpr detail::refusing_part refusing_part(int world, schedule::pass p) const {
     if (orrery::unsupported_reason(topology, world, p) == nullptr) return {};  // it is the placement that refuses

@@ -26,6 +26,8 @@ namespace orrery {
 /// - `constexpr const char* unsupported_reason(int world) const`, or `unsupported_reason(world, pass)`: null, or the
 /// end of a message that says why this world is
 ///   refused and what would work;
+/// - `constexpr const char* pairs_left_out() const`: of a topology that is not for every pair of shards, the end of a
+///   message that says which pairs it computes and what would work for others;
 /// - `constexpr int slices(int world) const`: into how many slices it cuts the heads (1 without it);
 /// - `constexpr list<program> programs(int world, pass) const`: the programs of all ranks, where writing them together
 ///   is cheaper.
@@ -176,6 +178,16 @@ template <topology Topology>
   } else {
     return requires { t.unsupported_reason(1, pass::forward); }
     || requires { t.unsupported_reason(1); };
+  }
+}
+
+/// Null; or, of a topology that does not compute all pairs of shards, the end of a message that says which it computes.
+template <topology Topology>
+[[nodiscard]] constexpr const char* pairs_left_out(const Topology& t) {
+  if constexpr (requires { t.pairs_left_out(); }) {
+    return t.pairs_left_out();
+  } else {
+    return nullptr;
   }
 }
 

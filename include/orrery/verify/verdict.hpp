@@ -49,12 +49,12 @@ enum class fault : std::uint8_t {
 struct verdict {
   fault found = fault::none;
   int world = 0;
-  int rank = 0;                                                            ///< where
-  int step = 0;                                                            ///< when
-  orrery::schedule::block block{};                                         ///< of what (of a pair: the query block)
-  int peer = 0;                                                            ///< with whom (of a pair: the key shard)
-  const char* reason = nullptr;                                            ///< why the world was refused
-  int lane = 0;                                                            ///< of a message: its lane on this rank
+  int rank = 0;                     ///< where
+  int step = 0;                     ///< when
+  orrery::schedule::block block{};  ///< of what (of a pair: the query block)
+  int peer = 0;                     ///< with whom (of a pair: the key shard)
+  const char* reason = nullptr;  ///< why the world was refused; of a missing pair: which pairs the topology leaves out
+  int lane = 0;                  ///< of a message: its lane on this rank
   orrery::schedule::payload payload = orrery::schedule::payload::operand;  ///< of a message
   detail::fault_clue clue{};                                               ///< the exchange that explains the fault
   detail::refusing_part refused_part{};  ///< the part of the topology that refuses its world
@@ -217,6 +217,7 @@ struct verdict_words {
       case fault::pair_computed_twice:
         return at + what + " meets " + key() + " for the second time; leave one of the two tiles out";
       case fault::pair_missing:
+        if (v.reason != nullptr) return what + " never meets " + key() + ": the topology " + v.reason;
         return what + " never meets " + key() + "; let the two interact, for example on rank " + number(v.rank) +
                ", which has the queries";
       case fault::partial_not_held:

@@ -3,9 +3,12 @@
 
 #include "orrery/config.hpp"
 
+#include <concepts>
+
 #include "orrery/schedule/detail/schedule_digest.hpp"
 #include "orrery/schedule/detail/symmetry.hpp"
 #include "orrery/schedule/program.hpp"
+#include "orrery/schedule/relation.hpp"
 #include "orrery/topology/topology.hpp"
 #include "orrery/verify/detail/message_proof.hpp"
 #include "orrery/verify/detail/pair_coverage.hpp"
@@ -23,8 +26,8 @@ namespace orrery::detail {
 ///    home.
 /// 2. All messages (`match`): the k-th message from rank a to rank b in a lane, and the k-th that b awaits from a, name
 ///    the same blocks. With 1, every operand is a true copy and every partial is merged exactly once.
-/// 3. All tiles (`cover`): each visible pair of chunks is computed exactly once in each slice. (A shard that is not
-///    cut is one chunk.)
+/// 3. All tiles (`cover`): each visible pair of chunks is computed exactly once in each slice. Others may be, any
+///    number of times: an interaction adds nothing for them. (A shard that is not cut is one chunk.)
 /// 4. Progress (`advance`): all ranks reach their end even if no send completes before it is received.
 ///
 /// It may be given the programs of the first ranks only, if those of all others are the same after all ranks and shards
@@ -49,7 +52,8 @@ class verification {
     subject_.found.chunks = programs.items[0].chunks;
   }
 
-  template <class Visible>
+  /// For programs of the first period, `visible` must be `every_pair`.
+  template <pair_relation Visible>
   constexpr verdict run(const Visible& visible) {
     rank_walk walk{subject_};
     for (int rank = 0; rank < subject_.period; ++rank) {
@@ -83,35 +87,66 @@ template <topology Topology>
   return !has_unsupported_reason(t);
 }
 
+/// A fault, with what is known of the topology that wrote the programs. `ranks_differ`: its ranks are not all alike.
+template <topology Topology>
+[[nodiscard]] constexpr verdict of_topology(verdict v, const Topology& t, bool ranks_differ) {
+  if (v.found == fault::pair_missing) v.reason = pairs_left_out(t);
+  v.any_world = ranks_differ && v.reason == nullptr && may_be_of_world(v, t);
+  return v;
+}
+
+/// The verdict that a world is refused.
+[[nodiscard]] constexpr verdict refused_world(int world, const char* reason) {
+  verdict refusal;
+  refusal.found = fault::world_refused;
+  refusal.world = world;
+  refusal.reason = reason;
+  return refusal;
+}
+
+/// The verdict that a rank's program is another one's.
+[[nodiscard]] constexpr verdict program_of_other(int world, int rank) {
+  verdict refusal;
+  refusal.found = fault::program_of_another;
+  refusal.world = world;
+  refusal.rank = rank;
+  return refusal;
+}
+
+/// Is the relation one of this world, with as many chunks a shard? Functions are of any number.
+template <pair_relation Visible>
+[[nodiscard]] constexpr bool is_of_world(const Visible& visible, int world, int chunks) {
+  if constexpr (std::same_as<Visible, schedule::relation>) {
+    return visible.world() == world && visible.chunks() == chunks;
+  } else {
+    return true;
+  }
+}
+
 }  // namespace orrery::detail
 
 namespace orrery {
 
-/// All pairs of shards are visible: what a mask that is not known at plan time asks for.
-struct every_pair {
-  [[nodiscard]] constexpr bool operator()(int, int) const noexcept { return true; }
-};
-
 /// Proves the finished programs of all ranks, in the order of the ranks; see `verification` for what and how.
-/// `visible(query, key)` says which pairs must be computed; others may be. It is given the numbers of two chunks, s *
-/// chunks + c of chunk c of shard s: of two shards, where these are not cut.
-template <class Visible = every_pair>
+///
+/// `visible(query, key)` says which pairs must be computed, and that exactly once; others may be, any number of times,
+/// since an interaction adds nothing for a pair that its mask hides. It is given the numbers of two chunks, s * chunks
+/// + c of chunk c of shard s: of two shards, where these are not cut. It is a function, or a `schedule::relation`, with
+/// which a proof takes least time.
+template <pair_relation Visible = every_pair>
 [[nodiscard]] constexpr verdict verify(const schedule::list<schedule::program>& programs, const Visible& visible = {}) {
-  verdict refusal;
-  refusal.world = programs.size();
-  if (programs.empty()) {
-    refusal.found = fault::world_refused;
-    refusal.reason = "needs a world of at least one rank";
-    return refusal;
+  if (programs.empty()) return detail::refused_world(0, "needs a world of at least one rank");
+  if (!detail::is_of_world(visible, programs.size(), programs[0].chunks)) {
+    return detail::refused_world(programs.size(),
+                                 "is asked for the pairs of another world; make the relation for this number of ranks "
+                                 "and of chunks");
   }
   for (int rank = 0; rank < programs.size(); ++rank) {
     const schedule::program& p = programs[rank];
     if (p.rank == rank && p.world == programs.size() && p.pass == programs[0].pass && p.slices == programs[0].slices &&
         p.chunks == programs[0].chunks && p.chunks >= 1 && p.chunks <= schedule::most_chunks)
       continue;
-    refusal.found = fault::program_of_another;
-    refusal.rank = rank;
-    return refusal;
+    return detail::program_of_other(programs.size(), rank);
   }
   return detail::verification{programs}.run(visible);
 }
@@ -129,11 +164,8 @@ template <class Visible = every_pair>
 template <topology Topology>
 [[nodiscard]] constexpr verdict verify(const Topology& t, int world, schedule::pass p = schedule::pass::forward,
                                        schedule::schedule_digest* digest = nullptr) {
-  verdict refusal;
-  refusal.world = world;
   if (const char* reason = unsupported_reason(t, world, p)) {
-    refusal.found = fault::world_refused;
-    refusal.reason = reason;
+    verdict refusal = detail::refused_world(world, reason);
     refusal.refused_part = detail::refusing_part_of(t, world, p);
     return refusal;
   }
@@ -151,11 +183,8 @@ template <topology Topology>
       one = static_cast<schedule::program&&>(all[rank]);
     }
     if (one.rank != rank || one.world != world || one.pass != p || one.slices != slices_of(t, world) ||
-        one.chunks < 1 || one.chunks > schedule::most_chunks || (rank > 0 && one.chunks != first[0].chunks)) {
-      refusal.found = fault::program_of_another;
-      refusal.rank = rank;
-      return refusal;
-    }
+        one.chunks < 1 || one.chunks > schedule::most_chunks || (rank > 0 && one.chunks != first[0].chunks))
+      return detail::program_of_other(world, rank);
     if (digest != nullptr) digest->add_remarks(one);
     if (period == 0 && rank > 0 && world % rank == 0 && schedule::is_rotation(first[0], one, rank)) period = rank;
     if (period == 0) {
@@ -175,7 +204,7 @@ template <topology Topology>
     }
     detail::verification proof{first, world, static_cast<schedule::list<int>&&>(alike)};
     verdict found = proof.run(every_pair{});
-    if (!found.ok()) found.any_world = period != 1 && detail::may_be_of_world(found, t);
+    if (!found.ok()) found = detail::of_topology(found, t, period != 1);
     if (!found.ok() || proof.in_step()) return found;
   }
   // The first ranks' programs do not speak for all.
@@ -186,8 +215,35 @@ template <topology Topology>
     digest->add(programs.items[rank]);
   }
   verdict found = verify(programs);
-  if (!found.ok()) found.any_world = period != 1 && detail::may_be_of_world(found, t);
-  return found;
+  return found.ok() ? found : detail::of_topology(found, t, period != 1);
+}
+
+/// Proves a topology's schedule, as it is written, for the pairs that `visible(query shard, key shard)` asks for: what
+/// a mask and a layout leave of all pairs.
+///
+///     static_assert(orrery::verify(orrery::half_ring{}, 16, orrery::pass::forward, orrery::below_diagonal{}));
+///
+/// All ranks' programs are written and proven, since what is visible differs from rank to rank; up to some 32 ranks
+/// within the default limits of compilers.
+template <topology Topology, pair_relation Visible>
+[[nodiscard]] constexpr verdict verify(const Topology& t, int world, schedule::pass p, const Visible& visible) {
+  if constexpr (std::same_as<Visible, every_pair>) {
+    return verify(t, world, p);
+  } else {
+    if (const char* reason = unsupported_reason(t, world, p)) {
+      verdict refusal = detail::refused_world(world, reason);
+      refusal.refused_part = detail::refusing_part_of(t, world, p);
+      return refusal;
+    }
+    const schedule::list<schedule::program> programs = programs_of(t, world, p);
+    for (int rank = 0; rank < world; ++rank) {
+      if (programs.count != world || programs.items[rank].pass != p ||
+          programs.items[rank].slices != slices_of(t, world))
+        return detail::program_of_other(world, rank);
+    }
+    const verdict found = verify(programs, visible);
+    return found.ok() ? found : detail::of_topology(found, t, true);
+  }
 }
 
 }  // namespace orrery

@@ -6,12 +6,14 @@
 #include <cstdint>
 
 #include "orrery/schedule/program.hpp"
+#include "orrery/schedule/relation.hpp"
 #include "orrery/verify/detail/proof_subject.hpp"
 
 namespace orrery::detail {
 
-/// Proves all tiles of a world: each visible pair of chunks is computed exactly once in each slice. Rows are chunks of
-/// queries, columns chunks of keys: chunk c of shard s is number s * chunks + c.
+/// Proves all tiles of a world: each visible pair of chunks is computed exactly once in each slice. What is computed of
+/// other pairs, and how often, does not matter: the interaction hides it. Rows are chunks of queries, columns chunks of
+/// keys: chunk c of shard s is number s * chunks + c.
 class pair_coverage {
  public:
   constexpr explicit pair_coverage(proof_subject& subject)
@@ -22,8 +24,9 @@ class pair_coverage {
         chunks_{subject.programs.items[0].chunks},
         words_{(world_ * chunks_ + 63) / 64} {}
 
-  /// `visible(query, key)`, with the numbers of two chunks, says which pairs must be computed; others may be, once.
-  template <class Visible>
+  /// `visible(query, key)`, with the numbers of two chunks, says which pairs must be computed; others may be. Of a
+  /// world whose programs repeat, it must be `every_pair`.
+  template <pair_relation Visible>
   constexpr bool prove(const Visible& visible) {
     return period_ == world_ ? cover_slice_by_slice(visible) : cover_first_rows(visible);
   }
@@ -41,7 +44,7 @@ class pair_coverage {
 
   /// The rows of the first `period` query shards, in all slices; each tile is moved to where its queries are among
   /// them.
-  template <class Visible>
+  template <pair_relation Visible>
   constexpr bool cover_first_rows(const Visible& visible) {
     const int slices = programs_.items[0].slices;
     const int chunks = chunks_;
@@ -66,7 +69,7 @@ class pair_coverage {
             const int moved = (key.shard - back) * chunks + key.chunk;
             const unsigned column = static_cast<unsigned>(moved < 0 ? moved + columns : moved);
             word& w = bits[column / 64];
-            if ((w >> column % 64 & 1U) != 0)
+            if ((w >> column % 64 & 1U) != 0 && visible(number_of(query), number_of(key)))
               return refuse_pair(fault::pair_computed_twice, rank, i, query, number_of(key));
             w |= word{1} << column % 64;
           }
@@ -89,7 +92,7 @@ class pair_coverage {
   }
 
   /// Are all visible pairs of the first `period` query shards computed in this slice?
-  template <class Visible>
+  template <pair_relation Visible>
   constexpr bool all_visible(const word* computed, int slice, const Visible& visible) {
     const int words = words_;
     const int columns = world_ * chunks_;
@@ -97,21 +100,19 @@ class pair_coverage {
       for (int w = 0; w < words; ++w) {
         const int keys = columns - 64 * w < 64 ? columns - 64 * w : 64;
         const word all = keys == 64 ? ~word{0} : (word{1} << static_cast<unsigned>(keys)) - 1;
-        if (computed[q * words + w] == all) continue;
-        for (int k = 64 * w; k < 64 * w + keys; ++k) {
-          const bool done = (computed[q * words + w] >> static_cast<unsigned>(k % 64) & 1U) != 0;
-          if (!done && visible(q, k)) {
-            const int shard = q / chunks_;
-            return refuse_pair(fault::pair_missing, shard, 0,
-                               {side::query, static_cast<std::uint16_t>(q % chunks_), shard, slice}, k);
-          }
+        const word missing = visible_bits(visible, q, w, all & ~computed[q * words + w]);
+        if (missing != 0) {
+          const int shard = q / chunks_;
+          return refuse_pair(fault::pair_missing, shard, 0,
+                             {side::query, static_cast<std::uint16_t>(q % chunks_), shard, slice},
+                             first_key(w, missing));
         }
       }
     }
     return true;
   }
 
-  template <class Visible>
+  template <pair_relation Visible>
   constexpr bool cover_slice_by_slice(const Visible& visible) {
     const int world = programs_.count;
     const int slices = programs_.items[0].slices;
@@ -135,14 +136,22 @@ class pair_coverage {
         for (word& w : computed) w = 0;
       }
       for (int t = first_tile[slice]; t != none; t = tiles.items[t].next) {
-        if (!mark(tiles.items[t].rank, tiles.items[t].step, computed, tile_keys)) return false;
+        if (!mark(tiles.items[t].rank, tiles.items[t].step, computed, tile_keys, visible)) return false;
       }
       if (!all_visible(computed.items, slice, visible)) return false;
     }
     return true;
   }
 
-  constexpr bool mark(int rank, int step, list<word>& computed, list<word>& tile_keys) {
+  /// The key of the lowest bit of word w of a row.
+  [[nodiscard]] static constexpr int first_key(int w, word bits) {
+    int key = 64 * w;
+    while ((bits >> static_cast<unsigned>(key % 64) & 1U) == 0) ++key;
+    return key;
+  }
+
+  template <pair_relation Visible>
+  constexpr bool mark(int rank, int step, list<word>& computed, list<word>& tile_keys, const Visible& visible) {
     const program& p = programs_.items[rank];
     const int words = tile_keys.count;
     const range& queries = p.steps.items[step].tile.queries;
@@ -155,7 +164,7 @@ class pair_coverage {
         word* const row = computed.items + (query.shard * chunks_ + query.chunk) * words;
         for (const held_block* key = p.keys.items + keys.first; key != end; ++key) {
           const auto column = static_cast<unsigned>(key->block.shard * chunks_ + key->block.chunk);
-          if ((row[column / 64] >> column % 64 & 1U) != 0)
+          if ((row[column / 64] >> column % 64 & 1U) != 0 && visible(number_of(query), number_of(key->block)))
             return refuse_pair(fault::pair_computed_twice, rank, step, query, number_of(key->block));
           row[column / 64] |= word{1} << column % 64;
         }
@@ -169,7 +178,7 @@ class pair_coverage {
       const int column = key.shard * chunks_ + key.chunk;
       const word bit = word{1} << static_cast<unsigned>(column % 64);
       word& w = tile_keys.items[column / 64];
-      if ((w & bit) != 0) {
+      if ((w & bit) != 0 && is_seen(p, queries, column, visible)) {
         return refuse_pair(fault::pair_computed_twice, rank, step, p.queries[queries.first].block, column);
       }
       w |= bit;
@@ -178,16 +187,20 @@ class pair_coverage {
       const block& query = p.queries.items[q].block;
       word* const row = computed.items + (query.shard * chunks_ + query.chunk) * words;
       for (int w = 0; w < words; ++w) {
-        const word twice = row[w] & tile_keys.items[w];
-        if (twice != 0) {
-          int column = 64 * w;
-          while ((twice >> static_cast<unsigned>(column % 64) & 1U) == 0) ++column;
-          return refuse_pair(fault::pair_computed_twice, rank, step, query, column);
-        }
+        const word twice = visible_bits(visible, number_of(query), w, row[w] & tile_keys.items[w]);
+        if (twice != 0) return refuse_pair(fault::pair_computed_twice, rank, step, query, first_key(w, twice));
         row[w] |= tile_keys.items[w];
       }
     }
     return true;
+  }
+
+  /// Do any of these queries see the key?
+  template <pair_relation Visible>
+  [[nodiscard]] constexpr bool is_seen(const program& p, const range& queries, int key, const Visible& visible) const {
+    for (int q = queries.first; q < queries.end(); ++q)
+      if (visible(number_of(p.queries.items[q].block), key)) return true;
+    return false;
   }
 
   proof_subject& subject_;

@@ -46,7 +46,7 @@ template <topology Topology>
       if (known.world == world && known.pass == p && is_same_value(known.topology, t)) return known.proven;
     }
     proven.found = verify(t, world, p, &proven.digest);
-    if (proven.found.found == fault::world_refused) return proven;  // its reason may live no longer than t: not kept
+    if (proven.found.reason != nullptr) return proven;  // it may live no longer than t: not kept
     if (answers.size() == most) answers.clear();
     answers.push_back({t, world, p, proven});
   } else {

@@ -1,0 +1,108 @@
+// Copyright The Orrery authors. SPDX-License-Identifier: Apache-2.0
+#include "orrery/topology/half_ring.hpp"
+
+#include <cstdint>
+
+#include <doctest/doctest.h>
+
+#include "orrery/draw/grid.hpp"
+#include "orrery/kernel/flash.hpp"
+#include "orrery/kernel/reference.hpp"
+#include "orrery/mask/mask.hpp"
+#include "orrery/predict/traffic.hpp"
+#include "orrery/topology/named.hpp"
+#include "orrery/verify/verify.hpp"
+
+#include "support/planned.hpp"
+#include "verify/every_topology.hpp"
+
+using orrery::half_ring;
+using orrery::pass;
+
+static_assert(orrery::topology<half_ring> && orrery::topology_with_backward<half_ring>);
+static_assert(orrery::verify(half_ring{}, 16, pass::circulate_queries, orrery::below_diagonal{}));
+
+namespace {
+
+/// Its forward alone: the backward is derived.
+struct forward_of_half_ring {
+  static constexpr orrery::program program(int rank, int world) { return half_ring::program(rank, world); }
+};
+
+double average(const orrery::traffic_report& report) {
+  double sum = 0;
+  for (const orrery::rank_traffic& rank : report.ranks) sum += rank.units_sent(report.weights, report.slices);
+  return sum / report.world;
+}
+
+}  // namespace
+
+TEST_CASE("the half ring is right for every world") {
+  for (int world = 1; world <= 66; ++world) {
+    for (const pass p : topologies::every_pass) {
+      CAPTURE(world);
+      const orrery::verdict v = orrery::verify(half_ring{}, world, p, orrery::below_diagonal{});
+      INFO(v.message());
+      INFO(orrery::draw_grid(orrery::programs_of(half_ring{}, world, p)));
+      CHECK(v.ok());
+    }
+    CHECK(orrery::verify(forward_of_half_ring{}, world, pass::circulate_keys, orrery::below_diagonal{}).ok());
+  }
+}
+
+TEST_CASE("the half ring computes each pair below the diagonal once, and no other, alike on all ranks") {
+  for (const int world : {5, 16}) {
+    std::int64_t pairs = 0;
+    const auto report = orrery::traffic(half_ring{}, world);
+    for (const orrery::rank_traffic& rank : report.ranks) {
+      pairs += rank.pairs;
+      CHECK(rank.pairs == rank.tiles);
+      CHECK((rank.tiles == world / 2 + 1 || (world % 2 == 0 && rank.tiles == world / 2)));
+    }
+    CHECK(pairs == world * (world + 1) / 2);
+  }
+}
+
+TEST_CASE("the half ring's traffic is what its header says") {
+  const auto forward = orrery::traffic(half_ring{}, 16);
+  CHECK(average(forward) == 15);
+  CHECK(forward.units_sent == 17);
+  CHECK(forward.node_egress(4) == 19);
+  CHECK(forward.steps == 9);
+  const auto backward = orrery::traffic(half_ring{}, 16, pass::circulate_keys);
+  CHECK(average(backward) == 28.25);
+  CHECK(backward.units_sent == 34);
+  CHECK(backward.node_egress(4) == 44);
+  CHECK(average(orrery::traffic(half_ring{}, 16, pass::circulate_queries)) == 28.25);
+  const auto derived = orrery::traffic(forward_of_half_ring{}, 16, pass::circulate_keys);
+  CHECK(average(derived) == 28.25);
+  CHECK(derived.units_sent == 34);
+  CHECK(orrery::traffic(half_ring{}, 64).units_sent == 65);
+  CHECK(orrery::traffic(half_ring{}, 64).node_egress(8) == 72);
+}
+
+TEST_CASE("the half ring has a name") {
+  CHECK(orrery::topology_named("half_ring").name() == "half_ring");
+  CHECK(orrery::topology_named("all_to_all<2,half_ring>").name() == "all_to_all<2,half_ring>");
+}
+
+TEST_CASE("causal attention over a half ring") {
+  std::uint64_t seed = 0;
+  for (const int world : {1, 2, 3, 4, 5, 8, 16}) {
+    for (const pass p : {pass::circulate_keys, pass::circulate_queries}) {
+      for (const std::int64_t offset : {0, -30}) {
+        CAPTURE(world);
+        CAPTURE(offset);
+        CHECK(planned::failures<orrery::flash<double>>(
+                  orrery::programs_of(half_ring{}, world), orrery::programs_of(half_ring{}, world, p),
+                  {.length = 83, .query_heads = 4, .key_heads = 2, .head_dim = 8, .value_dim = 4},
+                  orrery::causal{offset}, orrery::contiguous{}, ++seed) == "");
+      }
+    }
+    CHECK(planned::failures<orrery::reference<float>>(
+              orrery::programs_of(half_ring{}, world),
+              orrery::programs_of(forward_of_half_ring{}, world, pass::circulate_keys),
+              {.batch = 2, .length = 29, .query_heads = 2, .head_dim = 4}, orrery::causal{}, orrery::contiguous{},
+              ++seed) == "");
+  }
+}

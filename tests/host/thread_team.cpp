@@ -219,12 +219,9 @@ TEST_CASE("only the calling thread polls") {
     std::atomic<int> polls_of_others{0};
     std::thread::id caller = std::this_thread::get_id();
   } local;
-  const auto poll = [](void* of) {
-    poller& p = *static_cast<poller*>(of);
-    ++(std::this_thread::get_id() == p.caller ? p.polls : p.polls_of_others);
-  };
+  const auto poll = [](poller& p) { ++(std::this_thread::get_id() == p.caller ? p.polls : p.polls_of_others); };
   thread_team team{3};
-  const orrery::host_context context{&team, poll, &local};
+  const orrery::host_context context{&team, {local, poll}};
   CHECK(context.threads() == 3);
   std::atomic<int> nested{0};
   std::atomic<int> met{0};

@@ -8,6 +8,7 @@
 #include <span>
 #include <vector>
 
+#include "orrery/detail/function_ref.hpp"
 #include "orrery/schedule/detail/slot_state.hpp"
 #include "orrery/schedule/list.hpp"
 #include "orrery/schedule/walk.hpp"
@@ -32,19 +33,14 @@ class block_sizes {
   template <class Interaction>
   explicit block_sizes(const Interaction& work)
       : sides{Interaction::operands},
-        work_{&work},
-        tensor_{[](const void* erased, int t, const block& b) -> std::int64_t {
-          return static_cast<const Interaction*>(erased)->operand_bytes(t, b);
-        }},
-        partial_{[](const void* erased, const block& b) -> std::int64_t {
-          return static_cast<const Interaction*>(erased)->partial_bytes(b);
-        }} {}
+        tensor_{work, [](const Interaction& of, int t, const block& b) { return of.operand_bytes(t, b); }},
+        partial_{work, [](const Interaction& of, const block& b) { return of.partial_bytes(b); }} {}
 
   [[nodiscard]] std::int64_t bytes(payload c, const block& b) const {
-    return c == payload::partial ? partial_(work_, b) : bytes_before(static_cast<int>(sides.size()), b);
+    return c == payload::partial ? partial_(b) : bytes_before(static_cast<int>(sides.size()), b);
   }
   /// The bytes of one tensor of an operand.
-  [[nodiscard]] std::int64_t tensor(int t, const block& b) const { return tensor_(work_, t, b); }
+  [[nodiscard]] std::int64_t tensor(int t, const block& b) const { return tensor_(t, b); }
   /// The bytes of the tensors of an operand that come before tensor t.
   [[nodiscard]] std::int64_t bytes_before(int t, const block& b) const {
     std::int64_t sum = 0;
@@ -55,9 +51,8 @@ class block_sizes {
   }
 
  private:
-  const void* work_;
-  std::int64_t (*tensor_)(const void* work, int, const block&);
-  std::int64_t (*partial_)(const void* work, const block&);
+  function_ref<std::int64_t(int tensor, const block&)> tensor_;
+  function_ref<std::int64_t(const block&)> partial_;
 };
 
 /// One rank's program with an address for every block: what an executor runs, for every interaction and transport.
@@ -108,6 +103,8 @@ class executor_plan {
       for (const std::int64_t size : of_kind) count(size);
     }
     for (const own_operand& operand : own_operands_) count(sizes.bytes(payload::operand, operand.block));
+    // Slots that hold only empty blocks have addresses, too: a null address is the rank's own shard.
+    if (workspace_bytes_ == 0 && !p.received.empty()) workspace_bytes_ = aligned(1);
   }
 
   [[nodiscard]] std::int64_t workspace_bytes() const noexcept { return workspace_bytes_; }
@@ -220,11 +217,15 @@ class executor_plan {
   void find_untouched(const program& p) {
     for (const side s : {side::query, side::key}) {
       if (!has_partials(p.pass, s)) continue;
-      list<bool> touched(p.slices);
+      list<bool> touched(p.slices * p.chunks);
       for (const own_result& result : own_results_)
-        if (result.block.side == s) touched[result.block.slice] = true;
-      for (int slice = 0; slice < p.slices; ++slice)
-        if (!touched[slice]) untouched.push_back({s, p.rank, slice});
+        if (result.block.side == s) touched[result.block.slice * p.chunks + result.block.chunk] = true;
+      for (int slice = 0; slice < p.slices; ++slice) {
+        for (int chunk = 0; chunk < p.chunks; ++chunk) {
+          if (touched[slice * p.chunks + chunk]) continue;
+          untouched.push_back({s, static_cast<std::uint16_t>(chunk), p.rank, slice});
+        }
+      }
     }
   }
 

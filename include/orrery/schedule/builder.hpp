@@ -28,6 +28,12 @@ struct every_two_ranks {
   [[nodiscard]] constexpr bool operator()(int, int) const noexcept { return true; }
 };
 
+/// Leaves the ranks and blocks of a program that is written again as they are (see `builder::repeat`).
+struct same_place {
+  [[nodiscard]] static constexpr int rank(int r) noexcept { return r; }
+  [[nodiscard]] static constexpr blocks blocks_of(const block& b) noexcept { return b; }
+};
+
 /// Writes one rank's program, step by step. Shards are taken modulo the world.
 ///
 ///     orrery::builder schedule{rank, world};
@@ -40,13 +46,18 @@ struct every_two_ranks {
 ///
 /// Exchanges belong to the step in which they are written and are in flight while its tile is computed. A builder turns
 /// into a `program` once.
+///
+/// A topology leaves `chunks` at 1. With more, it is one chunk of a shard that each `blocks` names (see
+/// `blocks::in_chunk`); `all_gather` and `reduce_scatter` then speak of chunk 0 only.
 class builder {
  public:
-  constexpr builder(int rank, int world, pass p = pass::forward, int slices = 1) : rank_{rank}, world_{world} {
+  constexpr builder(int rank, int world, pass p = pass::forward, int slices = 1, int chunks = 1)
+      : rank_{rank}, world_{world} {
     program_.rank = rank;
     program_.world = world;
     program_.pass = p;
     program_.slices = slices;
+    program_.chunks = chunks;
   }
 
   /// Every rank sends `sent` to the rank `distance` further on and receives from the rank `distance` back what that one
@@ -54,7 +65,7 @@ class builder {
   constexpr void shift(const blocks& sent, int distance, in_flight flight = {}, payload what = payload::operand) {
     begin_exchange(wrapped(rank_ + distance), wrapped(rank_ - distance), flight, what);
     send(sent);
-    receive({sent.side, sent.first - distance, sent.count, sent.stride, sent.slice, sent.slices});
+    receive({sent.side, sent.first - distance, sent.count, sent.stride, sent.slice, sent.slices, sent.chunk});
   }
 
   /// Begins an exchange of this step with rank `to`, which gets what the following `send` calls name, and rank `from`,
@@ -78,11 +89,13 @@ class builder {
     if (!sending_) return;
     block* to = program_.sent.extend(sent.count * sent.slices);
     if (sent.count * sent.slices == 1)  // as most are
-      *to = {sent.side, sent.first >= 0 && sent.first < world_ ? sent.first : wrapped(sent.first), sent.slice};
+      *to = {sent.side, static_cast<std::uint16_t>(sent.chunk),
+             sent.first >= 0 && sent.first < world_ ? sent.first : wrapped(sent.first), sent.slice};
     else
       for (int slice = sent.slice; slice < sent.slice + sent.slices; ++slice, to += 1)
         for (int i = 0, shard = sent.first; i < sent.count; ++i, shard += sent.stride)
-          to[i * sent.slices] = {sent.side, shard >= 0 && shard < world_ ? shard : wrapped(shard), slice};
+          to[i * sent.slices] = {sent.side, static_cast<std::uint16_t>(sent.chunk),
+                                 shard >= 0 && shard < world_ ? shard : wrapped(shard), slice};
     program_.exchanges.items[program_.exchanges.count - 1].sent.count += sent.count * sent.slices;
   }
   constexpr void receive(const blocks& received) {
@@ -145,22 +158,29 @@ class builder {
     mark_collective(collective_kind::reduce_scatter, group, first);
   }
 
-  /// Writes step `index` of another program of this rank into this step.
-  constexpr void repeat(const program& other, int index) {
+  /// Writes step `index` of another program of this rank into this step. `place` may move it to other ranks and blocks:
+  /// place.rank(r) is the rank in place of r, which must be linear in r, and place.blocks_of(b) the blocks in place of
+  /// b.
+  template <class Place = same_place>
+  constexpr void repeat(const program& other, int index, const Place& place = {}) {
     const step& original = other.steps[index];
     const int shift = program_.exchanges.count - original.exchanges.first;
+    const auto peer = [&](int rank) { return rank == no_rank ? no_rank : place.rank(rank); };
     for (const exchange& posted : other.exchanges_of(original)) {
-      begin_exchange(posted.to, posted.from, {posted.lane, posted.complete_before - posted.posted}, posted.payload);
-      for (const block& sent : other.sent_by(posted)) send(sent);
-      for (const held_block& received : other.received_by(posted)) receive(received.block);
+      begin_exchange(peer(posted.to), peer(posted.from), {posted.lane, posted.complete_before - posted.posted},
+                     posted.payload);
+      for (const block& sent : other.sent_by(posted)) send(place.blocks_of(sent));
+      for (const held_block& received : other.received_by(posted)) receive(place.blocks_of(received.block));
     }
     for (const collective& native : other.collectives) {
       if (!original.exchanges.contains(native.exchanges.first)) continue;
-      program_.collectives.push_back(native);
-      program_.collectives.back().exchanges.first += shift;
+      const int first = place.rank(native.first_rank);
+      const int stride = place.rank(native.first_rank + native.rank_stride) - first;
+      mark_collective(native.kind, {first, native.ranks, stride},
+                      range{native.exchanges.first + shift, native.exchanges.count});
     }
-    for (const held_block& query : other.queries_of(original.tile)) add_to_tile(query.block);
-    for (const held_block& key : other.keys_of(original.tile)) add_to_tile(key.block);
+    for (const held_block& query : other.queries_of(original.tile)) add_to_tile(place.blocks_of(query.block));
+    for (const held_block& key : other.keys_of(original.tile)) add_to_tile(place.blocks_of(key.block));
   }
 
   /// Marks the exchanges of this step from index `first` on as a collective over `group`.
@@ -187,12 +207,15 @@ class builder {
   constexpr void append(list<held_block>& holders, const blocks& added) {
     held_block* to = holders.extend(added.count * added.slices);
     if (added.count * added.slices == 1)
-      *to = {{added.side, added.first >= 0 && added.first < world_ ? added.first : wrapped(added.first), added.slice},
+      *to = {{added.side, static_cast<std::uint16_t>(added.chunk),
+              added.first >= 0 && added.first < world_ ? added.first : wrapped(added.first), added.slice},
              no_slot};
     else
       for (int slice = added.slice; slice < added.slice + added.slices; ++slice, to += 1)
         for (int i = 0, shard = added.first; i < added.count; ++i, shard += added.stride)
-          to[i * added.slices] = {{added.side, shard >= 0 && shard < world_ ? shard : wrapped(shard), slice}, no_slot};
+          to[i * added.slices] = {{added.side, static_cast<std::uint16_t>(added.chunk),
+                                   shard >= 0 && shard < world_ ? shard : wrapped(shard), slice},
+                                  no_slot};
   }
 
   constexpr void drop_empty_end() {

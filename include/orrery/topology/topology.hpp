@@ -130,18 +130,15 @@ template <topology Topology>
   }
 }
 
-/// Is this pass of the topology derived from its forward?
+/// Are the topology's backwards derived from its forward?
 template <topology Topology>
-[[nodiscard]] constexpr bool is_derived(pass p) {
-  if constexpr (topology_with_backward<Topology> || requires(const Topology& t) { t.programs(1, p); }) {
-    return false;
-  } else {
-    return p != pass::forward;
-  }
-}
+inline constexpr bool derives_backwards = !topology_with_backward<Topology> && !requires(const Topology& t) {
+  t.programs(1, pass::forward);
+};
 
-/// A pass that is derived. The world must be admitted.
+/// A backward that is derived. The world must be admitted.
 template <topology Topology>
+  requires derives_backwards<Topology>
 [[nodiscard]] constexpr derived_backward derived_pass(const Topology& t, int world, pass p) {
   list<program> forward(world);
   for (int rank = 0; rank < world; ++rank) forward[rank] = t.program(rank, world);
@@ -160,7 +157,7 @@ template <topology Topology>
     return all;
   } else {
     list<program> all(world);
-    if (is_derived<Topology>(p)) {
+    if (p != pass::forward) {
       const derived_backward derived = derived_pass(t, world, p);
       for (int rank = 0; rank < world; ++rank) all[rank] = derived.of(rank);
     } else {
@@ -177,8 +174,11 @@ template <topology Topology>
     return t.program(rank, world, p);
   } else {
     if (p == pass::forward) return t.program(rank, world);
-    if constexpr (requires { t.programs(world, p); }) return t.programs(world, p)[rank];
-    else return derived_pass(t, world, p).of(rank);
+    if constexpr (derives_backwards<Topology>) {
+      return derived_pass(t, world, p).of(rank);
+    } else {
+      return t.programs(world, p)[rank];
+    }
   }
 }
 

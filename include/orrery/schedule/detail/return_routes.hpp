@@ -3,6 +3,8 @@
 
 #include "orrery/config.hpp"
 
+#include <cstdint>
+
 #include "orrery/schedule/builder.hpp"
 #include "orrery/schedule/list.hpp"
 #include "orrery/schedule/program.hpp"
@@ -28,44 +30,54 @@ class return_routes {
       : world_{forward.count},
         period_{period},
         slices_{forward.items[0].slices},
+        chunks_{forward.items[0].chunks},
         sent_to_(period * world_),
-        known_(period * slices_),
+        known_(period * slices_ * chunks_),
         places_(world_),
-        messages_(period),
         of_{of} {
+    ends_.reserve(2 * period * (forward.items[0].steps.count + 4));
     read(forward, of);
     list<int> by_arrival(steps_of_forward_ + 2);
-    for (int item = 0; item < period * slices_; ++item) route(item, by_arrival);
+    for (int item = 0; item < period * slices_ * chunks_; ++item) route(item, by_arrival);
   }
 
   /// One more than the last step in which a partial is sent.
   [[nodiscard]] constexpr int steps() const noexcept { return steps_; }
 
-  /// Writes a rank's exchanges of one step.
+  /// Writes a rank's exchanges of one step: one message for all that goes to one rank in one lane.
   constexpr void write(builder& schedule, int rank, int step) const {
-    const list<of_step>& all = messages_.items[rank];
-    if (step >= all.count) return;
-    const list<message>& sent = all.items[step].sent;
-    const list<message>& received = all.items[step].received;
-    list<int> paired(received.count);
-    for (const message& one : sent) {
-      int other = 0;
-      while (other < received.count && (paired.items[other] != 0 || received.items[other].lane != one.lane ||
-                                        received.items[other].complete_before != one.complete_before))
-        ++other;
-      const bool both = other < received.count;
-      schedule.begin_exchange(one.peer, both ? received.items[other].peer : no_rank,
-                              {lanes_[one.lane], one.complete_before - step}, payload::partial);
-      for (const block& b : one.blocks) schedule.send(b);
-      if (!both) continue;
-      for (const block& b : received.items[other].blocks) schedule.receive(b);
-      paired.items[other] = 1;
+    if (step >= steps_) return;
+    const ends& out = ends_.items[place_of(rank, step, sends)];
+    const ends& in = ends_.items[place_of(rank, step, receives)];
+    if (out.first == out.last && in.first == in.last && out.first != none && in.first != none) {  // as most are
+      const parcel& one = parcels_.items[out.first];
+      const parcel& other = parcels_.items[in.first];
+      if (one.lane == other.lane && one.complete_before == other.complete_before) {
+        schedule.begin_exchange(one.peer, other.peer, {lanes_[one.lane], one.complete_before - step}, payload::partial);
+        schedule.send(one.what);
+        schedule.receive(other.what);
+        return;
+      }
     }
-    for (int i = 0; i < received.count; ++i) {
-      if (paired.items[i] != 0) continue;
-      const message& one = received.items[i];
+    list<message> sent = messages_of(rank, step, sends);
+    list<message> received = messages_of(rank, step, receives);
+    for (const message& one : sent) {
+      message* other = received.items;
+      message* const end = other + received.count;
+      while (other != end && (other->lane != one.lane || other->complete_before != one.complete_before)) ++other;
+      schedule.begin_exchange(one.peer, other != end ? other->peer : no_rank,
+                              {lanes_[one.lane], one.complete_before - step}, payload::partial);
+      for (int i = one.first; i != none; i = with(one, parcels_.items[i].next)) schedule.send(parcels_.items[i].what);
+      if (other == end) continue;
+      for (int i = other->first; i != none; i = with(*other, parcels_.items[i].next))
+        schedule.receive(parcels_.items[i].what);
+      other->lane = none;  // is written
+    }
+    for (const message& one : received) {
+      if (one.lane == none) continue;
       schedule.begin_exchange(no_rank, one.peer, {lanes_[one.lane], one.complete_before - step}, payload::partial);
-      for (const block& b : one.blocks) schedule.receive(b);
+      for (int i = one.first; i != none; i = with(one, parcels_.items[i].next))
+        schedule.receive(parcels_.items[i].what);
     }
   }
 
@@ -92,16 +104,50 @@ class return_routes {
     int send;    ///< the step in which it is sent; none: there is nothing
     int met;
   };
-  struct message {
+  /// A partial that a rank of the period sends, or receives, in some step.
+  struct parcel {
     int peer;
     int lane;  ///< index in lanes_
     int complete_before;
-    list<block> blocks;
+    block what;
+    int next;  ///< of this rank, in this step and direction
   };
-  struct of_step {
-    list<message> sent;
-    list<message> received;
+  /// Those that travel together.
+  struct message {
+    int peer;
+    int lane;
+    int complete_before;
+    int first;
   };
+  enum direction { sends, receives };
+
+  /// The first parcel of the message from this one on.
+  [[nodiscard]] constexpr int with(const message& one, int parcel) const {
+    while (parcel != none && (parcels_.items[parcel].peer != one.peer || parcels_.items[parcel].lane != one.lane))
+      parcel = parcels_.items[parcel].next;
+    return parcel;
+  }
+
+  [[nodiscard]] constexpr list<message> messages_of(int rank, int step, direction which) const {
+    list<message> all;
+    for (int i = ends_.items[place_of(rank, step, which)].first; i != none; i = parcels_.items[i].next) {
+      const parcel& one = parcels_.items[i];
+      int at = 0;
+      while (at < all.count && (all.items[at].peer != one.peer || all.items[at].lane != one.lane)) ++at;
+      if (at == all.count) all.push_back({one.peer, one.lane, one.complete_before, i});
+      if (one.complete_before < all.items[at].complete_before) all.items[at].complete_before = one.complete_before;
+    }
+    return all;
+  }
+
+  /// The ends of a chain of parcels.
+  struct ends {
+    int first;
+    int last;
+  };
+  [[nodiscard]] constexpr int place_of(int rank, int step, direction which) const noexcept {
+    return (step * period_ + rank) * 2 + which;
+  }
 
   [[nodiscard]] constexpr int wrapped(int rank) const noexcept {
     return rank < 0 ? rank + world_ : rank >= world_ ? rank - world_ : rank;
@@ -140,19 +186,19 @@ class return_routes {
   /// Notes a fact of a rank of the period for the rotation of the block that is owned by one.
   constexpr void add(const block& b, side of, fact what) {
     // What does not exist is `verify`'s to name.
-    if (b.side != of || b.shard < 0 || b.shard >= world_ || b.slice < 0 || b.slice >= slices_ || what.step < 0 ||
-        what.step > steps_of_forward_)
+    if (b.side != of || b.shard < 0 || b.shard >= world_ || b.slice < 0 || b.slice >= slices_ || b.chunk >= chunks_ ||
+        what.step < 0 || what.step > steps_of_forward_)
       return;
     const int owner = b.shard % period_;
     const int distance = owner - b.shard;
     if (what.rank == b.shard) return;
     what.rank = wrapped(what.rank + distance);
     if (what.from != no_rank) what.from = wrapped(what.from + distance);
-    known_.items[owner * slices_ + slice_back(b.slice, -distance)].push_back(what);
+    known_.items[(owner * slices_ + slice_back(b.slice, -distance)) * chunks_ + b.chunk].push_back(what);
   }
 
   constexpr void route(int item, list<int>& by_arrival) {
-    const int root = item / slices_;
+    const int root = item / chunks_ / slices_;
     const list<int> ranks = tree(known_.items[item], root, by_arrival);
     close_rings(ranks, root);
     time(ranks, root);
@@ -246,8 +292,9 @@ class return_routes {
 
   /// Adds a rank's partial to the messages of the ranks of the period that do the same.
   constexpr void deliver(int item, int rank, const place& here) {
-    const int owner = item / slices_;
-    const int slice = item % slices_;
+    const int owner = item / chunks_ / slices_;
+    const int slice = item / chunks_ % slices_;
+    const auto chunk = static_cast<std::uint16_t>(item % chunks_);
     int flight = 1;
     if (here.next != owner) {
       const place& next = places_.items[here.next];
@@ -255,35 +302,37 @@ class return_routes {
       if (flight > next.send - here.send) flight = next.send - here.send;
     }
     if (here.send >= steps_) steps_ = here.send + 1;
-    for (const bool sends : {true, false}) {
-      const int self = sends ? rank : here.next;
-      const int peer = sends ? here.next : rank;
-      const int representative = self % period_;
-      const int distance = self - representative;
-      list<of_step>& all = messages_.items[representative];
-      while (all.count <= here.send) all.push_back({});
-      list<message>& messages = sends ? all.items[here.send].sent : all.items[here.send].received;
-      const int to = wrapped(peer - distance);
-      const int lane = flight > 1 ? 1 : 0;
-      int at = 0;
-      while (at < messages.count && (messages.items[at].peer != to || messages.items[at].lane != lane)) ++at;
-      if (at == messages.count) messages.push_back({to, lane, here.send + flight, {}});
-      message& one = messages.items[at];
-      if (here.send + flight < one.complete_before) one.complete_before = here.send + flight;
-      one.blocks.push_back({of_, wrapped(owner - distance), slice_back(slice, distance)});
-    }
+    add_parcel(rank, here.next, sends, here.send, here.send + flight, owner, slice, chunk);
+    add_parcel(here.next, rank, receives, here.send, here.send + flight, owner, slice, chunk);
+  }
+
+  constexpr void add_parcel(int rank, int peer, direction which, int step, int complete_before, int owner, int slice,
+                            std::uint16_t chunk) {
+    const int first = rank % period_;
+    const int distance = rank - first;
+    while (ends_.count < 2 * period_ * (step + 1)) ends_.push_back({none, none});
+    ends& chain = ends_.items[place_of(first, step, which)];
+    (chain.first == none ? chain.first : parcels_.items[chain.last].next) = parcels_.count;
+    chain.last = parcels_.count;
+    parcels_.push_back({wrapped(peer - distance),
+                        complete_before - step > 1 ? 1 : 0,
+                        complete_before,
+                        {of_, chunk, wrapped(owner - distance), slice_back(slice, distance)},
+                        none});
   }
 
   int world_;
   int period_;
   int slices_;
+  int chunks_;
   int steps_ = 0;
   int steps_of_forward_ = 0;
-  int lanes_[2]{};                // for partials that are in flight for one step, and for more
-  list<int> sent_to_;             // does a rank of the period send operands to a rank?
-  list<list<fact>> known_;        // of each block, at [owner * slices + slice]
-  list<place> places_;            // of the block that is being routed
-  list<list<of_step>> messages_;  // of each rank of the period, in each step
+  int lanes_[2]{};          // for partials that are in flight for one step, and for more
+  list<int> sent_to_;       // does a rank of the period send operands to a rank?
+  list<list<fact>> known_;  // of each block, at [(owner * slices + slice) * chunks + chunk]
+  list<place> places_;      // of the block that is being routed
+  list<ends> ends_;         // of the chains of each step, rank of the period and direction
+  list<parcel> parcels_;
   side of_;
 };
 

@@ -54,9 +54,9 @@ int main() {
   const auto compare = [](const auto& topology) {
     const auto forward = orrery::traffic(topology, 8);
     const auto backward = orrery::traffic(topology, 8, orrery::pass::circulate_keys);
-    std::cout << orrery::name_of(topology) << " over 8 ranks sends " << forward.units_sent << " shard units in "
-              << forward.steps << " steps forward, " << backward.units_sent << " in " << backward.steps
-              << " backward, with " << forward.peak_slots << " and " << backward.peak_slots << " block slots\n";
+    std::cout << orrery::name_of(topology) << " over 8 ranks sends " << forward.sent << " shard units in "
+              << forward.steps << " steps forward, " << backward.sent << " in " << backward.steps << " backward, with "
+              << forward.peak_slots << " and " << backward.peak_slots << " block slots\n";
   };
   compare(orrery::ring{});
   compare(two_way_ring{});

@@ -280,10 +280,9 @@ std::string ring_and_concentric_picture() {
       name.replace(i, 1, name[i] == '<' ? "&lt;" : "&gt;");
     }
     out.text({left, 20}, name, "title");
-    out.text(
-        {left, 36},
-        "a rank sends " + text_of(cost.units_sent) + " units in " + std::to_string(cost.messages_sent) + " messages",
-        "small");
+    out.text({left, 36},
+             "a rank sends " + text_of(cost.sent) + " units in " + std::to_string(cost.messages_sent) + " messages",
+             "small");
     for (int at = 0; at < cost.steps; ++at) draw_step(out, all, at, {left + at * column + 14, 60}, places);
   };
   panel(10, orrery::ring{}, {{{-1, -1}, {1, -1}, {1, 1}, {-1, 1}}});
@@ -371,7 +370,7 @@ std::string egress_picture() {
         double units = 0;
         for (int from = a * ranks_per_node; from < (a + 1) * ranks_per_node; ++from) {
           for (int to = b * ranks_per_node; to < (b + 1) * ranks_per_node; ++to) {
-            units += cost.units_between[from * world + to];
+            units += cost.between[from * world + to];
           }
         }
         if (a == b || units == 0) continue;

@@ -9,7 +9,8 @@
 #include "orrery/attention/tile.hpp"
 #include "orrery/kernel/device_reference.cuh"
 #include "orrery/layout/layout.hpp"
-#include "orrery/mask/mask.hpp"
+#include "orrery/mask/causal.hpp"
+#include "orrery/mask/full.hpp"
 
 #include "ceilings.cuh"
 #include "common/device_shard.hpp"

@@ -22,6 +22,7 @@ struct candidate {
   std::string placement = "teams";
   int ranks_per_node = 1;
   double query_heads_per_key_head = 1;
+  double sum_width = 1;
 
   [[nodiscard]] std::string title() const { return as_written.name(); }
   [[nodiscard]] std::string name() const { return title() + " placed " + placement; }
@@ -36,8 +37,8 @@ struct candidate {
   [[nodiscard]] orrery::schedule::list<orrery::program> programs(int world, orrery::pass p) const {
     if (placement == "teams") return as_written.programs(world, p);
     if (placement == "rings") return orrery::placed{as_written, orrery::rings_in_nodes{}}.programs(world, p);
-    return orrery::placed{as_written, orrery::least_egress{ranks_per_node, query_heads_per_key_head}}.programs(world,
-                                                                                                               p);
+    const orrery::least_egress placement_of{ranks_per_node, query_heads_per_key_head, sum_width};
+    return orrery::placed{as_written, placement_of}.programs(world, p);
   }
 };
 

@@ -135,6 +135,7 @@ inline std::vector<candidate> placed_all(const std::vector<candidate>& topologie
       here.placement = placement;
       here.ranks_per_node = f.ranks / f.nodes;
       here.query_heads_per_key_head = static_cast<double>(f.heads) / static_cast<double>(f.key_heads);
+      here.sum_width = f.dtype == "bfloat16" ? 2 : 1;
       bool known = false;
       for (std::size_t i = first; i < all.size(); ++i) known = known || same_schedule(all[i], here, f.ranks, passes);
       if (!known) all.push_back(here);

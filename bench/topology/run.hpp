@@ -150,7 +150,8 @@ std::vector<row> measure(const Ranks& ranks, const flags& f, const candidate& to
 
   for (row& r : rows) {
     const orrery::traffic_report traffic =
-        orrery::traffic(topology, f.ranks, r.pass, static_cast<double>(f.heads) / static_cast<double>(f.key_heads));
+        orrery::traffic(topology, f.ranks, r.pass, static_cast<double>(f.heads) / static_cast<double>(f.key_heads),
+                        static_cast<double>(sizeof(typename Kernel::accumulator)) / sizeof(T));
     r.median = median(r.seconds);
     r.p99 = quantile(r.seconds, 0.99);
     r.overlap = r.alone / r.median;

@@ -147,7 +147,7 @@ class gpt {
     gpt_shape shape;
     mine x{place, tokens, shape.width}, x_norm{place, tokens, shape.width}, qkv{place, tokens, shape.qkv_width()};
     mine attended{place, tokens, shape.width};
-    matrix<typename Attention::accumulator, Place> lse{place, shape.query_heads, tokens};
+    matrix<typename Attention::log_sum_exp, Place> lse{place, shape.query_heads, tokens};
     mine y{place, tokens, shape.width}, y_norm{place, tokens, shape.width};
     mine gate{place, tokens, shape.hidden()}, up{place, tokens, shape.hidden()}, gated{place, tokens, shape.hidden()};
     stored stored_qkv{place, if_rounded(tokens), shape.qkv_width()};

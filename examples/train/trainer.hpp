@@ -131,8 +131,8 @@ inline int compare(const training& chosen, const topologies& all, const options&
     const double apart = distance(outcomes[0], result);
     same = same && apart <= allowed;
     std::printf("  %-38s%11.6f%10.1e%6.1f + %4.1f%7.0f + %4.0f%4d + %2d%7d%9.1f%12.2f%s\n", result.name.c_str(),
-                result.losses.back(), apart, result.forward.units_sent, result.backward.units_sent,
-                result.forward_bytes / 1000, result.backward_bytes / 1000, result.forward.steps, result.backward.steps,
+                result.losses.back(), apart, result.forward.sent, result.backward.sent, result.forward_bytes / 1000,
+                result.backward_bytes / 1000, result.forward.steps, result.backward.steps,
                 std::max(result.forward.peak_slots, result.backward.peak_slots), result.seconds,
                 result.forward_milliseconds, apart <= allowed ? "" : "  <- differs");
   }

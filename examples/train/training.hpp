@@ -23,6 +23,7 @@
 #include <vector>
 
 #include <orrery/layout/layout.hpp>
+#include <orrery/mask/causal.hpp>
 #include <orrery/predict/traffic.hpp>
 #include <orrery/topology/any_topology.hpp>
 #include <orrery/transport/counted.hpp>
@@ -59,8 +60,9 @@ template <class T, class S = T, class Ranks>
 outcome train_with(const Ranks& on, const std::string& name, const orrery::any_topology& topology, int ranks,
                    const options& o, const training_text& text) {
   const auto sharing = static_cast<double>(o.shape.query_heads) / static_cast<double>(o.shape.key_heads);
-  outcome result{name, orrery::traffic(topology, ranks, orrery::pass::forward, sharing),
-                 orrery::traffic(topology, ranks, orrery::pass::circulate_keys, sharing)};
+  constexpr double sum_width = sizeof(S) == 2 ? 2 : 1;  // 16-bit types are summed in float
+  outcome result{name, orrery::traffic(topology, ranks, orrery::pass::forward, sharing, sum_width),
+                 orrery::traffic(topology, ranks, orrery::pass::circulate_keys, sharing, sum_width)};
   const auto begin = std::chrono::steady_clock::now();
 
   on.run(ranks, [&](auto& world) {

@@ -3,35 +3,31 @@
 
 #include "orrery/config.hpp"
 
-#include <cstddef>
 #include <cstdint>
-#include <exception>
-#include <limits>
 #include <memory>
-#include <new>
-#include <optional>
-#include <span>
 #include <stdexcept>
 #include <string>
 #include <utility>
 
 #include "orrery/attention/calls.hpp"
+#include "orrery/attention/construct.hpp"
 #include "orrery/attention/kernel_members.hpp"
-#include "orrery/attention/kernel_plan.hpp"
 #include "orrery/attention/output_part.hpp"
-#include "orrery/attention/plan.hpp"
 #include "orrery/attention/planned_kernel.hpp"
 #include "orrery/attention/shape.hpp"
 #include "orrery/attention/started_forward.hpp"
-#include "orrery/layout/detail/layout_source.hpp"
+#include "orrery/attention/tile.hpp"
 #include "orrery/layout/layout.hpp"
 #include "orrery/layout/token_positions.hpp"
+#include "orrery/mask/causal.hpp"
+#include "orrery/mask/full.hpp"
 #include "orrery/mask/mask.hpp"
+#include "orrery/predict/detail/attention_traffic.hpp"
+#include "orrery/predict/traffic.hpp"
 #include "orrery/tensor/view.hpp"
-#include "orrery/topology/detail/refined.hpp"
+#include "orrery/topology/any_topology.hpp"
 #include "orrery/topology/topology.hpp"
 #include "orrery/transport/transport.hpp"
-#include "orrery/verify/detail/verify_once.hpp"
 
 namespace orrery {
 
@@ -74,6 +70,9 @@ class attention {
  public:
   using storage = typename Kernel::storage;
   using accumulator = typename Kernel::accumulator;
+  /// The type of lse, which depends on the element type alone, so that `reference<T>` can take the place of `flash<T>`:
+  /// float for float and the 16-bit types, double for double.
+  using log_sum_exp = detail::log_sum_exp_of<storage>;
   using backward_arguments = orrery::backward_arguments<Kernel>;
 
   /// Collective: all ranks construct it, with the same arguments. Proves the schedule for this world, forward and
@@ -84,17 +83,25 @@ class attention {
   ///
   /// Throws `std::invalid_argument`, on every rank, if the shape or the world does not suit, if the topology cuts the
   /// heads into more slices than there are query heads, if the schedule is wrong, if the layout's shards are not a
-  /// partition of the sequence (see `detail::layout_source`), if a kernel that plans its tiles refuses one, if a rank's
-  /// device cannot run the kernel, or if ranks disagree. Throws `memory_error` if there is not enough memory for the
-  /// plan.
+  /// partition of the sequence (see `detail::layout_source`), if the mask's parameters do not suit the lengths or
+  /// samples show that it breaks a promise (see `mask_error`), if a kernel that plans its tiles refuses one, if a
+  /// rank's device cannot run the kernel, or if ranks disagree. Throws `memory_error` if there is not enough memory for
+  /// the plan.
   template <transport World, mask Mask = full, layout Layout = contiguous>
   attention(World& world, const attention_shape& shape, const Mask& mask = {}, const Layout& layout = {},
             const Topology& topology = {}) {
     static_assert(
         Kernel::template supports<Mask>,
-        "orrery: this kernel does not support this mask; orrery::flash and orrery::reference support every mask");
+        "orrery: this kernel does not support this mask; orrery::flash and orrery::reference support every mask, and "
+        "kernels on a device those that are trivially copyable or have a table (see orrery::mask_with_table)");
     try {
-      make(world, shape, mask, detail::layout_source{layout}, topology);
+      detail::constructed_attention<Kernel> made = detail::construct_attention<Kernel>(
+          world, shape, mask, detail::layout_source{layout}, any_topology{topology});
+      shape_ = made.shape;
+      query_positions_ = made.query_positions;
+      key_positions_ = made.key_positions;
+      traffic_ = {std::move(made.programs), std::move(made.note), shape_, std::move(made.sizes)};
+      calls_ = std::move(made.calls);
     } catch (...) {  // an exception of this rank alone, as for want of memory
       give_up_on_exception(world, "while it constructed an operator");
       throw;
@@ -116,7 +123,7 @@ class attention {
   /// Throws `std::invalid_argument`, before anything is written or sent, for a view that does not fit or whose memory
   /// does not suit, and `transport_error` if a peer fails.
   void forward(const tensor_view<const storage>& q, const tensor_view<const storage>& k,
-               const tensor_view<const storage>& v, const tensor_view<storage>& out, const row_view<accumulator>& lse,
+               const tensor_view<const storage>& v, const tensor_view<storage>& out, const row_view<log_sum_exp>& lse,
                const output_listener& on_final = {}) {
     const detail::exclusive_call here{calls_.get(), "forward"};
     expect_nothing_under_way("forward");
@@ -148,7 +155,7 @@ class attention {
   /// leaves when its last tensor is there. One call at a time: the operator takes the next one when `finish` has
   /// returned. Throws as `forward` does.
   [[nodiscard]] started_forward<Kernel> begin_forward(const tensor_view<storage>& out,
-                                                      const row_view<accumulator>& lse) {
+                                                      const row_view<log_sum_exp>& lse) {
     constexpr const char* call = "begin_forward";
     const detail::exclusive_call here{calls_.get(), call};
     expect_nothing_under_way(call);
@@ -199,7 +206,7 @@ class attention {
   /// The same, with the views in the order of `backward_arguments`.
   void backward(const tensor_view<const storage>& q, const tensor_view<const storage>& k,
                 const tensor_view<const storage>& v, const tensor_view<const storage>& out,
-                const row_view<const accumulator>& lse, const tensor_view<const storage>& grad_out,
+                const row_view<const log_sum_exp>& lse, const tensor_view<const storage>& grad_out,
                 const tensor_view<storage>& grad_q, const tensor_view<storage>& grad_k,
                 const tensor_view<storage>& grad_v, const output_listener& on_final = {}) {
     backward({q, k, v, out, lse, grad_out, grad_q, grad_k, grad_v}, on_final);
@@ -234,118 +241,22 @@ class attention {
     expect_not_moved_from("workspace_bytes");
     return calls_->workspace_bytes();
   }
+  /// What a call moves, in bytes, for every rank: what `counted` counts, sent and received, and what nodes send and
+  /// receive. `p` is the forward or the shape's `circulate`.
+  ///
+  ///     attend.traffic().node_egress(8);                          // of a forward
+  ///     attend.traffic(attend.shape().circulate).ranks[rank].received;  // of a backward
+  ///
+  /// Its `schedule` says whether the topology's schedule was pruned for the mask and the layout, or why not.
+  ///
+  /// Not collective. Writes the programs of all ranks in every call: costs what they cost, and world² numbers. Throws
+  /// `std::invalid_argument` for a pass that this operator does not have.
+  [[nodiscard]] operator_traffic traffic(schedule::pass p = schedule::pass::forward) const {
+    expect_not_moved_from("traffic");
+    return traffic_(p);
+  }
 
  private:
-  /// Sets into how many chunks a layout cuts shards that it does not give whole. Empty, or a message.
-  [[nodiscard]] static std::string chunks_of(const detail::layout_source& layout,
-                                             const detail::attention_request& request, int& chunks) {
-    for (const bool of_keys : {false, true}) {
-      if (layout.has_whole_shards()) break;
-      const std::int64_t length = of_keys ? *request.shape.key_length : request.shape.length;
-      int own = 1;
-      const std::string wrong = layout.count_chunks(request.world, length, own);
-      if (!wrong.empty()) return request.wrong_shards(of_keys ? "key_length" : "length", length, wrong);
-      if (own > chunks) chunks = own;
-    }
-    return "";
-  }
-
-  /// Writes the shards of all ranks, in chunks. Empty, or a message that says why they are not right.
-  [[nodiscard]] static std::string deal(const detail::layout_source& layout, const detail::attention_request& request,
-                                        const char* length_name, std::int64_t length, int chunks,
-                                        schedule::list<segments>& shards) {
-    const std::string wrong = layout.deal(request.world, length, chunks, shards);
-    return wrong.empty() ? "" : request.wrong_shards(length_name, length, wrong);
-  }
-
-  /// The construction, compiled once for all layouts.
-  template <class World, class Mask>
-  void make(World& world, const attention_shape& shape, const Mask& mask, const detail::layout_source& layout,
-            const Topology& topology) {
-    detail::attention_request request{
-        shape.completed(), world.size(),         name_of(topology), slices_of(topology, world.size()),
-        Kernel::name(),    Kernel::max_head_dim, mask.name(),       layout.name()};
-    using memory = typename World::memory;
-    static_assert(!detail::has_planned<Kernel> || planned_kernel<Kernel, memory>,
-                  "orrery: Kernel::planned<Memory> needs take_memory(), begin() and bytes(); see "
-                  "orrery::planned_kernel");
-    // A layout that has no whole shards is run by the topology's programs with shards cut likewise.
-    detail::refined<Topology> refined{topology, 1};
-    int chunks = 1;
-    std::string error = validate(request, layout, refined, chunks);
-    schedule::list<segments> query_shards, key_shards;
-    if (error.empty()) error = deal(layout, request, "length", request.shape.length, chunks, query_shards);
-    if (error.empty()) error = deal(layout, request, "key_length", *request.shape.key_length, chunks, key_shards);
-    if (!error.empty())
-      detail::require_agreement(world, request.fields(error));  // throws: here, and on the other ranks below
-    request.shards = detail::digest_of(query_shards, detail::digest_of(key_shards));
-    detail::attention_plan<Mask> plan{request.shape, world.rank(), mask, request.slices};
-    plan.deal(chunks, std::move(query_shards), std::move(key_shards));
-    schedule::program forward = program_of(refined, world.rank(), world.size());
-    std::optional<schedule::program> backward;
-    if (!request.shape.forward_only)
-      backward = program_of(refined, world.rank(), world.size(), request.shape.circulate);
-    detail::kernel_plan<Kernel, memory> kernels_own;
-    if constexpr (planned_kernel<Kernel, memory> || device_checked_kernel<Kernel>) {
-      error = kernel_error(kernels_own, plan, forward, backward);
-    }
-    detail::require_agreement(world, request.fields(error));
-    shape_ = request.shape;
-    query_positions_ = plan.own_positions(schedule::side::query);
-    key_positions_ = plan.own_positions(schedule::side::key);
-    calls_ = std::make_unique<detail::planned_attention<Kernel, World, Mask>>(
-        world, std::move(plan), std::move(kernels_own), std::move(forward), std::move(backward),
-        shape_.operand_messages);
-  }
-
-  /// Asks the kernel, and lets it plan. Empty, or its message.
-  template <class Memory, class Mask>
-  [[nodiscard]] static std::string kernel_error(detail::kernel_plan<Kernel, Memory>& kernels_own,
-                                                const detail::attention_plan<Mask>& plan,
-                                                const schedule::program& forward,
-                                                const std::optional<schedule::program>& backward) try {
-    if constexpr (device_checked_kernel<Kernel>) Kernel::require(plan.head_dim, plan.value_dim);
-    kernels_own.expect(plan, forward);
-    if (backward) kernels_own.expect(plan, *backward);
-    kernels_own.take_memory();
-    return "";
-  } catch (const std::exception& e) {
-    const std::string message = e.what();
-    const std::string prefix = "orrery: ";
-    return message.compare(0, prefix.size(), prefix) == 0 ? message.substr(prefix.size()) : message;
-  }
-
-  /// Empty, or a message. Notes the digests of the schedules that it has proven, and into how many chunks these and the
-  /// layout cut shards.
-  [[nodiscard]] static std::string validate(detail::attention_request& request, const detail::layout_source& layout,
-                                            detail::refined<Topology>& topology, int& chunks) {
-    std::string error = request.what_is_wrong_with_sizes();
-    if (!error.empty()) return error;
-    error = request.what_is_wrong_with_scale(static_cast<double>((std::numeric_limits<accumulator>::max)()));
-    if (!error.empty()) return error;
-    error = chunks_of(layout, request, topology.chunks);
-    if (!error.empty()) return error;
-    const schedule::pass both[] = {schedule::pass::forward, request.shape.circulate};
-    const std::span<const schedule::pass> passes{both, request.shape.forward_only ? 1U : 2U};
-    for (const schedule::pass p : passes) {
-      if (const char* reason = unsupported_reason(topology, request.world, p))
-        return detail::refusal_message(topology.topology, request.world, p, reason);
-    }
-    error = request.what_is_wrong_with_slices();
-    if (!error.empty()) return error;
-    for (const schedule::pass p : passes) {
-      const detail::proven_schedule proven = detail::prove_once(topology, request.world, p);
-      if (!proven.found.ok()) return request.unproven(p, proven.found);
-      (p == schedule::pass::forward ? request.forward : request.backward) = proven.digest;
-      if (p != schedule::pass::forward && chunks != proven.found.chunks) {
-        return "topology " + request.topology + " cuts each shard into " + std::to_string(chunks) +
-               " chunks forward, and into " + std::to_string(proven.found.chunks) + " backward; let it cut alike";
-      }
-      chunks = proven.found.chunks;
-    }
-    return "";
-  }
-
   void expect_not_moved_from(const char* call) const {
     if (calls_ != nullptr) return;
     throw std::logic_error{
@@ -374,6 +285,7 @@ class attention {
   attention_shape shape_;
   token_positions query_positions_;
   token_positions key_positions_;
+  detail::attention_traffic traffic_;
   std::unique_ptr<detail::attention_calls<Kernel>> calls_;  // none: moved from
 };
 

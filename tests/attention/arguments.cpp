@@ -282,12 +282,6 @@ TEST_CASE("worlds that the topology does not admit") {
         std::string::npos);
 }
 
-TEST_CASE("a policy that the topology does not write") {
-  CHECK(refusal<my_ring>(3, but([](auto& s) { s.circulate = pass::circulate_queries; })) ==
-        "orrery: rank 0: topology custom topology over 3 ranks writes no backward of its own, and only circulate_keys "
-        "can be derived from a forward: use pass::circulate_keys, or give it program(rank, world, pass)");
-}
-
 TEST_CASE("more slices than query heads: the message names a hybrid that works, and it does") {
   const auto heads = [](std::int64_t count) {
     return attention_shape{.length = 24, .query_heads = count, .head_dim = 8};

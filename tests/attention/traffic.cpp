@@ -14,10 +14,13 @@
 
 #include <doctest/doctest.h>
 
+#include "orrery/attention/sizes.hpp"
+#include "orrery/kernel/flash.hpp"
 #include "orrery/kernel/reference.hpp"
 #include "orrery/transport/counted.hpp"
 #include "orrery/transport/threads.hpp"
 
+#include "support/any.hpp"
 #include "support/conformance.hpp"
 #include "support/topologies.hpp"
 
@@ -118,6 +121,127 @@ TEST_CASE_TEMPLATE("uneven shapes: each block's own size, exactly", Topology, OR
   }
 }
 
+namespace {
+
+/// Runs an operator on every rank and compares what `counted` counts there with what the operator's `traffic` says;
+/// returns that, of both passes.
+template <class Kernel>
+std::array<orrery::byte_report, 2> check_operator(int world, const orrery::attention_shape& shape,
+                                                  const orrery::any_topology& topology,
+                                                  const conformance::any_layout& layout) {
+  const auto p = oracle::random_problem<typename Kernel::storage>(conformance::oracle_shape(shape), 1);
+  std::array<orrery::byte_report, 2> reports;
+  CHECK_NOTHROW(orrery::threads::run(world, [&](auto& on) {
+    orrery::counted counting{on};
+    orrery::attention<orrery::any_topology, Kernel> attend{counting, shape, orrery::full{}, layout, topology};
+    conformance::rank_tensors<Kernel> local{p, attend.query_positions(), attend.key_positions(), {}};
+    for (const bool forward : {true, false}) {
+      const orrery::byte_report report =
+          forward ? std::as_const(attend).traffic() : std::as_const(attend).traffic(shape.circulate);
+      counting.reset();
+      forward ? local.forward(attend) : local.backward(attend);
+      const auto& mine = report.ranks[on.rank()];
+      require("bytes sent", mine.sent, counting.bytes_sent());
+      require("bytes received", mine.received, counting.bytes_received());
+      require("messages sent", mine.messages_sent, counting.messages_sent());
+      require("messages received", mine.messages_received, counting.messages_received());
+      if (on.rank() == 0) reports[forward ? 0 : 1] = report;
+    }
+  }));
+  return reports;
+}
+
+void check_same_bytes(const orrery::byte_report& a, const orrery::byte_report& b) {
+  CHECK((a.between == b.between));
+  CHECK(a.total == b.total);
+  CHECK(a.sent == b.sent);
+  CHECK(a.received == b.received);
+}
+
+}  // namespace
+
+TEST_CASE_TEMPLATE("an operator's traffic is what is counted, sent and received", Kernel, orrery::flash<float>,
+                   orrery::flash<double>, orrery::flash<orrery::bfloat16>, orrery::flash<orrery::float16>,
+                   orrery::reference<float>) {
+  INFO(Kernel::name());
+  for (const orrery::any_topology& topology : any::topologies()) {
+    for (const int world : {1, 6, 8, 9}) {
+      for (const orrery::pass circulate : {orrery::pass::circulate_keys, orrery::pass::circulate_queries}) {
+        if (topology.unsupported_reason(world, circulate) != nullptr) continue;
+        for (const auto messages : {orrery::operand_messages::per_block, orrery::operand_messages::per_tensor}) {
+          // Uneven shards and slices, slices that share key heads, grouped queries, three lengths of vectors.
+          const orrery::attention_shape shape{.batch = 2,
+                                              .length = 29,
+                                              .query_heads = 14,
+                                              .key_heads = 7,
+                                              .head_dim = 3,
+                                              .value_dim = 5,
+                                              .key_length = 19,
+                                              .circulate = circulate,
+                                              .operand_messages = messages};
+          INFO(topology.name(), " over ", world, ", ", orrery::name_of(circulate), ", ", orrery::name_of(messages));
+          const auto reports = check_operator<Kernel>(world, shape, topology, orrery::zigzag{});
+          // The same, without an operator.
+          const auto bytes = orrery::attention_sizes::of<Kernel>(shape, orrery::pass::forward, world, orrery::zigzag{},
+                                                                 topology.slices(world));
+          for (const bool forward : {true, false}) {
+            const orrery::pass p = forward ? orrery::pass::forward : circulate;
+            check_same_bytes(reports[forward ? 0 : 1],
+                             orrery::traffic(orrery::programs_of(topology, world, p), bytes.in_pass(p)));
+          }
+        }
+      }
+    }
+  }
+}
+
+TEST_CASE("an operator's traffic: the bytes of 16-bit storage whose sums are float") {
+  // Shards of 2 tokens, 4 query heads of 8 and 2 key heads.
+  const orrery::attention_shape shape{.length = 32, .query_heads = 4, .key_heads = 2, .head_dim = 8};
+  const std::int64_t rows = 2 * 4;
+  const std::int64_t unit = rows * 8 * 2;  // Q of a shard
+  const auto reports =
+      check_operator<orrery::flash<orrery::bfloat16>>(16, shape, orrery::concentric<4>{}, orrery::contiguous{});
+  // Rows gather Q and reduce O (twice as wide) and lse; columns circulate K and V of half as many heads.
+  const std::int64_t forward = 3 * unit + 3 * (2 * unit + rows * 4) + 3 * unit;
+  CHECK(reports[0].sent == forward);
+  CHECK(reports[0].received == forward);
+  CHECK(reports[0].total == 16 * forward);
+  CHECK(reports[0].node_egress(4) == 4 * 3 * unit);
+  CHECK(reports[0].node_ingress(4) == 4 * 3 * unit);
+  // Q, dO, lse and delta; dQ; K, V, dK and dV.
+  CHECK(reports[1].sent == 3 * (2 * unit + 2 * rows * 4) + 3 * 2 * unit + 3 * unit + 3 * 2 * unit);
+  CHECK(reports[1].node_egress(4) == 4 * 3 * 3 * unit);
+  // In units, without lse and delta.
+  CHECK(orrery::traffic(orrery::concentric<4>{}, 16, orrery::pass::forward, 2, 2).sent == 3 + 3 * 2 + 3);
+  CHECK(orrery::traffic(orrery::concentric<4>{}, 16, orrery::pass::circulate_keys, 2, 2).sent == 6 + 6 + 3 + 6);
+}
+
+TEST_CASE("an operator tells the traffic of the passes that it has") {
+  orrery::threads::run(2, [](auto& on) {
+    const orrery::attention_shape shape{.length = 8, .head_dim = 4};
+    using ring_attention = orrery::attention<orrery::ring, orrery::flash<float>>;
+    ring_attention attend{on, shape};
+    CHECK_THROWS_WITH_AS(
+        static_cast<void>(attend.traffic(orrery::pass::circulate_queries)),
+        "orrery: attention::traffic: pass is circulate_queries, but this operator's backward is circulate_keys; ask "
+        "for pass::circulate_keys, or construct it with .circulate = pass::circulate_queries in its shape",
+        std::invalid_argument);
+    const ring_attention moved = std::move(attend);
+    CHECK(moved.traffic().sent == 4 * 2 * 4 * 4);  // K and V of 4 tokens
+    CHECK(moved.traffic(orrery::pass::circulate_keys).sent == 2 * moved.traffic().sent);
+    CHECK_THROWS_AS(static_cast<void>(attend.traffic()), std::logic_error);  // NOLINT(bugprone-use-after-move)
+    orrery::attention_shape of_forward = shape;
+    of_forward.forward_only = true;
+    const ring_attention inference{on, of_forward};
+    CHECK(inference.traffic().sent == moved.traffic().sent);
+    CHECK_THROWS_WITH_AS(static_cast<void>(inference.traffic(orrery::pass::circulate_keys)),
+                         "orrery: attention::traffic: pass is circulate_keys, but this operator is forward_only; ask "
+                         "for pass::forward, or construct it without forward_only in its shape",
+                         std::invalid_argument);
+  });
+}
+
 TEST_CASE_TEMPLATE("even shapes: traffic's units", Topology, ORRERY_TEST_TOPOLOGIES) {
   using kernel = orrery::reference<double>;
   for (const int world : {1, 4, 8, 9}) {
@@ -143,12 +267,10 @@ TEST_CASE_TEMPLATE("even shapes: traffic's units", Topology, ORRERY_TEST_TOPOLOG
         const std::int64_t rows = shard * shape.query_heads;
         const std::int64_t small = p == orrery::pass::forward ? mine.blocks_sent[1] : 2 * mine.blocks_sent[0];
         const double unit = static_cast<double>(rows * shape.head_dim * 8);
-        const double units = mine.units_sent(report.weights, report.slices);
-        const double bytes = units * unit + static_cast<double>(small * rows * 8) / report.slices;
+        const double bytes = mine.sent * unit + static_cast<double>(small * rows * 8) / report.slices;
         require("bytes", std::llround(bytes), got.bytes);
         require("messages", mine.messages_sent, got.messages);
-        if (mine.units_sent(report.weights, report.slices) > report.units_sent)
-          throw std::logic_error{"not the busiest"};
+        if (mine.sent > report.sent) throw std::logic_error{"not the busiest"};
       });
     }
   }

@@ -18,7 +18,7 @@
 #include <xmmintrin.h>
 #endif
 
-#include "orrery/mask/mask.hpp"
+#include "orrery/mask/causal.hpp"
 
 #include "fast_math/results.hpp"
 #include "support/oracle.hpp"

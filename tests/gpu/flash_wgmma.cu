@@ -22,7 +22,7 @@ TEST_CASE_TEMPLATE("wgmma: thousands of tokens", T, bfloat16, float16) {
     plan how = cut(shape, 2, 3);
     check<T>(p, any_mask{kind::causal, false, {offset}}, how);
     how.one_call = true;
-    how.layout = order::batch_head_sequence;
+    how.layout = kernel_test::order::batch_head_sequence;
     check<T>(p, any_mask{kind::causal, false, {offset}}, how);
   }
 }

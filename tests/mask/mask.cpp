@@ -1,91 +1,61 @@
 // Copyright The Orrery authors. SPDX-License-Identifier: Apache-2.0
 //
-// Masks say the same of pairs and of intervals of pairs, with offsets of any size.
+// The concepts of masks, and intervals of positions.
 #include "orrery/mask/mask.hpp"
 
 #include <cstdint>
-#include <stdexcept>
 #include <string>
 
 #include <doctest/doctest.h>
 
-#include "orrery/mask/named.hpp"
-
-using orrery::causal;
-using orrery::visibility;
-
 namespace {
 
-constexpr std::int64_t most = INT64_MAX;
+using orrery::position_interval;
 
-// In constant expressions, so that an overflow does not compile.
-static_assert(causal{most}.visible(0, most) && causal{most}.visible(most, most) && causal{most}.visible(most, 0));
-static_assert(!causal{-most - 1}.visible(most, 0) && !causal{-most - 1}.visible(0, 0));
-static_assert(causal{-most}.visible(most, 0) && !causal{-most}.visible(most, 1) && !causal{-most}.visible(most - 1, 0));
-static_assert(causal{most}.classify(0, most, 0, most) == visibility::all);
-static_assert(causal{-most - 1}.classify(0, most, 0, most) == visibility::none);
-static_assert(causal{-most}.classify(0, most, 0, most) == visibility::some);
-static_assert(causal{most - 1}.classify(0, most, 0, most) == visibility::some);
+/// All that a mask must have.
+struct least {
+  [[nodiscard]] static bool visible(std::int64_t, std::int64_t) { return true; }
+  [[nodiscard]] static orrery::visibility classify(std::int64_t, std::int64_t, std::int64_t, std::int64_t) {
+    return orrery::visibility::some;
+  }
+  [[nodiscard]] static std::string name() { return "least"; }
+};
+struct with_keys_of : least {
+  [[nodiscard]] static position_interval keys_of(std::int64_t, std::int64_t) { return {0, INT64_MAX}; }
+};
+struct with_rows : with_keys_of {
+  static constexpr bool rows_are_intervals = true;
+};
+struct without_rows : with_keys_of {
+  static constexpr bool rows_are_intervals = false;
+};
+struct nameless {
+  [[nodiscard]] static bool visible(std::int64_t, std::int64_t) { return true; }
+};
+
+static_assert(orrery::mask<least> && !orrery::mask<nameless>);
+static_assert(!orrery::mask_with_keys_of<least> && !orrery::diagonal_mask<least>);
+static_assert(orrery::mask_with_keys_of<with_keys_of> && !orrery::detail::mask_of_intervals<with_keys_of>);
+static_assert(orrery::detail::mask_of_intervals<with_rows> && !orrery::detail::mask_of_intervals<without_rows>);
+
+static_assert(position_interval{}.empty() && !position_interval{3, 3}.empty());
+static_assert(position_interval{3, 5}.contains(5) && !position_interval{3, 5}.contains(6));
+static_assert((position_interval{3, 9} & position_interval{5, 12}) == position_interval{5, 9});
+static_assert((position_interval{3, 4} & position_interval{6, 7}).empty());
+static_assert(position_interval::hull({3, 4}, {7, 8}) == position_interval{3, 8});
+static_assert(position_interval::hull({}, {7, 8}) == position_interval{7, 8});
+static_assert(position_interval::hull({7, 8}, {9, 2}) == position_interval{7, 8});
 
 }  // namespace
 
-TEST_CASE("what causal masks say of intervals holds for all their pairs") {
-  for (const std::int64_t offset : {-most - 1, -most, std::int64_t{-5}, std::int64_t{-1}, std::int64_t{0},
-                                    std::int64_t{1}, std::int64_t{4}, most - 1, most}) {
-    const causal mask{offset};
-    for (std::int64_t query = 0; query < 5; ++query) {
-      for (std::int64_t last_query = query; last_query < 5; ++last_query) {
-        for (std::int64_t key = 0; key < 5; ++key) {
-          for (std::int64_t last_key = key; last_key < 5; ++last_key) {
-            int visible = 0;
-            int pairs = 0;
-            for (std::int64_t i = query; i <= last_query; ++i) {
-              for (std::int64_t j = key; j <= last_key; ++j, ++pairs) visible += mask.visible(i, j) ? 1 : 0;
-            }
-            const visibility right = visible == 0       ? visibility::none
-                                     : visible == pairs ? visibility::all
-                                                        : visibility::some;
-            CHECK(mask.classify(query, last_query, key, last_key) == right);
-          }
-        }
-      }
-    }
-  }
-}
-
-TEST_CASE("masks by their names") {
-  static_assert(orrery::mask<orrery::any_mask> && orrery::diagonal_mask<orrery::any_mask>);
-  const auto check = [](const auto& mask) {
-    const orrery::any_mask named = orrery::mask_named(mask.name());
-    INFO(mask.name());
-    CHECK(named.name() == mask.name());
-    for (const std::int64_t query : {std::int64_t{0}, std::int64_t{3}, std::int64_t{9}, most - 1, most}) {
-      for (const std::int64_t key : {std::int64_t{0}, std::int64_t{2}, std::int64_t{3}, std::int64_t{13}, most}) {
-        CHECK(named.visible(query, key) == mask.visible(query, key));
-        CHECK(named.classify(query, most, 0, key) == mask.classify(query, most, 0, key));
-        CHECK(named.classify(0, query, key, key) == mask.classify(0, query, key, key));
-      }
-    }
-  };
-  check(orrery::full{});
-  for (const std::int64_t offset : {-most - 1, std::int64_t{-5}, std::int64_t{0}, std::int64_t{4}, most}) {
-    check(causal{offset});
-    CHECK(orrery::mask_named(causal{offset}.name()).diagonal() == offset);
-  }
-}
-
-TEST_CASE("names that no mask has") {
-  const auto said = [](const char* name) {
-    try {
-      static_cast<void>(orrery::mask_named(name));
-    } catch (const std::invalid_argument& e) {
-      return std::string{e.what()};
-    }
-    return std::string{"nothing"};
-  };
-  const std::string end = "There are full, causal, causal with offset N";
-  CHECK(said("casual") == "orrery: mask_named: \"casual\" is no mask; did you mean causal? " + end);
-  CHECK(said("causal with offset x").find("is no mask") != std::string::npos);
-  CHECK(said("causal with offset 9223372036854775808").find("is no mask") != std::string::npos);
-  CHECK(said("window") == "orrery: mask_named: \"window\" is no mask; there are full, causal, causal with offset N");
+TEST_CASE("sums of offsets and positions stop at the largest and smallest numbers") {
+  using orrery::detail::saturating_sum;
+  constexpr std::int64_t most = INT64_MAX;
+  constexpr std::int64_t least = INT64_MIN;
+  CHECK(saturating_sum(most, 1) == most);
+  CHECK(saturating_sum(1, most) == most);
+  CHECK(saturating_sum(least, -1) == least);
+  CHECK(saturating_sum(-1, least) == least);
+  CHECK(saturating_sum(least, most) == -1);
+  CHECK(saturating_sum(3, -5) == -2);
 }

@@ -46,8 +46,7 @@ results attend_over(int ranks, const Topology& topology, const Mask& mask, const
       }
       views[t] = orrery::batch_sequence_head_dim(memory[t].data(), 1, tokens, heads, dim);
     }
-    using accumulator = typename Kernel::accumulator;
-    std::vector<accumulator> lse_memory(static_cast<std::size_t>(heads * tokens));
+    std::vector<typename decltype(attend)::log_sum_exp> lse_memory(static_cast<std::size_t>(heads * tokens));
     const auto lse = orrery::batch_head_sequence(lse_memory.data(), 1, heads, tokens);
     attend.forward(views[0], views[1], views[2], views[4], lse);
     attend.backward({.q = views[0],

@@ -59,10 +59,8 @@ template <class Visible>
 costs of(const list<program>& all, const Visible& visible) {
   const list<program> programs = finished(all);
   const traffic_report report = traffic(programs, weights_of(programs[0].pass));
-  costs sum{0, report.units_sent, report.steps, verify(programs, visible).ok() && prune(all, visible) == all};
-  for (const rank_traffic& rank : report.ranks) sum.average += rank.units_sent(report.weights, report.slices);
-  sum.average /= programs.size();
-  return sum;
+  return {report.total / programs.size(), report.sent, report.steps,
+          verify(programs, visible).ok() && prune(all, visible) == all};
 }
 template <class Topology, class Visible>
 costs of(const Topology& t, int world, schedule::pass p, const Visible& visible) {
@@ -126,7 +124,7 @@ TEST_CASE("where nothing is superfluous, nothing changes") {
   // Two transpositions, one inside the other, are one.
   const all_to_all<2, all_to_all<3, concentric<2>>> nested;
   CHECK(of(nested, 12, forward, every_pair{}).right);
-  CHECK(of(nested, 12, forward, every_pair{}).average < traffic(nested, 12).units_sent);
+  CHECK(of(nested, 12, forward, every_pair{}).average < traffic(nested, 12).sent);
 }
 
 TEST_CASE("without a visible pair there is nothing to do") {
@@ -303,6 +301,7 @@ TEST_CASE("programs that are wrong are returned as they came, for the verifier")
   changed([](auto& all) { all[2].exchanges[0].complete_before = 0; });
   changed([](auto& all) { all[2].exchanges[0].complete_before = 100; });
   changed([](auto& all) { all[2].exchanges[0].posted = 1; });
+  changed([](auto& all) { all[2].exchanges[0].tensor = 1; });
   changed([](auto& all) { all[2].exchanges[0].payload = payload::partial; });
   changed([](auto& all) { all[2].sent[0].shard = 1; });
   changed([](auto& all) { all[2].sent[0].shard = 4; });

@@ -78,7 +78,7 @@ TEST_CASE("every topology's programs are right in 1, 2 and 3 chunks, and send as
           if (chunks == 1) REQUIRE(programs == whole);
           const traffic_report after = traffic(programs, weights_of(p));
           CHECK(after.chunks == chunks * before.chunks);
-          CHECK(after.units_sent == doctest::Approx(before.units_sent));
+          CHECK(after.sent == doctest::Approx(before.sent));
           CHECK(after.messages_sent == before.messages_sent);
           CHECK(after.steps == before.steps);
           CHECK(after.peak_slots == chunks * before.peak_slots);
@@ -154,10 +154,10 @@ TEST_CASE("ranks of refined programs get other numbers, and a backward is derive
     const verdict found = verify(backward);
     INFO(found.message());
     CHECK(found.ok());
-    CHECK(traffic(backward, weights_of(pass::circulate_keys)).units_sent ==
+    CHECK(traffic(backward, weights_of(pass::circulate_keys)).sent ==
           doctest::Approx(
               traffic(finished(derive_backward(topology.programs(12, pass::forward))), weights_of(pass::circulate_keys))
-                  .units_sent));
+                  .sent));
   }
 }
 

@@ -141,10 +141,10 @@ template <class T>
 template <class Kernel>
 struct rank_tensors {
   using storage = typename Kernel::storage;
-  using accumulator = typename Kernel::accumulator;
+  using log_sum_exp = orrery::detail::log_sum_exp_of<storage>;
 
   owned_tensor<storage> q, k, v, grad_out, out, grad_q, grad_k, grad_v;
-  trainer_rows<accumulator> lse;
+  trainer_rows<log_sum_exp> lse;
 
   rank_tensors(const oracle::problem& p, const orrery::token_positions& queries, const orrery::token_positions& keys,
                const trainer_memory& how)
@@ -164,7 +164,7 @@ struct rank_tensors {
   void poison() {
     const storage nan = std::numeric_limits<storage>::quiet_NaN();
     for (const owned_tensor<storage>* one : {&out, &grad_q, &grad_k, &grad_v}) fill(*one, nan);
-    lse.fill(std::numeric_limits<accumulator>::quiet_NaN());
+    lse.fill(std::numeric_limits<log_sum_exp>::quiet_NaN());
   }
 
   template <class Attention>

@@ -2,17 +2,22 @@
 #include "orrery/topology/half_ring.hpp"
 
 #include <cstdint>
+#include <string>
 
 #include <doctest/doctest.h>
 
 #include "orrery/draw/grid.hpp"
 #include "orrery/kernel/flash.hpp"
 #include "orrery/kernel/reference.hpp"
+#include "orrery/layout/layout.hpp"
 #include "orrery/mask/mask.hpp"
 #include "orrery/predict/traffic.hpp"
+#include "orrery/topology/any_topology.hpp"
 #include "orrery/topology/named.hpp"
+#include "orrery/transport/threads.hpp"
 #include "orrery/verify/verify.hpp"
 
+#include "support/conformance.hpp"
 #include "support/planned.hpp"
 #include "verify/every_topology.hpp"
 
@@ -29,11 +34,7 @@ struct forward_of_half_ring {
   static constexpr orrery::program program(int rank, int world) { return half_ring::program(rank, world); }
 };
 
-double average(const orrery::traffic_report& report) {
-  double sum = 0;
-  for (const orrery::rank_traffic& rank : report.ranks) sum += rank.units_sent(report.weights, report.slices);
-  return sum / report.world;
-}
+double average(const orrery::traffic_report& report) { return report.total / report.world; }
 
 }  // namespace
 
@@ -66,18 +67,18 @@ TEST_CASE("the half ring computes each pair below the diagonal once, and no othe
 TEST_CASE("the half ring's traffic is what its header says") {
   const auto forward = orrery::traffic(half_ring{}, 16);
   CHECK(average(forward) == 15);
-  CHECK(forward.units_sent == 17);
+  CHECK(forward.sent == 17);
   CHECK(forward.node_egress(4) == 19);
   CHECK(forward.steps == 9);
   const auto backward = orrery::traffic(half_ring{}, 16, pass::circulate_keys);
   CHECK(average(backward) == 28.25);
-  CHECK(backward.units_sent == 34);
+  CHECK(backward.sent == 34);
   CHECK(backward.node_egress(4) == 44);
   CHECK(average(orrery::traffic(half_ring{}, 16, pass::circulate_queries)) == 28.25);
   const auto derived = orrery::traffic(forward_of_half_ring{}, 16, pass::circulate_keys);
   CHECK(average(derived) == 28.25);
-  CHECK(derived.units_sent == 34);
-  CHECK(orrery::traffic(half_ring{}, 64).units_sent == 65);
+  CHECK(derived.sent == 34);
+  CHECK(orrery::traffic(half_ring{}, 64).sent == 65);
   CHECK(orrery::traffic(half_ring{}, 64).node_egress(8) == 72);
 }
 
@@ -104,5 +105,25 @@ TEST_CASE("causal attention over a half ring") {
               orrery::programs_of(forward_of_half_ring{}, world, pass::circulate_keys),
               {.batch = 2, .length = 29, .query_heads = 2, .head_dim = 4}, orrery::causal{}, orrery::contiguous{},
               ++seed) == "");
+  }
+}
+
+TEST_CASE("an operator over a half ring is right under a causal mask and refuses others") {
+  const auto on_threads = [](int ranks, auto&& body) { orrery::threads::run(ranks, body); };
+  const orrery::attention_shape shape{.length = 53, .query_heads = 4, .key_heads = 2, .head_dim = 4};
+  const auto failures = [&](int world, const auto& mask, const conformance::any_layout& layout) {
+    return conformance::failures<orrery::any_topology, orrery::flash<double>, orrery::threads::world>(
+        on_threads, world, shape, mask, layout, static_cast<std::uint64_t>(world), orrery::any_topology{half_ring{}});
+  };
+  for (const int world : {1, 2, 5, 8}) {
+    CAPTURE(world);
+    CHECK(failures(world, orrery::causal{}, orrery::contiguous{}) == "");
+    CHECK(failures(world, orrery::causal{-20}, orrery::contiguous{}) == "");
+  }
+  CHECK(failures(1, orrery::full{}, orrery::contiguous{}) == "");
+  for (const std::string& refusal :
+       {failures(8, orrery::full{}, orrery::contiguous{}), failures(8, orrery::causal{}, orrery::zigzag{})}) {
+    CHECK(refusal.find("query shard 0 never meets key shard 1: the topology computes only pairs whose key shard is not "
+                       "after the query shard") != std::string::npos);
   }
 }

@@ -60,11 +60,13 @@ TEST_CASE("bytes and messages are those that this rank sends, in all of its plan
     const int sender = on.rank() == 0 ? 1 : 0;
     call(first);
     require(counting.bytes_sent() == 8 * sender && counting.messages_sent() == sender, "one call");
+    require(counting.bytes_received() == 8 * (1 - sender) && counting.messages_received() == 1 - sender, "received");
     call(second);
     call(second);
     require(counting.bytes_sent() == 24 * sender && counting.messages_sent() == 3 * sender, "three calls");
     counting.reset();
     require(counting.bytes_sent() == 0 && counting.messages_sent() == 0, "reset");
+    require(counting.bytes_received() == 0 && counting.messages_received() == 0, "reset of what was received");
     call(first);
     require(counting.bytes_sent() == 8 * sender && counting.messages_sent() == sender, "after the reset");
   }));

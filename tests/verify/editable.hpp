@@ -64,7 +64,8 @@ struct program {
                                p.steps.size(),
                                x.complete_before,
                                {p.sent.size(), static_cast<int>(x.sent.size())},
-                               {p.received.size(), static_cast<int>(x.received.size())}});
+                               {p.received.size(), static_cast<int>(x.received.size())},
+                               orrery::schedule::every_tensor});
         for (const orrery::schedule::block& b : x.sent) p.sent.push_back(b);
         for (const orrery::schedule::held_block& b : x.received) p.received.push_back(b);
       }

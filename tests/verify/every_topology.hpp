@@ -43,6 +43,40 @@ struct my_staggered_gather {
   }
 };
 
+/// Rings of A ranks in rings of B in a ring of world / (A * B): a hop of an outer ring hides behind an inner one's
+/// turn.
+template <int A, int B>
+struct my_three_rings {
+  [[nodiscard]] constexpr const char* unsupported_reason(int world) const {
+    return world % (A * B) == 0 ? nullptr : "needs a world that A*B divides";
+  }
+  [[nodiscard]] constexpr orrery::program program(int rank, int world) const {
+    const int C = world / A / B;
+    const auto at = [&](int a, int b, int c) {
+      return ((rank / A / B - c + C) % C * B + (rank / A - b + B) % B) * A + (rank - a + A) % A;
+    };
+    orrery::builder schedule{rank, world};
+    const auto hop = [&](int to, int from, int lane, int steps, int sent, int received) {
+      schedule.begin_exchange(to, from, {lane, steps});
+      schedule.send(orrery::key(sent));
+      schedule.receive(orrery::key(received));
+    };
+    for (int c = 0; c < C; ++c) {
+      for (int b = 0; b < B; ++b) {
+        for (int a = 0; a < A; ++a) {
+          const int here = at(a, b, c);
+          if (a == 0 && b == 0 && c + 1 < C) hop(at(0, 0, -1), at(0, 0, 1), 2, A * B, here, at(0, 0, c + 1));
+          if (a == 0 && b + 1 < B) hop(at(0, -1, 0), at(0, 1, 0), 1, A, here, at(0, b + 1, c));
+          if (a + 1 < A) hop(at(-1, 0, 0), at(1, 0, 0), 0, 1, here, at(a + 1, b, c));
+          schedule.interact(orrery::query(rank), orrery::key(here));
+          schedule.next_step();
+        }
+      }
+    }
+    return schedule;
+  }
+};
+
 /// A topology whose shards are cut into chunks.
 template <class Topology, int Chunks>
 struct in_chunks : orrery::detail::refined<Topology> {
@@ -51,19 +85,16 @@ struct in_chunks : orrery::detail::refined<Topology> {
 
 struct entry {
   std::string name;
-  int divisor;              ///< the worlds that are admitted are its multiples
-  bool circulates_queries;  ///< there is a backward in which queries travel
+  int divisor;  ///< the worlds that are admitted are its multiples
   orrery::verdict (*verify)(int world, orrery::pass p);
   orrery::schedule::list<orrery::program> (*programs)(int world, orrery::pass p);
 
-  [[nodiscard]] bool admits(int world, orrery::pass p) const {
-    return world % divisor == 0 && (circulates_queries || p != orrery::pass::circulate_queries);
-  }
+  [[nodiscard]] bool admits(int world, orrery::pass) const { return world % divisor == 0; }
 };
 
 template <class Topology>
-[[nodiscard]] entry entry_of(int divisor, bool circulates_queries = true, const char* name = nullptr) {
-  return {name != nullptr ? name : orrery::name_of(Topology{}), divisor, circulates_queries,
+[[nodiscard]] entry entry_of(int divisor, const char* name = nullptr) {
+  return {name != nullptr ? name : orrery::name_of(Topology{}), divisor,
           +[](int world, orrery::pass p) { return orrery::verify(Topology{}, world, p); },
           +[](int world, orrery::pass p) { return orrery::programs_of(Topology{}, world, p); }};
 }
@@ -111,9 +142,10 @@ template <class Topology>
       entry_of<double_ring<6>>(6),
       entry_of<double_ring<7>>(7),
       entry_of<double_ring<8>>(8),
-      entry_of<my_ring>(1, false, "my_ring"),
-      entry_of<all_to_all<2, my_ring>>(2, false, "all_to_all<2,my_ring>"),
-      entry_of<my_staggered_gather>(1, false, "my_staggered_gather"),
+      entry_of<my_ring>(1, "my_ring"),
+      entry_of<all_to_all<2, my_ring>>(2, "all_to_all<2,my_ring>"),
+      entry_of<my_staggered_gather>(1, "my_staggered_gather"),
+      entry_of<my_three_rings<2, 2>>(4, "my_three_rings<2,2>"),
   };
   return entries;
 }
@@ -125,7 +157,7 @@ template <class Topology>
     std::vector<entry> some = all();
     some.push_back(entry_of<in_chunks<ring, 2>>(1));
     some.push_back(entry_of<in_chunks<usp<2>, 3>>(2));
-    some.push_back(entry_of<in_chunks<my_ring, 2>>(1, false, "my_ring in 2 chunks"));
+    some.push_back(entry_of<in_chunks<my_ring, 2>>(1, "my_ring in 2 chunks"));
     return some;
   }();
   return entries;

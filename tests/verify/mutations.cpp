@@ -472,6 +472,9 @@ std::optional<place> lane_too_high(world_of_programs& all, sites& s) {
 std::optional<place> lane_below_zero(world_of_programs& all, sites& s) {
   return at_some_receive(all, s, [](program&, exchange& x, place& found) { found.peer = x.lane = -1; });
 }
+std::optional<place> tensor_alone(world_of_programs& all, sites& s) {
+  return at_some_send(all, s, [](program&, exchange& x, place& found) { found.peer = (x.tensor = 2) - 1; });
+}
 std::optional<place> send_a_shard_that_is_not(world_of_programs& all, sites& s) {
   return at_some_send(all, s, [](program& p, exchange& x, place& found) {
     p.sent[x.sent.first].shard = p.world;
@@ -961,6 +964,7 @@ const mutation mutations[] = {
     {"a receive from nobody", fault::peer_outside_world, receive_from_nobody},
     {"lane 99", fault::lane_does_not_exist, lane_too_high},
     {"lane -1", fault::lane_does_not_exist, lane_below_zero},
+    {"a tensor alone", fault::tensor_alone, tensor_alone},
     {"a shard outside the world is sent", fault::block_outside_world, send_a_shard_that_is_not},
     {"a slice that does not exist is sent", fault::block_outside_world, send_a_slice_that_is_not},
     {"a shard outside the world is received", fault::block_outside_world, receive_a_shard_that_is_not},

@@ -13,6 +13,8 @@
 #include "orrery/attention/kernel_plan.hpp"
 #include "orrery/attention/output_part.hpp"
 #include "orrery/attention/plan.hpp"
+#include "orrery/attention/planned_mask.hpp"
+#include "orrery/attention/sizes.hpp"
 #include "orrery/run/executor.hpp"
 
 namespace orrery::detail {
@@ -25,13 +27,14 @@ class attention_backward {
  public:
   using storage = typename Kernel::storage;
   using accumulator = typename Kernel::accumulator;
+  using log_sum_exp = log_sum_exp_of<storage>;
   using context = typename Kernel::context;
 
   /// All of a query block, and all of a key block.
-  static constexpr std::array operands{side::query, side::key};
+  static constexpr std::array operands = attention_sizes::backward_tensors;
 
   attention_backward(const attention_plan<Mask>& plan, const program& p, kernel_plan<Kernel, Memory>& own)
-      : plan_{&plan}, kernel_{&own} {
+      : plan_{&plan}, sizes_{plan.template sizes<Kernel>(p.pass)}, kernel_{&own} {
     queries_.reserve(most_blocks_in_tile(p, side::query));
     keys_.reserve(most_blocks_in_tile(p, side::key));
     pass_ = p.pass;
@@ -47,6 +50,7 @@ class attention_backward {
     const std::int64_t keys_rows = plan.batch * key_heads * own_tokens(side::key);
     if (is_whole()) return;
     own_delta_ = array{queries_rows};
+    if constexpr (!lse_direct) own_lse_ = array{queries_rows};
     if constexpr (!queries_direct) own_grad_q_ = array{queries_rows * plan.head_dim};
     if (!keys_direct_) {
       own_grad_k_ = array{keys_rows * plan.head_dim};
@@ -56,32 +60,28 @@ class attention_backward {
 
   /// The trainer's tensors of this call.
   tensor_view<const storage> q, k, v, out, grad_out;
-  row_view<const accumulator> lse;
+  row_view<const log_sum_exp> lse;
   tensor_view<storage> grad_q, grad_k, grad_v;
   output_listener on_final;
 
-  /// Of delta, and of gradients that the plan keeps until they are complete: none where the kernel sums in the type
-  /// that it stores and no two slices share a key head.
+  /// Bytes of delta, of a log-sum-exp in the type that the kernel sums in, and of gradients that the plan keeps until
+  /// they are complete: only of delta if the kernel sums in the type that it stores and no two slices share a key head.
   [[nodiscard]] std::int64_t own_bytes() const noexcept {
-    return own_delta_.bytes() + own_grad_q_.bytes() + own_grad_k_.bytes() + own_grad_v_.bytes();
+    return own_delta_.bytes() + own_lse_.bytes() + own_grad_q_.bytes() + own_grad_k_.bytes() + own_grad_v_.bytes();
   }
 
-  /// Delta: the row sums of grad_out * out.
+  /// Computes delta, the row sums of grad_out * out.
   void prepare(const context& how) {
     kernel_->begin();
-    if (!is_whole()) Kernel::row_dot(how, out, grad_out, own_delta());
+    if (!is_whole()) {
+      Kernel::row_dot(how, out, grad_out, own_rows(own_delta_));
+      if constexpr (!lse_direct) Kernel::copy(how, lse, own_rows(own_lse_));
+    }
     for (int& slices : key_slices_under_way_) slices = plan_->slices.size();
   }
 
-  [[nodiscard]] std::int64_t operand_bytes(int, const block& b) const {
-    constexpr auto stored = static_cast<std::int64_t>(sizeof(storage));
-    constexpr auto summed = static_cast<std::int64_t>(sizeof(accumulator));
-    return rows_of(b) * ((plan_->head_dim + plan_->value_dim) * stored + (b.side == side::query ? 2 * summed : 0));
-  }
-  [[nodiscard]] std::int64_t partial_bytes(const block& b) const {
-    return rows_of(b) * (plan_->head_dim + (b.side == side::key ? plan_->value_dim : 0)) *
-           static_cast<std::int64_t>(sizeof(accumulator));
-  }
+  [[nodiscard]] std::int64_t operand_bytes(int tensor, const block& b) const { return sizes_.operand_bytes(tensor, b); }
+  [[nodiscard]] std::int64_t partial_bytes(const block& b) const { return sizes_.partial_bytes(b); }
 
   void pack(const context& how, int, const block& b, std::byte* to) const {
     if (b.side == side::query) {
@@ -101,11 +101,11 @@ class attention_backward {
   void interact(const context& how, std::span<const tile_block> queries, std::span<const tile_block> keys) {
     if constexpr (kernel_plan<Kernel, Memory>::knows_whole) {
       if (is_whole()) {
-        kernel_->run_whole(
-            how,
-            whole_backward<storage, accumulator>{q, k, v, out, lse, grad_out, grad_q, grad_k, grad_v,
-                                                 plan_->positions(queries[0].block), plan_->positions(keys[0].block)},
-            plan_->map_of(queries[0].block), static_cast<accumulator>(plan_->scale), plan_->mask);
+        kernel_->run_whole(how,
+                           whole_backward<storage>{q, k, v, out, lse, grad_out, grad_q, grad_k, grad_v,
+                                                   plan_->positions(queries[0].block), plan_->positions(keys[0].block)},
+                           plan_->map_of(queries[0].block), static_cast<accumulator>(plan_->scale),
+                           mask_for_kernels(plan_->mask));
         return;
       }
     }
@@ -133,7 +133,7 @@ class attention_backward {
     }
     kernel_->backward(how, std::span<const backward_queries<storage, accumulator>>{queries_},
                       std::span<const backward_keys<storage, accumulator>>{keys_}, plan_->map_of(queries[0].block),
-                      static_cast<accumulator>(plan_->scale), plan_->mask);
+                      static_cast<accumulator>(plan_->scale), mask_for_kernels(plan_->mask));
   }
 
   void merge(const context& how, const block& b, std::byte* into, const std::byte* from, bool fresh) {
@@ -190,12 +190,14 @@ class attention_backward {
   }
 
  private:
-  /// Does the kernel write the gradients itself?
+  /// Returns true if the kernel writes the gradients itself.
   [[nodiscard]] bool is_whole() const noexcept { return kernel_->is_whole(pass_); }
 
   using array = plan_array<accumulator, Memory>;
 
   static constexpr bool queries_direct = std::is_same_v<storage, accumulator>;
+  /// True if the kernel reads the trainer's log-sum-exp where it is.
+  static constexpr bool lse_direct = std::is_same_v<log_sum_exp, accumulator>;
 
   struct query_operands {
     row_view<const accumulator> lse;
@@ -218,7 +220,7 @@ class attention_backward {
     return {const_cast<T*>(r.data), r.batch, r.heads, r.sequence, r.batch_stride, r.head_stride, r.sequence_stride};
   }
 
-  /// The first `ready` key heads of a slice are complete.
+  /// Writes the first `ready` key heads of a slice, which are complete, to the trainer's gradients.
   void hand_out(const context& how, const block& own, std::int64_t ready) {
     const key_gradients sums = grad_kv_at(own, nullptr);
     const std::int64_t first = plan_->slice(own).first_key_head;
@@ -248,18 +250,22 @@ class attention_backward {
     }
   }
 
-  [[nodiscard]] std::int64_t rows_of(const block& b) const { return plan_->batch * plan_->heads(b) * plan_->tokens(b); }
   [[nodiscard]] std::int64_t own_tokens(side s) const { return plan_->own_tokens(s); }
   [[nodiscard]] block_reader reader(const block& b, std::byte* memory) const {
     return {memory, plan_->batch, plan_->heads(b), plan_->tokens(b)};
   }
-  [[nodiscard]] row_view<accumulator> own_delta() {
-    return batch_head_sequence(own_delta_.data(), plan_->batch, plan_->query_heads, own_tokens(side::query));
+  [[nodiscard]] row_view<accumulator> own_rows(const array& rows) const {
+    return batch_head_sequence(rows.data(), plan_->batch, plan_->query_heads, own_tokens(side::query));
   }
   [[nodiscard]] query_operands own_queries(const block& b) const {
-    const auto delta =
-        batch_head_sequence(own_delta_.data(), plan_->batch, plan_->query_heads, own_tokens(side::query));
-    return {plan_->part_of(lse, b), plan_->part_of(delta, b), plan_->part_of(q, b), plan_->part_of(grad_out, b)};
+    row_view<const accumulator> own_lse;
+    if constexpr (lse_direct) {
+      own_lse = lse;
+    } else {
+      own_lse = own_rows(own_lse_);
+    }
+    return {plan_->part_of(own_lse, b), plan_->part_of(own_rows(own_delta_), b), plan_->part_of(q, b),
+            plan_->part_of(grad_out, b)};
   }
   [[nodiscard]] query_operands queries_at(const block& b, std::byte* memory) const {
     block_reader packed = reader(b, memory);
@@ -311,10 +317,12 @@ class attention_backward {
   }
 
   const attention_plan<Mask>* plan_;
+  attention_sizes sizes_;
   kernel_plan<Kernel, Memory>* kernel_;
   std::vector<backward_queries<storage, accumulator>> queries_;
   std::vector<backward_keys<storage, accumulator>> keys_;
   array own_delta_;
+  array own_lse_;
   array own_grad_q_;
   array own_grad_k_;
   array own_grad_v_;

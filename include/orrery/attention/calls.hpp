@@ -15,6 +15,7 @@
 #include "orrery/attention/kernel_plan.hpp"
 #include "orrery/attention/output_part.hpp"
 #include "orrery/attention/plan.hpp"
+#include "orrery/attention/tile.hpp"
 #include "orrery/run/executor.hpp"
 #include "orrery/schedule/detail/split_by_tensor.hpp"
 #include "orrery/schedule/program.hpp"
@@ -31,13 +32,13 @@ namespace orrery {
 template <class Kernel>
 struct backward_arguments {
   using storage = typename Kernel::storage;
-  using accumulator = typename Kernel::accumulator;
+  using log_sum_exp = detail::log_sum_exp_of<storage>;
 
   tensor_view<const storage> q{};         ///< the forward's: [batch, tokens, query_heads, head_dim]
   tensor_view<const storage> k{};         ///< the forward's: [batch, key tokens, key_heads, head_dim]
   tensor_view<const storage> v{};         ///< the forward's: [batch, key tokens, key_heads, value_dim]
   tensor_view<const storage> out{};       ///< the forward's result: [batch, tokens, query_heads, value_dim]
-  row_view<const accumulator> lse{};      ///< the forward's result: [batch, query_heads, tokens]
+  row_view<const log_sum_exp> lse{};      ///< the forward's result: [batch, query_heads, tokens]
   tensor_view<const storage> grad_out{};  ///< the gradient of the loss with respect to out, as large as out
   tensor_view<storage> grad_q{};          ///< written: as large as q
   tensor_view<storage> grad_k{};          ///< written: as large as k
@@ -52,14 +53,14 @@ namespace orrery::detail {
 template <class Kernel>
 struct attention_calls {
   using storage = typename Kernel::storage;
-  using accumulator = typename Kernel::accumulator;
+  using log_sum_exp = log_sum_exp_of<storage>;
 
   attention_calls() = default;
   attention_calls(const attention_calls&) = delete;
   attention_calls& operator=(const attention_calls&) = delete;
   virtual ~attention_calls() = default;
 
-  virtual void begin_forward(const tensor_view<storage>& out, const row_view<accumulator>& lse) = 0;
+  virtual void begin_forward(const tensor_view<storage>& out, const row_view<log_sum_exp>& lse) = 0;
   virtual void give_queries(const tensor_view<const storage>& q) = 0;
   virtual void give_keys(const tensor_view<const storage>& k) = 0;
   virtual void give_values(const tensor_view<const storage>& v) = 0;
@@ -119,7 +120,7 @@ template <class Kernel, class World, class Mask>
 class planned_attention final : public attention_calls<Kernel> {
  public:
   using storage = typename Kernel::storage;
-  using accumulator = typename Kernel::accumulator;
+  using log_sum_exp = log_sum_exp_of<storage>;
   using memory = typename World::memory;
 
   /// Collective. The programs must be proven (see `verify`) and finished. Without a backward program there is no
@@ -134,13 +135,13 @@ class planned_attention final : public attention_calls<Kernel> {
         run_forward_{world,
                      how == operand_messages::per_tensor
                          ? split_by_tensor(forward_program, decltype(forward_)::operands)
-                         : tensor_program{forward_program, {}},
+                         : std::move(forward_program),
                      forward_} {
     if (backward_) run_backward_.emplace(world, *backward_program, *backward_);
   }
   ~planned_attention() override { this->leave_forward(); }
 
-  void begin_forward(const tensor_view<storage>& out, const row_view<accumulator>& lse) override {
+  void begin_forward(const tensor_view<storage>& out, const row_view<log_sum_exp>& lse) override {
     forward_.out = out;
     forward_.lse = lse;
     run_forward_.begin();

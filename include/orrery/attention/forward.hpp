@@ -14,6 +14,8 @@
 #include "orrery/attention/kernel_plan.hpp"
 #include "orrery/attention/output_part.hpp"
 #include "orrery/attention/plan.hpp"
+#include "orrery/attention/planned_mask.hpp"
+#include "orrery/attention/sizes.hpp"
 #include "orrery/run/executor.hpp"
 
 namespace orrery::detail {
@@ -25,13 +27,14 @@ class attention_forward {
  public:
   using storage = typename Kernel::storage;
   using accumulator = typename Kernel::accumulator;
+  using log_sum_exp = log_sum_exp_of<storage>;
   using context = typename Kernel::context;
 
   /// Q, K and V.
-  static constexpr std::array operands{side::query, side::key, side::key};
+  static constexpr std::array operands = attention_sizes::forward_tensors;
 
   attention_forward(const attention_plan<Mask>& plan, const program& p, kernel_plan<Kernel, Memory>& own)
-      : plan_{&plan}, kernel_{&own} {
+      : plan_{&plan}, sizes_{plan.template sizes<Kernel>(pass::forward)}, kernel_{&own} {
     queries_.reserve(most_blocks_in_tile(p, side::query));
     keys_.reserve(most_blocks_in_tile(p, side::key));
     if (own.is_whole(pass::forward)) return;
@@ -44,20 +47,16 @@ class attention_forward {
   /// The trainer's tensors of this call.
   tensor_view<const storage> q, k, v;
   tensor_view<storage> out;
-  row_view<accumulator> lse;
+  row_view<log_sum_exp> lse;
   output_listener on_final;
 
-  /// Of results that the plan keeps until they are complete: none where the kernel sums in the type that it stores.
+  /// Bytes of results that the plan keeps until they are complete: none if the kernel sums in the type that it stores.
   [[nodiscard]] std::int64_t own_bytes() const noexcept { return own_out_.bytes() + own_lse_.bytes(); }
 
   void prepare(const context&) { kernel_->begin(); }
 
-  [[nodiscard]] std::int64_t operand_bytes(int tensor, const block& b) const {
-    return rows_of(b) * dim_of(tensor) * static_cast<std::int64_t>(sizeof(storage));
-  }
-  [[nodiscard]] std::int64_t partial_bytes(const block& b) const {
-    return rows_of(b) * (plan_->value_dim + 1) * static_cast<std::int64_t>(sizeof(accumulator));
-  }
+  [[nodiscard]] std::int64_t operand_bytes(int tensor, const block& b) const { return sizes_.operand_bytes(tensor, b); }
+  [[nodiscard]] std::int64_t partial_bytes(const block& b) const { return sizes_.partial_bytes(b); }
 
   void pack(const context& how, int tensor, const block& b, std::byte* to) const {
     const tensor_view<const storage>& whole = tensor == 0 ? q : tensor == 1 ? k : v;
@@ -68,9 +67,10 @@ class attention_forward {
     if constexpr (kernel_plan<Kernel, Memory>::knows_whole) {
       if (kernel_->is_whole(pass::forward)) {
         kernel_->run_whole(how,
-                           whole_forward<storage, accumulator>{q, k, v, out, lse, plan_->positions(queries[0].block),
-                                                               plan_->positions(keys[0].block)},
-                           plan_->map_of(queries[0].block), static_cast<accumulator>(plan_->scale), plan_->mask);
+                           whole_forward<storage>{q, k, v, out, lse, plan_->positions(queries[0].block),
+                                                  plan_->positions(keys[0].block)},
+                           plan_->map_of(queries[0].block), static_cast<accumulator>(plan_->scale),
+                           mask_for_kernels(plan_->mask));
         return;
       }
     }
@@ -98,7 +98,7 @@ class attention_forward {
     }
     kernel_->forward(how, std::span<const forward_queries<storage, accumulator>>{queries_},
                      std::span<const forward_keys<storage>>{keys_}, plan_->map_of(queries[0].block),
-                     static_cast<accumulator>(plan_->scale), plan_->mask);
+                     static_cast<accumulator>(plan_->scale), mask_for_kernels(plan_->mask));
   }
 
   void merge(const context& how, const block& b, std::byte* into, const std::byte* from, bool fresh) {
@@ -114,9 +114,9 @@ class attention_forward {
 
   /// The attention of queries that see no key: out is 0, and the log-sum-exp -infinity.
   void clear(const context& how, const block& own) {
-    const auto clear_result = [&](const auto& result, const row_view<accumulator>& sums) {
+    const auto clear_result = [&]<class T>(const auto& result, const row_view<T>& sums) {
       Kernel::clear(how, result);
-      Kernel::clear(how, sums, -std::numeric_limits<accumulator>::infinity());
+      Kernel::clear(how, sums, -std::numeric_limits<T>::infinity());
     };
     if (kernel_->is_whole(pass::forward)) {
       const head_slice& s = plan_->slice(own);
@@ -141,15 +141,14 @@ class attention_forward {
  private:
   using array = plan_array<accumulator, Memory>;
 
-  /// Does the kernel accumulate in the trainer's own type? Then it does so in the trainer's memory.
-  static constexpr bool direct = std::is_same_v<storage, accumulator>;
+  /// True if the kernel accumulates in the trainer's own types. Then it does so in the trainer's memory.
+  static constexpr bool direct = std::is_same_v<storage, accumulator> && std::is_same_v<log_sum_exp, accumulator>;
 
   struct partial {
     tensor_view<accumulator> out;
     row_view<accumulator> lse;
   };
 
-  [[nodiscard]] std::int64_t rows_of(const block& b) const { return plan_->batch * plan_->heads(b) * plan_->tokens(b); }
   [[nodiscard]] std::int64_t dim_of(int tensor) const { return tensor == 2 ? plan_->value_dim : plan_->head_dim; }
   [[nodiscard]] std::int64_t own_tokens() const { return plan_->own_tokens(side::query); }
   [[nodiscard]] block_reader reader(const block& b, std::byte* memory) const {
@@ -172,6 +171,7 @@ class attention_forward {
   }
 
   const attention_plan<Mask>* plan_;
+  attention_sizes sizes_;
   kernel_plan<Kernel, Memory>* kernel_;
   std::vector<forward_queries<storage, accumulator>> queries_;
   std::vector<forward_keys<storage>> keys_;

@@ -9,6 +9,7 @@
 #include <string>
 
 #include "orrery/attention/tile.hpp"
+#include "orrery/mask/full.hpp"
 #include "orrery/mask/mask.hpp"
 #include "orrery/tensor/view.hpp"
 
@@ -49,6 +50,7 @@ template <class Kernel>
 struct kernel_arguments {
   using storage = typename Kernel::storage;
   using accumulator = typename Kernel::accumulator;
+  using log_sum_exp = log_sum_exp_of<storage>;
 
   const typename Kernel::context& context;
   const tensor_view<const storage>& operand;
@@ -56,6 +58,8 @@ struct kernel_arguments {
   const tensor_view<accumulator>& sum;
   const row_view<accumulator>& rows;
   const row_view<const accumulator>& given_rows;
+  const row_view<log_sum_exp>& lse;
+  const row_view<const log_sum_exp>& given_lse;
   const head_map& heads;
   accumulator scale;
   std::span<const forward_queries<storage, accumulator>> forward_queries_of_tile;
@@ -71,6 +75,8 @@ concept has_copy = has_types<Kernel> && requires(const kernel_arguments<Kernel>&
   Kernel::copy(a.context, a.sum, a.result);
   Kernel::copy(a.context, a.rows, a.rows);
   Kernel::copy(a.context, a.given_rows, a.rows);
+  Kernel::copy(a.context, a.rows, a.lse);
+  Kernel::copy(a.context, a.given_lse, a.rows);
 };
 template <class Kernel>
 concept has_add = has_types<Kernel> && requires(const kernel_arguments<Kernel>& a) {

@@ -13,6 +13,7 @@
 #include "orrery/attention/plan.hpp"
 #include "orrery/attention/planned_kernel.hpp"
 #include "orrery/attention/tile.hpp"
+#include "orrery/mask/full.hpp"
 #include "orrery/mask/mask.hpp"
 #include "orrery/schedule/block.hpp"
 #include "orrery/schedule/program.hpp"
@@ -20,7 +21,7 @@
 
 namespace orrery::detail {
 
-/// What an operator calls for its kernel: the kernel's own functions, where it needs no plan.
+/// What an operator calls instead of its kernel. Forwards to the kernel's own functions, if the kernel needs no plan.
 template <class Kernel, class Memory>
 class kernel_plan {
  public:
@@ -42,7 +43,7 @@ class kernel_plan {
   }
 };
 
-/// Those of its plan, where it needs one.
+/// Forwards to `Kernel::planned`, if the kernel has a plan.
 template <class Kernel, class Memory>
   requires planned_kernel<Kernel, Memory>
 class kernel_plan<Kernel, Memory> {
@@ -50,15 +51,15 @@ class kernel_plan<Kernel, Memory> {
   using storage = typename Kernel::storage;
   using accumulator = typename Kernel::accumulator;
 
-  /// Can the kernel write results itself, where a call is whole?
+  /// True if the kernel can write results itself where a call is whole (see `whole_forward`).
   static constexpr bool knows_whole =
-      requires(typename Kernel::template planned<Memory> & made, const whole_forward<storage, accumulator>& forward,
-               const whole_backward<storage, accumulator>& backward, const head_map& heads, accumulator scale) {
+      requires(typename Kernel::template planned<Memory> & made, const whole_forward<storage>& forward,
+               const whole_backward<storage>& backward, const head_map& heads, accumulator scale) {
     { made.expect_whole(forward, heads, scale, full{}) } -> std::same_as<bool>;
     { made.expect_whole(backward, heads, scale, full{}) } -> std::same_as<bool>;
   };
 
-  /// Says what the tiles of this program will be.
+  /// Tells the kernel the tiles of this program.
   template <class Mask>
   void expect(const attention_plan<Mask>& plan, const program& p) {
     if (made_ == nullptr) made_ = std::make_unique<planned>();
@@ -68,15 +69,15 @@ class kernel_plan<Kernel, Memory> {
     }
     for (const step& now : p.steps) {
       if (now.tile.empty()) continue;
-      const head_map heads = plan.map_of(p.queries[now.tile.queries.first].block);
+      const head_map heads = plan.map_of(p.queries_of(now.tile)[0].block);
       if (p.pass == pass::forward) {
         std::vector<forward_queries<storage, accumulator>> queries;
         std::vector<forward_keys<storage>> keys;
-        each(plan, p.queries, now.tile.queries, [&](const block& b, bool own) {
+        each(plan, p.queries_of(now.tile), [&](const block& b, bool own) {
           queries.push_back({operand(plan, b, own, plan.head_dim), sum(plan, b, plan.value_dim), rows(plan, b),
                              plan.positions(b), true, own});
         });
-        each(plan, p.keys, now.tile.keys, [&](const block& b, bool own) {
+        each(plan, p.keys_of(now.tile), [&](const block& b, bool own) {
           keys.push_back(
               {operand(plan, b, own, plan.head_dim), operand(plan, b, own, plan.value_dim), plan.positions(b), own});
         });
@@ -85,11 +86,11 @@ class kernel_plan<Kernel, Memory> {
       } else {
         std::vector<backward_queries<storage, accumulator>> queries;
         std::vector<backward_keys<storage, accumulator>> keys;
-        each(plan, p.queries, now.tile.queries, [&](const block& b, bool own) {
+        each(plan, p.queries_of(now.tile), [&](const block& b, bool own) {
           queries.push_back({operand(plan, b, own, plan.head_dim), operand(plan, b, own, plan.value_dim), rows(plan, b),
                              rows(plan, b), sum(plan, b, plan.head_dim), plan.positions(b), true, own});
         });
-        each(plan, p.keys, now.tile.keys, [&](const block& b, bool own) {
+        each(plan, p.keys_of(now.tile), [&](const block& b, bool own) {
           keys.push_back({operand(plan, b, own, plan.head_dim), operand(plan, b, own, plan.value_dim),
                           sum(plan, b, plan.head_dim), sum(plan, b, plan.value_dim), plan.positions(b), true, own});
         });
@@ -98,7 +99,7 @@ class kernel_plan<Kernel, Memory> {
       }
     }
   }
-  /// Does the kernel write the results of this pass itself?
+  /// Returns true if the kernel writes the results of this pass itself.
   [[nodiscard]] bool is_whole(pass p) const noexcept { return p == pass::forward ? whole_forward_ : whole_backward_; }
   template <class... Arguments>
   void run_whole(const Arguments&... arguments) {
@@ -128,13 +129,12 @@ class kernel_plan<Kernel, Memory> {
     const auto k = operand(plan, key, true, plan.head_dim);
     const auto v = operand(plan, key, true, plan.value_dim);
     const auto out = operand(plan, query, true, plan.value_dim);
-    const auto lse = rows(plan, query);
+    const auto lse = result_rows(plan, query);
     if (p.pass == pass::forward) {
-      const whole_forward<storage, accumulator> call{
-          q, k, v, result(out), lse, plan.positions(query), plan.positions(key)};
+      const whole_forward<storage> call{q, k, v, result(out), lse, plan.positions(query), plan.positions(key)};
       return whole_forward_ = made_->expect_whole(call, plan.map_of(query), scale, plan.mask);
     }
-    const whole_backward<storage, accumulator> call{
+    const whole_backward<storage> call{
         q, k, v, out, lse, out, result(q), result(k), result(v), plan.positions(query), plan.positions(key)};
     return whole_backward_ = made_->expect_whole(call, plan.map_of(query), scale, plan.mask);
   }
@@ -144,9 +144,8 @@ class kernel_plan<Kernel, Memory> {
   }
 
   template <class Mask, class Visit>
-  static void each(const attention_plan<Mask>& plan, const list<held_block>& blocks, const range& some,
-                   const Visit& visit) {
-    for (int i = some.first; i < some.end(); ++i) visit(blocks[i].block, blocks[i].block.shard == plan.rank);
+  static void each(const attention_plan<Mask>& plan, const entries<const held_block>& blocks, const Visit& visit) {
+    for (const held_block& held : blocks) visit(held.block, held.block.shard == plan.rank);
   }
   template <class Mask>
   static tensor_view<const storage> operand(const attention_plan<Mask>& plan, const block& b, bool own,
@@ -166,6 +165,12 @@ class kernel_plan<Kernel, Memory> {
   template <class Mask>
   static row_view<accumulator> rows(const attention_plan<Mask>& plan, const block& b) {
     accumulator* const nowhere = nullptr;
+    return batch_head_sequence(nowhere, plan.batch, plan.heads(b), plan.tokens(b));
+  }
+
+  template <class Mask>
+  static row_view<log_sum_exp_of<storage>> result_rows(const attention_plan<Mask>& plan, const block& b) {
+    log_sum_exp_of<storage>* const nowhere = nullptr;
     return batch_head_sequence(nowhere, plan.batch, plan.heads(b), plan.tokens(b));
   }
 

@@ -8,6 +8,7 @@
 #include <span>
 
 #include "orrery/attention/shape.hpp"
+#include "orrery/attention/sizes.hpp"
 #include "orrery/attention/tile.hpp"
 #include "orrery/host/memory.hpp"
 #include "orrery/layout/layout.hpp"
@@ -18,27 +19,10 @@
 
 namespace orrery::detail {
 
-/// The heads of one slice: which query heads, and which key heads these read. Slices differ by one query head at most;
-/// a key head belongs to every slice that has one of its query heads.
-struct head_slice {
-  std::int64_t first_query_head = 0;
-  std::int64_t query_heads = 0;
-  std::int64_t first_key_head = 0;
-  std::int64_t key_heads = 0;
-
-  [[nodiscard]] static constexpr head_slice of(int slice, int slices, std::int64_t query_heads,
-                                               std::int64_t key_heads) noexcept {
-    const std::int64_t first = begin_of_piece(slice, slices, query_heads);
-    const std::int64_t end = begin_of_piece(slice + 1, slices, query_heads);
-    const std::int64_t group = query_heads / key_heads;
-    if (first == end) return {first, 0, first / group, 0};
-    return {first, end - first, first / group, (end - 1) / group + 1 - first / group};
-  }
-};
-
 /// What both calls of an attention operator share on one rank.
 template <class Mask>
 struct attention_plan {
+  attention_shape shape;  ///< completed
   std::int64_t batch;
   std::int64_t query_heads;
   std::int64_t key_heads;
@@ -52,19 +36,30 @@ struct attention_plan {
   list<segments> key_shards;
   list<head_slice> slices;
 
-  /// Without shards, which `deal` gives it. `shape` is completed.
-  attention_plan(const attention_shape& shape, int of_rank, const Mask& of_mask, int slice_count)
-      : batch{shape.batch},
+  /// Makes a plan without shards, which `deal` gives it. `of_shape` must be completed.
+  attention_plan(const attention_shape& of_shape, int of_rank, const Mask& of_mask, int slice_count)
+      : shape{of_shape},
+        batch{shape.batch},
         query_heads{shape.query_heads},
         key_heads{*shape.key_heads},
         head_dim{shape.head_dim},
         value_dim{*shape.value_dim},
         scale{*shape.scale},
         rank{of_rank},
-        mask{of_mask} {
-    for (int s = 0; s < slice_count; ++s) {
-      slices.push_back(head_slice::of(s, slice_count, query_heads, key_heads));
-    }
+        mask{of_mask},
+        slices{head_slice::all(slice_count, query_heads, key_heads)} {}
+
+  /// The bytes of blocks in a pass of an operator with this kernel.
+  template <class Kernel>
+  [[nodiscard]] attention_sizes sizes(pass p) const {
+    return {shape,
+            p,
+            slices.size(),
+            chunks,
+            sizeof(typename Kernel::storage),
+            sizeof(typename Kernel::accumulator),
+            query_shards,
+            key_shards};
   }
 
   /// Takes the shards of all ranks, in `chunk_count` chunks each: chunk c of rank r at [r * chunk_count + c].

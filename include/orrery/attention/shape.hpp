@@ -11,10 +11,10 @@
 #include <string>
 
 #include "orrery/attention/view_overlap.hpp"
+#include "orrery/detail/initializer_text.hpp"
 #include "orrery/schedule/block.hpp"
 #include "orrery/schedule/detail/counted.hpp"
 #include "orrery/schedule/detail/schedule_digest.hpp"
-#include "orrery/schedule/detail/split_by_tensor.hpp"
 #include "orrery/schedule/list.hpp"
 #include "orrery/tensor/math.hpp"
 #include "orrery/tensor/view.hpp"
@@ -38,12 +38,12 @@ struct attention_shape {
   std::optional<std::int64_t> key_length{};  ///< tokens of the key sequence, over all ranks; default: length
   std::optional<double> scale{};             ///< of the scores; default: 1 / sqrt(head_dim)
   schedule::pass circulate = schedule::pass::circulate_keys;  ///< the backward's policy
-  /// Of the forward's operands, for those who compute them one after the other (see `attention::begin_forward`).
+  /// Whether the forward's operands travel one by one, as they are computed (see `attention::begin_forward`).
   orrery::schedule::operand_messages operand_messages = orrery::schedule::operand_messages::per_block;
-  /// For inference: no backward is planned, proven or given memory, and the topology need not have one.
+  /// If true, no backward is planned, proven or given memory, and the topology need not have one. For inference.
   bool forward_only = false;
 
-  /// With all defaults filled in: every optional member has a value.
+  /// Returns the shape with all defaults filled in: every optional member has a value.
   [[nodiscard]] attention_shape completed() const {
     attention_shape full = *this;
     full.key_heads = key_heads.value_or(query_heads);
@@ -54,12 +54,33 @@ struct attention_shape {
   }
 };
 
+/// The shape as its designated initialiser, without what has its default:
+/// "{.length = 65536, .query_heads = 32, .head_dim = 128}".
+[[nodiscard]] inline std::string to_string(const attention_shape& shape) {
+  using code = detail::initializer_text::code;
+  const attention_shape defaults;
+  detail::initializer_text text;
+  text.member("batch", shape.batch, defaults.batch)
+      .member("length", shape.length)
+      .member("query_heads", shape.query_heads, defaults.query_heads)
+      .member("key_heads", shape.key_heads)
+      .member("head_dim", shape.head_dim)
+      .member("value_dim", shape.value_dim)
+      .member("key_length", shape.key_length)
+      .member("scale", shape.scale)
+      .member("circulate", code{std::string{"pass::"} + name_of(shape.circulate)},
+              code{std::string{"pass::"} + name_of(defaults.circulate)});
+  if (shape.operand_messages != defaults.operand_messages)
+    text.member("operand_messages", code{"operand_messages::per_tensor"});
+  return text.member("forward_only", shape.forward_only, defaults.forward_only).text();
+}
+
 }  // namespace orrery
 
 namespace orrery::detail {
 
-/// What an attention operator is made of, as far as its arguments can be wrong: for messages, and for ranks to
-/// compare.
+/// The arguments of an attention operator, and what is derived from them: for checks, messages, and comparison between
+/// ranks.
 struct attention_request {
   attention_shape shape;  ///< completed
   int world = 1;
@@ -69,9 +90,18 @@ struct attention_request {
   std::int64_t max_head_dim = 0;
   std::string mask;
   std::string layout;
-  std::uint64_t shards = 0;    ///< a digest of all ranks' shards; 0: not known yet
-  schedule_digest forward{};   ///< of all ranks' programs, as this rank has proven them
-  schedule_digest backward{};  ///< unless forward_only
+  std::uint64_t shards = 0;         ///< a digest of all ranks' shards; 0: not known yet
+  std::uint64_t visible_pairs = 0;  ///< a digest of the pairs of shards that the mask leaves; 0: not known yet
+  schedule_digest forward{};        ///< of all ranks' programs, as this rank has proven them
+  schedule_digest backward{};       ///< unless forward_only
+
+  /// The passes of the operator.
+  [[nodiscard]] list<pass> passes() const {
+    list<pass> all;
+    all.push_back(pass::forward);
+    if (!shape.forward_only) all.push_back(shape.circulate);
+    return all;
+  }
 
   /// Empty, or a message.
   [[nodiscard]] std::string what_is_wrong_with_sizes() const {
@@ -124,7 +154,7 @@ struct attention_request {
     return text + std::string{"scores are too large for the numbers in which kernel "} + kernel + " computes";
   }
 
-  /// What to say of the layout's shards for a sequence whose length is `name`, `length`.
+  /// Returns the message about the layout's shards for a sequence whose length is `name`, `length`.
   [[nodiscard]] std::string wrong_shards(const char* name, std::int64_t length, const std::string& why) const {
     return "layout " + layout + " (" + name + " " + std::to_string(length) + " over " + counted_ranks(world) + ") " +
            why;
@@ -144,13 +174,13 @@ struct attention_request {
                        : std::string{"ring and concentric do not cut heads"});
   }
 
-  /// What to say of a schedule that is not proven.
+  /// Returns the message about a schedule that is not proven.
   [[nodiscard]] std::string unproven(pass p, const verdict& v) const {
     return "the schedule of topology " + topology + " (" + name_of(p) + ") is wrong for " + counted_ranks(world) +
            ": " + v.message();
   }
 
-  /// All of it, with what is wrong on this rank, as ranks compare it.
+  /// Returns the fields that ranks compare, among them the error of this rank.
   [[nodiscard]] list<agreement> fields(const std::string& error) const {
     list<agreement> all;
     const auto say = [&](const char* name, const std::string& value) { all.push_back({name, value}); };
@@ -177,6 +207,7 @@ struct attention_request {
     say("the forward's programs", topology + " with digest " + forward.text());
     if (!shape.forward_only) say("the backward's programs", topology + " with digest " + backward.text());
     say("shards (their digest)", std::to_string(shards));
+    say("visible pairs of shards (their digest)", std::to_string(visible_pairs));
     return all;
   }
 
@@ -189,8 +220,8 @@ struct attention_request {
     [[nodiscard]] std::string text() const { return std::string{name} + " is " + std::to_string(size); }
   };
 
-  /// Numbers of a tensor of the whole sequence, of queries and outputs together. With fewer, no size that an operator
-  /// computes from them overflows, and no machine has more.
+  /// The most numbers that queries and outputs of the whole sequence may have together. No size that an operator
+  /// computes from fewer overflows, and no machine has more.
   static constexpr std::int64_t most_numbers = std::int64_t{1} << 52;
 
   /// Empty, or a message that names the largest factor. The last two are the dimensions, which are added.
@@ -211,7 +242,7 @@ struct attention_request {
   }
 };
 
-/// The sizes that a view must have, and whose view it is: `call` and `name` are for the message.
+/// The sizes that a view must have. `call` and `name` are for the message.
 struct expected_view {
   const char* call;
   const char* name;

@@ -9,6 +9,7 @@
 #include "orrery/attention/calls.hpp"
 #include "orrery/attention/output_part.hpp"
 #include "orrery/attention/shape.hpp"
+#include "orrery/attention/tile.hpp"
 #include "orrery/tensor/view.hpp"
 
 namespace orrery {
@@ -21,11 +22,11 @@ template <class Kernel>
 class started_forward {
  public:
   using storage = typename Kernel::storage;
-  using accumulator = typename Kernel::accumulator;
+  using log_sum_exp = detail::log_sum_exp_of<storage>;
 
   started_forward(detail::attention_calls<Kernel>& calls, const detail::call_views& views,
                   const detail::expected_view& q, const detail::expected_view& k, const detail::expected_view& v,
-                  const tensor_view<storage>& out, const row_view<accumulator>& lse)
+                  const tensor_view<storage>& out, const row_view<log_sum_exp>& lse)
       : calls_{&calls}, views_{views}, q_{q}, k_{k}, v_{v} {
     calls.begin_forward(out, lse);
     calls.forward_under_way = &calls_;

@@ -4,14 +4,16 @@
 #include "orrery/config.hpp"
 
 #include <cstdint>
+#include <type_traits>
 
 #include "orrery/layout/segment.hpp"
 #include "orrery/tensor/view.hpp"
 
 namespace orrery {
 
-/// Which key head a query head reads. Heads are counted within the views of one tile, which may hold only a slice of
-/// the model's heads; several query heads share a key head when the model has fewer key heads (GQA, MQA).
+/// Maps query heads to the key heads that they read. Heads are counted within the views of one tile, which may hold
+/// only a slice of the model's heads; several query heads share a key head when the model has fewer key heads (GQA,
+/// MQA).
 struct head_map {
   std::int64_t first_query_head = 0;      ///< the model's index of query head 0 of the views
   std::int64_t first_key_head = 0;        ///< the model's index of key head 0 of the views
@@ -76,28 +78,33 @@ struct backward_keys {
 
 namespace orrery::detail {
 
+/// The type of an operator's log-sum-exp: depends on the element type alone, so that kernels of one element type can
+/// take each other's place in a trainer, whatever they sum in. Float for float and the 16-bit types, double for double.
+template <class Storage>
+using log_sum_exp_of = std::conditional_t<(sizeof(Storage) < sizeof(float)), float, Storage>;
+
 /// A whole attention forward: one query block meets one key block, nothing else meets either, and both are the
 /// trainer's. So what a kernel computes is the result, and may be written as the trainer stores it (see
 /// `planned_kernel`).
-template <class Storage, class Accumulator>
+template <class Storage>
 struct whole_forward {
   tensor_view<const Storage> q;
   tensor_view<const Storage> k;
   tensor_view<const Storage> v;
   tensor_view<Storage> out;
-  row_view<Accumulator> lse;
+  row_view<log_sum_exp_of<Storage>> lse;
   segments query_positions;
   segments key_positions;
 };
 
-/// Likewise a whole backward. `out` and `lse` are the forward's results.
-template <class Storage, class Accumulator>
+/// A whole attention backward, likewise. `out` and `lse` are the forward's results.
+template <class Storage>
 struct whole_backward {
   tensor_view<const Storage> q;
   tensor_view<const Storage> k;
   tensor_view<const Storage> v;
   tensor_view<const Storage> out;
-  row_view<const Accumulator> lse;
+  row_view<const log_sum_exp_of<Storage>> lse;
   tensor_view<const Storage> grad_out;
   tensor_view<Storage> grad_q;
   tensor_view<Storage> grad_k;

@@ -19,6 +19,19 @@ struct token_block {
 
   /// Global position of the block's token `i`.
   [[nodiscard]] constexpr std::int64_t position(std::int64_t i) const noexcept { return piece.position(offset + i); }
+
+  /// How many of the block's tokens are at smaller positions than this one.
+  [[nodiscard]] constexpr std::int64_t tokens_before(std::int64_t position) const noexcept {
+    std::int64_t tokens = position - piece.begin;
+    if (position <= piece.begin) {
+      tokens = 0;
+    } else if (piece.run < piece.count) {
+      const std::int64_t rest = tokens % piece.stride;
+      tokens = tokens / piece.stride * piece.run + (rest < piece.run ? rest : piece.run);
+    }
+    tokens -= offset;
+    return tokens < 0 ? 0 : tokens < count ? tokens : count;
+  }
 };
 
 /// Tokens [first, last) of a block.
@@ -42,6 +55,18 @@ template <class Classify>
   if (some.first >= some.last) return {};
   for (std::int64_t group = (count - 1) / granule * granule; !visible(group); group -= granule) some.last = group;
   return some;
+}
+
+/// Which of a block's tokens, which are keys, the queries at positions from `first` to `last` see: an interval that has
+/// all of them, and for one query no other.
+template <mask_of_intervals Mask>
+[[nodiscard]] constexpr token_range visible_tokens(const Mask& mask, std::int64_t first, std::int64_t last,
+                                                   const token_block& keys) {
+  const position_interval seen = mask.keys_of(first, last);
+  if (seen.empty()) return {};
+  const token_range some{keys.tokens_before(seen.first),
+                         seen.last < INT64_MAX ? keys.tokens_before(seen.last + 1) : keys.count};
+  return some.first < some.last ? some : token_range{};
 }
 
 /// A shard's tokens in blocks of at most `largest`, none of which crosses a boundary between segments (where positions

@@ -89,6 +89,14 @@ class device_memory {
 
   [[nodiscard]] std::byte* data() const noexcept { return data_; }
 
+  /// Copies bytes of the host to the begin of this memory, and waits for that. Plan time only.
+  void write(const void* from, std::int64_t bytes) const {
+    const cuda_stream copies;
+    check_cuda(cudaMemcpyAsync(data_, from, static_cast<std::size_t>(bytes), cudaMemcpyHostToDevice, copies.get()),
+               "cudaMemcpyAsync");
+    check_cuda(cudaStreamSynchronize(copies.get()), "cudaStreamSynchronize");
+  }
+
  private:
   [[noreturn]] static void throw_short(std::int64_t bytes) {
     ignore_cuda(cudaErrorMemoryAllocation);  // clears the error: a device without free memory is still usable

@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "orrery/schedule/list.hpp"
+#include "orrery/schedule/walk.hpp"
 #include "orrery/topology/topology.hpp"
 
 namespace orrery::detail {
@@ -53,11 +54,10 @@ class grid_drawing {
   grid_drawing(const list<program>& programs, std::size_t width)
       : ranks_{programs.size()}, width_{width}, margin_{std::to_string(programs.size()).size()} {
     for (const program& p : programs) steps_ = p.steps.size() > steps_ ? p.steps.size() : steps_;
-    for (const program& p : programs) {
-      for (int i = 0; i < steps_; ++i) {
-        cells_.push_back({});
-        if (i < p.steps.size()) fill(cells_.back(), p, p.steps[i]);
-      }
+    cells_ = list<cell>(ranks_ * steps_);
+    for (int rank = 0; rank < ranks_; ++rank) {
+      rank_reader row{*this, programs[rank], rank};
+      walk(programs[rank], row);
     }
   }
 
@@ -86,27 +86,26 @@ class grid_drawing {
     }
   }
 
-  void fill(cell& to, const program& p, const step& now) {
-    if (!now.tile.empty()) {
-      const auto shards_of = [&](const list<held_block>& holders, const range& which) {
-        list<int> shards;
-        for (int b = which.first; b < which.end(); ++b) shards.push_back(number_of(p, holders[b].block));
-        return text_of_chunks(shards, p.chunks);
-      };
-      std::string tile = shards_of(p.queries, now.tile.queries) + "x" + shards_of(p.keys, now.tile.keys);
-      if (p.slices > 1) tile += slice_mark(p) + std::to_string(p.queries[now.tile.queries.first].block.slice);
-      tiles_ = true;
-      slices_ = slices_ || p.slices > 1;
-      chunks_ = chunks_ || p.chunks > 1;
-      add(to, tile);
-    }
-    // One word for all messages that differ in their receivers only.
+  /// Fills the cells of one rank: of each step the tile, then the messages, one word for all that differ in their
+  /// receivers only.
+  struct rank_reader : visitor {
+    grid_drawing& grid;
+    const program& p;
+    int rank;
+    int now = 0;
+    std::string tile_text;
     list<std::string> contents;
     list<list<int>> receivers;
-    for (int e = now.exchanges.first; e < now.exchanges.end(); ++e) {
-      const exchange& x = p.exchanges[e];
-      if (x.sent.count == 0) continue;
-      const std::string text = content_of(p, x);
+
+    rank_reader(grid_drawing& drawing, const program& of, int number) : grid{drawing}, p{of}, rank{number} {}
+
+    void begin_step(int step) {
+      finish_step();
+      now = step;
+    }
+    void post(int, int, const exchange& x) {
+      if (x.sent.count == 0) return;
+      const std::string text = grid.content_of(p, x);
       int known = 0;
       while (known < contents.size() && contents[known] != text) ++known;
       if (known == contents.size()) {
@@ -115,8 +114,28 @@ class grid_drawing {
       }
       receivers[known].push_back(x.to);
     }
-    for (int m = 0; m < contents.size(); ++m) add(to, ">" + text_of_runs(receivers[m]) + ":" + contents[m]);
-  }
+    void compute(int, const tile& t) {
+      tile_text = shards_of(p.queries_of(t)) + "x" + shards_of(p.keys_of(t));
+      if (p.slices > 1) tile_text += slice_mark(p) + std::to_string(p.queries_of(t)[0].block.slice);
+      grid.tiles_ = true;
+      grid.slices_ = grid.slices_ || p.slices > 1;
+      grid.chunks_ = grid.chunks_ || p.chunks > 1;
+    }
+    void finish_step() {
+      if (now >= p.steps.size()) return;  // there is no cell of what completes last
+      cell& to = grid.cells_[rank * grid.steps_ + now];
+      if (!tile_text.empty()) grid.add(to, tile_text);
+      for (int m = 0; m < contents.size(); ++m) grid.add(to, ">" + text_of_runs(receivers[m]) + ":" + contents[m]);
+      tile_text.clear();
+      contents = {};
+      receivers = {};
+    }
+    [[nodiscard]] std::string shards_of(const entries<const held_block>& blocks) const {
+      list<int> shards;
+      for (const held_block& held : blocks) shards.push_back(number_of(p, held.block));
+      return text_of_chunks(shards, p.chunks);
+    }
+  };
 
   /// What an exchange sends, and how: ":+q1.0@2~5" without the colon.
   [[nodiscard]] std::string content_of(const program& p, const exchange& x) {
@@ -125,23 +144,22 @@ class grid_drawing {
     for (const side s : {side::query, side::key}) {
       // Shards of which the same slices are sent, together.
       list<int> done;
-      for (int b = x.sent.first; b < x.sent.end(); ++b) {
-        const block& first = p.sent[b];
+      for (const block& first : p.sent_by(x)) {
         bool known = first.side != s;
         for (const int number : done) known = known || number == number_of(p, first);
         if (known) continue;
         const std::string slices = slices_of(p, x, first);
         list<int> shards;
-        for (int other = b; other < x.sent.end(); ++other) {
-          if (p.sent[other].side == s && slices_of(p, x, p.sent[other]) == slices) {
-            shards.push_back(number_of(p, p.sent[other]));
-            done.push_back(number_of(p, p.sent[other]));
+        for (const block* other = &first; other != p.sent_by(x).end(); ++other) {
+          if (other->side == s && slices_of(p, x, *other) == slices) {
+            shards.push_back(number_of(p, *other));
+            done.push_back(number_of(p, *other));
           }
         }
         if (slices != slices_before) text += slices_before;
         slices_before = slices;
         text += (s == side::query ? "q" : "k") + text_of_chunks(shards, p.chunks);
-        sends_[2 * (s == side::key) + partial] = true;
+        sends_[kind_of(s, x.payload)] = true;
       }
     }
     text += slices_before;
@@ -160,8 +178,8 @@ class grid_drawing {
   /// Which slices of a block's chunk an exchange sends; empty if all.
   [[nodiscard]] static std::string slices_of(const program& p, const exchange& x, const block& of) {
     list<int> slices;
-    for (int b = x.sent.first; b < x.sent.end(); ++b) {
-      if (p.sent[b].side == of.side && number_of(p, p.sent[b]) == number_of(p, of)) slices.push_back(p.sent[b].slice);
+    for (const block& sent : p.sent_by(x)) {
+      if (sent.side == of.side && number_of(p, sent) == number_of(p, of)) slices.push_back(sent.slice);
     }
     return slices.size() == p.slices ? "" : slice_mark(p) + text_of_runs(slices);
   }
@@ -215,10 +233,10 @@ class grid_drawing {
   [[nodiscard]] std::string legend() const {
     std::string text;
     if (tiles_) text += "QxK     computes query shards Q with key shards K\n";
-    if (sends_[0]) text += ">R:qS   sends query shards S to ranks R\n";
-    if (sends_[2]) text += ">R:kS   sends key shards S to ranks R\n";
-    if (sends_[1]) text += ">R:+qS  sends partials of query shards S to ranks R\n";
-    if (sends_[3]) text += ">R:+kS  sends partials of key shards S to ranks R\n";
+    if (sends_[query_operand]) text += ">R:qS   sends query shards S to ranks R\n";
+    if (sends_[key_operand]) text += ">R:kS   sends key shards S to ranks R\n";
+    if (sends_[query_partial]) text += ">R:+qS  sends partials of query shards S to ranks R\n";
+    if (sends_[key_partial]) text += ">R:+kS  sends partials of key shards S to ranks R\n";
     if (chunks_) text += ".C      chunk C of a shard; without it, all its chunks\n";
     if (slices_)
       text += (chunks_ ? "/H" : ".H") + std::string{"      of slices H of the heads; without it, of all slices\n"};
@@ -233,7 +251,7 @@ class grid_drawing {
   std::size_t width_;
   std::size_t margin_;
   bool tiles_ = false, slices_ = false, chunks_ = false, lanes_ = false, flights_ = false;
-  bool sends_[4] = {};  // at [2 * side + payload]
+  bool sends_[slot_kinds] = {};
 };
 
 }  // namespace orrery::detail

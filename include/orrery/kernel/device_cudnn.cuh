@@ -61,7 +61,7 @@ struct device_cudnn : detail::device_backend<Device> {
 
   static constexpr std::int64_t max_head_dim = detail::device_cudnn_rows<T>::most_dim;
 
-  /// Which parts of it, says the constructor of the operator.
+  /// Any mask compiles. The constructor of the operator refuses masks that cuDNN cannot express.
   template <mask Mask>
   static constexpr bool supports = true;
 

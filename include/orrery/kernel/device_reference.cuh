@@ -232,8 +232,9 @@ namespace orrery {
 /// device; the kernel to compare others with, not one to train with. T is float, double, bfloat16 or float16; double is
 /// computed in double, the others in float.
 ///
-/// Masks are called on the device: they are trivially copyable, and memory that they refer to is the device's; their
-/// functions are constexpr (with nvcc's --expt-relaxed-constexpr) or `__device__`. Nothing is computed of a pair that
+/// Masks are called on the device and, when an operator is made, on the host: they are trivially copyable and refer to
+/// no memory, or have a table (see `mask_with_table`); their functions are constexpr (with nvcc's
+/// --expt-relaxed-constexpr) or `__host__ __device__`. Nothing is computed of a pair that
 /// is not visible: what a token holds reaches those that see it and no other. A score of -infinity hides its pair, too;
 /// one that is NaN or +infinity makes its query's out, lse and gradient NaN, and the gradients of what the query sees.
 /// Sums over tokens are in double, whatever T is.
@@ -246,7 +247,7 @@ struct device_reference : detail::device_backend<Device> {
   static constexpr std::int64_t max_head_dim = (std::numeric_limits<std::int64_t>::max)();
 
   template <mask Mask>
-  static constexpr bool supports = std::is_trivially_copyable_v<Mask>;
+  static constexpr bool supports = detail::is_mask_for_devices<Mask>();
 
   [[nodiscard]] static std::string name() { return "device_reference<" + detail::element_name<T>() + ">"; }
 

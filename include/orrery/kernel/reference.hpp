@@ -29,6 +29,9 @@ namespace orrery {
 /// A score of -infinity hides its pair, exactly as a mask does: weight 0, gradient 0; a row that has no other score has
 /// seen no key. A score that is NaN or +infinity makes `out` and lse of its row NaN, and every gradient that its
 /// row's other pairs and it contribute to.
+///
+/// Sums, and partials that travel, are double; an operator's log-sum-exp is of the type that `flash<T>` has, so that
+/// either kernel compiles in a trainer's place for the other. A score that this type cannot hold counts as infinite.
 template <class T = double>
 struct reference : detail::host_backend {
   using storage = T;
@@ -85,12 +88,29 @@ struct reference : detail::host_backend {
 
  private:
   static constexpr detail::math::minus_infinity<double> nothing{};
+  static constexpr detail::math::quiet_nan<double> not_a_number{};
 
   static double dot(const T* x, const T* y, std::int64_t dim) {
     double sum = 0;
     for (std::int64_t i = 0; i < dim; ++i) sum += static_cast<double>(x[i]) * static_cast<double>(y[i]);
     return sum;
   }
+
+  using log_sum_exp = detail::log_sum_exp_of<T>;
+
+  /// The score of a pair. Where the type of an operator's log-sum-exp cannot hold it: NaN, as +infinity would make
+  /// everything, or -infinity.
+  static double score_of(double scale, const T* q, const T* k, std::int64_t dim) {
+    const double score = scale * dot(q, k, dim);
+    if constexpr (sizeof(log_sum_exp) < sizeof(double)) {
+      constexpr auto largest = static_cast<double>((std::numeric_limits<log_sum_exp>::max)());
+      if (score > largest) return not_a_number;
+      if (score < -largest) return nothing;
+    }
+    return score;
+  }
+
+  static double round(double x) { return static_cast<double>(static_cast<log_sum_exp>(x)); }
 
   static void add_scaled(double* into, double factor, const T* x, std::int64_t dim) {
     for (std::int64_t i = 0; i < dim; ++i) into[i] += factor * static_cast<double>(x[i]);
@@ -120,7 +140,7 @@ struct reference : detail::host_backend {
     double largest = lse_before;
     bool sees = !detail::math::is_minus_infinity(lse_before);
     for_visible(keys, mask, position, [&](const forward_keys<T>& side, std::int64_t key) {
-      const double score = scale * dot(q, side.k.at(b, key, key_head), block.q.dim);
+      const double score = score_of(scale, q, side.k.at(b, key, key_head), block.q.dim);
       if (detail::math::is_minus_infinity(score)) return;
       if (!sees || score > largest) largest = score;
       sees = true;
@@ -137,7 +157,7 @@ struct reference : detail::host_backend {
     for (std::int64_t i = 0; i < block.out.dim; ++i) out[i] = empty_before ? 0.0 : out[i] * weight_before;
     double sum = weight_before;
     for_visible(keys, mask, position, [&](const forward_keys<T>& side, std::int64_t key) {
-      const double score = scale * dot(q, side.k.at(b, key, key_head), block.q.dim);
+      const double score = score_of(scale, q, side.k.at(b, key, key_head), block.q.dim);
       if (detail::math::is_minus_infinity(score)) return;
       const double weight = detail::math::exp(score - largest);
       sum += weight;
@@ -158,13 +178,15 @@ struct reference : detail::host_backend {
     const double lse = *block.lse.at(b, head, row);
     const double delta = *block.delta.at(b, head, row);
     if (detail::math::is_minus_infinity(lse)) return;  // the row saw no key, so nothing depends on it
+    // Scores are rounded if the log-sum-exp was, so that no weight is larger than 1, however large the scores.
+    const bool is_rounded = round(lse) == lse;
 
     for_visible(keys, mask, block.positions.position(row), [&](const backward_keys<T, double>& side, std::int64_t key) {
       const T* k = side.k.at(b, key, key_head);
       const T* v = side.v.at(b, key, key_head);
-      const double score = scale * dot(q, k, block.q.dim);
+      const double score = score_of(scale, q, k, block.q.dim);
       if (detail::math::is_minus_infinity(score)) return;
-      const double p = detail::math::exp(score - lse);
+      const double p = detail::math::exp((is_rounded ? round(score) : score) - lse);
       const double grad_score = p * (dot(grad_out, v, block.grad_out.dim) - delta) * scale;
       add_scaled(grad_q, grad_score, k, block.q.dim);
       add_scaled(side.grad_k.at(b, key, key_head), grad_score, q, block.q.dim);

@@ -77,7 +77,7 @@ class executor {
  public:
   /// Collective. The program must be proven (see `verify`), and its slots allocated. Throws `std::invalid_argument` if
   /// it adds nothing to a result of this rank and the interaction has no `clear`.
-  executor(World& world, const schedule::tensor_program& p, Interaction& work)
+  executor(World& world, const schedule::program& p, Interaction& work)
       : work_{&work},
         plan_{give_up_on_throw(world,
                                [&] {
@@ -88,11 +88,9 @@ class executor {
                                       return detail::memory_for<typename World::memory>(
                                           "the slots and packed operands of a plan", plan_.workspace_bytes());
                                     })},
-        channel_{give_up_on_throw(world, [&] { return world.open(p.program, placed(p)); })} {
+        channel_{give_up_on_throw(world, [&] { return world.open(p, placed(p)); })} {
     static_assert(transport<World>, "orrery: the executor's first argument is not a transport; see orrery::transport");
   }
-  executor(World& world, const schedule::program& p, Interaction& work)
-      : executor{world, schedule::tensor_program{p, {}}, work} {}
 
   /// Runs a call.
   void run() {
@@ -186,7 +184,7 @@ class executor {
   }
 
   /// Places the plan in the workspace, and returns its pieces.
-  const std::vector<exchange_pieces>& placed(const schedule::tensor_program& p) {
+  const std::vector<exchange_pieces>& placed(const schedule::program& p) {
     plan_.place(p, detail::block_sizes{*work_}, workspace_.data());
     require_clear();
     return plan_.pieces;
@@ -201,7 +199,7 @@ class executor {
     return post(ready.exchanges);
   }
   int post(const schedule::range& exchanges) {
-    for (int e = exchanges.first; e < exchanges.end(); ++e) channel_.post(e);
+    for (const int e : exchanges) channel_.post(e);
     return exchanges.count;
   }
   void end_posting(int posted) {

@@ -8,9 +8,10 @@
 #include <span>
 #include <vector>
 
+#include "orrery/detail/function_ref.hpp"
 #include "orrery/schedule/detail/slot_state.hpp"
-#include "orrery/schedule/detail/split_by_tensor.hpp"
 #include "orrery/schedule/list.hpp"
+#include "orrery/schedule/walk.hpp"
 #include "orrery/transport/transport.hpp"
 
 namespace orrery::detail {
@@ -32,19 +33,14 @@ class block_sizes {
   template <class Interaction>
   explicit block_sizes(const Interaction& work)
       : sides{Interaction::operands},
-        work_{&work},
-        tensor_{[](const void* erased, int t, const block& b) -> std::int64_t {
-          return static_cast<const Interaction*>(erased)->operand_bytes(t, b);
-        }},
-        partial_{[](const void* erased, const block& b) -> std::int64_t {
-          return static_cast<const Interaction*>(erased)->partial_bytes(b);
-        }} {}
+        tensor_{work, [](const Interaction& of, int t, const block& b) { return of.operand_bytes(t, b); }},
+        partial_{work, [](const Interaction& of, const block& b) { return of.partial_bytes(b); }} {}
 
   [[nodiscard]] std::int64_t bytes(payload c, const block& b) const {
-    return c == payload::partial ? partial_(work_, b) : bytes_before(static_cast<int>(sides.size()), b);
+    return c == payload::partial ? partial_(b) : bytes_before(static_cast<int>(sides.size()), b);
   }
   /// The bytes of one tensor of an operand.
-  [[nodiscard]] std::int64_t tensor(int t, const block& b) const { return tensor_(work_, t, b); }
+  [[nodiscard]] std::int64_t tensor(int t, const block& b) const { return tensor_(t, b); }
   /// The bytes of the tensors of an operand that come before tensor t.
   [[nodiscard]] std::int64_t bytes_before(int t, const block& b) const {
     std::int64_t sum = 0;
@@ -55,9 +51,8 @@ class block_sizes {
   }
 
  private:
-  const void* work_;
-  std::int64_t (*tensor_)(const void* work, int, const block&);
-  std::int64_t (*partial_)(const void* work, const block&);
+  function_ref<std::int64_t(int tensor, const block&)> tensor_;
+  function_ref<std::int64_t(const block&)> partial_;
 };
 
 /// One rank's program with an address for every block: what an executor runs, for every interaction and transport.
@@ -102,22 +97,21 @@ class executor_plan {
   list<block> untouched;                ///< the rank's own results to which nothing is added
   std::vector<exchange_pieces> pieces;  ///< for each exchange of the program
 
-  executor_plan(const tensor_program& p, const block_sizes& sizes) : tensors(static_cast<int>(sizes.sides.size())) {
-    measure(p.program, sizes);
+  executor_plan(const program& p, const block_sizes& sizes) : tensors(static_cast<int>(sizes.sides.size())) {
+    measure(p, sizes);
     for (const auto& of_kind : slot_bytes_) {
       for (const std::int64_t size : of_kind) count(size);
     }
     for (const own_operand& operand : own_operands_) count(sizes.bytes(payload::operand, operand.block));
     // Slots that hold only empty blocks have addresses, too: a null address is the rank's own shard.
-    if (workspace_bytes_ == 0 && !p.program.received.empty()) workspace_bytes_ = aligned(1);
+    if (workspace_bytes_ == 0 && !p.received.empty()) workspace_bytes_ = aligned(1);
   }
 
   [[nodiscard]] std::int64_t workspace_bytes() const noexcept { return workspace_bytes_; }
 
   /// Assigns all addresses: fills `tensors`, `steps` and `pieces`. Call it once, with the arguments of the constructor.
-  void place(const tensor_program& schedule, const block_sizes& sizes, std::byte* workspace) {
-    const program& p = schedule.program;
-    for (std::size_t kind = 0; kind < 4; ++kind) {
+  void place(const program& p, const block_sizes& sizes, std::byte* workspace) {
+    for (std::size_t kind = 0; kind < slot_kinds; ++kind) {
       for (const std::int64_t size : slot_bytes_[kind]) {
         slots_[kind].push_back(workspace);
         workspace += aligned(size);
@@ -132,28 +126,18 @@ class executor_plan {
       }
     }
 
-    slot_state here{p};
     pieces.resize(static_cast<std::size_t>(p.exchanges.size()));
     steps = list<planned_step>(p.steps.size() + 1);
-    for (int i = 0; i <= p.steps.size(); ++i) {
-      const bool last = i == p.steps.size();
-      planned_step& now = steps[i];
-      complete(p, here, i, last ? p.final_completions : p.steps[i].completions, now);
-      if (last) break;
-      now.exchanges = p.steps[i].exchanges;
-      for (int e = now.exchanges.first; e < now.exchanges.end(); ++e) post(schedule, here, i, e, sizes);
-      const tile& t = p.steps[i].tile;
-      if (t.empty()) continue;
-      for (int q = t.queries.first; q < t.queries.end(); ++q) now.queries.push_back(in_tile(p, here, i, p.queries[q]));
-      for (int k = t.keys.first; k < t.keys.end(); ++k) now.keys.push_back(in_tile(p, here, i, p.keys[k]));
-    }
+    for (int i = 0; i < p.steps.size(); ++i) steps[i].exchanges = p.steps[i].exchanges;
+    placement all{*this, p, sizes};
+    walk(p, all);
     for (const own_result& result : own_results_) {
       planned_step& step = steps[result.last_step];
       (result.last_completion < 0 ? step.results : step.completions[result.last_completion].results)
           .push_back(result.block);
     }
     find_untouched(p);
-    assign_first_step(schedule, sizes);
+    assign_first_step(p, sizes);
   }
 
  private:
@@ -179,19 +163,19 @@ class executor_plan {
   void measure(const program& p, const block_sizes& sizes) {
     chunks_ = p.chunks;
     operand_of_own_ = result_of_own_ = list<int>(2 * p.slices * p.chunks, none);
-    for (std::size_t kind = 0; kind < 4; ++kind) slot_bytes_[kind] = list<std::int64_t>(p.slots[kind]);
+    for (std::size_t kind = 0; kind < slot_kinds; ++kind) slot_bytes_[kind] = list<std::int64_t>(p.slots[kind]);
     const auto needs = [&](const held_block& held, payload c) {
       if (held.slot == no_slot) return;
-      std::int64_t& size = slot_bytes_[slot_state::kind_of(held.block.side, c)][held.slot];
+      std::int64_t& size = slot_bytes_[kind_of(held.block.side, c)][held.slot];
       const std::int64_t needed = sizes.bytes(c, held.block);
       if (needed > size) size = needed;
     };
     for (const exchange& x : p.exchanges) {
-      for (int r = x.received.first; r < x.received.end(); ++r) needs(p.received[r], x.payload);
-      for (int s = x.sent.first; s < x.sent.end(); ++s) {
-        if (x.payload == payload::operand && p.sent[s].shard == p.rank && own_operand_of(p.sent[s]) == nullptr) {
-          operand_of_own_[number_of_own(p.sent[s])] = own_operands_.size();
-          own_operands_.push_back({p.sent[s], nullptr});
+      for (const held_block& received : p.received_by(x)) needs(received, x.payload);
+      for (const block& sent : p.sent_by(x)) {
+        if (x.payload == payload::operand && sent.shard == p.rank && own_operand_of(sent) == nullptr) {
+          operand_of_own_[number_of_own(sent)] = own_operands_.size();
+          own_operands_.push_back({sent, nullptr});
         }
       }
     }
@@ -201,15 +185,14 @@ class executor_plan {
 
   /// Assigns the exchanges of the first step to the tensors that they need: they are sent before the whole first step
   /// can begin.
-  void assign_first_step(const tensor_program& schedule, const block_sizes& sizes) {
-    const program& p = schedule.program;
+  void assign_first_step(const program& p, const block_sizes& sizes) {
     if (tensors.empty() || p.steps.empty()) return;
     int ready = 0;  // the tensor with which everything posted up to here can be sent
     range& first = steps[0].exchanges;
-    for (int e = first.first; e < first.end(); ++e) {
-      for (int s = p.exchanges[e].sent.first; s < p.exchanges[e].sent.end(); ++s) {
+    for (const int e : first) {
+      for (const block& sent : p.sent_by(p.exchanges[e])) {
         for (int t = ready + 1; t < tensors.size(); ++t) {
-          if (sizes.sides[static_cast<std::size_t>(t)] == p.sent[s].side && schedule.carries(e, t)) ready = t;
+          if (sizes.sides[static_cast<std::size_t>(t)] == sent.side && p.exchanges[e].carries(t)) ready = t;
         }
       }
       range& posted = tensors[ready].exchanges;
@@ -223,7 +206,7 @@ class executor_plan {
     return known == none ? nullptr : &own_operands_[known];
   }
 
-  [[nodiscard]] std::byte* at(unsigned kind, int slot) const { return slots_[kind][slot]; }
+  [[nodiscard]] std::byte* at(slot_kind kind, int slot) const { return slots_[kind][slot]; }
 
   /// Records an addition to the result of the rank's own shard. Returns true if it is the first.
   bool first_of_own(const block& b, int last_step, int last_completion) {
@@ -251,78 +234,86 @@ class executor_plan {
     }
   }
 
-  void complete(const program& p, slot_state& here, int i, const range& completions, planned_step& now) {
-    for (int c = completions.first; c < completions.end(); ++c) {
-      completion& done = *now.completions.extend(1);
-      done.exchange = p.completions[c];
-      const exchange& x = p.exchanges[done.exchange];
-      if (x.payload == payload::operand) continue;
-      for (int r = x.received.first; r < x.received.end(); ++r) {
-        const held_block& arrived = p.received[r];
-        const unsigned kind = slot_state::kind_of(arrived.block.side, payload::partial);
-        std::byte* const from = at(kind, arrived.slot);
-        here.kinds[kind].forget(arrived.slot);
+  /// Assigns the addresses of what a step merges, sends, receives and computes.
+  struct placement : visitor {
+    executor_plan& plan;
+    const program& p;
+    const block_sizes& sizes;
+    slot_state here;
+
+    placement(executor_plan& made, const program& of, const block_sizes& of_blocks)
+        : plan{made}, p{of}, sizes{of_blocks}, here{of} {}
+
+    void complete(int i, int e, const exchange& x) {
+      list<completion>& completions = plan.steps[i].completions;
+      completion& done = *completions.extend(1);
+      done.exchange = e;
+      if (x.payload == payload::operand) return;
+      for (const held_block& arrived : p.received_by(x)) {
+        const slot_kind kind = kind_of(arrived.block.side, payload::partial);
+        std::byte* const from = plan.at(kind, arrived.slot);
+        here.of(kind).forget(arrived.slot);
         if (arrived.block.shard == p.rank) {
-          const bool fresh = first_of_own(arrived.block, i, c - completions.first);
+          const bool fresh = plan.first_of_own(arrived.block, i, completions.size() - 1);
           done.merges.push_back({arrived.block, nullptr, from, fresh});
-        } else if (const int open = here.kinds[kind].find(arrived.block, i); open != slot_state::none) {
-          done.merges.push_back({arrived.block, at(kind, open), from, false});
+        } else if (const int open = here.of(kind).find(arrived.block, i); open != slot_state::none) {
+          done.merges.push_back({arrived.block, plan.at(kind, open), from, false});
         } else {
-          here.kinds[kind].fill(arrived.slot, arrived.block, i);
+          here.of(kind).fill(arrived.slot, arrived.block, i);
         }
       }
     }
-  }
 
-  void post(const tensor_program& schedule, slot_state& here, int i, int e, const block_sizes& sizes) {
-    const program& p = schedule.program;
-    const exchange& x = p.exchanges[e];
-    exchange_pieces& local = pieces[static_cast<std::size_t>(e)];
-    const int only = schedule.tensor_of(e);
-    const auto piece_of = [&](std::byte* address, const block& b) -> piece {
-      if (only == every_tensor) return {address, sizes.bytes(x.payload, b)};
-      return {address + sizes.bytes_before(only, b), sizes.tensor(only, b)};
-    };
-    for (int s = x.sent.first; s < x.sent.end(); ++s) {
-      const block& sent = p.sent[s];
-      const unsigned kind = slot_state::kind_of(sent.side, x.payload);
-      if (sent.shard == p.rank) {
-        local.sent.push_back(piece_of(own_operand_of(sent)->address, sent));
-        continue;
+    void post(int i, int e, const exchange& x) {
+      exchange_pieces& local = plan.pieces[static_cast<std::size_t>(e)];
+      const auto piece_of = [&](std::byte* address, const block& b) -> piece {
+        if (x.tensor == every_tensor) return {address, sizes.bytes(x.payload, b)};
+        return {address + sizes.bytes_before(x.tensor - 1, b), sizes.tensor(x.tensor - 1, b)};
+      };
+      for (const block& sent : p.sent_by(x)) {
+        const slot_kind kind = kind_of(sent.side, x.payload);
+        if (sent.shard == p.rank) {
+          local.sent.push_back(piece_of(plan.own_operand_of(sent)->address, sent));
+          continue;
+        }
+        const int slot = here.of(kind).find(sent, i);
+        local.sent.push_back(piece_of(plan.at(kind, slot), sent));
+        if (x.payload == payload::partial) here.of(kind).forget(slot);
       }
-      const int slot = here.kinds[kind].find(sent, i);
-      local.sent.push_back(piece_of(at(kind, slot), sent));
-      if (x.payload == payload::partial) here.kinds[kind].forget(slot);
-    }
-    for (int r = x.received.first; r < x.received.end(); ++r) {
-      const held_block& arriving = p.received[r];
-      const unsigned kind = slot_state::kind_of(arriving.block.side, x.payload);
-      local.received.push_back(piece_of(at(kind, arriving.slot), arriving.block));
-      if (x.payload == payload::operand) {
-        here.kinds[kind].fill(arriving.slot, arriving.block, x.complete_before);
-      } else {
-        here.kinds[kind].reserve(arriving.slot, arriving.block, x.complete_before);
+      for (const held_block& arriving : p.received_by(x)) {
+        const slot_kind kind = kind_of(arriving.block.side, x.payload);
+        local.received.push_back(piece_of(plan.at(kind, arriving.slot), arriving.block));
+        if (x.payload == payload::operand) {
+          here.of(kind).fill(arriving.slot, arriving.block, x.complete_before);
+        } else {
+          here.of(kind).reserve(arriving.slot, arriving.block, x.complete_before);
+        }
       }
     }
-  }
+
+    void compute(int i, const tile& t) {
+      for (const held_block& q : p.queries_of(t)) plan.steps[i].queries.push_back(plan.in_tile(p, here, i, q));
+      for (const held_block& k : p.keys_of(t)) plan.steps[i].keys.push_back(plan.in_tile(p, here, i, k));
+    }
+  };
 
   tile_block in_tile(const program& p, slot_state& here, int i, const held_block& held) {
     tile_block placed;
     placed.block = held.block;
     const bool own_shard = held.block.shard == p.rank;
     if (!own_shard) {
-      const unsigned kind = slot_state::kind_of(held.block.side, payload::operand);
-      placed.operand = at(kind, here.kinds[kind].find(held.block, i));
+      const slot_kind kind = kind_of(held.block.side, payload::operand);
+      placed.operand = at(kind, here.of(kind).find(held.block, i));
     }
     if (!has_partials(p.pass, held.block.side)) return placed;
     if (own_shard) {
       placed.fresh = first_of_own(held.block, i, -1);
       return placed;
     }
-    const unsigned kind = slot_state::kind_of(held.block.side, payload::partial);
-    int slot = here.kinds[kind].find(held.block, i);
+    const slot_kind kind = kind_of(held.block.side, payload::partial);
+    int slot = here.of(kind).find(held.block, i);
     placed.fresh = slot == slot_state::none;
-    if (placed.fresh) here.kinds[kind].fill(slot = held.slot, held.block, i);
+    if (placed.fresh) here.of(kind).fill(slot = held.slot, held.block, i);
     placed.partial = at(kind, slot);
     return placed;
   }
@@ -331,8 +322,8 @@ class executor_plan {
 
   int chunks_ = 1;
   std::int64_t workspace_bytes_ = 0;
-  list<std::int64_t> slot_bytes_[4];  // by kind of slot
-  list<std::byte*> slots_[4];
+  list<std::int64_t> slot_bytes_[slot_kinds];
+  list<std::byte*> slots_[slot_kinds];
   list<own_operand> own_operands_;  // with all their tensors
   list<own_result> own_results_;
   list<int> operand_of_own_;  // by number_of_own: its index in own_operands_, or none

@@ -14,6 +14,25 @@ enum class side : std::uint8_t { query, key };
 /// never duplicated.
 enum class payload : std::uint8_t { operand, partial };
 
+/// What is in a slot: operands or partials of one side. The values number arrays of `slot_kinds` entries.
+enum slot_kind : std::uint8_t { query_operand, query_partial, key_operand, key_partial };
+inline constexpr int slot_kinds = 4;
+[[nodiscard]] constexpr slot_kind kind_of(side s, payload c) noexcept {
+  return static_cast<slot_kind>(2 * static_cast<unsigned>(s) + static_cast<unsigned>(c));
+}
+
+/// How a rank's own operands leave it, if they consist of several tensors (a key block: K and V).
+///
+/// - `per_block`: a block is one message. The fewest messages.
+/// - `per_tensor`: a tensor of a block is a message of its own, so that it can leave as soon as it is there, while the
+///   next one is still being computed (the early hand-over of WallFacer, arXiv 2407.00611). The same bytes; up to three
+///   messages for each one that carries blocks of its sender.
+enum class operand_messages : std::uint8_t { per_block, per_tensor };
+
+[[nodiscard]] constexpr const char* name_of(operand_messages how) noexcept {
+  return how == operand_messages::per_block ? "together" : "by_tensor";
+}
+
 /// Which of the operator's calls a schedule serves, and which side travels in it.
 ///
 /// - `forward`: query and key operands in, query partials (output and log-sum-exp) home.
@@ -98,6 +117,7 @@ namespace orrery {
 using schedule::key;
 using schedule::keys;
 using schedule::name_of;
+using schedule::operand_messages;
 using schedule::pass;
 using schedule::queries;
 using schedule::query;

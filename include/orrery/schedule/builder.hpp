@@ -28,6 +28,12 @@ struct every_two_ranks {
   [[nodiscard]] constexpr bool operator()(int, int) const noexcept { return true; }
 };
 
+/// Leaves the ranks and blocks of a program that is written again as they are (see `builder::repeat`).
+struct same_place {
+  [[nodiscard]] static constexpr int rank(int r) noexcept { return r; }
+  [[nodiscard]] static constexpr blocks blocks_of(const block& b) noexcept { return b; }
+};
+
 /// Writes one rank's program, step by step. Shards are taken modulo the world.
 ///
 ///     orrery::builder schedule{rank, world};
@@ -69,15 +75,15 @@ class builder {
     sending_ = to != no_rank && to != rank_;
     receiving_ = from != no_rank && from != rank_;
     if (!sending_ && !receiving_) return;
-    const int now = program_.steps.count;
     *program_.exchanges.extend(1) = {sending_ ? to : no_rank,
                                      receiving_ ? from : no_rank,
                                      flight.lane,
                                      what,
-                                     now,
-                                     now + (flight.steps < 0 ? 0 : flight.steps),
+                                     program_.steps.count,
+                                     program_.steps.count + (flight.steps < 0 ? 0 : flight.steps),
                                      {program_.sent.count, 0},
-                                     {program_.received.count, 0}};
+                                     {program_.received.count, 0},
+                                     every_tensor};
   }
   constexpr void send(const blocks& sent) {
     if (!sending_) return;
@@ -101,8 +107,8 @@ class builder {
   /// Lets all pairs of `q` and `k` interact in this step. Called again in the same step, it adds blocks to both sides
   /// of the step's tile, which is always the full product of its sides.
   constexpr void interact(const blocks& q, const blocks& k) {
-    add_to_tile(q);
-    add_to_tile(k);
+    append(q.side == side::query ? program_.queries : program_.keys, q);
+    append(k.side == side::query ? program_.queries : program_.keys, k);
   }
   /// Adds blocks to one side of this step's tile.
   constexpr void add_to_tile(const blocks& added) {
@@ -152,27 +158,29 @@ class builder {
     mark_collective(collective_kind::reduce_scatter, group, first);
   }
 
-  /// Writes step `index` of another program of this rank into this step.
-  constexpr void repeat(const program& other, int index) {
+  /// Writes step `index` of another program of this rank into this step. `place` may move it to other ranks and blocks:
+  /// place.rank(r) is the rank in place of r, which must be linear in r, and place.blocks_of(b) the blocks in place of
+  /// b.
+  template <class Place = same_place>
+  constexpr void repeat(const program& other, int index, const Place& place = {}) {
     const step& original = other.steps[index];
     const int shift = program_.exchanges.count - original.exchanges.first;
-    for (int e = original.exchanges.first; e < original.exchanges.end(); ++e) {
-      const exchange& posted = other.exchanges[e];
-      begin_exchange(posted.to, posted.from, {posted.lane, posted.complete_before - posted.posted}, posted.payload);
-      for (int s = posted.sent.first; s < posted.sent.end(); ++s) send(other.sent[s]);
-      for (int r = posted.received.first; r < posted.received.end(); ++r) {
-        receive(other.received[r].block);
-      }
+    const auto peer = [&](int rank) { return rank == no_rank ? no_rank : place.rank(rank); };
+    for (const exchange& posted : other.exchanges_of(original)) {
+      begin_exchange(peer(posted.to), peer(posted.from), {posted.lane, posted.complete_before - posted.posted},
+                     posted.payload);
+      for (const block& sent : other.sent_by(posted)) send(place.blocks_of(sent));
+      for (const held_block& received : other.received_by(posted)) receive(place.blocks_of(received.block));
     }
     for (const collective& native : other.collectives) {
-      if (native.exchanges.first < original.exchanges.first) continue;
-      if (native.exchanges.first >= original.exchanges.first + original.exchanges.count) continue;
-      program_.collectives.push_back(native);
-      program_.collectives.back().exchanges.first += shift;
+      if (!original.exchanges.contains(native.exchanges.first)) continue;
+      const int first = place.rank(native.first_rank);
+      const int stride = place.rank(native.first_rank + native.rank_stride) - first;
+      mark_collective(native.kind, {first, native.ranks, stride},
+                      range{native.exchanges.first + shift, native.exchanges.count});
     }
-    const tile& t = original.tile;
-    for (int q = t.queries.first; q < t.queries.end(); ++q) add_to_tile(other.queries[q].block);
-    for (int k = t.keys.first; k < t.keys.end(); ++k) add_to_tile(other.keys[k].block);
+    for (const held_block& query : other.queries_of(original.tile)) add_to_tile(place.blocks_of(query.block));
+    for (const held_block& key : other.keys_of(original.tile)) add_to_tile(place.blocks_of(key.block));
   }
 
   /// Marks the exchanges of this step from index `first` on as a collective over `group`.

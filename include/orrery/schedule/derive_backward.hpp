@@ -3,82 +3,92 @@
 
 #include "orrery/config.hpp"
 
+#include <cstdint>
+
 #include "orrery/schedule/builder.hpp"
+#include "orrery/schedule/detail/lockstep.hpp"
+#include "orrery/schedule/detail/return_routes.hpp"
+#include "orrery/schedule/detail/symmetry.hpp"
+#include "orrery/schedule/program.hpp"
 
 namespace orrery::schedule {
 
-/// The backward of any forward: operands and query partials travel exactly as they do forward (with Q go dO,
-/// log-sum-exp and delta; dQ comes home as the output did), and what a rank has gathered of dK and dV for another
-/// rank's shard goes straight home after the last tile that adds to it.
+/// Exchanges the two sides of a program: what was done with queries is done with keys.
+constexpr void exchange_sides(program& p) {
+  for (block& b : p.sent) b.side = other_side(b.side);
+  for (list<held_block>* held : {&p.received, &p.queries, &p.keys}) {
+    for (held_block& h : *held) h.block.side = other_side(h.block.side);
+  }
+  list<held_block> queries = static_cast<list<held_block>&&>(p.keys);
+  p.keys = static_cast<list<held_block>&&>(p.queries);
+  p.queries = static_cast<list<held_block>&&>(queries);
+  for (step& now : p.steps) now.tile = {now.tile.keys, now.tile.queries};
+}
+
+/// A backward of the ranks of one period; those of the others are rotations of them.
+struct derived_backward {
+  list<program> period;
+
+  /// The program of any rank.
+  [[nodiscard]] constexpr program of(int rank) const {
+    const int first = rank % period.count;
+    return rotated(period.items[first], rank - first);
+  }
+};
+
+/// Derives a backward from the forward of all ranks, as a topology writes it.
 ///
-/// Takes and returns the programs of all ranks, since the home of a shard must know who sends. Costs one more message
-/// for each shard that a rank has met: as much volume as a ring of partials, but not between neighbours.
-[[nodiscard]] constexpr list<program> derive_backward(const list<program>& forward) {
-  struct return_send {
-    int from, to, posted;
-    block what;
-  };
-  int partial_lane = 0;  // one that the forward does not use
-  for (const program& p : forward) {
-    for (const exchange& posted : p.exchanges)
-      partial_lane = posted.lane >= partial_lane ? posted.lane + 1 : partial_lane;
+/// `circulate_keys`: operands and query partials travel exactly as they do forward (with Q go dO, log-sum-exp and
+/// delta; dQ comes home as the output did). What ranks add up of dK and dV goes home along the way on which the keys
+/// came to them, see `return_routes`: between the same ranks, as often, and so with the same locality. It is merged on
+/// the way: a rank sends at most one partial of each shard.
+///
+/// `circulate_queries`: the same with the two sides exchanged, where the forward computes all pairs, so that queries
+/// and dQ travel as keys and dK, dV would. A forward that leaves out pairs that no mask asks for cannot be turned
+/// round; there, the backward is that of `circulate_keys` by another name.
+///
+/// The backward of a proven forward is proven. Volume: that of the forward, with dO beside Q and dQ for O, and one
+/// partial for each shard that a rank has met and is not its own. Where every rank's program is the same, as in rings,
+/// costs time linear in the forward; else up to its number of blocks times the length of the way of one.
+[[nodiscard]] constexpr derived_backward derive_backward_of_period(list<program> forward, pass p) {
+  const int world = forward.count;
+  int period = rotation_period(forward);
+  if (!in_lockstep(forward, period)) {
+    bring_into_lockstep(forward);
+    period = world;
+  }
+  std::int64_t pairs = 0;
+  for (int rank = 0; rank < period; ++rank) {
+    for (const step& now : forward[rank].steps) pairs += std::int64_t{now.tile.queries.count} * now.tile.keys.count;
+  }
+  const std::int64_t blocks = std::int64_t{world} * forward[0].chunks;
+  const bool exchanged =
+      p == pass::circulate_queries && pairs * (world / period) == blocks * blocks * forward[0].slices;
+  if (exchanged) {
+    for (int rank = 0; rank < period; ++rank) exchange_sides(forward[rank]);
   }
 
-  // 1. Who sends which partial home, and when: by the step in which both ends post the exchange.
-  const int world = forward.size();
-  int steps = 0;
-  for (const program& p : forward) steps = p.steps.size() > steps ? p.steps.size() : steps;
-  list<list<return_send>> mine(world);
-  list<list<list<return_send>>> sends(world);
-  list<list<list<return_send>>> receives(world);
-  for (int rank = 0; rank < world; ++rank) {
-    const program& p = forward[rank];
-    list<int> sent_as(world * p.slices * p.chunks, -1);
-    for (int i = 0; i < p.steps.size(); ++i) {
-      const tile& t = p.steps[i].tile;
-      if (t.empty()) continue;
-      for (int k = t.keys.first; k < t.keys.end(); ++k) {
-        const block& what = p.keys[k].block;
-        if (what.shard == rank || what.slice < 0 || what.slice >= p.slices || what.chunk >= p.chunks)
-          continue;  // what does not exist is `verify`'s to name
-        int& index = sent_as[(what.shard * p.slices + what.slice) * p.chunks + what.chunk];
-        if (index < 0) {
-          index = mine[rank].size();
-          mine[rank].push_back({rank, what.shard, 0, what});
-        }
-        mine[rank][index].posted = i + 1;
-      }
-    }
-    sends[rank] = list<list<return_send>>(steps + 1);
-    receives[rank] = list<list<return_send>>(steps + 1);
-  }
-  for (int rank = 0; rank < world; ++rank) {
-    for (const return_send& one : mine[rank]) {
-      sends[rank][one.posted].push_back(one);
-      receives[one.to][one.posted].push_back(one);
-    }
-  }
-
-  // 2. The forward again, with these exchanges added.
-  list<program> backward(world);
-  for (int rank = 0; rank < world; ++rank) {
-    const program& p = forward[rank];
-    builder schedule{rank, world, pass::circulate_keys, p.slices, p.chunks};
-    for (int i = 0; i <= steps; ++i) {
+  const return_routes routes{forward, period, exchanged ? side::query : side::key};
+  derived_backward backward;
+  for (int rank = 0; rank < period; ++rank) {
+    const program& repeated = forward.items[rank];
+    builder schedule{rank, world, p, repeated.slices, repeated.chunks};
+    for (int i = 0; i < repeated.steps.count || i < routes.steps(); ++i) {
       if (i > 0) schedule.next_step();
-      if (i < p.steps.size()) schedule.repeat(p, i);
-      for (const return_send& one : sends[rank][i]) {
-        schedule.begin_exchange(one.to, no_rank, {partial_lane, 1}, payload::partial);
-        schedule.send(one.what);
-      }
-      for (const return_send& one : receives[rank][i]) {
-        schedule.begin_exchange(no_rank, one.from, {partial_lane, 1}, payload::partial);
-        schedule.receive(one.what);
-      }
+      if (i < repeated.steps.count) schedule.repeat(repeated, i);
+      routes.write(schedule, rank, i);
     }
-    backward[rank] = schedule;
+    backward.period.push_back(schedule);
   }
   return backward;
+}
+
+/// The derived backward of all ranks, see `derive_backward_of_period`.
+[[nodiscard]] constexpr list<program> derive_backward(const list<program>& forward, pass p = pass::circulate_keys) {
+  const derived_backward backward = derive_backward_of_period(forward, p);
+  list<program> all(forward.count);
+  for (int rank = 0; rank < forward.count; ++rank) all[rank] = backward.of(rank);
+  return all;
 }
 
 }  // namespace orrery::schedule

@@ -27,14 +27,44 @@ struct held_block {
   constexpr bool operator==(const held_block&) const = default;
 };
 
-/// Entries [first, first + count) of one of a program's lists.
+/// Entries [first, first + count) of one of a program's lists. A loop over it visits their indices.
 struct range {
   int first;
   int count;
 
-  [[nodiscard]] constexpr int end() const noexcept { return first + count; }
+  /// An index into the list, as an iterator.
+  struct index {
+    int value;
+
+    // NOLINTNEXTLINE(google-explicit-constructor): an index is a number
+    constexpr operator int() const noexcept { return value; }
+    constexpr int operator*() const noexcept { return value; }
+    constexpr index& operator++() noexcept { return ++value, *this; }
+  };
+  [[nodiscard]] constexpr index begin() const noexcept { return {first}; }
+  [[nodiscard]] constexpr index end() const noexcept { return {first + count}; }
+  [[nodiscard]] constexpr bool contains(int i) const noexcept { return i >= first && i < first + count; }
   constexpr bool operator==(const range&) const = default;
 };
+
+/// Some neighbouring entries of one of a program's lists. Valid until the list grows.
+///
+/// Less than `std::span`, which costs a compiler many evaluation steps. The proofs, which must save them, write
+/// `for (auto [b, end] = p.sent_by(x); b != end; ++b)`.
+template <class T>
+struct entries {
+  T* first;
+  T* last;
+
+  [[nodiscard]] constexpr T* begin() const noexcept { return first; }
+  [[nodiscard]] constexpr T* end() const noexcept { return last; }
+  [[nodiscard]] constexpr int size() const noexcept { return static_cast<int>(last - first); }
+  [[nodiscard]] constexpr bool empty() const noexcept { return first == last; }
+  [[nodiscard]] constexpr T& operator[](int i) const noexcept { return first[i]; }
+};
+
+/// An exchange whose blocks travel with all their tensors.
+inline constexpr int every_tensor = 0;
 
 /// One message each way, posted together at the beginning of step `posted`: `sent` blocks to rank `to`, `received`
 /// blocks from rank `from`. It must have completed before step `complete_before`; from that step on, what was received
@@ -42,6 +72,8 @@ struct range {
 ///
 /// Within a lane, each pair of ranks sends and receives in one order; exchanges in different lanes do not wait for each
 /// other.
+///
+/// What a topology writes carries whole blocks. `split_by_tensor` makes exchanges of single tensors, after the proof.
 struct exchange {
   int to;
   int from;
@@ -51,7 +83,11 @@ struct exchange {
   int complete_before;
   range sent;
   range received;
+  int tensor;  ///< which one travels of its blocks' tensors: 1 + its index in `interaction::operands`; or every_tensor
 
+  [[nodiscard]] constexpr bool carries(int index) const noexcept {
+    return tensor == every_tensor || tensor == index + 1;
+  }
   constexpr bool operator==(const exchange&) const = default;
 };
 
@@ -110,13 +146,47 @@ struct program {
   list<held_block> queries;   ///< query blocks of all tiles
   list<held_block> keys;      ///< key blocks of all tiles
   list<collective> collectives;
-  std::array<int, 4> slots{};  ///< number of slots, at [2 * side + payload]
+  std::array<int, slot_kinds> slots{};  ///< number of slots of each `slot_kind`
 
-  [[nodiscard]] constexpr int& slots_of(side s, payload c) noexcept {
-    return slots[2 * static_cast<unsigned>(s) + static_cast<unsigned>(c)];
+  [[nodiscard]] constexpr int& slots_of(side s, payload c) noexcept { return slots[kind_of(s, c)]; }
+  [[nodiscard]] constexpr int slots_of(side s, payload c) const noexcept { return slots[kind_of(s, c)]; }
+
+  /// The blocks that an exchange sends.
+  [[nodiscard]] constexpr entries<const block> sent_by(const exchange& x) const noexcept {
+    return {sent.items + x.sent.first, sent.items + x.sent.first + x.sent.count};
   }
-  [[nodiscard]] constexpr int slots_of(side s, payload c) const noexcept {
-    return slots[2 * static_cast<unsigned>(s) + static_cast<unsigned>(c)];
+  /// The blocks that an exchange receives, and their slots.
+  [[nodiscard]] constexpr entries<const held_block> received_by(const exchange& x) const noexcept {
+    return {received.items + x.received.first, received.items + x.received.first + x.received.count};
+  }
+  [[nodiscard]] constexpr entries<held_block> received_by(const exchange& x) noexcept {
+    return {received.items + x.received.first, received.items + x.received.first + x.received.count};
+  }
+  /// The query blocks of a tile, and the slots of the partials that begin with it.
+  [[nodiscard]] constexpr entries<const held_block> queries_of(const tile& t) const noexcept {
+    return {queries.items + t.queries.first, queries.items + t.queries.first + t.queries.count};
+  }
+  [[nodiscard]] constexpr entries<held_block> queries_of(const tile& t) noexcept {
+    return {queries.items + t.queries.first, queries.items + t.queries.first + t.queries.count};
+  }
+  /// The key blocks of a tile, and the slots of the partials that begin with it.
+  [[nodiscard]] constexpr entries<const held_block> keys_of(const tile& t) const noexcept {
+    return {keys.items + t.keys.first, keys.items + t.keys.first + t.keys.count};
+  }
+  [[nodiscard]] constexpr entries<held_block> keys_of(const tile& t) noexcept {
+    return {keys.items + t.keys.first, keys.items + t.keys.first + t.keys.count};
+  }
+  /// The exchanges that a step posts, or that are marked as a collective.
+  [[nodiscard]] constexpr entries<const exchange> exchanges_of(const step& s) const noexcept {
+    return {exchanges.items + s.exchanges.first, exchanges.items + s.exchanges.first + s.exchanges.count};
+  }
+  [[nodiscard]] constexpr entries<const exchange> exchanges_of(const collective& c) const noexcept {
+    return {exchanges.items + c.exchanges.first, exchanges.items + c.exchanges.first + c.exchanges.count};
+  }
+  /// The indices of the exchanges that complete before step `index`; after the last step if `index` is their number.
+  [[nodiscard]] constexpr entries<const int> completed_before(int index) const noexcept {
+    const range& which = index < steps.count ? steps.items[index].completions : final_completions;
+    return {completions.items + which.first, completions.items + which.first + which.count};
   }
 
   /// The same steps, exchanges, tiles and slots. Collectives are remarks and lanes' numbers are names, but here both

@@ -39,6 +39,8 @@ class any_topology {
     return held_->refusing_part(world, p);
   }
   [[nodiscard]] int slices(int world) const { return held_->slices(world); }
+  /// Into how many chunks its programs cut each shard: 1, unless they are data (see `precomputed`).
+  [[nodiscard]] int chunks() const { return held_->chunks(); }
   /// Throws `std::invalid_argument` if the topology does not say how large its teams are.
   [[nodiscard]] int team(int world) const { return held_->team(world); }
   [[nodiscard]] orrery::schedule::program program(int rank, int world,
@@ -49,6 +51,10 @@ class any_topology {
                                                                    schedule::pass p = schedule::pass::forward) const {
     return held_->programs(world, p);
   }
+  /// Is a rank's program written cheaply without those of the others?
+  [[nodiscard]] bool writes_each_rank_alone(schedule::pass p) const { return held_->writes_each_rank_alone(p); }
+  /// Can another value be equal to this one, now or later? If not, an answer about it need not be remembered.
+  [[nodiscard]] bool may_equal_another() const { return held_->comparable() || held_.use_count() > 1; }
   [[nodiscard]] bool operator==(const any_topology& other) const {
     return held_ == other.held_ || (held_->type() == other.held_->type() && held_->equals(*other.held_));
   }
@@ -61,12 +67,15 @@ class any_topology {
     virtual ~any() = default;
     [[nodiscard]] virtual const void* type() const = 0;
     [[nodiscard]] virtual bool equals(const any& of_same_type) const = 0;
+    [[nodiscard]] virtual bool comparable() const = 0;
+    [[nodiscard]] virtual bool writes_each_rank_alone(schedule::pass p) const = 0;
     [[nodiscard]] virtual std::string name() const = 0;
     [[nodiscard]] virtual const char* unsupported_reason(int world, schedule::pass p) const = 0;
     [[nodiscard]] virtual const char* pairs_left_out() const = 0;
     [[nodiscard]] virtual bool has_unsupported_reason() const = 0;
     [[nodiscard]] virtual detail::refusing_part refusing_part(int world, schedule::pass p) const = 0;
     [[nodiscard]] virtual int slices(int world) const = 0;
+    [[nodiscard]] virtual int chunks() const = 0;
     [[nodiscard]] virtual int team(int world) const = 0;
     [[nodiscard]] virtual orrery::schedule::program program(int rank, int world, schedule::pass p) const = 0;
     [[nodiscard]] virtual schedule::list<orrery::schedule::program> programs(int world, schedule::pass p) const = 0;
@@ -88,6 +97,10 @@ class any_topology {
         return false;
       }
     }
+    [[nodiscard]] bool comparable() const override { return comparable_by_value<Topology>; }
+    [[nodiscard]] bool writes_each_rank_alone(schedule::pass p) const override {
+      return detail::writes_each_rank_alone(held, p);
+    }
     [[nodiscard]] std::string name() const override { return name_of(held); }
     [[nodiscard]] const char* unsupported_reason(int world, schedule::pass p) const override {
       return orrery::unsupported_reason(held, world, p);
@@ -98,6 +111,13 @@ class any_topology {
       return detail::refusing_part_of(held, world, p);
     }
     [[nodiscard]] int slices(int world) const override { return slices_of(held, world); }
+    [[nodiscard]] int chunks() const override {
+      if constexpr (requires { held.chunks(); }) {
+        return held.chunks();
+      } else {
+        return 1;
+      }
+    }
     [[nodiscard]] int team(int world) const override {
       if constexpr (topology_of_teams<Topology>) {
         return held.team(world);

@@ -75,7 +75,7 @@ struct named_all_to_all {
     return orrery::unsupported_reason(inner, world / group, p);
   }
   [[nodiscard]] const char* pairs_left_out() const { return inner.pairs_left_out(); }
-  /// Of a world that is refused, whatever does not overflow.
+  /// For a world that is refused, some number that does not overflow.
   [[nodiscard]] int slices(int world) const { return world % group == 0 ? group * inner.slices(world / group) : 1; }
   [[nodiscard]] int team(int world) const { return world % group == 0 ? group * inner.team(world / group) : 1; }
   [[nodiscard]] orrery::schedule::program program(int rank, int world, pass p = pass::forward) const {

@@ -30,9 +30,9 @@ concept topology_of_teams = requires(const Topology& t) {
   { t.team(1) } -> std::convertible_to<int>;
 };
 
-/// As the topology wrote it. All topologies here write teams (WallFacer's teams, rows, groups of an all-to-all, inner
-/// rings) as consecutive ranks, which are on one node where ranks are numbered node by node: their collectives stay
-/// inside nodes, and their rings go from node to node.
+/// Leaves ranks as the topology numbers them. All topologies here write teams (WallFacer's teams, rows, groups of an
+/// all-to-all, inner rings) as consecutive ranks, which are on one node where ranks are numbered node by node: their
+/// collectives stay inside nodes, and their rings go from node to node.
 struct teams_in_nodes {
   [[nodiscard]] static std::string name() { return "teams_in_nodes"; }
   template <topology Topology>

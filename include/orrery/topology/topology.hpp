@@ -87,10 +87,6 @@ template <topology Topology>
 [[nodiscard]] constexpr const char* unsupported_reason(const Topology& t, int world,
                                                        schedule::pass p = schedule::pass::forward) {
   if (world < 1) return "needs a world of at least one rank";
-  if (p == schedule::pass::circulate_queries && !topology_with_backward<Topology>) {
-    return "writes no backward of its own, and only circulate_keys can be derived from a forward: "
-           "use pass::circulate_keys, or give it program(rank, world, pass)";
-  }
   if constexpr (requires { t.unsupported_reason(world, p); }) {
     return t.unsupported_reason(world, p);
   } else if constexpr (requires { t.unsupported_reason(world); }) {
@@ -124,6 +120,31 @@ template <topology Topology>
   }
 }
 
+/// The same of a value, for topologies of which only the value knows.
+template <topology Topology>
+[[nodiscard]] constexpr bool writes_each_rank_alone(const Topology& t, pass p) {
+  if constexpr (requires { t.writes_each_rank_alone(p); }) {
+    return t.writes_each_rank_alone(p);
+  } else {
+    return writes_each_rank_alone<Topology>(p);
+  }
+}
+
+/// Are the topology's backwards derived from its forward?
+template <topology Topology>
+inline constexpr bool derives_backwards = !topology_with_backward<Topology> && !requires(const Topology& t) {
+  t.programs(1, pass::forward);
+};
+
+/// A backward that is derived. The world must be admitted.
+template <topology Topology>
+  requires derives_backwards<Topology>
+[[nodiscard]] constexpr derived_backward derived_pass(const Topology& t, int world, pass p) {
+  list<program> forward(world);
+  for (int rank = 0; rank < world; ++rank) forward[rank] = t.program(rank, world);
+  return derive_backward_of_period(static_cast<list<program>&&>(forward), p);
+}
+
 /// The programs of all ranks as the topology writes them, not yet finished. Where it has no backward of its own, that
 /// is derived from its forward (see `derive_backward`). The world must be admitted.
 template <topology Topology>
@@ -136,9 +157,13 @@ template <topology Topology>
     return all;
   } else {
     list<program> all(world);
-    for (int rank = 0; rank < world; ++rank) all[rank] = t.program(rank, world);
-    if (p == pass::forward) return all;
-    return derive_backward(all);
+    if (p != pass::forward) {
+      const derived_backward derived = derived_pass(t, world, p);
+      for (int rank = 0; rank < world; ++rank) all[rank] = derived.of(rank);
+    } else {
+      for (int rank = 0; rank < world; ++rank) all[rank] = t.program(rank, world);
+    }
+    return all;
   }
 }
 
@@ -149,7 +174,11 @@ template <topology Topology>
     return t.program(rank, world, p);
   } else {
     if (p == pass::forward) return t.program(rank, world);
-    return unallocated_programs(t, world, p)[rank];
+    if constexpr (derives_backwards<Topology>) {
+      return derived_pass(t, world, p).of(rank);
+    } else {
+      return t.programs(world, p)[rank];
+    }
   }
 }
 

@@ -14,8 +14,8 @@
 
 namespace orrery {
 
-/// Adaptor that counts what this rank sends in calls of the operators made from it. Costs two additions for each
-/// exchange.
+/// Adaptor that counts what this rank sends and receives in calls of the operators made from it. Costs four additions
+/// for each exchange.
 ///
 ///     orrery::counted counting{world};
 ///     orrery::attention<orrery::ring, orrery::flash<float>> attend{counting, shape};
@@ -26,49 +26,61 @@ class counted : public transport_adaptor<World, counted<World>> {
   struct totals {
     std::int64_t bytes = 0;
     std::int64_t messages = 0;
+
+    void operator+=(const totals& more) noexcept {
+      bytes += more.bytes;
+      messages += more.messages;
+    }
+  };
+  struct both_ways {
+    totals sent;
+    totals received;
   };
 
  public:
   explicit counted(World& world)
-      : transport_adaptor<World, counted<World>>{world}, totals_{std::make_shared<totals>()} {}
+      : transport_adaptor<World, counted<World>>{world}, totals_{std::make_shared<both_ways>()} {}
 
   /// Bytes and messages that this rank has sent in exchanges since construction or `reset`.
-  [[nodiscard]] std::int64_t bytes_sent() const noexcept { return totals_->bytes; }
-  [[nodiscard]] std::int64_t messages_sent() const noexcept { return totals_->messages; }
+  [[nodiscard]] std::int64_t bytes_sent() const noexcept { return totals_->sent.bytes; }
+  [[nodiscard]] std::int64_t messages_sent() const noexcept { return totals_->sent.messages; }
+  /// Bytes and messages that this rank has begun to receive likewise.
+  [[nodiscard]] std::int64_t bytes_received() const noexcept { return totals_->received.bytes; }
+  [[nodiscard]] std::int64_t messages_received() const noexcept { return totals_->received.messages; }
   void reset() noexcept { *totals_ = {}; }
 
   class channel : public channel_adaptor<detail::channel_of<World>> {
    public:
-    channel(detail::channel_of<World> inner, std::shared_ptr<totals> totals, schedule::list<std::int64_t> bytes)
+    channel(detail::channel_of<World> inner, std::shared_ptr<both_ways> totals, schedule::list<both_ways> exchanges)
         : channel_adaptor<detail::channel_of<World>>{std::move(inner)},
           totals_{std::move(totals)},
-          bytes_{std::move(bytes)} {}
+          exchanges_{std::move(exchanges)} {}
 
     void post(int exchange) {
-      if (const std::int64_t bytes = bytes_[exchange]; bytes >= 0) {
-        totals_->bytes += bytes;
-        ++totals_->messages;
-      }
+      totals_->sent += exchanges_[exchange].sent;
+      totals_->received += exchanges_[exchange].received;
       channel_adaptor<detail::channel_of<World>>::post(exchange);
     }
 
    private:
-    std::shared_ptr<totals> totals_;
-    schedule::list<std::int64_t> bytes_;  // of each exchange; -1 if it sends no message
+    std::shared_ptr<both_ways> totals_;
+    schedule::list<both_ways> exchanges_;  // what each adds
   };
 
   [[nodiscard]] channel open(const schedule::program& p, std::vector<exchange_pieces> pieces) {
-    schedule::list<std::int64_t> bytes;
-    for (const exchange_pieces& of_exchange : pieces) {
-      std::int64_t sum = of_exchange.sent.empty() ? -1 : 0;
-      for (const piece& part : of_exchange.sent) sum += part.bytes;
-      bytes.push_back(sum);
-    }
-    return {this->world().open(p, std::move(pieces)), totals_, std::move(bytes)};
+    const auto message_of = [](const std::vector<piece>& parts) {
+      totals message{0, parts.empty() ? 0 : 1};
+      for (const piece& part : parts) message.bytes += part.bytes;
+      return message;
+    };
+    schedule::list<both_ways> exchanges;
+    for (const exchange_pieces& of_exchange : pieces)
+      exchanges.push_back({message_of(of_exchange.sent), message_of(of_exchange.received)});
+    return {this->world().open(p, std::move(pieces)), totals_, std::move(exchanges)};
   }
 
  private:
-  std::shared_ptr<totals> totals_;
+  std::shared_ptr<both_ways> totals_;
 };
 
 }  // namespace orrery

@@ -19,15 +19,21 @@ namespace orrery {
 struct least_egress {
   int ranks_per_node = 1;
   double query_heads_per_key_head = 1;  ///< weighs queries against keys, as in `traffic`
+  double sum_width = 1;                 ///< weighs partials against operands: 2 for bfloat16 and float16
 
   constexpr bool operator==(const least_egress&) const = default;
 
   [[nodiscard]] std::string name() const {
-    std::string heads = std::to_string(query_heads_per_key_head);
-    heads.erase(heads.find_last_not_of('0') + 1);
-    if (heads.back() == '.') heads.pop_back();
-    return "least_egress{" + std::to_string(ranks_per_node) +
-           (query_heads_per_key_head == 1 ? std::string{} : "," + heads) + "}";
+    const auto text = [](double number) {
+      std::string digits = std::to_string(number);
+      digits.erase(digits.find_last_not_of('0') + 1);
+      if (digits.back() == '.') digits.pop_back();
+      return digits;
+    };
+    std::string all = "least_egress{" + std::to_string(ranks_per_node);
+    if (query_heads_per_key_head != 1 || sum_width != 1) all += "," + text(query_heads_per_key_head);
+    if (sum_width != 1) all += "," + text(sum_width);
+    return all + "}";
   }
   [[nodiscard]] constexpr const char* unsupported_reason(int world) const {
     return ranks_per_node >= 1 && world % ranks_per_node == 0
@@ -37,7 +43,7 @@ struct least_egress {
   template <topology Topology>
   [[nodiscard]] constexpr schedule::list<int> ranks(const Topology& t, int world,
                                                     schedule::pass p = schedule::pass::forward) const {
-    return detail::egress_search{traffic(t, world, p, query_heads_per_key_head), ranks_per_node}.run();
+    return detail::egress_search{traffic(t, world, p, query_heads_per_key_head, sum_width), ranks_per_node}.run();
   }
 };
 

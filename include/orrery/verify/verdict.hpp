@@ -23,6 +23,7 @@ enum class fault : std::uint8_t {
   program_of_another,  ///< the program says that it is another rank's, or for another world, pass, slicing or number of
                        ///< chunks
   lane_does_not_exist,     ///< lanes are numbered from 0 to 15
+  tensor_alone,            ///< an exchange of single tensors of its blocks: a schedule moves whole blocks
   peer_outside_world,      ///< an exchange with a rank that does not exist, or with oneself
   block_outside_world,     ///< a shard, chunk or slice that does not exist
   exchange_takes_no_step,  ///< an exchange that must be complete in the step that posts it, or never is
@@ -183,6 +184,10 @@ struct verdict_words {
                "program(...) was given";
       case fault::lane_does_not_exist:
         return at + "lane " + number(v.peer) + " does not exist; lanes are numbered from 0 to 15";
+      case fault::tensor_alone:
+        return at + "an exchange carries tensor " + number(v.peer) +
+               " of its blocks alone, but schedules move whole blocks; leave exchange::tensor at every_tensor, and ask "
+               "the operator for operand_messages::per_tensor";
       case fault::peer_outside_world:
         if (v.any_world) {
           return "a world of " + counted_ranks(v.world) + " does not suit the topology, or a peer is wrong: rank " +

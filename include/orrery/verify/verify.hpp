@@ -26,8 +26,8 @@ namespace orrery::detail {
 ///    home.
 /// 2. All messages (`match`): the k-th message from rank a to rank b in a lane, and the k-th that b awaits from a, name
 ///    the same blocks. With 1, every operand is a true copy and every partial is merged exactly once.
-/// 3. All tiles (`cover`): each visible pair of chunks is computed exactly once in each slice. Others may be, any
-///    number of times: an interaction adds nothing for them. (A shard that is not cut is one chunk.)
+/// 3. All tiles (`cover`): each visible pair of chunks is computed exactly once in each slice. (A shard that is not
+///    cut is one chunk.) Others may be, any number of times: an interaction adds nothing for them.
 /// 4. Progress (`advance`): all ranks reach their end even if no send completes before it is received.
 ///
 /// It may be given the programs of the first ranks only, if those of all others are the same after all ranks and shards
@@ -80,7 +80,7 @@ class verification {
 /// Can it be that the topology should have refused the world, but does not say which worlds it refuses?
 template <topology Topology>
 [[nodiscard]] constexpr bool may_be_of_world(const verdict& v, const Topology& t) {
-  if (v.found == fault::program_of_another || v.found == fault::lane_does_not_exist ||
+  if (v.found == fault::program_of_another || v.found == fault::lane_does_not_exist || v.found == fault::tensor_alone ||
       v.found == fault::block_outside_world || v.found == fault::exchange_takes_no_step ||
       v.found == fault::sides_confused || (v.found == fault::peer_outside_world && v.peer < v.world))
     return false;
@@ -170,12 +170,19 @@ template <topology Topology>
     return refusal;
   }
   schedule::list<schedule::program> all;  // of all ranks, where they are written together
-  if (!detail::writes_each_rank_alone<Topology>(p)) all = detail::unallocated_programs(t, world, p);
+  int written = world;                    // ranks; the programs of the others are rotations of theirs
+  if constexpr (detail::derives_backwards<Topology>) {
+    if (p != schedule::pass::forward) {
+      all = detail::derived_pass(t, world, p).period;
+      written = all.count;
+    }
+  }
+  if (all.empty() && !detail::writes_each_rank_alone(t, p)) all = detail::unallocated_programs(t, world, p);
   schedule::list<schedule::program> first;  // of the first period, as far as it is known
   first.reserve(world);
   if (digest != nullptr) *digest = {};
   int period = 0;
-  for (int rank = 0; rank < world; ++rank) {
+  for (int rank = 0; rank < written; ++rank) {
     schedule::program one;
     if (all.empty()) {
       one = detail::unallocated_program(t, rank, world, p);
@@ -186,7 +193,8 @@ template <topology Topology>
         one.chunks < 1 || one.chunks > schedule::most_chunks || (rank > 0 && one.chunks != first[0].chunks))
       return detail::program_of_other(world, rank);
     if (digest != nullptr) digest->add_remarks(one);
-    if (period == 0 && rank > 0 && world % rank == 0 && schedule::is_rotation(first[0], one, rank)) period = rank;
+    if (period == 0 && rank > 0 && written == world && world % rank == 0 && schedule::is_rotation(first[0], one, rank))
+      period = rank;
     if (period == 0) {
       if (digest != nullptr) digest->add(one);
       first.items[first.count++] = static_cast<schedule::program&&>(one);
@@ -197,6 +205,9 @@ template <topology Topology>
     }
     if (period == -1) break;
   }
+  if (written < world) period = written;
+  for (int rank = written; digest != nullptr && rank < world; ++rank)
+    digest->add_remarks(schedule::rotated(first[rank % written], rank - rank % written));
   if (period != -1) {
     schedule::list<int> alike = schedule::first_equivalent(first);
     for (int rank = 0; rank < first.count; ++rank) {

@@ -12,7 +12,7 @@
 #include "orrery/kernel/cuda/wgmma/forward.cuh"
 #include "orrery/kernel/device_flash.cuh"
 #include "orrery/kernel/device_reference.cuh"
-#include "orrery/mask/mask.hpp"
+#include "orrery/mask/causal.hpp"
 #include "orrery/tensor/view.hpp"
 
 template <class T>

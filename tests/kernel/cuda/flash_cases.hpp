@@ -3,9 +3,7 @@
 // The tensor-core kernel against the oracle. Every run is also a check of its use of shared memory, barriers and
 // copies: the emulated device throws where they are wrong.
 #include <cmath>
-#include <cstddef>
 #include <cstdint>
-#include <limits>
 
 #include <doctest/doctest.h>
 
@@ -22,11 +20,8 @@ namespace {
 using cuda_test::any_mask;
 using cuda_test::boundaries_at;
 using cuda_test::cut;
-using kernel_test::contiguous;
-using kernel_test::order;
 using kernel_test::plan;
 using kernel_test::striped;
-using kernel_test::zigzag;
 using orrery::bfloat16;
 using orrery::float16;
 using kind = any_mask::kind;
@@ -72,33 +67,11 @@ TEST_CASE("every head dimension: at its kernel's size, between two, with another
 }
 
 TEST_CASE_TEMPLATE("batches; strides and addresses that vectors fit, and that they do not", T, bfloat16, float16) {
-  const oracle::shape shape{2, 45, 58, 1, 1, 16, 12, 0.3};
-  const auto p = oracle::random_problem<T>(shape, 2);
-  plan how = cut(shape, 1, 2);
-  for (const order layout : {order::batch_sequence_head, order::sequence_batch_head, order::batch_head_sequence}) {
-    how.layout = layout;
-    how.margin = layout == order::batch_sequence_head ? 3 : layout == order::sequence_batch_head ? 8 : 0;
-    how.clear_first = how.margin == 8;
-    check<T>(p, orrery::causal{5}, how);
-  }
+  cuda_test::check_batches<kernel<T>>({2, 45, 58, 1, 1, 16, 12, 0.3}, any_mask{kind::causal, false, {5}}, tolerance<T>);
 }
 
 TEST_CASE("more shards than a launch takes, of few tokens or none") {
-  const oracle::shape shape{1, 5, 4, 1, 1, 8, 8, 0.5};
-  const auto p = oracle::random_problem<bfloat16>(shape, 3);
-  plan how;
-  how.queries = contiguous(shape.queries, 6);
-  how.keys = contiguous(shape.keys, 5);
-  for (const bool one_call : {false, true}) {
-    how.one_call = one_call;
-    check<bfloat16>(p, orrery::causal{}, how);
-  }
-  how.one_call = true;
-  how.keys.clear();
-  check<bfloat16>(oracle::random_problem<bfloat16>({1, 5, 0, 1, 1, 8, 8, 0.5}, 4), orrery::causal{}, how);
-  how.keys = contiguous(7, 2);
-  how.queries.clear();
-  check<bfloat16>(oracle::random_problem<bfloat16>({1, 0, 7, 1, 1, 8, 8, 0.5}, 5), orrery::causal{}, how);
+  cuda_test::check_many_shards<kernel<bfloat16>>(tolerance<bfloat16>);
 }
 
 TEST_CASE("slices of heads: a key head that is shared with another slice") {
@@ -106,40 +79,18 @@ TEST_CASE("slices of heads: a key head that is shared with another slice") {
 }
 
 TEST_CASE("scales of zero and below, large scores") {
-  for (const double scale : {0.0, -0.5}) {
-    const oracle::shape shape{1, 30, 70, 1, 1, 8, 8, scale};
-    check<bfloat16>(oracle::random_problem<bfloat16>(shape, 7), orrery::causal{}, cut(shape, 1, 2));
-  }
-  // Scores up to several hundred: a rounding of one of them is |score| roundings of its exponential.
+  cuda_test::check_scales<kernel<bfloat16>>(70, any_mask{kind::causal}, tolerance<bfloat16>);
+  // A rounding of a score is |score| roundings of its exponential.
   const oracle::shape shape{1, 40, 90, 1, 1, 32, 16, 1.0};
-  auto p = oracle::random_problem<float16>(shape, 8, 6.0);
   const double largest_score = 32 * 6 * 6;
-  cuda_test::check<kernel<float16>>(p, orrery::causal{100}, cut(shape, 1, 3),
-                                    tolerance<float16> + oracle::tolerance<float> * largest_score,
+  cuda_test::check<kernel<float16>>(oracle::random_problem<float16>(shape, 8, 6.0), orrery::causal{100},
+                                    cut(shape, 1, 3), tolerance<float16> + oracle::tolerance<float> * largest_score,
                                     oracle::tolerance<float> * largest_score);
-  // One shift of all scores far above and below what exp can represent; a tile that is not full of keys among them.
-  for (const double shift : {64.0, -64.0}) {
-    for (std::size_t i = 0; i < p.q.size(); i += 32) p.q[i] = 64;
-    for (std::size_t i = 0; i < p.k.size(); i += 32) p.k[i] = shift;
-    cuda_test::check<kernel<float16>>(p, orrery::causal{100}, cut(shape, 1, 1),
-                                      tolerance<float16> + oracle::tolerance<float> * 8192,
-                                      oracle::tolerance<float> * 8192);
-  }
+  cuda_test::check_shifted_scores<kernel<float16>>(tolerance<float16>);
 }
 
 TEST_CASE("rows that see nothing are complete: zero, and minus infinity") {
-  const oracle::shape shape{1, 40, 40, 1, 1, 8, 8, 1.0};
-  const auto p = oracle::random_problem<bfloat16>(shape, 9);
-  for (const bool one_call : {false, true}) {
-    plan how = cut(shape, 2, 2);  // results are NaN beforehand
-    how.one_call = one_call;
-    const auto got = kernel_test::run<kernel<bfloat16>>(p, any_mask{kind::causal, false, {-1000}}, how);
-    for (const float value : got.out) CHECK(value == 0);
-    for (const float value : got.lse) CHECK(value == -std::numeric_limits<float>::infinity());
-    for (const float value : got.grad_q) CHECK(value == 0);
-    for (const float value : got.grad_k) CHECK(value == 0);
-    for (const float value : got.grad_v) CHECK(value == 0);
-  }
+  cuda_test::check_nothing_seen<kernel<bfloat16>>();
 }
 
 TEST_CASE("backward: a row whose lse is minus infinity contributes nothing, whatever the mask says") {
@@ -147,29 +98,7 @@ TEST_CASE("backward: a row whose lse is minus infinity contributes nothing, what
 }
 
 TEST_CASE("the same call twice gives the same bits; keys that a running result does not see leave them alone") {
-  const oracle::shape shape{1, 64, 128, 2, 1, 16, 16, 0.25};
-  const auto p = oracle::random_problem<bfloat16>(shape, 10);
-  plan seen_only = cut(shape, 1, 1);
-  seen_only.keys = {kernel_test::piece(0, 64)};
-  plan both = seen_only;
-  // Calls go through the keys from the last to the first: the visible half, then the half that nobody sees, for which
-  // the interval test of one kind skips the tile and that of the other does not.
-  both.keys = {kernel_test::piece(64, 64), kernel_test::piece(0, 64)};
-  const auto halves = boundaries_at({0, 64, 128});
-  const auto check_alone = [&](const auto& mask) {
-    const auto one = kernel_test::run<kernel<bfloat16>>(p, mask, seen_only);
-    const auto same = kernel_test::run<kernel<bfloat16>>(p, mask, seen_only);
-    const auto other = kernel_test::run<kernel<bfloat16>>(p, mask, both);
-    CHECK(one.out == same.out);
-    CHECK(one.grad_q == same.grad_q);
-    CHECK(one.grad_k == same.grad_k);
-    CHECK(one.grad_v == same.grad_v);
-    CHECK(one.out == other.out);
-    CHECK(one.lse == other.lse);
-    CHECK(one.grad_q == other.grad_q);
-  };
-  check_alone(any_mask{kind::packed, false, {}, {}, {halves.data(), 2}});
-  check_alone(any_mask{kind::causal, true});
+  cuda_test::check_same_bits<kernel<bfloat16>>();
 }
 
 TEST_CASE("scores that are NaN or overflow, in one of several tiles") {
@@ -177,3 +106,49 @@ TEST_CASE("scores that are NaN or overflow, in one of several tiles") {
 }
 
 TEST_CASE("sums over many tokens are as exact as those over few") { cuda_test::check_long_sums<kernel<float16>>(); }
+
+namespace {
+
+// Other tiles than those of `device_flash_policies`.
+struct short_tiles : orrery::device_flash_policies {
+  static constexpr orrery::device_tile_policy forward(int, int) { return {.warps = 2, .row_tiles = 1, .columns = 32}; }
+  static constexpr orrery::device_tile_policy backward(int, int, orrery::device_gradient) {
+    return {.warps = 2, .row_tiles = 1, .columns = 32};
+  }
+};
+struct long_tiles : orrery::device_flash_policies {
+  static constexpr orrery::device_tile_policy forward(int, int) { return {.warps = 4, .row_tiles = 2, .columns = 128}; }
+  static constexpr orrery::device_tile_policy backward(int, int, orrery::device_gradient) {
+    return {.warps = 4, .row_tiles = 1, .columns = 64, .blocks_at_once = 1};
+  }
+};
+
+template <class Policies>
+using kernel_with =
+    orrery::device_flash<bfloat16, 64, cuda_test::tested, orrery::device_instructions::mma_sync, Policies>;
+
+}  // namespace
+
+TEST_CASE_TEMPLATE("tiles of other sizes, chosen by a policy", Policies, short_tiles, long_tiles) {
+  const oracle::shape shape{1, 150, 135, 2, 1, 24, 40, 0.25};
+  const auto p = oracle::random_problem<bfloat16>(shape, 5);
+  plan how = cut(shape, 1, 1);
+  how.queries = striped(shape.queries, 2, 5);
+  for (const orrery::causal mask : {orrery::causal{0}, orrery::causal{-30}})
+    cuda_test::check<kernel_with<Policies>>(p, mask, how, tolerance<bfloat16>);
+}
+
+TEST_CASE("policies print") {
+  CHECK(kernel<bfloat16, 256>::policies(64, 64) ==
+        "forward: {.warps = 4, .row_tiles = 2, .columns = 64, .blocks_at_once = 0}\n"
+        "backward: {.warps = 8, .row_tiles = 1, .columns = 64, .blocks_at_once = 2}\n"
+        "backward: {.warps = 8, .row_tiles = 1, .columns = 64, .blocks_at_once = 0}\n");
+  CHECK(kernel<bfloat16, 256>::policies(192, 128) ==
+        "forward: {.warps = 4, .row_tiles = 1, .columns = 64, .blocks_at_once = 3}\n"
+        "backward: {.warps = 4, .row_tiles = 1, .columns = 32, .blocks_at_once = 0}\n"
+        "backward: {.warps = 4, .row_tiles = 1, .columns = 32, .blocks_at_once = 0}\n");
+  CHECK(kernel_with<short_tiles>::policies(8, 8) ==
+        "forward: {.warps = 2, .row_tiles = 1, .columns = 32, .blocks_at_once = 0}\n"
+        "backward: {.warps = 2, .row_tiles = 1, .columns = 32, .blocks_at_once = 0}\n"
+        "backward: {.warps = 2, .row_tiles = 1, .columns = 32, .blocks_at_once = 0}\n");
+}

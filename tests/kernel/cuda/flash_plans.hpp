@@ -18,6 +18,7 @@
 #include "orrery/attention/tile.hpp"
 #include "orrery/tensor/view.hpp"
 
+#include "device/check.hpp"
 #include "kernel/cuda/masks.hpp"
 #include "kernel/problem.hpp"
 #include "support/oracle.hpp"
@@ -51,6 +52,117 @@ inline kernel_test::plan cut(const oracle::shape& shape, int queries, int keys) 
   how.queries = kernel_test::zigzag(shape.queries, queries);
   how.keys = kernel_test::zigzag(shape.keys, keys);
   return how;
+}
+
+/// Batches, with dimensions in every order, and strides and addresses that wide copies fit, and that they do not.
+template <class Kernel>
+void check_batches(const oracle::shape& shape, const any_mask& mask, double tolerance) {
+  using kernel_test::order;
+  const auto p = oracle::random_problem<typename Kernel::storage>(shape, 2);
+  kernel_test::plan how = cut(shape, 1, 2);
+  for (const order layout : {order::batch_sequence_head, order::sequence_batch_head, order::batch_head_sequence}) {
+    how.layout = layout;
+    how.margin = layout == order::batch_sequence_head ? 3 : layout == order::sequence_batch_head ? 8 : 0;
+    how.clear_first = how.margin == 8;
+    check<Kernel>(p, mask, how, tolerance);
+  }
+}
+
+/// More shards than a launch takes, of few tokens or none.
+template <class Kernel>
+void check_many_shards(double tolerance) {
+  using S = typename Kernel::storage;
+  const any_mask causal{any_mask::kind::causal};
+  const auto check_all = [&](const oracle::problem& p, const kernel_test::plan& how) {
+    check<Kernel>(p, causal, how, tolerance);
+  };
+  const oracle::shape shape{1, 5, 4, 1, 1, 8, 8, 0.5};
+  const auto p = oracle::random_problem<S>(shape, 3);
+  kernel_test::plan how;
+  how.queries = kernel_test::contiguous(shape.queries, 6);
+  how.keys = kernel_test::contiguous(shape.keys, 5);
+  for (const bool one_call : {false, true}) {
+    how.one_call = one_call;
+    check_all(p, how);
+  }
+  how.one_call = true;
+  how.keys.clear();
+  check_all(oracle::random_problem<S>({1, 5, 0, 1, 1, 8, 8, 0.5}, 4), how);
+  how.keys = kernel_test::contiguous(7, 2);
+  how.queries.clear();
+  check_all(oracle::random_problem<S>({1, 0, 7, 1, 1, 8, 8, 0.5}, 5), how);
+}
+
+/// Scales of zero and below, with this many keys under this mask.
+template <class Kernel>
+void check_scales(std::int64_t keys, const any_mask& mask, double tolerance) {
+  for (const double scale : {0.0, -0.5}) {
+    const oracle::shape shape{1, 30, keys, 1, 1, 8, 8, scale};
+    check<Kernel>(oracle::random_problem<typename Kernel::storage>(shape, 7), mask, cut(shape, 1, 2), tolerance);
+  }
+}
+
+/// Scores up to several hundred, all shifted far above and below what exp can represent; a tile that is not full of
+/// keys among them.
+template <class Kernel>
+void check_shifted_scores(double tolerance) {
+  const oracle::shape shape{1, 40, 90, 1, 1, 32, 16, 1.0};
+  auto p = oracle::random_problem<typename Kernel::storage>(shape, 8, 6.0);
+  for (const double shift : {64.0, -64.0}) {
+    for (std::size_t i = 0; i < p.q.size(); i += 32) p.q[i] = 64;
+    for (std::size_t i = 0; i < p.k.size(); i += 32) p.k[i] = shift;
+    check<Kernel>(p, any_mask{any_mask::kind::causal, false, {100}}, cut(shape, 1, 1),
+                  tolerance + oracle::tolerance<float> * 8192, oracle::tolerance<float> * 8192);
+  }
+}
+
+/// Rows that see nothing are complete: zero, and minus infinity.
+template <class Kernel>
+void check_nothing_seen() {
+  using kind = any_mask::kind;
+  const oracle::shape shape{1, 40, 40, 1, 1, 8, 8, 1.0};
+  const auto p = oracle::random_problem<typename Kernel::storage>(shape, 9);
+  for (const any_mask& mask : {any_mask{kind::causal, false, {-1000}}, any_mask{kind::causal, true, {-1000}}}) {
+    for (const bool one_call : {false, true}) {
+      kernel_test::plan how = cut(shape, 2, 2);  // results are NaN beforehand
+      how.one_call = one_call;
+      const auto got = kernel_test::run<Kernel>(p, mask, how);
+      for (const auto* zeros : {&got.out, &got.grad_q, &got.grad_k, &got.grad_v}) {
+        CHECK(std::all_of(zeros->begin(), zeros->end(), [](float value) { return value == 0; }));
+      }
+      CHECK(std::all_of(got.lse.begin(), got.lse.end(),
+                        [](float value) { return value == -std::numeric_limits<float>::infinity(); }));
+    }
+  }
+}
+
+/// The same call twice gives the same bits, and keys that a running result does not see leave them alone.
+template <class Kernel>
+void check_same_bits() {
+  using kind = any_mask::kind;
+  const oracle::shape shape{1, 64, 128, 2, 1, 16, 16, 0.25};
+  const auto p = oracle::random_problem<typename Kernel::storage>(shape, 10);
+  kernel_test::plan seen_only = cut(shape, 1, 1);
+  seen_only.keys = {kernel_test::piece(0, 64)};
+  kernel_test::plan both = seen_only;
+  // Calls go through the keys from the last to the first: the visible half, then the half that nobody sees, for which
+  // the interval test of one kind skips the tile and that of the other does not.
+  both.keys = {kernel_test::piece(64, 64), kernel_test::piece(0, 64)};
+  const auto halves = boundaries_at({0, 64, 128});
+  for (const any_mask& mask :
+       {any_mask{kind::packed, false, {}, {}, {halves.data(), 2}}, any_mask{kind::causal, true}}) {
+    const auto one = kernel_test::run<Kernel>(p, mask, seen_only);
+    const auto same = kernel_test::run<Kernel>(p, mask, seen_only);
+    const auto other = kernel_test::run<Kernel>(p, mask, both);
+    CHECK(one.out == same.out);
+    CHECK(one.lse == same.lse);
+    CHECK(one.grad_q == same.grad_q);
+    CHECK(one.grad_k == same.grad_k);
+    CHECK(one.grad_v == same.grad_v);
+    CHECK(one.out == other.out);
+    CHECK(one.lse == other.lse);
+    CHECK(one.grad_q == other.grad_q);
+  }
 }
 
 /// The backward of slices of heads, of which two share a key head, against the oracle's of all heads.

@@ -6,8 +6,6 @@
 #include <cmath>
 #include <cstdint>
 #include <limits>
-#include <memory_resource>
-#include <span>
 #include <string>
 #include <vector>
 
@@ -27,10 +25,8 @@ using cuda_test::any_mask;
 using cuda_test::boundaries_at;
 using cuda_test::cut;
 using kernel_test::contiguous;
-using kernel_test::order;
 using kernel_test::plan;
 using kernel_test::striped;
-using kernel_test::zigzag;
 using orrery::bfloat16;
 using orrery::float16;
 using kind = any_mask::kind;
@@ -87,50 +83,17 @@ TEST_CASE("wgmma: more tiles than stages, where grad_k and grad_v have kernels o
 
 TEST_CASE_TEMPLATE("wgmma: batches; strides and addresses that tensor copies fit, and that they do not", T, bfloat16,
                    float16) {
-  const oracle::shape shape{2, 45, 150, 2, 2, 16, 8, 0.3};
-  const auto p = oracle::random_problem<T>(shape, 2);
-  plan how = cut(shape, 1, 2);
-  for (const order layout : {order::batch_sequence_head, order::sequence_batch_head, order::batch_head_sequence}) {
-    how.layout = layout;
-    how.margin = layout == order::batch_sequence_head ? 3 : layout == order::sequence_batch_head ? 8 : 0;
-    how.clear_first = how.margin == 8;
-    check<T>(p, any_mask{kind::causal, false, {50}}, how);
-  }
+  cuda_test::check_batches<kernel<T>>({2, 45, 150, 2, 2, 16, 8, 0.3}, any_mask{kind::causal, false, {50}},
+                                      tolerance<T>);
 }
 
 TEST_CASE("wgmma: more shards than a launch takes, of few tokens or none") {
-  const oracle::shape shape{1, 5, 4, 1, 1, 8, 8, 0.5};
-  const auto p = oracle::random_problem<bfloat16>(shape, 3);
-  plan how;
-  how.queries = contiguous(shape.queries, 6);
-  how.keys = contiguous(shape.keys, 5);
-  for (const bool one_call : {false, true}) {
-    how.one_call = one_call;
-    check<bfloat16>(p, any_mask{kind::causal}, how);
-  }
-  how.one_call = true;
-  how.keys.clear();
-  check<bfloat16>(oracle::random_problem<bfloat16>({1, 5, 0, 1, 1, 8, 8, 0.5}, 4), any_mask{kind::causal}, how);
-  how.keys = contiguous(7, 2);
-  how.queries.clear();
-  check<bfloat16>(oracle::random_problem<bfloat16>({1, 0, 7, 1, 1, 8, 8, 0.5}, 5), any_mask{kind::causal}, how);
+  cuda_test::check_many_shards<kernel<bfloat16>>(tolerance<bfloat16>);
 }
 
 TEST_CASE("wgmma: scales of zero and below, large scores") {
-  for (const double scale : {0.0, -0.5}) {
-    const oracle::shape shape{1, 30, 170, 1, 1, 8, 8, scale};
-    check<bfloat16>(oracle::random_problem<bfloat16>(shape, 7), any_mask{kind::causal, false, {100}}, cut(shape, 1, 2));
-  }
-  // One shift of all scores far above and below what exp can represent; a tile that is not full of keys among them.
-  const oracle::shape shape{1, 40, 90, 1, 1, 32, 16, 1.0};
-  auto p = oracle::random_problem<float16>(shape, 8, 6.0);
-  for (const double shift : {64.0, -64.0}) {
-    for (std::size_t i = 0; i < p.q.size(); i += 32) p.q[i] = 64;
-    for (std::size_t i = 0; i < p.k.size(); i += 32) p.k[i] = shift;
-    cuda_test::check<kernel<float16>>(p, any_mask{kind::causal, false, {100}}, cut(shape, 1, 1),
-                                      tolerance<float16> + oracle::tolerance<float> * 8192,
-                                      oracle::tolerance<float> * 8192);
-  }
+  cuda_test::check_scales<kernel<bfloat16>>(170, any_mask{kind::causal, false, {100}}, tolerance<bfloat16>);
+  cuda_test::check_shifted_scores<kernel<float16>>(tolerance<float16>);
 }
 
 TEST_CASE("wgmma: slices of heads: a key head that is shared with another slice") {
@@ -142,16 +105,7 @@ TEST_CASE("wgmma: a row whose lse is minus infinity contributes nothing, whateve
 }
 
 TEST_CASE("wgmma: rows that see nothing are complete: zero, and minus infinity") {
-  const oracle::shape shape{1, 40, 40, 1, 1, 8, 8, 1.0};
-  const auto p = oracle::random_problem<bfloat16>(shape, 9);
-  for (const any_mask& mask : {any_mask{kind::causal, false, {-1000}}, any_mask{kind::causal, true, {-1000}}}) {
-    const auto got = kernel_test::run<kernel<bfloat16>>(p, mask, cut(shape, 2, 2));  // results are NaN beforehand
-    for (const auto* zeros : {&got.out, &got.grad_q, &got.grad_k, &got.grad_v}) {
-      CHECK(std::all_of(zeros->begin(), zeros->end(), [](float value) { return value == 0; }));
-    }
-    CHECK(std::all_of(got.lse.begin(), got.lse.end(),
-                      [](float value) { return value == -std::numeric_limits<float>::infinity(); }));
-  }
+  cuda_test::check_nothing_seen<kernel<bfloat16>>();
 }
 
 namespace {
@@ -224,29 +178,7 @@ TEST_CASE("wgmma: nor do those of the tokens after a segment's end") {
 }
 
 TEST_CASE("wgmma: the same call twice gives the same bits; keys that a running result does not see leave them alone") {
-  const oracle::shape shape{1, 64, 128, 2, 1, 16, 16, 0.25};
-  const auto p = oracle::random_problem<bfloat16>(shape, 10);
-  plan seen_only = cut(shape, 1, 1);
-  seen_only.keys = {kernel_test::piece(0, 64)};
-  plan both = seen_only;
-  // Calls go through the keys from the last to the first: the visible half, then the half that nobody sees, for which
-  // the interval test of one kind skips the tile and that of the other does not.
-  both.keys = {kernel_test::piece(64, 64), kernel_test::piece(0, 64)};
-  const auto halves = boundaries_at({0, 64, 128});
-  for (const any_mask& mask :
-       {any_mask{kind::packed, false, {}, {}, {halves.data(), 2}}, any_mask{kind::causal, true}}) {
-    const auto one = kernel_test::run<kernel<bfloat16>>(p, mask, seen_only);
-    const auto same = kernel_test::run<kernel<bfloat16>>(p, mask, seen_only);
-    const auto other = kernel_test::run<kernel<bfloat16>>(p, mask, both);
-    CHECK(one.out == same.out);
-    CHECK(one.lse == same.lse);
-    CHECK(one.grad_q == same.grad_q);
-    CHECK(one.grad_k == same.grad_k);
-    CHECK(one.grad_v == same.grad_v);
-    CHECK(one.out == other.out);
-    CHECK(one.lse == other.lse);
-    CHECK(one.grad_q == other.grad_q);
-  }
+  cuda_test::check_same_bits<kernel<bfloat16>>();
 }
 
 TEST_CASE("wgmma: scores that are NaN or overflow, in one of several tiles") {
@@ -255,4 +187,28 @@ TEST_CASE("wgmma: scores that are NaN or overflow, in one of several tiles") {
 
 TEST_CASE("wgmma: sums over many tokens are as exact as those over few") {
   cuda_test::check_long_sums<kernel<float16>>();
+}
+
+namespace {
+
+/// Other tiles, registers and turns than those of `device_flash_policies`.
+struct other_tiles : orrery::device_flash_policies {
+  static constexpr orrery::device_warpgroup_policy warpgroup_forward(int, int) {
+    return {.columns = 64, .stages = 2, .producer_registers = 120, .compute_registers = 192, .take_turns = false};
+  }
+  static constexpr orrery::device_warpgroup_policy warpgroup_backward(int, int, orrery::device_gradient) {
+    return {.columns = 64, .stages = 2, .producer_registers = 104, .compute_registers = 200};
+  }
+};
+
+}  // namespace
+
+TEST_CASE("wgmma: tiles of other sizes, chosen by a policy") {
+  using chosen = orrery::device_flash<bfloat16, 64, cuda_test::tested, orrery::device_instructions::wgmma, other_tiles>;
+  const oracle::shape shape{1, 150, 410, 2, 1, 24, 40, 0.25};
+  const auto p = oracle::random_problem<bfloat16>(shape, 3);
+  cuda_test::check<chosen>(p, orrery::causal{200}, cut(shape, 1, 2), tolerance<bfloat16>);
+  CHECK(chosen::policies(24, 40).find(
+            "forward by warpgroups: {.columns = 64, .stages = 2, .producer_registers = 120, .compute_registers = 192, "
+            ".take_turns = false}\n") != std::string::npos);
 }

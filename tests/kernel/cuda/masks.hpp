@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <string>
 
+#include "orrery/mask/causal.hpp"
 #include "orrery/mask/mask.hpp"
 
 /// Masks of a user, as device code may call them: constexpr functions, trivially copyable.

@@ -1,6 +1,7 @@
 // Copyright The Orrery authors. SPDX-License-Identifier: Apache-2.0
 #include "orrery/kernel/cudnn/mask_rectangles.hpp"
 
+#include <array>
 #include <cstdint>
 #include <stdexcept>
 #include <string>
@@ -10,6 +11,12 @@
 
 #include "orrery/attention/plan.hpp"
 #include "orrery/layout/layout.hpp"
+#include "orrery/mask/causal.hpp"
+#include "orrery/mask/documents.hpp"
+#include "orrery/mask/intersection.hpp"
+#include "orrery/mask/named.hpp"
+#include "orrery/mask/prefix.hpp"
+#include "orrery/mask/window.hpp"
 
 #include "kernel/cuda/masks.hpp"
 #include "support/conformance.hpp"
@@ -134,6 +141,29 @@ TEST_CASE("other masks: what their interval tests know") {
       "which kernel device_cudnn<bfloat16> only knows full and causal masks; orrery::device_flash has every mask");
 }
 
+TEST_CASE("masks of the library that are no diagonals are refused by name, also where only their values tell") {
+  const segments some = piece(0, 12);
+  const auto refused = [&](const auto& mask) {
+    return refusal(some, some, mask).find("orrery: mask " + mask.name() + " lets only some pairs be seen ") == 0;
+  };
+  CHECK(refused(orrery::documents{std::array{5, 7}} & causal{}));
+  CHECK(refused(orrery::window{.left = 3}));
+  CHECK(refused(orrery::any_mask{orrery::window{.left = 3, .right = 0}}));
+  CHECK(refused(orrery::any_mask{orrery::prefix{4}}));
+  CHECK(refused(causal{} & orrery::window{.left = 3}));
+  // Diagonals that are chosen at run time, or combined.
+  const auto same = [&](const auto& mask, const causal& diagonal) {
+    return orrery::detail::cudnn_parts_of(some, some, mask, kernel) ==
+           orrery::detail::cudnn_parts_of(some, some, diagonal, kernel);
+  };
+  CHECK(same(orrery::any_mask{causal{}}, causal{}));
+  CHECK(same(causal{2} & causal{-1}, causal{-1}));
+  // Shards that are documents.
+  const auto mask = orrery::documents{std::array{12, 8}};
+  CHECK(orrery::detail::cudnn_parts_of(some, some, mask, kernel) == std::vector<cudnn_part>{{0, 12, 0, 12, false}});
+  CHECK(orrery::detail::cudnn_parts_of(some, piece(12, 8), mask, kernel).empty());
+}
+
 TEST_CASE("a diagonal in too many steps is refused") {
   const orrery::striped<4> striped;
   CHECK(wrong(striped.shard(1, 2, 64), striped.shard(1, 2, 64), causal{},
@@ -143,6 +173,16 @@ TEST_CASE("a diagonal in too many steps is refused") {
         "orrery: mask causal between queries at positions 4 to 127 and keys at 0 to 123 is not made of a "
         "few rectangles and triangles, which are all that kernel device_cudnn<bfloat16> has; orrery::device_flash has "
         "every mask, and layouts contiguous, zigzag and striped<1> suit this one");
+}
+
+TEST_CASE("as many parts as there may be, and one more") {
+  const auto parts_of = [](std::int64_t length) {  // of rank 0 of two, which has every other pair of tokens
+    return orrery::detail::cudnn_parts_of(orrery::striped<2>::shard(0, 2, length),
+                                          orrery::contiguous::shard(0, 1, length), causal{}, kernel);
+  };
+  const auto most = static_cast<std::int64_t>(orrery::detail::most_cudnn_parts);
+  CHECK(parts_of(4 * most).size() == orrery::detail::most_cudnn_parts);
+  CHECK_THROWS_AS(static_cast<void>(parts_of(4 * most + 4)), std::invalid_argument);
 }
 
 TEST_CASE("a mask that is not its diagonal is refused") {

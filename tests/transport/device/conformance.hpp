@@ -72,11 +72,11 @@ class staged {
 template <class Kernel>
 struct device_tensors {
   using storage = typename Kernel::storage;
-  using accumulator = typename Kernel::accumulator;
+  using log_sum_exp = orrery::detail::log_sum_exp_of<storage>;
   using tensor = staged<orrery::tensor_view<storage>>;
 
   tensor q, k, v, grad_out, out, grad_q, grad_k, grad_v;
-  staged<orrery::row_view<accumulator>> lse;
+  staged<orrery::row_view<log_sum_exp>> lse;
 
   device_tensors(const conformance::rank_tensors<Kernel>& host, cudaStream_t stream)
       : q{host.q.view(), stream},

@@ -14,6 +14,7 @@
 
 #include <doctest/doctest.h>
 
+#include "orrery/mask/full.hpp"
 #include "orrery/mask/mask.hpp"
 #include "orrery/topology/ring.hpp"
 #include "orrery/transport/nccl.hpp"

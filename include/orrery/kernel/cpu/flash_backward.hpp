@@ -5,12 +5,13 @@
 
 #include <cstddef>
 #include <cstdint>
-#include <limits>
 #include <span>
 
 #include "orrery/attention/tile.hpp"
 #include "orrery/attention/token_blocks.hpp"
 #include "orrery/host/context.hpp"
+#include "orrery/kernel/cpu/flash_backward_workspace.hpp"
+#include "orrery/kernel/cpu/flash_tile.hpp"
 #include "orrery/kernel/cpu/microkernels.hpp"
 #include "orrery/kernel/cpu/scratch.hpp"
 #include "orrery/kernel/cpu/visible_keys.hpp"
@@ -34,11 +35,11 @@ namespace orrery::detail {
 ///
 /// Source: Dao, arXiv 2307.08691, algorithm 2.
 template <class S, class A, mask Mask>
-class flash_backward {
+class flash_backward : flash_tile<backward_queries<S, A>, backward_keys<S, A>, A, Mask> {
  public:
   flash_backward(std::span<const backward_queries<S, A>> queries, std::span<const backward_keys<S, A>> keys,
                  const head_map& heads, A scale, const Mask& mask, const flash_steps<A>& steps) noexcept
-      : queries_(queries), keys_(keys), heads_(heads), scale_(scale), mask_(mask), steps_(steps) {
+      : tile{queries, keys, heads, scale, mask, steps} {
     for (const auto& block : keys_) {
       if (block.k.dim > key_dim_) key_dim_ = block.k.dim;
       if (block.v.dim > value_dim_) value_dim_ = block.v.dim;
@@ -86,6 +87,11 @@ class flash_backward {
   }
 
  private:
+  using tile = flash_tile<backward_queries<S, A>, backward_keys<S, A>, A, Mask>;
+  using workspace = flash_backward_workspace<A>;
+  using tile::classify, tile::heads_, tile::key_block_, tile::key_dim_, tile::key_ld, tile::keys_, tile::mask_;
+  using tile::nothing, tile::queries_, tile::row_block_, tile::scale_, tile::steps_, tile::value_dim_, tile::value_ld;
+
   static constexpr std::int64_t most_keys = 512;
   static constexpr std::int64_t blocks_in_part = 32;  // of queries, summed before they are carried
   static constexpr std::int64_t scratch_elements = flash_backward_scratch_bytes / static_cast<std::int64_t>(sizeof(A));
@@ -101,27 +107,10 @@ class flash_backward {
     static void leave(std::int64_t) noexcept {}
   };
 
-  struct workspace {
-    A* keys;               // [key_block][key_width], scaled; 0 where they are infinite or NaN
-    A* keys_transposed;    // [key_dim][key_block], scaled to powers of two
-    A* values_transposed;  // [value_dim][key_block]
-    A* grad_keys;          // [key_block][key_width]
-    A* grad_values;        // [key_block][value_width]
-    A* queries;            // [row_block][key_width]; last their gradients, where these do not fit the caller's memory
-    A* grad_out;           // [row_block][value_width]
-    A* probabilities;      // [row_block][key_block]
-    A* grad_scores;        // [row_block][key_block], to be scaled
-    A* base;               // [row_block]; +infinity for rows that contribute nothing
-    A* factors;            // [row_block]: probabilities are factors * 2^(score - base)
-    A* delta;              // [row_block]
-  };
-
   /// Blocks are whole vectors and whole rows of products, so that no padding needs memory of its own.
   std::int64_t granule() const noexcept { return steps_.lanes > steps_.tile_rows ? steps_.lanes : steps_.tile_rows; }
   std::int64_t key_width() const noexcept { return round_up(key_dim_, steps_.lanes); }
   std::int64_t value_width() const noexcept { return round_up(value_dim_, steps_.lanes); }
-  std::int64_t key_ld() const noexcept { return scratch_cursor<A>::row_distance(key_dim_); }
-  std::int64_t value_ld() const noexcept { return scratch_cursor<A>::row_distance(value_dim_); }
   std::int64_t score_ld() const noexcept { return scratch_cursor<A>::padded(key_block_); }
 
   std::int64_t elements(std::int64_t rows, std::int64_t keys) const noexcept {
@@ -131,20 +120,11 @@ class flash_backward {
            rows * (key_ld() + value_ld() + 2 * keys_ld + 3) + slack;
   }
 
-  /// The blocks with the least overhead that fit: copying a query, its gradient and adding to grad_q costs about as
-  /// much as 25 keys' arithmetic with them where memory is far, and a block of rows a load and a store of the gradients
-  /// of the keys, about as much as 5 rows.
+  /// Copying a query, its gradient and adding to grad_q costs about as much as 25 keys' arithmetic with them where
+  /// memory is far, and a block of rows a load and a store of the gradients of the keys, about as much as 5 rows.
   void choose_block_sizes(std::int64_t most) noexcept {
-    double least = (std::numeric_limits<double>::max)();
-    for (std::int64_t keys = granule(); keys <= most; keys += granule()) {
-      std::int64_t rows = 0;
-      while (rows < 128 && elements(rows + steps_.tile_rows, keys) <= scratch_elements) rows += steps_.tile_rows;
-      const double overhead = 25.0 / static_cast<double>(keys) + 5.0 / static_cast<double>(rows);
-      if (rows == 0 || overhead >= least) continue;
-      least = overhead;
-      key_block_ = keys;
-      row_block_ = rows;
-    }
+    tile::choose_block_sizes({steps_.tile_rows, 128, granule(), most, scratch_elements, 5.0, 25.0},
+                             [&](std::int64_t rows, std::int64_t keys) { return elements(rows, keys); });
   }
 
   static void clear_rows(const tensor_view<A>& tensor, std::int64_t b, std::int64_t head, const token_block& rows) {
@@ -154,7 +134,7 @@ class flash_backward {
     }
   }
 
-  /// Of one item.
+  /// The number of blocks of keys of one item.
   std::int64_t blocks_of_keys() const noexcept {
     std::int64_t sum = 0;
     for (const auto& side : keys_) sum += token_blocks{side.positions, key_block_, granule()}.count();
@@ -197,6 +177,11 @@ class flash_backward {
     alignas(64) A memory[static_cast<std::size_t>(scratch_elements)];
     scratch_cursor<A> cursor{memory};
     workspace work;
+    work.key_width = key_width();
+    work.value_width = value_width();
+    work.key_ld = key_ld();
+    work.value_ld = value_ld();
+    work.score_ld = score_ld();
     work.keys = cursor.take(key_block_ * key_ld());
     work.keys_transposed = cursor.take(key_dim_ * score_ld());
     work.values_transposed = cursor.take(value_dim_ * score_ld());
@@ -264,8 +249,7 @@ class flash_backward {
   /// holds an infinity or NaN. `lost`, if not null, is what additions to the gradients of these queries have lost.
   void meet(const backward_queries<S, A>& block, std::int64_t b, std::int64_t head, const token_block& rows,
             const token_block& next, const token_block& keys, bool finite, A* lost, const workspace& work) const {
-    const visibility seen = mask_.classify(rows.position(0), rows.position(rows.count - 1), keys.position(0),
-                                           keys.position(keys.count - 1));
+    const visibility seen = classify(rows, 0, rows.count, keys, 0, keys.count);
     if (seen == visibility::none) return;
     copy_tokens(steps_, block.q, b, head, rows, work.queries, key_ld(), key_width());
     copy_tokens(steps_, block.grad_out, b, head, rows, work.grad_out, value_ld(), value_width());
@@ -285,18 +269,11 @@ class flash_backward {
       if (!empty) continue;
       // Nothing depends on a row that has seen no key, whatever it holds.
       some_empty = true;
-      fill_zero(work.queries + i * key_ld(), key_width());
-      fill_zero(work.grad_out + i * value_ld(), value_width());
+      work.clear_row(i);
     }
 
-    token_range some{0, keys.count};
-    if (seen == visibility::some) {
-      some = without_invisible_ends(keys.count, granule(), [&](std::int64_t key, std::int64_t key_count) {
-        return mask_.classify(rows.position(0), rows.position(rows.count - 1), keys.position(key),
-                              keys.position(key + key_count - 1));
-      });
-      if (some.first == some.last) return;
-    }
+    const token_range some = this->seen_part(seen, rows, 0, rows.count, keys, granule());
+    if (some.first == some.last) return;
     const std::int64_t first = some.first;
     const std::int64_t last = some.last;
 
@@ -312,13 +289,13 @@ class flash_backward {
     }
     steps_.probabilities(work.queries, key_ld(), work.keys_transposed + first, key_dim_, work.base, work.factors,
                          probabilities, ld, padded_rows, padded_keys);
-    if (!finite) mark_hidden_scores(rows.count, count, grad_scores, probabilities);
+    if (!finite) work.mark_hidden_scores(rows.count, first, count);
     steps_.score_gradients(work.grad_out, value_ld(), work.values_transposed + first, value_dim_, work.delta,
                            probabilities, grad_scores, ld, padded_rows, padded_keys);
-    if (!finite) clear_hidden_scores(rows.count, count, grad_scores, probabilities, work);
-    if (some_empty) clear_empty_rows(rows.count, count, grad_scores, probabilities, work);
+    if (!finite) work.clear_hidden_scores(rows.count, first, count);
+    if (some_empty) work.clear_empty_rows(rows.count, first, count);
     seen_keys seen_by_some;
-    if (seen == visibility::some) hide(rows, keys, first, last, work, seen_by_some);
+    if (seen == visibility::some) work.hide(mask_, rows, keys, first, last, granule(), seen_by_some);
     prefetch_tokens(block.q, b, head, next.first, next.first + next.count);
     product(false, probabilities, ld, work.grad_out, value_ld(), rows.count, work.grad_values + first * value_ld(),
             value_ld(), padded_keys, value_width(), true);
@@ -347,74 +324,7 @@ class flash_backward {
     }
   }
 
-  /// Pairs with a score of -infinity get the probability -1, which no other pair has.
-  void mark_hidden_scores(std::int64_t rows, std::int64_t keys, const A* scores, A* probabilities) const {
-    for (std::int64_t i = 0; i < rows; ++i) {
-      for (std::int64_t j = i * score_ld(); j < i * score_ld() + keys; ++j) {
-        if (math::is_minus_infinity(scores[j])) probabilities[j] = A{-1};
-      }
-    }
-  }
-
-  /// Marked pairs contribute nothing, even where their row's log-sum-exp or delta is NaN. What is infinite or NaN in
-  /// queries becomes 0, since grad_k takes them from here: as for keys (see run_keys).
-  void clear_hidden_scores(std::int64_t rows, std::int64_t keys, A* grad_scores, A* probabilities,
-                           const workspace& work) const {
-    for (std::int64_t i = 0; i < rows; ++i) {
-      for (std::int64_t j = i * score_ld(); j < i * score_ld() + keys; ++j) {
-        if (probabilities[j] == A{-1}) probabilities[j] = grad_scores[j] = A{0};
-      }
-      A* query = work.queries + i * key_ld();
-      for (std::int64_t c = 0; c < key_width(); ++c) query[c] = math::is_finite(query[c]) ? query[c] : A{0};
-    }
-  }
-
-  /// Rows that have seen no key contribute nothing.
-  void clear_empty_rows(std::int64_t rows, std::int64_t keys, A* grad_scores, A* probabilities,
-                        const workspace& work) const {
-    for (std::int64_t i = 0; i < rows; ++i) {
-      if (!math::is_minus_infinity(-work.base[i])) continue;
-      fill_zero(probabilities + i * score_ld(), keys);
-      fill_zero(grad_scores + i * score_ld(), keys);
-    }
-  }
-
-  /// Invisible pairs of the keys [first, last) contribute nothing. (Their probabilities may have overflowed: they are
-  /// overwritten, not used.) Rows that see none of these keys become 0 in the workspace, and
-  /// `seen_by_some` becomes the keys that some row sees.
-  void hide(const token_block& rows, const token_block& keys, std::int64_t first, std::int64_t last,
-            const workspace& work, seen_keys& seen_by_some) const {
-    seen_by_some.begin(first, last, false);
-    for (std::int64_t i = 0; i < rows.count; ++i) {
-      bool sees = false;
-      const std::int64_t position = rows.position(i);
-      A* probability = work.probabilities + i * score_ld();
-      A* grad = work.grad_scores + i * score_ld();
-      for (std::int64_t group = first; group < last; group += granule()) {
-        const std::int64_t end = group + granule() < last ? group + granule() : last;
-        const visibility seen = mask_.classify(position, position, keys.position(group), keys.position(end - 1));
-        if (seen == visibility::all) {
-          sees = true;
-          seen_by_some.set(group, end, true);
-          continue;
-        }
-        for (std::int64_t key = group; key < end; ++key) {
-          if (seen == visibility::some && mask_.visible(position, keys.position(key))) {
-            sees = true;
-            seen_by_some.set(key, key + 1, true);
-            continue;
-          }
-          probability[key] = A{0};
-          grad[key] = A{0};
-        }
-      }
-      if (sees) continue;
-      fill_zero(work.queries + i * key_ld(), key_width());
-      fill_zero(work.grad_out + i * value_ld(), value_width());
-    }
-  }
-
-  /// `to` becomes or grows by factor * from, and `from` what that has lost.
+  /// to = factor * from if `fresh`, else to += factor * from. Leaves in `from` what the addition has lost.
   void carry(A* from, std::int64_t ld, A factor, const tensor_view<A>& to, bool fresh, std::int64_t b,
              std::int64_t head, const token_block& tokens) const {
     const A inverse = A{1} / factor;
@@ -433,19 +343,6 @@ class flash_backward {
       for (std::int64_t c = 0; c < to.dim; ++c) line[c] = factor * from[i * ld + c] + (fresh ? A{0} : line[c]);
     }
   }
-
-  static constexpr math::minus_infinity<A> nothing{};
-
-  std::span<const backward_queries<S, A>> queries_;
-  std::span<const backward_keys<S, A>> keys_;
-  const head_map& heads_;
-  A scale_;
-  const Mask& mask_;
-  flash_steps<A> steps_;
-  std::int64_t key_dim_ = 0;
-  std::int64_t value_dim_ = 0;
-  std::int64_t key_block_ = 0;
-  std::int64_t row_block_ = 0;
 };
 
 }  // namespace orrery::detail

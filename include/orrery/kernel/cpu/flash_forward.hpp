@@ -5,13 +5,14 @@
 
 #include <cstddef>
 #include <cstdint>
-#include <limits>
 #include <span>
 #include <utility>
 
 #include "orrery/attention/tile.hpp"
 #include "orrery/attention/token_blocks.hpp"
 #include "orrery/host/context.hpp"
+#include "orrery/kernel/cpu/flash_forward_workspace.hpp"
+#include "orrery/kernel/cpu/flash_tile.hpp"
 #include "orrery/kernel/cpu/microkernels.hpp"
 #include "orrery/kernel/cpu/scratch.hpp"
 #include "orrery/kernel/cpu/visible_keys.hpp"
@@ -33,16 +34,20 @@ namespace orrery::detail {
 ///
 /// Source: Dao, arXiv 2307.08691, algorithm 1, transposed (see flash_steps).
 template <class S, class A, mask Mask>
-class flash_forward {
+class flash_forward : flash_tile<forward_queries<S, A>, forward_keys<S>, A, Mask> {
  public:
   flash_forward(std::span<const forward_queries<S, A>> queries, std::span<const forward_keys<S>> keys,
                 const head_map& heads, A scale, const Mask& mask, const flash_steps<A>& steps, int threads = 1) noexcept
-      : queries_(queries), keys_(keys), heads_(heads), scale_(scale * log2_e<A>), mask_(mask), steps_(steps) {
+      : tile{queries, keys, heads, scale * log2_e<A>, mask, steps} {
     for (const auto& block : queries_) {
       if (block.q.dim > key_dim_) key_dim_ = block.q.dim;
       if (block.out.dim > value_dim_) value_dim_ = block.out.dim;
     }
-    choose_block_sizes();
+    // Copying a key and its value costs about as much as the arithmetic of 40 rows with them where memory is far (rows
+    // of a trainer's tensors share no page, and no prefetcher follows them); a block of keys costs a load and a store
+    // of the tile's output, about as much as 1.5 keys.
+    this->choose_block_sizes({steps_.columns, 1024, 8, most_keys, scratch_elements, 40.0, 1.5},
+                             [&](std::int64_t rows, std::int64_t block) { return elements(rows, block); });
     // Smaller blocks of rows where there would be too few for the threads. Tiles, and so results, stay as they are.
     while (threads > 1 && items() < 4 * std::int64_t{threads} && row_block_ > steps_.columns) {
       row_block_ = round_up(row_block_ / 2, steps_.columns);
@@ -71,7 +76,12 @@ class flash_forward {
   }
 
  private:
-  static constexpr math::minus_infinity<A> nothing{};
+  using tile = flash_tile<forward_queries<S, A>, forward_keys<S>, A, Mask>;
+  using workspace = flash_forward_workspace<A>;
+  using running_row = flash_running_row<A>;
+  using tile::classify, tile::heads_, tile::key_block_, tile::key_dim_, tile::key_ld, tile::keys_, tile::mask_;
+  using tile::nothing, tile::queries_, tile::row_block_, tile::scale_, tile::steps_, tile::value_dim_, tile::value_ld;
+
   static constexpr std::int64_t most_columns = 64;
   static constexpr std::int64_t most_keys = 96;
   static constexpr std::int64_t blocks_in_part = 16;  // of keys, summed before they are carried to the totals
@@ -79,30 +89,10 @@ class flash_forward {
   using seen_keys = flash_seen_keys<most_keys>;
   static constexpr std::int64_t scratch_elements = flash_forward_scratch_bytes / static_cast<std::int64_t>(sizeof(A));
 
-  /// What a row block needs for its whole life, and what is made anew for each block of keys.
-  struct workspace {
-    A* queries;    // [tile][key_dim][columns], scaled to powers of two
-    A* out;        // [tile][value_rows][columns]
-    A* largest;    // [tile][columns]
-    A* sum;        // [tile][columns]
-    A* factors;    // [columns]
-    A* keys;       // [key_block][key_ld]
-    A* values;     // [key_block][value_ld]
-    A* next_keys;  // as keys, of the block of keys that comes next
-    A* next_values;
-    A* scores;  // [key_block][columns]
-    // The totals of those blocks that are no longer in `out` and `sum`, relative to a `largest` of their own.
-    A* total_out;
-    A* total_sum;
-    A* total_largest;
-  };
-
   std::int64_t items_of(const forward_queries<S, A>& block) const noexcept {
     return block.q.batch * block.q.heads * token_blocks{block.positions, row_block_, steps_.columns}.count();
   }
 
-  std::int64_t key_ld() const noexcept { return scratch_cursor<A>::row_distance(key_dim_); }
-  std::int64_t value_ld() const noexcept { return scratch_cursor<A>::row_distance(value_dim_); }
   std::int64_t value_rows() const noexcept { return round_up(value_dim_, steps_.tile_rows); }
 
   std::int64_t elements(std::int64_t rows, std::int64_t keys) const noexcept {
@@ -111,28 +101,14 @@ class flash_forward {
            steps_.columns + slack;
   }
 
-  /// The blocks with the least overhead that fit. Copying a key and its value costs about as much as the arithmetic of
-  /// 40 rows with them where memory is far (rows of a trainer's tensors share no page, and no prefetcher follows them);
-  /// a block of keys costs a load and a store of the tile's output, about as much as 1.5 keys.
-  void choose_block_sizes() noexcept {
-    double least = (std::numeric_limits<double>::max)();
-    for (std::int64_t keys = 8; keys <= most_keys; keys += 8) {
-      std::int64_t rows = 0;
-      while (rows < 1024 && elements(rows + steps_.columns, keys) <= scratch_elements) rows += steps_.columns;
-      const double overhead = 40.0 / static_cast<double>(rows) + 1.5 / static_cast<double>(keys);
-      if (rows == 0 || overhead >= least) continue;
-      least = overhead;
-      key_block_ = keys;
-      row_block_ = rows;
-    }
-  }
-
   void run_rows(const forward_queries<S, A>& block, std::int64_t b, std::int64_t head, const token_block& rows,
                 const host_context& context) const {
     alignas(64) A memory[static_cast<std::size_t>(scratch_elements)];
     scratch_cursor<A> cursor{memory};
     const std::int64_t padded_rows = round_up(rows.count, steps_.columns);
     workspace work;
+    work.columns = steps_.columns;
+    work.value_rows = value_rows();
     work.queries = cursor.take(padded_rows * key_dim_);
     work.out = cursor.take(padded_rows * value_rows());
     work.largest = cursor.take(padded_rows);
@@ -200,9 +176,9 @@ class flash_forward {
           values_to_come.asked = ask_for(block.out, row, value_tiles, true);
         }
         meet(rows, row, keys, work, keys_to_come, values_to_come);
-        if (ends_part) carry(row, !has_totals, work);
+        if (ends_part) work.carry(row, !has_totals, steps_);
         if (next.keys.count > 0) continue;
-        if (has_totals) add_totals(row, work);
+        if (has_totals) work.add_totals(row);
         store(block, b, head, rows, row, work);
       }
       has_totals = has_totals || ends_part;
@@ -229,10 +205,13 @@ class flash_forward {
   /// The first block of keys, from the given one on, of which the rows see something.
   key_place visible_from(std::size_t side, std::int64_t block, std::int64_t blocks_before,
                          const token_block& rows) const {
+    position_interval seen{0, (std::numeric_limits<std::int64_t>::max)()};
+    if constexpr (mask_of_intervals<Mask>) seen = mask_.keys_of(rows.position(0), rows.position(rows.count - 1));
     for (; side < keys_.size(); ++side, block = 0) {
       const token_blocks blocks{keys_[side].positions, key_block_, steps_.tile_rows};
       for (; block < blocks.count(); ++block) {
         const token_block keys = blocks[block];
+        if (keys.position(0) > seen.last || keys.position(keys.count - 1) < seen.first) continue;
         if (classify(rows, 0, rows.count, keys, 0, keys.count) != visibility::none)
           return {side, block, blocks_before, keys};
       }
@@ -241,25 +220,14 @@ class flash_forward {
     return {side, 0, blocks_before, {}};
   }
 
-  visibility classify(const token_block& rows, std::int64_t row, std::int64_t row_count, const token_block& keys,
-                      std::int64_t key, std::int64_t key_count) const {
-    return mask_.classify(rows.position(row), rows.position(row + row_count - 1), keys.position(key),
-                          keys.position(key + key_count - 1));
-  }
-
   /// One tile of queries, from `row` on, meets one block of keys; meanwhile some of the next block's are copied.
   void meet(const token_block& rows, std::int64_t row, const token_block& keys, const workspace& work,
             row_copies<A>& keys_to_come, row_copies<A>& values_to_come) const {
     const std::int64_t row_count = tile_width(rows, row);
     const visibility seen = classify(rows, row, row_count, keys, 0, keys.count);
     if (seen == visibility::none) return;
-    token_range some{0, keys.count};
-    if (seen == visibility::some) {
-      some = without_invisible_ends(keys.count, steps_.tile_rows, [&](std::int64_t key, std::int64_t key_count) {
-        return classify(rows, row, row_count, keys, key, key_count);
-      });
-      if (some.first == some.last) return;
-    }
+    const token_range some = this->seen_part(seen, rows, row, row_count, keys, steps_.tile_rows);
+    if (some.first == some.last) return;
     const std::int64_t first = some.first;
     const std::int64_t last = some.last;
 
@@ -296,6 +264,7 @@ class flash_forward {
   void hide(const token_block& rows, std::int64_t row, std::int64_t row_count, const token_block& keys,
             std::int64_t first, std::int64_t last, A* scores, seen_keys& seen) const {
     seen.begin(first, last, true);
+    if constexpr (mask_of_intervals<Mask>) return hide_outside(rows, row, row_count, keys, first, last, scores, seen);
     std::int64_t row_positions[most_columns];
     for (std::int64_t i = 0; i < row_count; ++i) row_positions[i] = rows.position(row + i);
     for (std::int64_t group = first; group < last; group += steps_.tile_rows) {
@@ -312,6 +281,37 @@ class flash_forward {
         }
         if (hidden == row_count) seen.set(key, key + 1, false);
       }
+    }
+  }
+
+  /// The same where each row sees one interval of keys.
+  void hide_outside(const token_block& rows, std::int64_t row, std::int64_t row_count, const token_block& keys,
+                    std::int64_t first, std::int64_t last, A* scores, seen_keys& seen) const {
+    std::int32_t begin[most_columns];
+    std::int32_t end[most_columns];
+    token_range of_all{first, last};
+    for (std::int64_t i = 0; i < row_count; ++i) {
+      const std::int64_t position = rows.position(row + i);
+      const token_range of_row = visible_tokens(mask_, position, position, keys);
+      begin[i] = static_cast<std::int32_t>(of_row.first);
+      end[i] = static_cast<std::int32_t>(of_row.last);
+      if (of_row.first > of_all.first) of_all.first = of_row.first;
+      if (of_row.last < of_all.last) of_all.last = of_row.last;
+    }
+    for (std::int64_t key = first; key < last; ++key) {
+      if (of_all.first <= key && key < of_all.last) {
+        key = of_all.last - 1;
+        continue;
+      }
+      const auto now = static_cast<std::int32_t>(key);
+      A* line = scores + (key - first) * steps_.columns;
+      std::int32_t shown = 0;
+      for (std::int64_t i = 0; i < row_count; ++i) {
+        const bool visible = begin[i] <= now && now < end[i];
+        line[i] = visible ? line[i] : static_cast<A>(nothing);
+        shown += visible ? 1 : 0;
+      }
+      if (shown == 0) seen.set(key, key + 1, false);
     }
   }
 
@@ -333,7 +333,7 @@ class flash_forward {
     bool weighted = false;
     for (std::int64_t i = 0; i < columns; ++i) {
       const A lse = i < count && !block.fresh ? *block.lse.at(b, head, rows.first + row + i) : nothing;
-      const running_result before = running(lse);
+      const running_row before = running_row::of(lse);
       work.largest[row + i] = before.largest;
       work.sum[row + i] = before.weight;
       work.factors[i] = before.weight;
@@ -345,76 +345,6 @@ class flash_forward {
     for (std::int64_t c = 0; c < value_dim_; ++c) {
       for (std::int64_t i = 0; i < columns; ++i) out[c * columns + i] *= work.factors[i];
     }
-  }
-
-  /// A running result counts as some keys of one score whose value is the mean so far.
-  struct running_result {
-    A largest;
-    A weight;
-  };
-
-  /// Their number is a power of two, so that nothing is rounded, and such that the score is about as large as those of
-  /// the keys that were many: differences of scores are then small, and as exact as they can be.
-  static running_result running(A lse) noexcept {
-    if (math::is_minus_infinity(lse)) return {nothing, A{0}};
-    constexpr int most = 24;
-    const double exact = static_cast<double>(lse) * log2_e<double>;
-    if (!(exact >= 0.5)) return {log2_of_log(lse), A{1}};
-    // NOLINTNEXTLINE(bugprone-incorrect-roundings): not negative, and either power will do at a half
-    const int power = exact < most ? static_cast<int>(exact + 0.5) : most;
-    const double largest = exact - power;
-    constexpr auto limit = static_cast<double>((std::numeric_limits<A>::max)());
-    return {static_cast<A>(largest < limit ? largest : limit), static_cast<A>(std::int64_t{1} << power)};
-  }
-
-  /// Makes the totals of the tile of queries from `row` on relative to the largest scores so far. (Where these differ,
-  /// the totals become less than 2^-flash_head_room times what they were, and roundings do not add up.)
-  void rescale_totals(std::int64_t row, const workspace& work) const {
-    const std::int64_t columns = steps_.columns;
-    bool same = true;
-    for (std::int64_t i = row; i < row + columns; ++i) {
-      const A before = work.total_largest[i];
-      const A now = work.largest[i];
-      const bool none = math::is_minus_infinity(before);
-      if (before == now || none) {
-        work.factors[i - row] = none ? A{0} : A{1};
-      } else {
-        work.factors[i - row] = static_cast<A>(math::exp(ln_2<double> * static_cast<double>(before - now)));
-        same = false;
-      }
-      work.total_largest[i] = now;
-    }
-    if (same) return;
-    for (std::int64_t i = 0; i < columns; ++i) work.total_sum[row + i] *= work.factors[i];
-    A* out = work.total_out + row * value_rows();
-    for (std::int64_t c = 0; c < value_rows(); ++c) {
-      for (std::int64_t i = 0; i < columns; ++i) out[c * columns + i] *= work.factors[i];
-    }
-  }
-
-  /// Carries the sums of the tile of queries from `row` on over to their totals.
-  void carry(std::int64_t row, bool first, const workspace& work) const {
-    if (first) {
-      for (std::int64_t i = row; i < row + steps_.columns; ++i) {
-        work.total_sum[i] = A{0};
-        work.total_largest[i] = work.largest[i];
-      }
-      fill_zero(work.total_out + row * value_rows(), value_rows() * steps_.columns);
-    } else {
-      rescale_totals(row, work);
-    }
-    steps_.carry(work.sum + row, A{1}, A{1}, work.total_sum + row, steps_.columns);
-    steps_.carry(work.out + row * value_rows(), A{1}, A{1}, work.total_out + row * value_rows(),
-                 value_rows() * steps_.columns);
-  }
-
-  /// The sums of the tile of queries from `row` on become those of all keys.
-  void add_totals(std::int64_t row, const workspace& work) const {
-    rescale_totals(row, work);
-    for (std::int64_t i = row; i < row + steps_.columns; ++i) work.sum[i] += work.total_sum[i];
-    A* out = work.out + row * value_rows();
-    const A* total = work.total_out + row * value_rows();
-    for (std::int64_t i = 0; i < value_rows() * steps_.columns; ++i) out[i] += total[i];
   }
 
   void store(const forward_queries<S, A>& block, std::int64_t b, std::int64_t head, const token_block& rows,
@@ -432,7 +362,7 @@ class flash_forward {
       // one. (Its output has been multiplied by a power of two, by which it is now divided, and nothing has been
       // added.)
       if (!block.fresh) {
-        const running_result before = running(lse);
+        const running_row before = running_row::of(lse);
         if (sum == before.weight && largest == before.largest) continue;
       }
       lse = empty ? nothing
@@ -451,17 +381,6 @@ class flash_forward {
       *block.lse.at(b, head, row) = nothing;
     }
   }
-
-  std::span<const forward_queries<S, A>> queries_;
-  std::span<const forward_keys<S>> keys_;
-  const head_map& heads_;
-  A scale_;
-  const Mask& mask_;
-  flash_steps<A> steps_;
-  std::int64_t key_dim_ = 0;
-  std::int64_t value_dim_ = 0;
-  std::int64_t key_block_ = 0;
-  std::int64_t row_block_ = 0;
 };
 
 }  // namespace orrery::detail

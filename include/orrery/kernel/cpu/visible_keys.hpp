@@ -7,7 +7,7 @@
 
 namespace orrery::detail {
 
-/// Which of a block's keys some row sees, for `flash`: products over keys leave out the others, which may hold
+/// The keys of a block that some row sees, for `flash`. Products over keys leave out the others, which may hold
 /// anything, since a weight of 0 times an infinity or NaN is NaN. Until `begin` is called all keys are seen, at no
 /// cost.
 template <std::int64_t most>

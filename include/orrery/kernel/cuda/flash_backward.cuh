@@ -3,24 +3,20 @@
 
 #include "orrery/config.hpp"
 
-#include <cmath>
-#include <cstddef>
 #include <cstdint>
-#include <limits>
 #include <type_traits>
 
 #include "orrery/attention/tile.hpp"
 #include "orrery/device/code.hpp"
 #include "orrery/kernel/cuda/blocks.hpp"
+#include "orrery/kernel/cuda/flash_pairs.cuh"
 #include "orrery/kernel/cuda/masked_columns.cuh"
 #include "orrery/kernel/cuda/shared_tiles.cuh"
+#include "orrery/kernel/device_flash_policies.hpp"
 #include "orrery/mask/mask.hpp"
 #include "orrery/tensor/math.hpp"
 
 namespace orrery::detail {
-
-/// Which gradients one kernel of `device_flash`'s backward sums up.
-enum class device_gradient { of_queries, of_keys, of_values, of_keys_and_values };
 
 /// The backward of `device_flash`, for head dimensions up to key_dim and value_dim.
 ///
@@ -32,7 +28,8 @@ enum class device_gradient { of_queries, of_keys, of_values, of_keys_and_values 
 /// For grad_k and grad_v, columns are the queries of all query heads that read the rows' key head.
 ///
 /// A tile of columns is copied to shared memory while the one before is computed.
-template <class T, class Mask, int key_dim, int value_dim, device_gradient gradient>
+template <class T, class Mask, int key_dim, int value_dim, device_gradient gradient,
+          class Policies = device_flash_policies>
 struct device_flash_backward {
   using query_block = backward_queries<T, float>;
   using key_block = backward_keys<T, float>;
@@ -48,12 +45,16 @@ struct device_flash_backward {
   static constexpr bool sums_second =
       gradient == device_gradient::of_values || gradient == device_gradient::of_keys_and_values;
 
-  static constexpr int columns = key_dim + value_dim <= 256 ? 64 : 32;
-  static constexpr int warps = key_dim + value_dim <= 256 ? 8 : 4;
+  static constexpr device_tile_policy policy = Policies::backward(key_dim, value_dim, gradient);
+  static constexpr int columns = policy.columns;
+  static constexpr int warps = policy.warps;
   static constexpr int threads_of_block = 32 * warps;
-  static constexpr int rows = 16 * warps;
-  /// Of a multiprocessor, where a thread's sums and scores leave it registers for two: left alone, compilers take more.
-  static constexpr int blocks_at_once = rows_are_queries && key_dim + value_dim <= 128 ? 2 : 0;
+  static constexpr int rows = policy.rows();
+  static constexpr int blocks_at_once = policy.blocks_at_once;
+  static_assert(warps >= 1 && warps <= 32 && policy.row_tiles == 1 && (columns == 32 || columns == 64) &&
+                    columns <= threads_of_block,
+                "orrery: a policy of device_flash's backward needs .warps from 1 to 32, .row_tiles 1, and .columns 32 "
+                "or 64, at most 32 for each warp");
   static constexpr int tiles_of_sum = columns_of_sum / columns;
   static_assert(tiles_of_sum % 2 == 0, "each sum's first tile is in the first stage");
 
@@ -100,8 +101,8 @@ struct device_flash_backward {
     copy_rows(threads, item);
     if (more) copy_columns(threads, next, item, stages_at);
     threads.commit_copies();
-    row_numbers numbers;
-    if constexpr (rows_are_queries) numbers = read_row_numbers(threads, item);
+    row_numbers numbers{};
+    if constexpr (rows_are_queries) numbers = pairs::read_row_numbers(threads, queries.of[item.block], item);
 
     auto first_sum = fragments<1, key_dim / 8>::zeros();
     auto second_sum = fragments<1, value_dim / 8>::zeros();
@@ -126,17 +127,17 @@ struct device_flash_backward {
         multiply_rows(threads, p, first_rows{0}, 16 * threads.warp(), first, factor.keep, factor.flip);
         bool has_nan = false;
         if constexpr (!rows_are_queries) has_nan = has_nan_query(threads, stage);
-        to_probabilities(threads, p, numbers, stage, factor.factor, has_nan);
+        pairs::to_probabilities(threads, p, numbers, stage + lse_at, factor.factor, has_nan);
         if constexpr (sums_second) {
-          if (hides) hide(p, visible);
+          if (hides) pairs::hide(p, visible);
           multiply_columns(threads, second_sum, p, second);
         }
         if constexpr (sums_first) {
           auto grad = fragments<1, columns / 8>::zeros();
           multiply_rows(threads, grad, second_rows{second_rows_at}, 16 * threads.warp(), second, 0xffffffffu, 0);
-          to_score_gradients(threads, p, grad, numbers, stage, has_nan);
+          pairs::to_score_gradients(threads, p, grad, numbers, stage + delta_at, has_nan);
           // Again, where it was before: what a hidden pair's gradient is made of may be no number.
-          if (hides) hide(p, visible);
+          if (hides) pairs::hide(p, visible);
           multiply_columns(threads, first_sum, p, first);
         }
       }
@@ -149,17 +150,9 @@ struct device_flash_backward {
   }
 
  private:
-  static constexpr float log2_e = 1.44269504088896341f;
-  static constexpr float infinity = std::numeric_limits<float>::infinity();
-
-  /// Of the rows g and g + 8 of a thread, where they are queries.
-  struct row_numbers {
-    float lse[2];  ///< as an exponent of 2
-    float delta[2];
-  };
-
-  /// Probabilities of a query that saw no key are 0: as if its log-sum-exp were infinite.
-  static ORRERY_DEVICE float exponent_of(float lse) { return math::is_minus_infinity(lse) ? infinity : lse * log2_e; }
+  using pairs = device_flash_pairs<columns, rows_are_queries>;
+  using row_numbers = typename pairs::row_numbers;
+  using visible_pairs = typename pairs::visible_pairs;
 
   constexpr const auto& row_side() const noexcept {
     if constexpr (rows_are_queries) {
@@ -224,74 +217,14 @@ struct device_flash_backward {
     }
   }
 
-  /// The row, of the tile, of a thread's words 0 and 1 (half 0) or 2 and 3.
-  template <class Threads>
-  static ORRERY_DEVICE int row_of(const Threads& threads, int half) {
-    return 16 * threads.warp() + 8 * half + threads.lane() / 4;
-  }
-  /// The column of a thread's word i of column tile n.
-  template <class Threads>
-  static ORRERY_DEVICE int column_of(const Threads& threads, int n, int i) {
-    return 8 * n + threads.lane() % 4 * 2 + i % 2;
-  }
-
-  template <class Threads>
-  ORRERY_DEVICE row_numbers read_row_numbers(const Threads& threads, const device_item& item) const {
-    const query_block& block = queries.of[item.block];
-    row_numbers numbers{{infinity, infinity}, {0, 0}};
-    ORRERY_UNROLL
-    for (int half = 0; half < 2; ++half) {
-      const int row = row_of(threads, half);
-      if (row >= item.tokens.count) continue;
-      numbers.lse[half] = exponent_of(*block.lse.at(item.batch, item.head, item.tokens.first + row));
-      numbers.delta[half] = *block.delta.at(item.batch, item.head, item.tokens.first + row);
-    }
-    return numbers;
-  }
-
-  template <class Threads>
-  static ORRERY_DEVICE void to_probabilities(const Threads& threads, fragments<1, columns / 8>& scores,
-                                             const row_numbers& numbers, int stage, float factor, bool has_nan) {
-    const auto probability = [&](float score, int n, int i) {
-      float lse;
-      if constexpr (rows_are_queries) {
-        lse = numbers.lse[i / 2];
-      } else {
-        lse = exponent_of(threads.template load<float>(stage + lse_at + 4 * column_of(threads, n, i)));
-      }
-      return threads.exp2(fmaf(score, factor, -lse));
-    };
-    if (has_nan) {
-      ORRERY_UNROLL
-      for (int n = 0; n < columns / 8; ++n) {
-        ORRERY_UNROLL
-        for (int i = 0; i < 4; ++i) {
-          const float score = scores.of[0][n][i];
-          scores.of[0][n][i] = math::is_minus_infinity(score) ? 0.0f : probability(score, n, i);
-        }
-      }
-      return;
-    }
-    ORRERY_UNROLL
-    for (int n = 0; n < columns / 8; ++n) {
-      ORRERY_UNROLL
-      for (int i = 0; i < 4; ++i) scores.of[0][n][i] = probability(scores.of[0][n][i], n, i);
-    }
-  }
-
-  /// Of the rows g and g + 8 of a thread, which of its columns are visible.
-  struct visible_pairs {
-    std::uint32_t of[2];
-  };
-
-  /// Before there are scores, so that a mask has the registers to itself that scores would take.
+  /// Asks the mask. Called before there are scores, so that the mask can use the registers that scores will take.
   template <class Threads>
   ORRERY_DEVICE visible_pairs pairs_that_are_visible(const Threads& threads, int count, visibility seen,
                                                      int stage) const {
     visible_pairs visible{};
     ORRERY_UNROLL
     for (int half = 0; half < 2; ++half) {
-      const std::int64_t row = shared_positions{row_positions_at}(threads, row_of(threads, half));
+      const std::int64_t row = shared_positions{row_positions_at}(threads, pairs::row_of(threads, half));
       visible.of[half] = visible_columns(threads, count, [&](int column) {
         if (seen == visibility::all) return true;
         const std::int64_t other = shared_positions{stage + column_positions_at}(threads, column);
@@ -301,8 +234,9 @@ struct device_flash_backward {
     return visible;
   }
 
-  /// Of a tile of queries, does one have a log-sum-exp that is NaN? All of its probabilities are NaN then, but for
-  /// those of scores of -infinity, which hide their pairs: they are 0, and so are the gradients of these scores.
+  /// Returns true for a tile of queries of which one has a log-sum-exp that is NaN. Then all of its probabilities are
+  /// NaN, but for those of scores of -infinity, which hide their pairs: they are 0, and so are the gradients of these
+  /// scores.
   template <class Threads>
   static ORRERY_DEVICE bool has_nan_query(const Threads& threads, int stage) {
     bool is_nan = false;
@@ -313,7 +247,7 @@ struct device_flash_backward {
     return threads.any(is_nan);
   }
 
-  /// What is weighed by pairs of this tile and is hidden from all rows becomes 0: see `hidden_columns`.
+  /// Clears the columns of this tile that are hidden from all rows (see `hidden_columns`).
   template <class Threads>
   static ORRERY_DEVICE void clear_hidden(const Threads& threads, const visible_pairs& visible, int count,
                                          const first_columns& first, const second_columns& second) {
@@ -327,48 +261,6 @@ struct device_flash_backward {
     threads.barrier();
   }
 
-  /// Probabilities, or gradients of scores, of pairs that are not visible, or of no key or query, become 0.
-  static ORRERY_DEVICE void hide(fragments<1, columns / 8>& p, const visible_pairs& visible) {
-    ORRERY_UNROLL
-    for (int n = 0; n < columns / 8; ++n) {
-      ORRERY_UNROLL
-      for (int i = 0; i < 4; ++i) {
-        if ((visible.of[i / 2] >> (2 * n + i % 2) & 1) == 0) p.of[0][n][i] = 0;
-      }
-    }
-  }
-
-  template <class Threads>
-  static ORRERY_DEVICE void to_score_gradients(const Threads& threads, fragments<1, columns / 8>& p,
-                                               const fragments<1, columns / 8>& grad, const row_numbers& numbers,
-                                               int stage, bool has_nan) {
-    const auto gradient_of = [&](float probability, int n, int i) {
-      float delta;
-      if constexpr (rows_are_queries) {
-        delta = numbers.delta[i / 2];
-      } else {
-        delta = threads.template load<float>(stage + delta_at + 4 * column_of(threads, n, i));
-      }
-      return probability * (grad.of[0][n][i] - delta);
-    };
-    if (has_nan) {
-      ORRERY_UNROLL
-      for (int n = 0; n < columns / 8; ++n) {
-        ORRERY_UNROLL
-        for (int i = 0; i < 4; ++i) {
-          const float probability = p.of[0][n][i];
-          p.of[0][n][i] = probability == 0 ? 0.0f : gradient_of(probability, n, i);
-        }
-      }
-      return;
-    }
-    ORRERY_UNROLL
-    for (int n = 0; n < columns / 8; ++n) {
-      ORRERY_UNROLL
-      for (int i = 0; i < 4; ++i) p.of[0][n][i] = gradient_of(p.of[0][n][i], n, i);
-    }
-  }
-
   /// Writes or adds the sums to the gradients. The block of threads' rows are found anew, and positions read anew
   /// above: the loop has no registers to remember them.
   template <class Threads>
@@ -378,33 +270,12 @@ struct device_flash_backward {
     const auto& block = row_side().of[item.block];
     const bool fresh = is_first && block.fresh;
     if constexpr (gradient == device_gradient::of_queries) {
-      write_sum(threads, first_sum, scale, block.grad_q, fresh, item);
+      pairs::write_sum(threads, first_sum, scale, block.grad_q, fresh, item);
     }
     if constexpr (gradient == device_gradient::of_keys || gradient == device_gradient::of_keys_and_values) {
-      write_sum(threads, first_sum, scale, block.grad_k, fresh, item);
+      pairs::write_sum(threads, first_sum, scale, block.grad_k, fresh, item);
     }
-    if constexpr (sums_second) write_sum(threads, second_sum, 1.0f, block.grad_v, fresh, item);
-  }
-
-  template <int tiles, class Threads>
-  static ORRERY_DEVICE void write_sum(const Threads& threads, const fragments<1, tiles>& sums, float factor,
-                                      const tensor_view<float>& to, bool fresh, const device_item& item) {
-    ORRERY_UNROLL
-    for (int half = 0; half < 2; ++half) {
-      const int row = row_of(threads, half);
-      if (row >= item.tokens.count) continue;
-      float* const target = to.at(item.batch, item.tokens.first + row, item.head);
-      ORRERY_UNROLL
-      for (int n = 0; n < tiles; ++n) {
-        ORRERY_UNROLL
-        for (int i = 0; i < 2; ++i) {
-          const int column = column_of(threads, n, i);
-          if (column >= to.dim) continue;
-          const float sum = factor * sums.of[0][n][2 * half + i];
-          target[column] = fresh ? sum : target[column] + sum;
-        }
-      }
-    }
+    if constexpr (sums_second) pairs::write_sum(threads, second_sum, 1.0f, block.grad_v, fresh, item);
   }
 };
 

@@ -39,7 +39,8 @@ struct alignas(16) column_set {
   }
 };
 
-/// Which of a partly visible tile's columns no row of a block of `warps` warps sees, by way of shared memory.
+/// Finds the columns of a partly visible tile that no row of a block of `warps` warps sees. Warps exchange what they
+/// see through shared memory.
 ///
 /// A weight of 0 does not leave out what it weighs, since 0 times an infinity or NaN is NaN: so columns that nobody
 /// sees, which may hold anything, become 0 themselves. Only tiles of which the mask hides something pay for it: a few
@@ -70,7 +71,7 @@ struct hidden_columns {
   }
 };
 
-/// Rows of the tile that are in the set become 0. Others see it after a barrier.
+/// Clears the rows of the tile that are in the set. Other threads see it after a barrier.
 template <int block_threads, class T, int rows, int dim, class Threads>
 ORRERY_DEVICE void clear_rows(const Threads& threads, const shared_tile<T, rows, dim>& tile, const column_set& some) {
   constexpr int parts = dim / 8;

@@ -124,7 +124,7 @@ struct device_merge {
   row_view<const G> lse_from;
 
   static constexpr int shared_bytes = 2 * device_backend_sizes::tokens * static_cast<int>(sizeof(A));
-  /// In the place of the weight of a row that has seen no key. Others may be 0, where they are too small for A.
+  /// Stands for the weight of a row that has seen no key. Weights of other rows may be 0, if they are too small for A.
   static constexpr A empty{-1};
 
   template <class Threads>

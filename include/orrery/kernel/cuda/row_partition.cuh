@@ -13,7 +13,7 @@
 /// How the kernels that move data cut their work, and the elements that their threads hold.
 namespace orrery::detail {
 
-/// Which part of a tensor one block of threads works on: some tokens of one head. Blocks are counted with the heads
+/// The part of a tensor that one block of threads works on: some tokens of one head. Blocks are counted with the heads
 /// fastest and the batch slowest: those that run together read whole tokens of a trainer's [..., head, dim] tensors,
 /// and long runs of the packed [head, sequence, dim] ones.
 struct device_rows {
@@ -39,7 +39,7 @@ struct device_rows {
   }
 };
 
-/// Can all heads of the tensor be read and written by vectors of 16 bytes, and `elements` at a time?
+/// Returns true if all heads of the tensor can be read and written by vectors of 16 bytes, and `elements` at a time.
 template <class T>
 [[nodiscard]] constexpr bool moves_by_vectors(const tensor_view<T>& tensor, std::int64_t elements) noexcept {
   constexpr std::int64_t vector = 16 / static_cast<std::int64_t>(sizeof(T));

@@ -17,7 +17,7 @@ namespace orrery::detail {
 /// mma.m16n8k16. A warp's results are fragments: of each 8 columns a thread has, of rows g and g + 8 (g = lane / 4),
 /// columns t and t + 1 (t = 2 (lane mod 4)), as words 0, 1 and 2, 3.
 
-/// Of how many columns one sum in registers is at most: then it is added to memory, and begins anew at 0.
+/// The most columns that are summed in registers before the sum is added to memory and begins again at 0.
 ///
 /// Every 16 columns a product rounds the whole sum (tensor cores towards zero), so that the error of one long sum would
 /// grow with its length: to all of the eleven bits of float16 after 2^17 columns. So it is one rounding for 16 columns
@@ -181,8 +181,9 @@ struct shared_positions {
   }
 };
 
-/// Which of a thread's columns, of the first `count` of a tile, are visible in one row: bit 2n + i says it of column
-/// tile n's i-th. A loop that is not unrolled, so that a mask's code is there once for a row and not once for a pair.
+/// Returns which of a thread's columns, among the first `count` of a tile, are visible in one row: bit 2n + i belongs
+/// to the i-th column of column tile n. The loop is not unrolled, so that a mask's code is there once for a row and not
+/// once for a pair.
 template <class Threads, class Visible>
 ORRERY_DEVICE std::uint32_t visible_columns(const Threads& threads, int count, const Visible& visible) {
   std::uint32_t bits = 0;

@@ -52,7 +52,7 @@ struct device_flash_rows {
     }
   };
 
-  /// Of shared memory, for all rows of the block's tile: where registers are few, what is needed once a tile is there.
+  /// Bytes of shared memory for all rows of the block's tile. It holds what is needed once a tile, to save registers.
   static constexpr int shared_bytes(int rows) {
     return 4 * rows * static_cast<int>(sizeof(weight_sum) + sizeof(float));
   }
@@ -63,7 +63,8 @@ struct device_flash_rows {
   fragments<row_tiles, value_dim / 8> out;  ///< weighted sums of the values so far, but for what is in memory
   by_row<float> origin;                     ///< exponents of 2 that weights are relative to
 
-  /// Of the thread's warp's rows, in a tile of `rows`; `at` is where `shared_bytes(rows)` begin.
+  /// Makes the state of the warp's rows, which begin at `first`, in a tile of `rows`. Its `shared_bytes(rows)` begin at
+  /// `at`.
   static ORRERY_DEVICE device_flash_rows of(int first, int at, int rows) {
     device_flash_rows all;
     all.first = first;
@@ -82,7 +83,7 @@ struct device_flash_rows {
     }
   }
 
-  /// What a row has seen before counts as one key whose value is the mean so far, which is in memory.
+  /// Begins with a row's result so far, which counts as one key whose value is the mean so far, in memory.
   template <class Threads, class Block>
   ORRERY_DEVICE void begin(const Threads& threads, const Block& block, const device_item& item) {
     out = fragments<row_tiles, value_dim / 8>::zeros();
@@ -96,7 +97,7 @@ struct device_flash_rows {
     });
   }
 
-  /// Scores of pairs whose bit is not set (see `visible_columns`) become -infinity.
+  /// Makes scores of pairs whose bit is not set (see `visible_columns`) -infinity.
   template <class Threads>
   ORRERY_DEVICE void hide(const Threads& threads, scores& all, const by_row<std::uint32_t>& visible) const {
     for_rows(threads, [&](int m, int half, int) {
@@ -110,8 +111,8 @@ struct device_flash_rows {
     });
   }
 
-  /// Scores become weights relative to the origin, and are added to the sum of weights. Returns the factors that `out`
-  /// then lacks: 1 where the origin stays.
+  /// Makes weights, relative to the origin, of scores, and adds them to the sum of weights. Returns the factors by
+  /// which `out` must then be multiplied: 1 where the origin stays.
   template <class Threads>
   [[nodiscard]] ORRERY_DEVICE by_row<float> weigh(const Threads& threads, scores& all, float factor) {
     by_row<float> changes;
@@ -161,7 +162,7 @@ struct device_flash_rows {
     });
   }
 
-  /// Puts `out` to memory, and begins anew at 0.
+  /// Writes `out` to memory, and begins again at 0.
   template <class Threads, class Block>
   ORRERY_DEVICE void flush(const Threads& threads, const Block& block, const device_item& item) {
     for_rows(threads, [&](int m, int half, int row) {
@@ -245,7 +246,7 @@ struct device_flash_rows {
   /// Weights are at most 2 to the power of this, which all types hold.
   static constexpr float most_exponent = 8;
 
-  /// A row that has seen nothing yet has no origin: its weights and its change are those of -infinity, 0.
+  /// Returns the origin, or 0 for a row that has seen nothing yet: its weights and its change are then 0.
   static ORRERY_DEVICE float exponent_of(float origin) { return origin == nothing ? 0.0f : origin; }
 
   template <class Threads>

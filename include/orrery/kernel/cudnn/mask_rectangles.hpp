@@ -30,6 +30,19 @@ struct cudnn_part {
 /// The most parts of one pair of blocks. Two contiguous segments a side need four.
 inline constexpr std::size_t most_cudnn_parts = 8;
 
+/// A mask that does not say that it is a diagonal.
+template <mask Mask>
+struct mask_without_diagonal {
+  const Mask& of;
+
+  [[nodiscard]] bool visible(std::int64_t query, std::int64_t key) const { return of.visible(query, key); }
+  [[nodiscard]] visibility classify(std::int64_t query_first, std::int64_t query_last, std::int64_t key_first,
+                                    std::int64_t key_last) const {
+    return of.classify(query_first, query_last, key_first, key_last);
+  }
+  [[nodiscard]] std::string name() const { return of.name(); }
+};
+
 /// What the mask lets the queries at these positions see of the keys at those, as parts, none of which has a query that
 /// sees none of its keys; a pair of tokens that is visible is in exactly one part.
 ///
@@ -44,6 +57,9 @@ inline constexpr std::size_t most_cudnn_parts = 8;
 template <mask Mask>
 [[nodiscard]] std::vector<cudnn_part> cudnn_parts_of(const segments& queries, const segments& keys, const Mask& mask,
                                                      const std::string& kernel_name) {
+  if constexpr (diagonal_mask<Mask>) {
+    if (!is_diagonal(mask)) return cudnn_parts_of(queries, keys, mask_without_diagonal<Mask>{mask}, kernel_name);
+  }
   std::vector<cudnn_part> parts;
   const std::int64_t query_count = queries.tokens();
   const std::int64_t key_count = keys.tokens();

@@ -23,6 +23,7 @@
 #include "orrery/kernel/cudnn/tiles.cuh"
 #include "orrery/kernel/cudnn/workspace.cuh"
 #include "orrery/kernel/device_reference.cuh"
+#include "orrery/mask/full.hpp"
 #include "orrery/mask/mask.hpp"
 #include "orrery/tensor/float16.hpp"
 #include "orrery/tensor/view.hpp"
@@ -174,7 +175,7 @@ class device_cudnn_plan : device_cudnn_tiles<T, Engine, Device, Memory> {
   /// The call of `expect_whole`: nothing but cuDNN's, where the trainer's tensors lie as they were expected; those that
   /// do not are copied.
   template <mask Mask>
-  void run_whole(const device_context& context, const whole_forward<T, float>& call, const head_map& heads, float scale,
+  void run_whole(const device_context& context, const whole_forward<T>& call, const head_map& heads, float scale,
                  const Mask&) {
     const placed_result<T> out{call.out, memory_.template region<T>(cudnn_region::out)};
     for_whole_calls(context, call, heads, scale, [&](const call_views& now) {
@@ -187,8 +188,8 @@ class device_cudnn_plan : device_cudnn_tiles<T, Engine, Device, Memory> {
     out.hand_out(context);
   }
   template <mask Mask>
-  void run_whole(const device_context& context, const whole_backward<T, float>& call, const head_map& heads,
-                 float scale, const Mask&) {
+  void run_whole(const device_context& context, const whole_backward<T>& call, const head_map& heads, float scale,
+                 const Mask&) {
     const cudnn_strides as = trainers(call.out);
     tensor_view<const T> out = call.out;
     if (!memory::fits(out, as)) {

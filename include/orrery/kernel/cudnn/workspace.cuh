@@ -104,8 +104,7 @@ class device_cudnn_memory {
   }
 
  private:
-  /// With which strides calls are planned, and which of its slices, by their first heads, are in the plan's copy by
-  /// now.
+  /// The strides that calls are planned with, and, by first head, whether a slice is already in the plan's copy.
   struct own_tensor {
     cudnn_strides strides;
     std::vector<char> here;

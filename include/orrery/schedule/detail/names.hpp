@@ -78,14 +78,14 @@ class parsed_name {
     return true;
   }
 
-  /// Argument `i`, which must be a number in [1, most]. Throws `std::invalid_argument` if it is none.
-  [[nodiscard]] std::int64_t number(std::size_t i, std::int64_t most) const {
+  /// Argument `i`, which must be a number in [least, most]. Throws `std::invalid_argument` if it is none.
+  [[nodiscard]] std::int64_t number(std::size_t i, std::int64_t most, std::int64_t least = 1) const {
     const std::string_view digits = arguments_[i];
     std::int64_t value = 0;
     const auto [end, error] = std::from_chars(digits.data(), digits.data() + digits.size(), value);
-    if (error == std::errc{} && end == digits.data() + digits.size() && value >= 1 && value <= most) return value;
-    refuse("has argument " + (digits.empty() ? "nothing" : std::string{digits}) + ", expected a number from 1 to " +
-           std::to_string(most) + " in " + std::string{spelled(base_)});
+    if (error == std::errc{} && end == digits.data() + digits.size() && value >= least && value <= most) return value;
+    refuse("has argument " + (digits.empty() ? "nothing" : std::string{digits}) + ", expected a number from " +
+           std::to_string(least) + " to " + std::to_string(most) + " in " + std::string{spelled(base_)});
   }
 
   [[noreturn]] void refuse(const std::string& why) const {

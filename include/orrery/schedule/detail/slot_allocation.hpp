@@ -17,8 +17,16 @@ namespace orrery::schedule {
 class slot_assignment {
  public:
   constexpr explicit slot_assignment(program& p)
-      : program_{p}, lives_(1 + p.received.count + p.queries.count + p.keys.count), newest_(4 * p.world * p.chunks) {
-    for (int kind = 0; kind < 4; ++kind) heads_[kind] = newest_.items + kind * p.world * p.chunks;
+      : program_{p},
+        lives_(1 + p.received.count + p.queries.count + p.keys.count),
+        newest_(slot_kinds * p.world * p.chunks) {
+    int* newest = newest_.items;
+    for (const side s : {side::query, side::key}) {
+      for (const payload c : {payload::operand, payload::partial}) {
+        kinds_[static_cast<unsigned>(s)][static_cast<unsigned>(c)] = {newest, &p.slots[kind_of(s, c)], {}};
+        newest += p.world * p.chunks;
+      }
+    }
   }
 
   constexpr void run() {
@@ -27,12 +35,21 @@ class slot_assignment {
   }
 
  private:
+  static constexpr auto operand = static_cast<unsigned>(payload::operand);
+  static constexpr auto partial = static_cast<unsigned>(payload::partial);
   static constexpr int none = 0;  // the life of index 0 is nobody's: zeroed memory needs no loop
+
+  /// The slots of one side and payload.
+  struct kind {
+    int* newest;  ///< for each shard the newest life
+    int* slots;   ///< their number
+    list<int> free;
+  };
 
   /// One block in one slot, from step `born` to step `last`.
   struct life {
     held_block* holder;
-    unsigned kind;  ///< index into program::slots
+    slot_assignment::kind* kind;
     int born;
     int usable;  ///< first step in which it may be read
     int last;
@@ -43,7 +60,8 @@ class slot_assignment {
   /// The newest life of `what` that can be read in `step` becomes at least so long.
   constexpr void use_operand(const block& what, int step, int last) {
     if (what.shard == program_.rank) return;
-    life* used = lives_.items + heads_[2 * static_cast<unsigned>(what.side)][what.shard * program_.chunks + what.chunk];
+    life* used = lives_.items +
+                 kinds_[static_cast<unsigned>(what.side)][operand].newest[what.shard * program_.chunks + what.chunk];
     while (used != lives_.items && (used->usable > step || used->holder->block.slice != what.slice))
       used = lives_.items + used->older;
     if (used->last < last) used->last = last;  // nobody's, too
@@ -51,7 +69,7 @@ class slot_assignment {
 
   /// The link to the partial that is under way for `what`, or to none.
   constexpr int& open_partial(const block& what) {
-    int* link = heads_[2 * static_cast<unsigned>(what.side) + 1] + what.shard * program_.chunks + what.chunk;
+    int* link = kinds_[static_cast<unsigned>(what.side)][partial].newest + what.shard * program_.chunks + what.chunk;
     while (*link != none && lives_.items[*link].holder->block.slice != what.slice) link = &lives_.items[*link].older;
     return *link;
   }
@@ -59,23 +77,21 @@ class slot_assignment {
   constexpr void find_lives() {
     const int steps = program_.steps.count;
     for (int i = 0; i <= steps; ++i) {
-      merge_arrivals(i < steps ? program_.steps.items[i].completions : program_.final_completions);
+      merge_arrivals(i);
       if (i == steps) return;
       const step& now = program_.steps.items[i];
-      for (int e = now.exchanges.first; e < now.exchanges.first + now.exchanges.count; ++e)
-        post(program_.exchanges.items[e]);
+      for (auto [posted, end] = program_.exchanges_of(now); posted != end; ++posted) post(*posted);
       if (now.tile.queries.count == 0 || now.tile.keys.count == 0) continue;
-      compute(i, program_.queries.items, now.tile.queries, side::query);
-      compute(i, program_.keys.items, now.tile.keys, side::key);
+      compute(i, program_.queries_of(now.tile), side::query);
+      compute(i, program_.keys_of(now.tile), side::key);
     }
   }
 
-  constexpr void merge_arrivals(const range& completions) {
-    for (int c = completions.first; c < completions.first + completions.count; ++c) {
-      const exchange& done = program_.exchanges.items[program_.completions.items[c]];
+  constexpr void merge_arrivals(int step) {
+    for (auto [e, end] = program_.completed_before(step); e != end; ++e) {
+      const exchange& done = program_.exchanges.items[*e];
       if (done.payload == payload::operand) continue;
-      const held_block* const end = program_.received.items + done.received.first + done.received.count;
-      for (const held_block* arrived = program_.received.items + done.received.first; arrived != end; ++arrived) {
+      for (auto [arrived, last] = program_.received_by(done); arrived != last; ++arrived) {
         if (arrived->block.shard == program_.rank) continue;
         int& open = open_partial(arrived->block);
         if (open != none) continue;
@@ -88,15 +104,16 @@ class slot_assignment {
 
   constexpr void post(const exchange& posted) {
     const int busy_until = posted.complete_before - 1;
-    const block* const sent_end = program_.sent.items + posted.sent.first + posted.sent.count;
-    for (const block* what = program_.sent.items + posted.sent.first; what != sent_end; ++what)
+    for (auto [what, end] = program_.sent_by(posted); what != end; ++what)
       posted.payload == payload::operand ? use_operand(*what, posted.posted, busy_until) : give_up(*what, busy_until);
-    held_block* const received_end = program_.received.items + posted.received.first + posted.received.count;
-    for (held_block* what = program_.received.items + posted.received.first; what != received_end; ++what) {
-      const unsigned kind = 2 * static_cast<unsigned>(what->block.side) + static_cast<unsigned>(posted.payload);
-      int& newest = heads_[kind][what->block.shard * program_.chunks + what->block.chunk];
-      const int older = posted.payload == payload::operand ? newest : none;  // a partial is chained when it has arrived
-      lives_.items[count_] = {what, kind, posted.posted, posted.complete_before, busy_until, older, none};
+    for (auto [what, end] = program_.received_by(posted); what != end; ++what) {
+      kind& of = kinds_[static_cast<unsigned>(what->block.side)][static_cast<unsigned>(posted.payload)];
+      int& newest = of.newest[what->block.shard * program_.chunks + what->block.chunk];
+      // A partial is chained when it has arrived.
+      lives_.items[count_] = {what,          &of,
+                              posted.posted, posted.complete_before,
+                              busy_until,    posted.payload == payload::operand ? newest : none,
+                              none};
       what->slot = count_++;
       if (posted.payload == payload::operand) newest = what->slot;
     }
@@ -110,16 +127,16 @@ class slot_assignment {
     open = lives_.items[open].older;
   }
 
-  constexpr void compute(int step, held_block* holders, const range& which, side s) {
+  constexpr void compute(int step, entries<held_block> blocks, side s) {
     const bool begins_partials = has_partials(program_.pass, s);
-    const unsigned kind = slot_state::kind_of(s, payload::partial);
-    for (int b = which.first; b < which.first + which.count; ++b) {
-      use_operand(holders[b].block, step, step);
-      if (!begins_partials || holders[b].block.shard == program_.rank) continue;
-      int& open = open_partial(holders[b].block);
+    kind* const partials = &kinds_[static_cast<unsigned>(s)][partial];
+    for (auto [what, end] = blocks; what != end; ++what) {
+      use_operand(what->block, step, step);
+      if (!begins_partials || what->block.shard == program_.rank) continue;
+      int& open = open_partial(what->block);
       if (open != none) continue;
       // Until it is sent: one that never is keeps its slot, and `verify` finds it there.
-      lives_.items[count_] = {&holders[b], kind, step, step, program_.steps.count, none, none};
+      lives_.items[count_] = {what, partials, step, step, program_.steps.count, none, none};
       open = count_++;
     }
   }
@@ -130,15 +147,13 @@ class slot_assignment {
     list<int> dying_in(steps + 1);
     int* const dying = dying_in.items;
     life* const lives = lives_.items;
-    list<int> free_slots[4];
     int freed_up_to = 0;
     for (life* placed = lives + 1; placed != lives + count_; ++placed) {
-      for (; freed_up_to < placed->born; ++freed_up_to) {
+      for (; freed_up_to < placed->born; ++freed_up_to)
         for (int dead = dying[freed_up_to]; dead != none; dead = lives[dead].next_to_die)
-          *free_slots[lives[dead].kind].extend(1) = lives[dead].holder->slot;
-      }
-      list<int>& available = free_slots[placed->kind];
-      placed->holder->slot = available.count > 0 ? available.items[--available.count] : program_.slots[placed->kind]++;
+          *lives[dead].kind->free.extend(1) = lives[dead].holder->slot;
+      kind& of = *placed->kind;
+      placed->holder->slot = of.free.count > 0 ? of.free.items[--of.free.count] : (*of.slots)++;
       int& death = dying[placed->last < placed->born ? placed->born : placed->last];
       placed->next_to_die = death;
       death = static_cast<int>(placed - lives);
@@ -149,7 +164,7 @@ class slot_assignment {
   list<life> lives_;
   int count_ = 1;
   list<int> newest_;
-  int* heads_[4]{};  // for each (side, payload), at [2 * side + payload], the newest life of each chunk
+  kind kinds_[2][2]{};  // at [side][payload]
 };
 
 /// Lists for each step the exchanges that complete before it: a stable counting sort.
@@ -163,9 +178,8 @@ constexpr void order_completions(program& p) {
   int first = 0;
   for (int i = 0; i <= steps; ++i) {
     (i < steps ? p.steps.items[i].completions : p.final_completions) = {first, count[i]};
-    const int next = first + count[i];
-    count[i] = first;
-    first = next;
+    first += count[i];
+    count[i] = first - count[i];
   }
   p.completions = list<int>(exchanges);
   int* const completions = p.completions.items;

@@ -70,22 +70,24 @@ class slot_state {
   };
 
   constexpr explicit slot_state(const program& p)
-      : places_(p.slots[0] + p.slots[1] + p.slots[2] + p.slots[3]), newest_(4 * p.world * p.chunks) {
+      : places_(p.slots[0] + p.slots[1] + p.slots[2] + p.slots[3]), newest_(slot_kinds * p.world * p.chunks) {
     place* places = places_.items;
-    for (unsigned k = 0; k < 4; ++k) {
-      kinds[k] = {places, p.slots[k], newest_.items + k * static_cast<unsigned>(p.world * p.chunks), p.chunks};
-      places += p.slots[k];
+    int* newest = newest_.items;
+    for (const side s : {side::query, side::key}) {
+      for (const payload c : {payload::operand, payload::partial}) {
+        kinds[static_cast<unsigned>(s)][static_cast<unsigned>(c)] = {places, p.slots_of(s, c), newest, p.chunks};
+        places += p.slots_of(s, c);
+        newest += p.world * p.chunks;
+      }
     }
   }
   slot_state(const slot_state&) = delete;
   slot_state& operator=(const slot_state&) = delete;
   constexpr ~slot_state() = default;
 
-  [[nodiscard]] static constexpr unsigned kind_of(side s, payload c) noexcept {
-    return 2 * static_cast<unsigned>(s) + static_cast<unsigned>(c);
-  }
+  [[nodiscard]] constexpr kind& of(slot_kind k) noexcept { return kinds[k / 2][k % 2]; }
 
-  kind kinds[4]{};  ///< of all sides and cargoes, at [2 * side + payload]
+  kind kinds[2][2]{};  ///< at [side][payload]: a function would cost a compiler two evaluation steps for each block
 
  private:
   list<place> places_;

@@ -19,7 +19,7 @@ namespace orrery::schedule {
   for (const exchange *x = a.exchanges.items, *y = b.exchanges.items; x != end; ++x, ++y)
     if (x->lane != y->lane || x->payload != y->payload || x->posted != y->posted ||
         x->complete_before != y->complete_before || x->sent.first != y->sent.first || x->sent.count != y->sent.count ||
-        x->received.first != y->received.first || x->received.count != y->received.count ||
+        x->received.first != y->received.first || x->received.count != y->received.count || x->tensor != y->tensor ||
         (x->to == no_rank) != (y->to == no_rank) || (x->from == no_rank) != (y->from == no_rank))
       return false;
   for (int i = 0; i < a.steps.count; ++i) {
@@ -62,6 +62,46 @@ template <class Agree>
         (x->from != no_rank && (x->from + distance) % world != y->from))
       return false;
   return all_blocks(a, b, moved);
+}
+
+/// What a program becomes when all ranks and shards are counted on by `distance` (modulo the world), and all slices
+/// (modulo their number): `is_rotation(p, rotated(p, distance), distance)`.
+[[nodiscard]] constexpr program rotated(program p, int distance) {
+  const int world = p.world;
+  const int slices = p.slices;
+  const auto moved = [world, distance](int rank) {
+    return rank < 0 ? rank : rank + distance < world ? rank + distance : (rank + distance) % world;
+  };
+  const auto move = [&](block& b) {
+    b.shard = moved(b.shard);
+    if (slices > 1) b.slice = (b.slice + distance) % slices;
+  };
+  if (distance == 0) return p;
+  p.rank = moved(p.rank);
+  for (exchange& x : p.exchanges) {
+    x.to = moved(x.to);
+    x.from = moved(x.from);
+  }
+  for (block& b : p.sent) move(b);
+  for (list<held_block>* held : {&p.received, &p.queries, &p.keys}) {
+    for (held_block& h : *held) move(h.block);
+  }
+  for (collective& c : p.collectives) c.first_rank = moved(c.first_rank);
+  return p;
+}
+
+/// The smallest number of first ranks whose programs, rotated, are those of all; the world, if there is no smaller one.
+/// Costs time linear in the programs.
+[[nodiscard]] constexpr int rotation_period(const list<program>& all) {
+  int period = 0;
+  for (int rank = 1; rank < all.count; ++rank) {
+    if (period == 0) {
+      if (all.count % rank == 0 && is_rotation(all.items[0], all.items[rank], rank)) period = rank;
+    } else if (!is_rotation(all.items[rank % period], all.items[rank], rank - rank % period)) {
+      return all.count;
+    }
+  }
+  return period == 0 ? all.count : period;
 }
 
 /// Is `b` what `a` becomes when its shards and its slices are given other names, one to one, and its rank's own shard

@@ -27,9 +27,11 @@ enum class direction : std::uint8_t { receiving, sending };
 [[nodiscard]] inline std::string describe_message(const program& p, int e, direction w) {
   const exchange& x = p.exchanges[e];
   list<block> named;
-  for (int s = x.sent.first; w == direction::sending && s < x.sent.end(); ++s) named.push_back(p.sent[s]);
-  for (int r = x.received.first; w == direction::receiving && r < x.received.end(); ++r)
-    named.push_back(p.received[r].block);
+  if (w == direction::sending) {
+    for (const block& sent : p.sent_by(x)) named.push_back(sent);
+  } else {
+    for (const held_block& received : p.received_by(x)) named.push_back(received.block);
+  }
   return (x.payload == payload::partial ? "the partial of " : "") + describe_blocks(named, p.chunks);
 }
 

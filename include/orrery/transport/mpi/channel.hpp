@@ -69,7 +69,7 @@ class channel {
 
   [[nodiscard]] host_context context() const noexcept {
     communicator& world = *plan_->world;
-    return {world.team(), [](void* erased) { static_cast<communicator*>(erased)->progress(); }, &world};
+    return {world.team(), {world, [](communicator& of_rank) { of_rank.progress(); }}};
   }
 
  private:
@@ -109,7 +109,7 @@ class channel {
       for (const candidate& candidate : all.natives) {
         native_collective& made =
             *natives.emplace_back(std::make_unique<native_collective>(*world, candidate, steps, pieces));
-        for (int e = candidate.exchanges.first; e < candidate.exchanges.end(); ++e) {
+        for (const int e : candidate.exchanges) {
           requests_of[static_cast<std::size_t>(e)].part_of = &made;
         }
       }
@@ -246,7 +246,7 @@ class channel {
     /// from rank 2".
     [[nodiscard]] std::string describe(const schedule::range& exchanges) const {
       std::string text;
-      for (int e = exchanges.first; e < exchanges.end(); ++e) {
+      for (const int e : exchanges) {
         const schedule::exchange& x = steps.exchanges[e];
         if (x.from == schedule::no_rank) continue;
         text += text.empty() ? "in step " + std::to_string(x.complete_before) + " for " : ", and ";
@@ -287,7 +287,7 @@ class channel {
       }
       std::vector<const candidate*> candidate_of(pieces.size(), nullptr);
       for (const candidate& candidate : local) {
-        for (int e = candidate.exchanges.first; e < candidate.exchanges.end(); ++e) {
+        for (const int e : candidate.exchanges) {
           candidate_of[static_cast<std::size_t>(e)] = &candidate;
         }
       }

@@ -50,7 +50,7 @@ struct candidate {
   const std::byte* lowest = nullptr;
   const std::byte* highest = nullptr;
   const std::vector<piece>& first = pieces[static_cast<std::size_t>(c.exchanges.first)].sent;
-  for (int e = c.exchanges.first; e < c.exchanges.end(); ++e) {
+  for (const int e : c.exchanges) {
     const exchange_pieces& of_exchange = pieces[static_cast<std::size_t>(e)];
     if (p.exchanges[e].to == schedule::no_rank || p.exchanges[e].from == schedule::no_rank) return false;
     for (const std::vector<piece>* message : {&of_exchange.sent, &of_exchange.received}) {
@@ -73,7 +73,7 @@ struct candidate {
   std::vector<candidate> found;
   for (const schedule::collective& c : p.collectives) {
     const schedule::rank_group members{c.first_rank, c.ranks, c.rank_stride};
-    const schedule::exchange& first = p.exchanges[c.exchanges.first];
+    const schedule::exchange& first = p.exchanges_of(c)[0];
     std::vector<int> met_to(static_cast<std::size_t>(c.ranks), 0);
     std::vector<int> met_from = met_to;
     const auto meets = [&](std::vector<int>& met, int peer) {
@@ -83,9 +83,8 @@ struct candidate {
              met[static_cast<std::size_t>(index)]++ == 0;
     };
     bool fits = c.rank_stride > 0;
-    for (int e = c.exchanges.first; fits && e < c.exchanges.end(); ++e) {
-      const schedule::exchange& x = p.exchanges[e];
-      fits = x.posted == first.posted && x.lane == first.lane && meets(met_to, x.to) && meets(met_from, x.from);
+    for (const schedule::exchange& x : p.exchanges_of(c)) {
+      fits = fits && x.posted == first.posted && x.lane == first.lane && meets(met_to, x.to) && meets(met_from, x.from);
     }
     if (fits) found.push_back({c.exchanges, members, first.lane, first.posted, gathers_in_one(c, p, pieces)});
   }
@@ -123,7 +122,7 @@ class native_collective {
     if (gathers_) {
       const piece& local = pieces[static_cast<std::size_t>(exchanges_.first)].sent.front();
       std::vector<std::pair<std::size_t, piece>> blocks{{index_of(p.rank), local}};
-      for (int e = exchanges_.first; e < exchanges_.end(); ++e) {
+      for (const int e : exchanges_) {
         blocks.emplace_back(index_of(p.exchanges[e].from), pieces[static_cast<std::size_t>(e)].received.front());
       }
       for (const auto& [rank, block] : blocks) {
@@ -142,7 +141,7 @@ class native_collective {
       side.counts[index_of(peer)] = type.count();
       side.types[index_of(peer)] = type.type();
     };
-    for (int e = exchanges_.first; e < exchanges_.end(); ++e) {
+    for (const int e : exchanges_) {
       const schedule::exchange& x = p.exchanges[e];
       if (x.to != schedule::no_rank) add(all.sent, x.to, pieces[static_cast<std::size_t>(e)].sent);
       if (x.from != schedule::no_rank) add(all.received, x.from, pieces[static_cast<std::size_t>(e)].received);

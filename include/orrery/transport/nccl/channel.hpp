@@ -231,9 +231,9 @@ class channel {
       local.steps = steps.steps.size();
       for (const schedule::collective& c : steps.collectives) {
         if (!fits_one_call(c)) continue;
-        native_call native{c.kind, c.first_rank, c.ranks, c.rank_stride, steps.exchanges[c.exchanges.first].lane, 0};
+        native_call native{c.kind, c.first_rank, c.ranks, c.rank_stride, steps.exchanges_of(c)[0].lane, 0};
         native.number = alike[native]++;
-        for (int e = c.exchanges.first; e < c.exchanges.end(); ++e) {
+        for (const int e : c.exchanges) {
           native_of[static_cast<std::size_t>(e)] = static_cast<int>(local.natives.size());
         }
         local.natives.push_back(native);
@@ -284,7 +284,7 @@ class channel {
       const auto index_of = [&](int rank) {
         return static_cast<std::size_t>((rank - native.first_rank) / native.rank_stride);
       };
-      for (int e = c.exchanges.first; e < c.exchanges.end(); ++e) {
+      for (const int e : c.exchanges) {
         batch.to_rank[index_of(steps.exchanges[e].to)] = e;
         batch.from_rank[index_of(steps.exchanges[e].from)] = e;
       }
@@ -307,11 +307,11 @@ class channel {
       if (!(gathers ? world->get_options().native_all_gather : world->get_options().native_all_to_all)) return false;
       if (c.ranks < 2 || c.rank_stride < 1 || c.exchanges.count != c.ranks - 1) return false;
       const native_call group{c.kind, c.first_rank, c.ranks, c.rank_stride, 0, 0};
-      const schedule::exchange& first = steps.exchanges[c.exchanges.first];
+      const schedule::exchange& first = steps.exchanges_of(c)[0];
       const std::vector<piece>& sample = pieces[static_cast<std::size_t>(c.exchanges.first)].sent;
       std::set<int> to;
       std::set<int> from;
-      for (int e = c.exchanges.first; e < c.exchanges.end(); ++e) {
+      for (const int e : c.exchanges) {
         const schedule::exchange& x = steps.exchanges[e];
         const exchange_pieces& memory = pieces[static_cast<std::size_t>(e)];
         if (x.sent.count == 0 || x.received.count == 0 || !group.has(x.to) || !group.has(x.from)) return false;

@@ -226,8 +226,8 @@ class world_messages {
     for (const auto& pair : pairs) fit(pair);
   }
 
-  /// Those that all their members name, whose messages are all among themselves, and whose groups, taken with all
-  /// others of the same number and stride, have no rank in common: those share communicators.
+  /// Finds the calls that all their members name, whose messages are all among the members, and whose groups have no
+  /// rank in common with other groups of the same number and stride, with which they share communicators.
   void find_natives() {
     std::map<native_call, std::set<int>> named_by;
     for (int rank = 0; rank < static_cast<int>(of_ranks_.size()); ++rank) {

@@ -29,8 +29,8 @@ class egress_search {
     for (int a = 0; a < world_; ++a) {
       for (int b = 0; b < world_; ++b) {
         if (a == b) continue;
-        sent_[a] += costs.units_between[a * world_ + b];
-        between_[a * world_ + b] = costs.units_between[a * world_ + b] + costs.units_between[b * world_ + a];
+        sent_[a] += costs.between[a * world_ + b];
+        between_[a * world_ + b] = costs.between[a * world_ + b] + costs.between[b * world_ + a];
       }
     }
   }

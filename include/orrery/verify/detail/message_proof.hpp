@@ -87,14 +87,12 @@ class message_proof {
     index.first = list<int>(channels + 1);
     index.exchanges = list<int>(count);
     int* const first = index.first.items;
-    for (int e = 0; e < count; ++e) {
+    for (int e = 0; e < count; ++e)
       if (exchanges[e].received.count > 0) ++first[exchanges[e].from * lanes_ + exchanges[e].lane];
-    }
     for (int channel = 0, before = 0; channel <= channels; ++channel) before = first[channel] += before;
     int* const indexed = index.exchanges.items;
-    for (int e = count - 1; e >= 0; --e) {
+    for (int e = count - 1; e >= 0; --e)
       if (exchanges[e].received.count > 0) indexed[--first[exchanges[e].from * lanes_ + exchanges[e].lane]] = e;
-    }
   }
 
   constexpr bool match_sends(int rank) {
@@ -131,9 +129,7 @@ class message_proof {
   /// May the rank begin `step`, with the others where they are? If not, `peer` is whom it waits for.
   constexpr bool may_enter(int rank, int step, const list<int>& entered, int& peer) const {
     const program& p = programs_.items[rank];
-    const range& completions = step < p.steps.count ? p.steps[step].completions : p.final_completions;
-    for (int c = completions.first; c < completions.end(); ++c) {
-      const int e = p.completions[c];
+    for (const int e : p.completed_before(step)) {
       const exchange& x = p.exchanges[e];
       if (x.sent.count > 0 && entered[x.to] + 1 < counterparts_[rank].receiver_posts[e]) {
         peer = x.to;

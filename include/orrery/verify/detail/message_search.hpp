@@ -20,7 +20,7 @@ class message_search {
   [[nodiscard]] constexpr block block_of(int rank, int e, bool sends, int index = 0) const {
     const program& p = program_at(rank);
     const exchange& x = p.exchanges[e];
-    const block& b = sends ? p.sent[x.sent.first + index] : p.received[x.received.first + index].block;
+    const block& b = sends ? p.sent_by(x)[index] : p.received_by(x)[index].block;
     return {b.side, b.chunk, (b.shard + moved(rank)) % world_,
             ((b.slice + moved(rank)) % p.slices + p.slices) % p.slices};
   }

@@ -57,15 +57,14 @@ class pair_coverage {
       for (int i = 0; i < p.steps.count; ++i) {
         const tile& t = p.steps.items[i].tile;
         if (t.queries.count == 0 || t.keys.count == 0) continue;
-        const int keys_end = t.keys.end();
-        for (int q = t.queries.first; q < t.queries.end(); ++q) {
-          const block& query = p.queries.items[q].block;
+        for (auto [held, end] = p.queries_of(t); held != end; ++held) {
+          const block& query = held->block;
           const int row = query.shard % period_;
           const int back = query.shard - row;
           const int slice = ((query.slice - back) % slices + slices) % slices;
           word* const bits = computed.items + (slice * rows + row * chunks + query.chunk) * words;
-          for (int k = t.keys.first; k < keys_end; ++k) {
-            const block& key = p.keys.items[k].block;
+          for (auto [met, last] = p.keys_of(t); met != last; ++met) {
+            const block& key = met->block;
             const int moved = (key.shard - back) * chunks + key.chunk;
             const unsigned column = static_cast<unsigned>(moved < 0 ? moved + columns : moved);
             word& w = bits[column / 64];
@@ -124,7 +123,7 @@ class pair_coverage {
       for (int i = p.steps.count - 1; i >= 0; --i) {
         const tile& t = p.steps.items[i].tile;
         if (t.queries.count == 0 || t.keys.count == 0) continue;
-        int& first = first_tile.items[p.queries.items[t.queries.first].block.slice];
+        int& first = first_tile.items[p.queries_of(t)[0].block.slice];
         *tiles.extend(1) = {rank, i, first};
         first = tiles.count - 1;
       }
@@ -154,41 +153,37 @@ class pair_coverage {
   constexpr bool mark(int rank, int step, list<word>& computed, list<word>& tile_keys, const Visible& visible) {
     const program& p = programs_.items[rank];
     const int words = tile_keys.count;
-    const range& queries = p.steps.items[step].tile.queries;
-    const range& keys = p.steps.items[step].tile.keys;
+    const tile& t = p.steps.items[step].tile;
     // Pair by pair, where collecting the keys in words first is no less work.
-    if (queries.count * keys.count <= keys.count + (queries.count + 1) * words) {
-      const held_block* const end = p.keys.items + keys.first + keys.count;
-      for (int q = queries.first; q < queries.first + queries.count; ++q) {
-        const block& query = p.queries.items[q].block;
-        word* const row = computed.items + (query.shard * chunks_ + query.chunk) * words;
-        for (const held_block* key = p.keys.items + keys.first; key != end; ++key) {
+    if (t.queries.count * t.keys.count <= t.keys.count + (t.queries.count + 1) * words) {
+      for (auto [query, end] = p.queries_of(t); query != end; ++query) {
+        const int of_query = query->block.shard * chunks_ + query->block.chunk;
+        word* const row = computed.items + of_query * words;
+        for (auto [key, last] = p.keys_of(t); key != last; ++key) {
           const auto column = static_cast<unsigned>(key->block.shard * chunks_ + key->block.chunk);
-          if ((row[column / 64] >> column % 64 & 1U) != 0 && visible(number_of(query), number_of(key->block)))
-            return refuse_pair(fault::pair_computed_twice, rank, step, query, number_of(key->block));
+          if ((row[column / 64] >> column % 64 & 1U) != 0 && visible(of_query, number_of(key->block)))
+            return refuse_pair(fault::pair_computed_twice, rank, step, query->block, number_of(key->block));
           row[column / 64] |= word{1} << column % 64;
         }
       }
       return true;
     }
     for (word& w : tile_keys) w = 0;
-    const int end = keys.end();
-    for (int k = keys.first; k < end; ++k) {
-      const block& key = p.keys.items[k].block;
-      const int column = key.shard * chunks_ + key.chunk;
+    for (auto [key, end] = p.keys_of(t); key != end; ++key) {
+      const int column = key->block.shard * chunks_ + key->block.chunk;
       const word bit = word{1} << static_cast<unsigned>(column % 64);
       word& w = tile_keys.items[column / 64];
-      if ((w & bit) != 0 && is_seen(p, queries, column, visible)) {
-        return refuse_pair(fault::pair_computed_twice, rank, step, p.queries[queries.first].block, column);
+      if ((w & bit) != 0 && is_seen(p.queries_of(t), column, visible)) {
+        return refuse_pair(fault::pair_computed_twice, rank, step, p.queries_of(t)[0].block, column);
       }
       w |= bit;
     }
-    for (int q = queries.first; q < queries.end(); ++q) {
-      const block& query = p.queries.items[q].block;
-      word* const row = computed.items + (query.shard * chunks_ + query.chunk) * words;
+    for (auto [query, end] = p.queries_of(t); query != end; ++query) {
+      const int of_query = query->block.shard * chunks_ + query->block.chunk;
+      word* const row = computed.items + of_query * words;
       for (int w = 0; w < words; ++w) {
-        const word twice = visible_bits(visible, number_of(query), w, row[w] & tile_keys.items[w]);
-        if (twice != 0) return refuse_pair(fault::pair_computed_twice, rank, step, query, first_key(w, twice));
+        const word twice = visible_bits(visible, of_query, w, row[w] & tile_keys.items[w]);
+        if (twice != 0) return refuse_pair(fault::pair_computed_twice, rank, step, query->block, first_key(w, twice));
         row[w] |= tile_keys.items[w];
       }
     }
@@ -197,9 +192,9 @@ class pair_coverage {
 
   /// Do any of these queries see the key?
   template <pair_relation Visible>
-  [[nodiscard]] constexpr bool is_seen(const program& p, const range& queries, int key, const Visible& visible) const {
-    for (int q = queries.first; q < queries.end(); ++q)
-      if (visible(number_of(p.queries.items[q].block), key)) return true;
+  [[nodiscard]] constexpr bool is_seen(entries<const held_block> queries, int key, const Visible& visible) const {
+    for (auto [query, end] = queries; query != end; ++query)
+      if (visible(number_of(query->block), key)) return true;
     return false;
   }
 

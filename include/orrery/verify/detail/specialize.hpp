@@ -7,6 +7,8 @@
 #include <cstdint>
 #include <memory>
 #include <mutex>
+#include <optional>
+#include <string>
 #include <vector>
 
 #include "orrery/schedule/detail/schedule_digest.hpp"
@@ -14,6 +16,7 @@
 #include "orrery/schedule/prune.hpp"
 #include "orrery/schedule/refine.hpp"
 #include "orrery/schedule/relation.hpp"
+#include "orrery/topology/any_topology.hpp"
 #include "orrery/topology/detail/refined.hpp"
 #include "orrery/topology/topology.hpp"
 #include "orrery/verify/detail/verify_once.hpp"
@@ -102,9 +105,8 @@ inline constexpr std::int64_t most_pruned_blocks = std::int64_t{1} << 23;
 /// The same of a topology's schedule. Writes the programs of no more ranks than the ceiling admits, unless the topology
 /// writes all ranks together. With too many blocks, proves the schedule for every pair, as `verify(t, world, p)` does:
 /// then each rank runs `program_of(t, rank, world, p)`, or that of `refined{t, visible.chunks()}`.
-template <topology Topology>
-[[nodiscard]] specialized_schedule specialize(const Topology& t, int world, pass p, const relation& visible,
-                                              std::int64_t ceiling = most_pruned_blocks) {
+[[nodiscard]] inline specialized_schedule specialize(const any_topology& t, int world, pass p, const relation& visible,
+                                                     std::int64_t ceiling = most_pruned_blocks) {
   specialized_schedule made;
   if (const char* reason = unsupported_reason(t, world, p)) {
     made.found = refused_world(world, reason);
@@ -112,7 +114,7 @@ template <topology Topology>
     return made;
   }
   list<program> unpruned;
-  if (writes_each_rank_alone<Topology>(p)) {
+  if (writes_each_rank_alone(t, p)) {
     unpruned.reserve(world);
     std::int64_t names = 0;
     for (int rank = 0; rank < world && names <= ceiling; ++rank) {
@@ -133,7 +135,7 @@ template <topology Topology>
   if (made.outcome == specialization::too_many) {
     const int chunks = chunks_to_cut(unpruned, world, visible);
     const proven_schedule whole =
-        chunks == 1 ? prove_once(t, world, p) : prove_once(refined<Topology>{t, chunks}, world, p);
+        chunks == 1 ? prove_once(t, world, p) : prove_once(refined<any_topology>{t, chunks}, world, p);
     made.found = whole.found;
     made.digest = whole.digest;
   } else if (!made.found.ok()) {
@@ -143,43 +145,98 @@ template <topology Topology>
 }
 
 /// The same, once in a process: for ranks that are threads of it, and for the operators of several layers. See
-/// `prove_once`. Keeps up to 16 schedules for each type of topology, and no more than 2 * `most_pruned_blocks` block
-/// names in them; the oldest go first.
-template <topology Topology>
-[[nodiscard]] std::shared_ptr<const specialized_schedule> specialize_once(const Topology& t, int world, pass p,
-                                                                          const relation& visible) {
-  if constexpr (comparable_by_value<Topology>) {
-    struct answer {
-      Topology topology;
-      int world;
-      orrery::schedule::pass pass;
-      relation visible;
-      std::shared_ptr<const specialized_schedule> made;
-    };
-    constexpr std::size_t most = 16;
-    // Never destroyed: an object in static storage may ask later.
-    static auto& mutex = *new std::mutex;
-    static auto& answers = *new std::vector<answer>;
+/// `prove_once`. Keeps up to 16 schedules, and no more than 2 * `most_pruned_blocks` block names in them; the oldest go
+/// first.
+[[nodiscard]] inline std::shared_ptr<const specialized_schedule> specialize_once(const any_topology& t, int world,
+                                                                                 pass p, const relation& visible) {
+  struct answer {
+    any_topology topology;
+    int world;
+    orrery::schedule::pass pass;
+    relation visible;
+    std::shared_ptr<const specialized_schedule> made;
+  };
+  constexpr std::size_t most = 16;
+  // Never destroyed: an object in static storage may ask later.
+  static auto& mutex = *new std::mutex;
+  static auto& answers = *new std::vector<answer>;
 
-    const std::lock_guard lock{mutex};
-    for (const answer& known : answers) {
-      if (known.world == world && known.pass == p && is_same_value(known.topology, t) && known.visible == visible)
-        return known.made;
-    }
-    auto made = std::make_shared<const specialized_schedule>(specialize(t, world, p, visible));
-    if (made->found.reason != nullptr) return made;  // it may live no longer than t: not kept
-    answers.push_back({t, world, p, visible, made});
-    std::int64_t names = 0;
-    for (std::size_t i = answers.size(); i-- > 0;) {
-      for (const program& one : answers[i].made->programs) names += block_names(one);
-      if (answers.size() - i <= most && (names <= 2 * most_pruned_blocks || i + 1 == answers.size())) continue;
-      answers.erase(answers.begin(), answers.begin() + static_cast<std::ptrdiff_t>(i + 1));
-      break;
-    }
-    return made;
-  } else {
-    return std::make_shared<const specialized_schedule>(specialize(t, world, p, visible));
+  if (!t.may_equal_another()) return std::make_shared<const specialized_schedule>(specialize(t, world, p, visible));
+  const std::lock_guard lock{mutex};
+  for (const answer& known : answers) {
+    if (known.world == world && known.pass == p && known.topology == t && known.visible == visible) return known.made;
   }
+  auto made = std::make_shared<const specialized_schedule>(specialize(t, world, p, visible));
+  if (made->found.reason != nullptr) return made;  // it may live no longer than t: not kept
+  answers.push_back({t, world, p, visible, made});
+  std::int64_t names = 0;
+  for (std::size_t i = answers.size(); i-- > 0;) {
+    for (const program& one : answers[i].made->programs) names += block_names(one);
+    if (answers.size() - i <= most && (names <= 2 * most_pruned_blocks || i + 1 == answers.size())) continue;
+    answers.erase(answers.begin(), answers.begin() + static_cast<std::ptrdiff_t>(i + 1));
+    break;
+  }
+  return made;
 }
+
+/// The schedule that an operator runs for the visible pairs of chunks: as the topology writes it, with its shards cut
+/// likewise, where all pairs are visible (see `prove_once`); else what `specialize` makes of it. The world must be
+/// admitted.
+class operator_schedule {
+ public:
+  operator_schedule() = default;
+  operator_schedule(const any_topology& t, int world, pass p, const relation& visible)
+      : written_{visible.chunks() == t.chunks() ? t : any_topology{refined<any_topology>{t, visible.chunks()}}},
+        world_{world},
+        pass_{p} {
+    if (visible.is_full()) {
+      const proven_schedule proven = prove_once(*written_, world, p);
+      found_ = proven.found;
+      digest_ = proven.digest;
+      return;
+    }
+    special_ = specialize_once(t, world, p, visible);
+    found_ = special_->found;
+    digest_ = special_->digest;
+  }
+
+  [[nodiscard]] const verdict& found() const noexcept { return found_; }
+  /// For ranks to compare.
+  [[nodiscard]] const schedule_digest& digest() const noexcept { return digest_; }
+  /// `unchanged` where all pairs are visible.
+  [[nodiscard]] specialization outcome() const noexcept {
+    return special_ == nullptr ? specialization::unchanged : special_->outcome;
+  }
+  /// Says what became of the topology's schedule, for the operator's report.
+  [[nodiscard]] std::string note() const {
+    if (special_ == nullptr) return "for all pairs of shards, as the topology writes it";
+    if (special_->outcome == specialization::pruned) return "pruned to the pairs that the mask lets be seen";
+    if (special_->outcome == specialization::too_many) {
+      return "not pruned: the programs of all ranks name more than " + std::to_string(most_pruned_blocks) + " blocks";
+    }
+    return "as the topology writes it: what pruning made of it could not be proven";
+  }
+  /// The finished program of one rank.
+  [[nodiscard]] program of_rank(int rank) const {
+    return is_written() ? program_of(*written_, rank, world_, pass_) : special_->programs[rank];
+  }
+  /// Those of all ranks.
+  [[nodiscard]] list<program> of_all() const {
+    return is_written() ? programs_of(*written_, world_, pass_) : special_->programs;
+  }
+
+ private:
+  /// Are the programs those that the topology writes?
+  [[nodiscard]] bool is_written() const noexcept {
+    return special_ == nullptr || special_->outcome == specialization::too_many;
+  }
+
+  std::optional<any_topology> written_;
+  int world_ = 1;
+  orrery::schedule::pass pass_ = pass::forward;
+  verdict found_;
+  schedule_digest digest_;
+  std::shared_ptr<const specialized_schedule> special_;  // none: all pairs
+};
 
 }  // namespace orrery::detail

@@ -13,6 +13,7 @@
 #include "orrery/kernel/cuda/blocks.hpp"
 #include "orrery/kernel/cuda/flash_backward.cuh"
 #include "orrery/kernel/cuda/shared_tiles.cuh"
+#include "orrery/kernel/cuda/wgmma/backward_layout.cuh"
 #include "orrery/kernel/cuda/wgmma/pairs.cuh"
 #include "orrery/kernel/cuda/wgmma/shared_tiles.cuh"
 #include "orrery/mask/mask.hpp"
@@ -33,30 +34,23 @@ namespace orrery::detail {
 /// That grad_q has a kernel of its own makes 7 products of what one kernel would do by 5; but then all blocks would add
 /// to grad_q, in an order that is either not the same in each call or that blocks wait for. Where products take all of
 /// the time, the backward is 5/7 as fast as the forward, counting 2.5 times its flop.
-template <class T, class Mask, int key_dim, int value_dim, device_gradient gradient>
-struct device_flash_wgmma_backward {
-  static constexpr bool rows_are_queries = gradient == device_gradient::of_queries;
-  static constexpr bool sums_first = gradient != device_gradient::of_values;  ///< grad_q or grad_k
-  static constexpr bool sums_second =
-      gradient == device_gradient::of_values || gradient == device_gradient::of_keys_and_values;
+template <class T, class Mask, int key_dim, int value_dim, device_gradient gradient,
+          class Policies = device_flash_policies>
+struct device_flash_wgmma_backward : wgmma_backward_layout<key_dim, value_dim, gradient, Policies> {
+  using layout = wgmma_backward_layout<key_dim, value_dim, gradient, Policies>;
+  using first_rows = typename layout::first_rows;
+  using second_rows = typename layout::second_rows;
+  using first_columns = typename layout::first_columns;
+  using second_columns = typename layout::second_columns;
+  using layout::rows_are_queries, layout::sums_first, layout::sums_second, layout::groups, layout::rows,
+      layout::columns, layout::producer_registers, layout::registers_to_compute, layout::row_bytes,
+      layout::first_stages, layout::second_stages, layout::tiles_of_sum, layout::rows_are_there,
+      layout::columns_to_clear, layout::first_is_there, layout::first_is_read, layout::second_is_there,
+      layout::second_is_read, layout::first_of, layout::second_of, layout::row_positions, layout::positions_of,
+      layout::lse_of, layout::delta_of, layout::announcement_of;
   using row_block = std::conditional_t<rows_are_queries, wgmma_query_rows, wgmma_key_rows>;
   using column_block = std::conditional_t<rows_are_queries, wgmma_key_columns, wgmma_query_columns>;
   static constexpr std::size_t most = device_blocks<row_block>::most;
-
-  static constexpr int groups = 2;  ///< that compute
-  static constexpr int rows = 64 * groups;
-  static constexpr int threads_of_block = 128 * (1 + groups);
-  /// As many as registers bear.
-  static constexpr int columns =
-      gradient != device_gradient::of_keys_and_values && (sums_first ? key_dim : value_dim) <= 128 ? 128 : 64;
-  /// Registers of a thread for its sums, scores and their gradients, of its two rows; there are at most 192.
-  static constexpr int accumulators =
-      ((sums_first ? key_dim + columns : 0) + (sums_second ? value_dim : 0) + columns) / 2;
-  /// Of a thread, once each warpgroup has its task. Together no more than the block was launched with, 168 for each: a
-  /// warpgroup that asked for more would wait for ever.
-  static constexpr int producer_registers = accumulators < 160 ? 104 : accumulators <= 176 ? 88 : 56;
-  static constexpr int registers_to_compute = accumulators < 160 ? 200 : accumulators <= 176 ? 208 : 224;
-  static_assert(producer_registers + groups * registers_to_compute <= 65536 / threads_of_block / 8 * 8 * (1 + groups));
 
   device_blocks<row_block> row_side;
   device_blocks<column_block> column_side;
@@ -66,35 +60,12 @@ struct device_flash_wgmma_backward {
   tensor_map first_row_maps[most], second_row_maps[most];
   tensor_map first_column_maps[most], second_column_maps[most];
 
-  using first_rows = swizzled_tile<rows, key_dim>;
-  using second_rows = swizzled_tile<rows, value_dim>;
-  using first_columns = swizzled_tile<columns, key_dim>;
-  using second_columns = swizzled_tile<columns, value_dim>;
-
-  static constexpr int row_bytes = first_rows::bytes + (sums_first ? second_rows::bytes : 0);
-  static constexpr int first_stages = 2;
-  /// One where there is no room for two: the last product of a tile needs its first columns.
-  static constexpr int second_stages =
-      row_bytes + first_stages * first_columns::bytes + 2 * second_columns::bytes <= 220 * 1024 ? 2 : 1;
-  static constexpr int first_columns_at = row_bytes;
-  static constexpr int second_columns_at = first_columns_at + first_stages * first_columns::bytes;
-  static constexpr int row_positions_at = second_columns_at + second_stages * second_columns::bytes;
-  // With queries or keys of a stage come their positions and log-sum-exp, with grad_out delta.
-  static constexpr int column_positions_at = row_positions_at + rows * 8;
-  static constexpr int lse_at = column_positions_at + first_stages * columns * 8;
-  static constexpr int delta_at = lse_at + (rows_are_queries ? 0 : first_stages * columns * 4);
-  static constexpr int announcements_at = delta_at + (rows_are_queries ? 0 : second_stages * columns * 4);
-  static constexpr int mbarriers_at = announcements_at + first_stages * 8;
-  static constexpr int shared_bytes = mbarriers_at + (2 + 2 * first_stages + 2 * second_stages) * 8;
-  static_assert(shared_bytes <= 227 * 1024);
-  static constexpr unsigned tiles_of_sum = columns_of_sum / columns;
-
-  /// With the maps that `Device` makes of the tensors.
+  /// Makes the kernel, with tensor maps from `Device`.
   template <class Device>
   [[nodiscard]] static device_flash_wgmma_backward on(const device_blocks<backward_queries<T, float>>& queries,
                                                       const device_blocks<backward_keys<T, float>>& keys,
                                                       const head_map& heads, float scale, const Mask& mask) {
-    device_flash_wgmma_backward body{{}, {}, heads, scale, mask, {}, {}, {}, {}};
+    device_flash_wgmma_backward body{{}, {}, {}, heads, scale, mask, {}, {}, {}, {}};
     const auto map = [](const tensor_view<const T>& view, const segments& positions, int box_rows) {
       return Device::map(tensor_box::of(view, positions.tokens(), box_rows));
     };
@@ -163,26 +134,8 @@ struct device_flash_wgmma_backward {
   using first_sums = fragments<1, (sums_first ? key_dim : 32) / 8>;
   using second_sums = fragments<1, (sums_second ? value_dim : 32) / 8>;
 
-  static constexpr int rows_are_there = mbarriers_at;
-  /// Columns are there, some to be cleared before others read them.
-  static constexpr int columns_to_clear = mbarriers_at + 8;
-  static constexpr int first_is_there(int stage) { return mbarriers_at + 8 * (2 + stage); }
-  static constexpr int first_is_read(int stage) { return mbarriers_at + 8 * (2 + first_stages + stage); }
-  static constexpr int second_is_there(int stage) { return mbarriers_at + 8 * (2 + 2 * first_stages + stage); }
-  static constexpr int second_is_read(int stage) {
-    return mbarriers_at + 8 * (2 + 2 * first_stages + second_stages + stage);
-  }
-
-  static constexpr first_columns first_of(int stage) { return {first_columns_at + stage * first_columns::bytes}; }
-  static constexpr second_columns second_of(int stage) { return {second_columns_at + stage * second_columns::bytes}; }
-  static constexpr shared_positions row_positions() { return {row_positions_at}; }
-  static constexpr shared_positions positions_of(int stage) { return {column_positions_at + stage * columns * 8}; }
-  static constexpr int lse_of(int stage) { return lse_at + 4 * stage * columns; }
-  static constexpr int delta_of(int stage) { return delta_at + 4 * stage * columns; }
-  static constexpr int announcement_of(int stage) { return announcements_at + 8 * stage; }
-
-  /// What the block works on: those that see or are seen by most under a causal mask first. It is found anew where it
-  /// is needed, since a thread that computes has no registers to remember it.
+  /// Returns what the block works on. Under a causal mask, rows that see or are seen by most come first. Computed again
+  /// wherever it is needed, since a computing thread has no registers to keep it.
   template <class Threads>
   ORRERY_DEVICE device_item item_of(const Threads& threads) const {
     const int index = threads.uniform(static_cast<int>(threads.block()));
@@ -202,7 +155,7 @@ struct device_flash_wgmma_backward {
     }
   }
 
-  /// What one warp does: it brings the rows, and the columns that they meet, and says when there are no more.
+  /// The work of the producer warp: copies the rows, then the tiles of columns that they meet, and announces the end.
   template <class Threads>
   ORRERY_DEVICE void bring(const Threads& threads) const {
     const bool leads = threads.lane() == 0;
@@ -291,7 +244,7 @@ struct device_flash_wgmma_backward {
     }
   }
 
-  /// What the others do; `warp` counts them.
+  /// The work of the computing warps, which `warp` counts.
   template <class Threads>
   ORRERY_DEVICE void compute(const Threads& threads, int warp) const {
     const int first_row = warp / 4 * 64;
@@ -396,7 +349,7 @@ struct device_flash_wgmma_backward {
     }
   }
 
-  /// The last product of tile n is done.
+  /// Releases the stage that the last product of tile n has read.
   template <class Threads>
   static ORRERY_DEVICE void let_go_of_last(const Threads& threads, unsigned n) {
     if constexpr (sums_first) {
@@ -406,7 +359,7 @@ struct device_flash_wgmma_backward {
     }
   }
 
-  /// Before there are scores, so that a mask has the registers to itself that scores would take.
+  /// Asks the mask. Called before there are scores, so that the mask can use the registers that scores will take.
   template <class Threads>
   ORRERY_DEVICE auto pairs_that_are_visible(const Threads& threads, int warp, int stage,
                                             const tile_announcement& tile) const {

@@ -128,7 +128,7 @@ struct device_flash_wgmma_pairs {
     }
   };
 
-  /// Which of a thread's columns are visible in its rows.
+  /// Which of a thread's columns each of its rows sees, bit by bit.
   struct visible_pairs {
     std::uint32_t of[2];
   };
@@ -224,7 +224,8 @@ struct device_flash_wgmma_pairs {
   }
 
  private:
-  /// Those of a thread's two columns of column tile n; or, of its rows, those that it has.
+  /// The log-sum-exp or delta of a thread's two columns in column tile n, if queries are columns; else nothing, since
+  /// the thread has those of its rows in registers.
   struct alignas(8) two_numbers {
     float of_columns[2];
 
@@ -236,7 +237,7 @@ struct device_flash_wgmma_pairs {
         return threads.template load<two_numbers>(at + 4 * (8 * n + threads.lane() % 4 * 2));
       }
     }
-    /// That of the thread's word i.
+    /// The number that belongs to the thread's word i.
     ORRERY_DEVICE float of(const float (&rows)[2], int i) const {
       return rows_are_queries ? rows[i / 2] : of_columns[i % 2];
     }

@@ -15,11 +15,10 @@
 
 namespace orrery::detail {
 
-/// What device_flash's kernels by warpgroups are made of. One warp brings tiles of columns to shared memory by tensor
-/// copies, into stages that are used in turn; warpgroups of 64 rows multiply them, and let the stages go again.
+/// Parts of device_flash's warpgroup kernels. A producer warp copies tiles of columns to shared memory by tensor
+/// copies, into stages that are used in turn; warpgroups of 64 rows multiply them, and release the stages.
 
-/// Of a ring's stages, 1 or 2, the one that the n-th tile of columns is in, and the parity of that phase of its
-/// mbarriers.
+/// The stage that the n-th tile of columns is in, of 1 or 2, and the parity of that phase of its mbarriers.
 template <int stages>
 struct stage_of {
   static_assert(stages == 1 || stages == 2);
@@ -30,7 +29,7 @@ struct stage_of {
       : stage{static_cast<int>(n % stages)}, parity{static_cast<int>(n / stages % 2)} {}
 };
 
-/// What the warp that brings a tile of columns says of it: a word in shared memory.
+/// What the producer warp announces of a tile of columns: a word in shared memory.
 struct tile_announcement {
   int word;
 
@@ -42,7 +41,7 @@ struct tile_announcement {
   /// `some`: the tokens' positions are in shared memory, too.
   [[nodiscard]] constexpr visibility seen() const noexcept { return static_cast<visibility>(word >> 8 & 0xff); }
   [[nodiscard]] constexpr bool last() const noexcept { return (word >> 16 & 1) != 0; }
-  /// Of a tile of queries: does one have a log-sum-exp that is NaN?
+  /// Returns true for a tile of queries of which one has a log-sum-exp that is NaN.
   [[nodiscard]] constexpr bool has_nan() const noexcept { return (word >> 17 & 1) != 0; }
 
   template <class Threads>
@@ -126,13 +125,13 @@ ORRERY_DEVICE void begin_columns(const Threads& threads, fragments<1, dim / 8>& 
   threads.commit_products();
 }
 
-/// Those of a tile of columns that no row of the block's tile sees. Products weigh them by zero, which would not hide
-/// an infinity or a NaN in memory that nobody is to see, so that they are cleared when they have been brought.
+/// The columns of a tile that no row of the block's tile sees. Their weights are 0, but 0 times an infinity or NaN is
+/// NaN, so they are cleared after they have been copied.
 template <int columns>
 struct unseen_columns {
   std::uint32_t own = 0;  ///< bit i: column 32i + lane is one
 
-  /// Of a tile of `count` tokens; after them come columns of zeros (`is_end`), or other tokens of the shard.
+  /// Finds those of a tile of `count` tokens, which columns of zeros follow (`is_end`), or other tokens of the shard.
   /// sees(column) says if any row sees that one; it is asked only where not all pairs are visible.
   template <class Threads, class Sees>
   [[nodiscard]] static ORRERY_DEVICE unseen_columns of(const Threads& threads, int count, bool is_end, visibility seen,
@@ -146,7 +145,7 @@ struct unseen_columns {
     return all;
   }
 
-  /// Is there one, of any lane?
+  /// Returns true if any lane has one.
   template <class Threads>
   [[nodiscard]] ORRERY_DEVICE bool any(const Threads& threads) const {
     std::uint32_t all = own;
@@ -154,7 +153,7 @@ struct unseen_columns {
     return all != 0;
   }
 
-  /// By all lanes; others read the tile after `fence_async_proxy` and an mbarrier.
+  /// Clears them. Called by all lanes; other warps read the tile after `fence_async_proxy` and an mbarrier.
   template <int dim, class Threads>
   ORRERY_DEVICE void clear(const Threads& threads, const swizzled_tile<columns, dim>& tile) const {
     using tile_of = swizzled_tile<columns, dim>;
@@ -169,8 +168,8 @@ struct unseen_columns {
   }
 };
 
-/// Does any of a tile's rows meet a column? `interval` is what a mask's interval test says of all of them;
-/// visible(row) asks of one. The last rows are the likeliest under causal masks.
+/// Returns true if any row of a tile meets a column. `interval` is what the mask's interval test says of all rows;
+/// visible(row) tests one. Begins with the last rows, which are the likeliest under causal masks.
 template <int rows, class Visible>
 ORRERY_DEVICE bool any_meets(visibility interval, const Visible& visible) {
   if (interval != visibility::some) return interval == visibility::all;

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "orrery/kernel/reference.hpp"
+#include "orrery/layout/per_document.hpp"
 #include "orrery/topology/detail/refined.hpp"
 #include "orrery/transport/counted.hpp"
 
@@ -105,6 +106,22 @@ TEST_CASE("a layout that gives no whole shards is run in its chunks, with any to
     check_policies<orrery::flash<double>>(my_ring{}, world, grouped, orrery::full{}, uneven{}, seed);
     if (world % 2 == 0)
       check_policies<orrery::flash<double>>(orrery::usp<2>{}, world, grouped, orrery::causal{}, uneven{}, seed);
+  }
+}
+
+TEST_CASE("packed documents, each dealt to all ranks") {
+  std::uint64_t seed = 370;
+  const std::int64_t lengths[] = {20, 1, 31, 9};  // and 6 tokens of padding
+  for (const int world : {1, 2, 3, 4, 8}) {
+    for (const orrery::any_layout& layout : {orrery::any_layout{orrery::per_document<orrery::zigzag>{lengths}},
+                                             orrery::layout_named("per_document<striped<2>>", lengths),
+                                             orrery::layout_named("per_document<contiguous>", lengths)}) {
+      check_policies<orrery::flash<double>>(orrery::ring{}, world, grouped, orrery::causal{}, layout, seed);
+      check_policies<orrery::flash<double>>(orrery::all_gather{}, world, grouped, orrery::full{}, layout, seed);
+      if (world % 4 == 0)
+        check_policies<orrery::flash<double>>(orrery::concentric<2, 2>{}, world, grouped, orrery::causal{}, layout,
+                                              seed);
+    }
   }
 }
 

@@ -7,11 +7,13 @@
 #include <cstdint>
 #include <limits>
 #include <memory>
+#include <span>
 #include <stdexcept>
 #include <string>
 #include <string_view>
 
 #include "orrery/layout/layout.hpp"
+#include "orrery/layout/per_document.hpp"
 #include "orrery/layout/segment.hpp"
 #include "orrery/schedule/detail/names.hpp"
 
@@ -96,14 +98,16 @@ struct named_striped {
 namespace orrery {
 
 /// The layout of this name, as `name()` writes it: for a trainer's flag. There are `contiguous`, `zigzag`, `striped`
-/// and `striped<Run>`, Run >= 1.
+/// and `striped<Run>`, Run >= 1; and with the lengths of packed documents `per_document<L>`, L being one of those (see
+/// `per_document`).
 ///
 ///     orrery::attention<orrery::ring, orrery::flash<float>> attend{
 ///         world, shape, orrery::mask_named("causal"), orrery::layout_named("striped<16>")};
 ///
-/// Throws `std::invalid_argument` for another name, with the nearest one and all that there are.
-[[nodiscard]] inline any_layout layout_named(std::string_view name) {
-  static constexpr const char* known[] = {"contiguous", "zigzag", "striped<Run>"};
+/// Throws `std::invalid_argument` for another name, with the nearest one and all that there are, and for lengths of
+/// documents that are none.
+[[nodiscard]] inline any_layout layout_named(std::string_view name, std::span<const std::int64_t> documents = {}) {
+  static constexpr const char* known[] = {"contiguous", "zigzag", "striped<Run>", "per_document<L>"};
   static constexpr detail::nameable layouts{"layout_named", "layout", known};
   const detail::parsed_name parsed{name, layouts};
   if (parsed.is("contiguous")) return contiguous{};
@@ -111,6 +115,10 @@ namespace orrery {
   if (parsed.is("striped", 0, 1)) {
     constexpr std::int64_t most = (std::numeric_limits<std::int64_t>::max)();
     return detail::named_striped{parsed.arguments() == 0 ? 1 : parsed.number(0, most)};
+  }
+  if (parsed.is("per_document", 1, 1)) {
+    if (documents.empty()) parsed.refuse("needs the lengths of the documents: layout_named(name, lengths)");
+    return per_document<any_layout>{documents, layout_named(parsed.argument(0))};
   }
   parsed.refuse_unknown();
 }

@@ -29,7 +29,7 @@ TEST_CASE("the bytes of each kind of block") {
   const auto backward = forward.in_pass(pass::circulate_queries);
   for (int slice = 0; slice < 2; ++slice) {
     for (int shard = 0; shard < 2; ++shard) {
-      const orrery::schedule::block q{side::query, shard, slice}, k{side::key, shard, slice};
+      const orrery::schedule::block q{side::query, 0, shard, slice}, k{side::key, 0, shard, slice};
       const std::int64_t keys = forward.tokens(k);
       const std::int64_t rows = 2 * 3 * 5;
       CHECK(forward.tokens(q) == 5);
@@ -47,7 +47,7 @@ TEST_CASE("the bytes of each kind of block") {
       CHECK(backward(side::key, payload::partial, k) == 2 * keys * (3 + 5) * 4);
     }
   }
-  CHECK(forward.tokens({side::key, 0, 0}) + forward.tokens({side::key, 1, 0}) == 7);
+  CHECK(forward.tokens({side::key, 0, 0, 0}) + forward.tokens({side::key, 0, 1, 0}) == 7);
   CHECK(forward.tensors().size() == 3);
   CHECK(backward.tensors().size() == 2);
 }

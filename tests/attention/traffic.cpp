@@ -303,7 +303,7 @@ TEST_CASE_TEMPLATE("memory: traffic's slots times a block, and own operands that
           const orrery::program steps = orrery::program_of(Topology{}, on.rank(), world, p);
           const orrery::rank_traffic mine = orrery::traffic(Topology{}, world, p, 3).ranks[on.rank()];
           const auto block = [&](orrery::schedule::side s, orrery::schedule::payload c) {
-            const orrery::schedule::block one{s, on.rank(), 0};
+            const orrery::schedule::block one{s, 0, on.rank(), 0};
             const std::int64_t bytes = bytes_of<kernel, orrery::contiguous>(one, c, p, shape, world, steps.slices);
             return (bytes + 63) / 64 * 64;
           };

@@ -251,8 +251,8 @@ TEST_CASE("blocks in messages") {
   using orrery::schedule::side;
   CHECK(orrery::detail::describe_blocks({}) == "");
   orrery::schedule::list<orrery::schedule::block> several;
-  several.push_back({side::key, 3, 0});
-  several.push_back({side::query, 1, 0});
-  several.push_back({side::query, 0, 2});
+  several.push_back({side::key, 0, 3, 0});
+  several.push_back({side::query, 0, 1, 0});
+  several.push_back({side::query, 0, 0, 2});
   CHECK(orrery::detail::describe_blocks(several) == "key shard 3, query shard 1, query shard 0 (slice 2)");
 }

@@ -48,14 +48,15 @@ TEST_CASE("shards are taken modulo the world") {
   schedule.interact(queries(3, 4, 2), key(1000));
   const program p = schedule;
   REQUIRE(p.exchanges.size() == 1);
-  const std::vector<block> sent{{side::key, 4, 0}, {side::key, 4, 0}, {side::key, 0, 0}, {side::key, 1, 0}};
+  const std::vector<block> sent{{side::key, 0, 4, 0}, {side::key, 0, 4, 0}, {side::key, 0, 0, 0}, {side::key, 0, 1, 0}};
   CHECK((sent_by(p, p.exchanges[0]) == sent));
-  const std::vector<block> received{{side::query, 0, 0}, {side::query, 4, 0}, {side::query, 1, 0}};
+  const std::vector<block> received{{side::query, 0, 0, 0}, {side::query, 0, 4, 0}, {side::query, 0, 1, 0}};
   CHECK((received_by(p, p.exchanges[0]) == received));
   REQUIRE(p.steps.size() == 1);
-  const std::vector<block> queried{{side::query, 3, 0}, {side::query, 0, 0}, {side::query, 2, 0}, {side::query, 4, 0}};
+  const std::vector<block> queried{
+      {side::query, 0, 3, 0}, {side::query, 0, 0, 0}, {side::query, 0, 2, 0}, {side::query, 0, 4, 0}};
   CHECK((blocks_of(p.queries, p.steps[0].tile.queries) == queried));
-  CHECK((blocks_of(p.keys, p.steps[0].tile.keys) == std::vector<block>{{side::key, 0, 0}}));
+  CHECK((blocks_of(p.keys, p.steps[0].tile.keys) == std::vector<block>{{side::key, 0, 0, 0}}));
   for (const held_block& h : p.received) CHECK(h.slot == no_slot);
 }
 
@@ -66,9 +67,9 @@ TEST_CASE("slices of blocks follow each other, shard by shard") {
   schedule.send(key(2).in_slice(5));
   const program p = schedule;
   const std::vector<block> sent{
-      {side::key, 3, 4}, {side::key, 3, 5}, {side::key, 0, 4}, {side::key, 0, 5}, {side::key, 2, 5}};
+      {side::key, 0, 3, 4}, {side::key, 0, 3, 5}, {side::key, 0, 0, 4}, {side::key, 0, 0, 5}, {side::key, 0, 2, 5}};
   CHECK((sent_by(p, p.exchanges[0]) == sent));
-  const blocks one{block{side::query, 7, 3}};
+  const blocks one{block{side::query, 0, 7, 3}};
   CHECK(one.first == 7);
   CHECK(one.slice == 3);
   CHECK(one.count == 1);
@@ -88,8 +89,9 @@ TEST_CASE("a shift is the same for all ranks") {
     CHECK((x.payload == payload::partial));
     CHECK(x.posted == 0);
     CHECK(x.complete_before == 4);
-    CHECK((sent_by(p, x) == std::vector<block>{{side::key, rank, 0}, {side::key, (rank + 1) % 5, 0}}));
-    CHECK((received_by(p, x) == std::vector<block>{{side::key, (rank + 3) % 5, 0}, {side::key, (rank + 4) % 5, 0}}));
+    CHECK((sent_by(p, x) == std::vector<block>{{side::key, 0, rank, 0}, {side::key, 0, (rank + 1) % 5, 0}}));
+    CHECK((received_by(p, x) ==
+           std::vector<block>{{side::key, 0, (rank + 3) % 5, 0}, {side::key, 0, (rank + 4) % 5, 0}}));
     CHECK(p.steps.size() == 4);  // idle ones, until it has completed
   }
   builder backward{0, 4};
@@ -212,14 +214,14 @@ TEST_CASE("collectives are direct exchanges, and are remarked") {
     CHECK(x.from == from[e]);
     CHECK(x.lane == 4);
     CHECK(x.complete_before == 2);
-    CHECK((sent_by(p, x) == std::vector<block>{{side::query, 5, 0}}));
-    CHECK((received_by(p, x) == std::vector<block>{{side::query, x.from, 0}}));
+    CHECK((sent_by(p, x) == std::vector<block>{{side::query, 0, 5, 0}}));
+    CHECK((received_by(p, x) == std::vector<block>{{side::query, 0, x.from, 0}}));
   }
   for (int e = 3; e < 6; ++e) {
     const exchange& x = p.exchanges[e];
     CHECK((x.payload == payload::partial));
     CHECK(x.to == to[e - 3]);
-    CHECK((sent_by(p, x) == std::vector<block>{{side::key, x.to, 0}}));
+    CHECK((sent_by(p, x) == std::vector<block>{{side::key, 0, x.to, 0}}));
     CHECK(x.from == (from[e - 3] == 8 ? no_rank : from[e - 3]));
     CHECK(x.received.count == (from[e - 3] == 8 ? 0 : 1));
   }

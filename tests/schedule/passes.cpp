@@ -94,7 +94,7 @@ struct my_two_tiles {
 }  // namespace
 
 TEST_CASE("finish needs no more slots than blocks are needed at once") {
-  for (const topologies::entry& topology : topologies::all()) {
+  for (const topologies::entry& topology : topologies::all_and_in_chunks()) {
     for (const int world : {4, 9, 12, 16}) {
       for (const pass p : topologies::every_pass) {
         if (!topology.admits(world, p) || topology.name.find("wallfacer") != std::string::npos) continue;  // two copies
@@ -142,7 +142,7 @@ TEST_CASE("a partial that is never sent keeps its slot") {
 }
 
 TEST_CASE("finish can be called again") {
-  for (const topologies::entry& topology : topologies::all()) {
+  for (const topologies::entry& topology : topologies::all_and_in_chunks()) {
     for (const pass p : topologies::every_pass) {
       if (!topology.admits(12, p)) continue;
       list<program> once = topology.programs(12, p);
@@ -154,7 +154,7 @@ TEST_CASE("finish can be called again") {
 }
 
 TEST_CASE("completions are in the order of posting, each before its step") {
-  for (const topologies::entry& topology : topologies::all()) {
+  for (const topologies::entry& topology : topologies::all_and_in_chunks()) {
     for (const pass p : topologies::every_pass) {
       if (!topology.admits(12, p)) continue;
       CAPTURE(topology.name);
@@ -239,7 +239,7 @@ TEST_CASE("gradients of a derived backward have a lane of their own") {
 }
 
 TEST_CASE("a derived backward is right for the forward of every topology") {
-  for (const topologies::entry& topology : topologies::all()) {
+  for (const topologies::entry& topology : topologies::all_and_in_chunks()) {
     for (const int world : {2, 4, 6, 9, 12, 16}) {
       if (!topology.admits(world, pass::forward)) continue;
       CAPTURE(topology.name);

@@ -73,7 +73,7 @@ TEST_CASE("a program gives the blocks of its exchanges and tiles") {
   CHECK(shards(p.queries_of(p.steps[0].tile)) == shards_of{1});
   CHECK(shards(p.keys_of(p.steps[0].tile)) == shards_of{1, 2});
   CHECK(p.keys_of(p.steps[1].tile).size() == 0);
-  CHECK(p.keys_of(p.steps[2].tile)[0].block == orrery::schedule::block{side::key, 0, 0});
+  CHECK(p.keys_of(p.steps[2].tile)[0].block == orrery::schedule::block{side::key, 0, 0, 0});
   CHECK(p.exchanges_of(p.steps[0]).size() == 2);
   CHECK(&p.exchanges_of(p.steps[0])[0] == &p.exchanges[0]);
   CHECK(&p.exchanges_of(p.collectives[0])[0] == &p.exchanges[1]);

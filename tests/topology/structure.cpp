@@ -59,7 +59,7 @@ void check_wallfacer(int world, pass p) {
       CHECK(x.complete_before == (mine.sent[x.sent.first].side == travelling ? 1 : 2));
     }
     std::vector<block> teams;
-    for (int m = 0; m < C; ++m) teams.push_back({travelling, t * C + m, 0});
+    for (int m = 0; m < C; ++m) teams.push_back({travelling, 0, t * C + m, 0});
     const int target = (a * G + t / C) * C + t % C;
     const step& placement = mine.steps[1];
     if (target == mine.rank) {
@@ -301,8 +301,8 @@ TEST_CASE("all-gathers bring homes, reduce-scatters bring partials home") {
       for (int e = c.exchanges.first; e < c.exchanges.end(); ++e) {
         const exchange& x = mine.exchanges[e];
         const bool gather = c.kind == collective_kind::all_gather;
-        CHECK((sent_blocks(mine, x) == std::vector<block>{{side::query, gather ? rank : x.to, 0}}));
-        CHECK((received_blocks(mine, x) == std::vector<block>{{side::query, gather ? x.from : rank, 0}}));
+        CHECK((sent_blocks(mine, x) == std::vector<block>{{side::query, 0, gather ? rank : x.to, 0}}));
+        CHECK((received_blocks(mine, x) == std::vector<block>{{side::query, 0, gather ? x.from : rank, 0}}));
       }
     }
   }

@@ -51,6 +51,7 @@ struct program {
     p.rank = original.rank;
     p.world = original.world;
     p.slices = original.slices;
+    p.chunks = original.chunks;
     p.pass = original.pass;
     p.slots = original.slots;
     for (const step& now : steps) {

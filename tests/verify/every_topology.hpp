@@ -9,6 +9,7 @@
 #include "orrery/topology/all_gather.hpp"
 #include "orrery/topology/all_to_all.hpp"
 #include "orrery/topology/concentric.hpp"
+#include "orrery/topology/detail/refined.hpp"
 #include "orrery/topology/double_ring.hpp"
 #include "orrery/topology/ring.hpp"
 #include "orrery/topology/topology.hpp"
@@ -71,6 +72,12 @@ struct my_three_rings {
     }
     return schedule;
   }
+};
+
+/// A topology whose shards are cut into chunks.
+template <class Topology, int Chunks>
+struct in_chunks : orrery::detail::refined<Topology> {
+  constexpr in_chunks() : orrery::detail::refined<Topology>{{}, Chunks} {}
 };
 
 struct entry {
@@ -137,6 +144,19 @@ template <class Topology>
       entry_of<my_staggered_gather>(1, "my_staggered_gather"),
       entry_of<my_three_rings<2, 2>>(4, "my_three_rings<2,2>"),
   };
+  return entries;
+}
+
+/// The same, and some whose shards are cut into chunks.
+[[nodiscard]] inline const std::vector<entry>& all_and_in_chunks() {
+  using namespace orrery;
+  static const std::vector<entry> entries = [] {
+    std::vector<entry> some = all();
+    some.push_back(entry_of<in_chunks<ring, 2>>(1));
+    some.push_back(entry_of<in_chunks<usp<2>, 3>>(2));
+    some.push_back(entry_of<in_chunks<my_ring, 2>>(1, "my_ring in 2 chunks"));
+    return some;
+  }();
   return entries;
 }
 

@@ -230,7 +230,7 @@ TEST_CASE("a rank that differs from all others is looked at") {
     for (int different = 0; different < world; ++different) {
       const verdict found = verify(my_topology{different}, world);
       CHECK(found.found == fault::pair_missing);
-      CHECK((found.block == block{side::query, different, 0}));
+      CHECK((found.block == block{side::query, 0, different, 0}));
       CHECK(found.peer == (different + 1) % world);
     }
   }
@@ -265,7 +265,7 @@ TEST_CASE("a missing pair is found among all keys of a large world") {
     const verdict found = verify(all);
     INFO(found.message());
     CHECK(found.found == fault::pair_missing);
-    CHECK((found.block == block{side::query, 0, 0}));
+    CHECK((found.block == block{side::query, 0, 0, 0}));
     CHECK(found.peer == forgotten);
   }
 }
@@ -427,10 +427,10 @@ TEST_CASE("an operand that is used before it arrives: when it does, and how to w
   CHECK(
       message_of_ring(2,
                       [](auto& steps) {
-                        steps[1].exchanges[0].sent = {{side::key, 2, 0}};
-                        steps[1].keys = {{{side::key, 2, 0}, no_slot}};
+                        steps[1].exchanges[0].sent = {{side::key, 0, 2, 0}};
+                        steps[1].keys = {{{side::key, 0, 2, 0}, no_slot}};
                         steps[0].exchanges[0].complete_before = 3;
-                        steps[2].keys = {{{side::key, 1, 0}, no_slot}};
+                        steps[2].keys = {{{side::key, 0, 1, 0}, no_slot}};
                       }) ==
       "rank 2, step 2: key shard 1 is used, but it is in flight until step 3: it is received in step 0 from rank 1 in "
       "lane 0; use it from step 3 on, or wait for it by letting its exchange take 2 steps at most");
@@ -467,7 +467,7 @@ TEST_CASE("a missing receive: who sends what, in which step and lane") {
                         [](auto& steps) {
                           steps[1].exchanges[0].from = no_rank;
                           steps[1].exchanges[0].received = {};
-                          steps[2].exchanges[0].sent = {{side::key, 2, 0}};
+                          steps[2].exchanges[0].sent = {{side::key, 0, 2, 0}};
                           steps[2].keys = {};
                         }) ==
         "rank 1, step 1: key shard 0 is sent to rank 2 in lane 0, which does not receive it: it expects key shard 3 "
@@ -533,7 +533,7 @@ TEST_CASE("a receiver that names another block is told what arrives") {
   // The second of two blocks; a block too few; a partial.
   const list<program> right = programs_of(concentric<1, 2>{}, 4);
   list<program> all = right;
-  editable::change(all, 1, [](editable::program& p) { p.steps[1].exchanges[0].sent[1] = {side::query, 1, 0}; });
+  editable::change(all, 1, [](editable::program& p) { p.steps[1].exchanges[0].sent[1] = {side::query, 0, 1, 0}; });
   CHECK(verify(all).message() ==
         "rank 3, step 1: key shard 1 is expected from rank 1 in lane 0, which sends query shard 1 instead (in its step "
         "1, lane 0); name the same blocks in the same order at both ends");
@@ -602,7 +602,7 @@ TEST_CASE("a refusal names the topology that refuses, inside others too, and cou
 TEST_CASE("every fault has a message of its own with all its numbers") {
   std::string before;
   for (int f = static_cast<int>(fault::program_of_another); f <= static_cast<int>(fault::deadlock); ++f) {
-    const verdict v{static_cast<fault>(f), 64, 11, 22, {side::key, 33, 5}, 44, nullptr};
+    const verdict v{static_cast<fault>(f), 64, 11, 22, {side::key, 0, 33, 5}, 44, nullptr};
     const std::string message = v.message();
     CAPTURE(message);
     CHECK(message != before);
@@ -689,7 +689,7 @@ TEST_CASE("a slot is not used again while its operand is being sent, though its 
   CHECK(v.found == fault::slot_overwritten);
   CHECK(v.rank == 0);
   CHECK(v.step == 2);
-  CHECK((v.block == block{side::key, 1, 0}));
+  CHECK((v.block == block{side::key, 0, 1, 0}));
 }
 
 TEST_CASE("a slot is not used again while its partial is being sent") {
@@ -709,7 +709,7 @@ TEST_CASE("a slot is not used again while its partial is being sent") {
   CHECK(v.found == fault::slot_overwritten);
   CHECK(v.rank == 0);
   CHECK(v.step == 3);
-  CHECK((v.block == block{side::query, 2, 0}));
+  CHECK((v.block == block{side::query, 0, 2, 0}));
 
   list<program> arrives = right;
   slot_of_arrival(arrives[0], 4) = *slots_of_partials(arrives[0])[0];
@@ -718,7 +718,7 @@ TEST_CASE("a slot is not used again while its partial is being sent") {
   CHECK(v.found == fault::slot_overwritten);
   CHECK(v.rank == 0);
   CHECK(v.step == 4);
-  CHECK((v.block == block{side::query, 2, 0}));
+  CHECK((v.block == block{side::query, 0, 2, 0}));
 }
 
 TEST_CASE("a slot is used again as soon as its partial has been sent") {
@@ -744,5 +744,5 @@ TEST_CASE("a partial does not arrive in a slot that holds another one") {
   CHECK(v.found == fault::slot_overwritten);
   CHECK(v.rank == 0);
   CHECK(v.step == 4);
-  CHECK((v.block == block{side::query, 2, 0}));
+  CHECK((v.block == block{side::query, 0, 2, 0}));
 }

@@ -74,7 +74,7 @@ TEST_CASE("a pair that is computed twice is a fault only where it is visible") {
          {orrery::verify(programs, visible), orrery::verify(programs, relation::of(visible, world))}) {
       CHECK(v.found == fault::pair_computed_twice);
       CHECK(v.rank == 0);
-      CHECK(v.block == orrery::schedule::block{orrery::schedule::side::query, 0, 0});
+      CHECK(v.block == orrery::schedule::block{orrery::schedule::side::query, 0, 0, 0});
       CHECK(v.peer == 1);
     }
   }
@@ -102,7 +102,7 @@ TEST_CASE("a visible pair that is missing is named, whatever asks for it") {
   for (const orrery::verdict& v :
        {orrery::verify(programs, visible), orrery::verify(programs, relation::of(visible, 130))}) {
     CHECK(v.found == fault::pair_missing);
-    CHECK(v.block == orrery::schedule::block{orrery::schedule::side::query, 3, 0});
+    CHECK(v.block == orrery::schedule::block{orrery::schedule::side::query, 0, 3, 0});
     CHECK(v.peer == 100);
   }
 }

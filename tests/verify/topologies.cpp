@@ -84,7 +84,7 @@ TEST_CASE("a mask's invisible pairs need not be computed, its visible ones must"
   CHECK(orrery::verify(programs, [](int query, int key) { return key <= query; }).ok());
   const orrery::verdict missing = orrery::verify(programs, [](int query, int key) { return key <= query + 1; });
   CHECK(missing.found == fault::pair_missing);
-  CHECK(missing.block == orrery::schedule::block{orrery::schedule::side::query, 0, 0});
+  CHECK(missing.block == orrery::schedule::block{orrery::schedule::side::query, 0, 0, 0});
   CHECK(missing.peer == 1);
   CHECK(orrery::verify(programs).found == fault::pair_missing);
 }

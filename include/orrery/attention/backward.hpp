@@ -230,11 +230,11 @@ class attention_backward {
   void add_up_shared_key_heads(const context& how) {
     const int slices = plan_->slices.size();
     for (int s = 0; s < slices; ++s) {
-      const block own{side::key, plan_->rank, s};
+      const block own{side::key, 0, plan_->rank, s};
       const head_slice& heads = plan_->slice(own);
       std::int64_t ready = heads.key_heads;
       if (s + 1 < slices) {
-        const block next{side::key, plan_->rank, s + 1};
+        const block next{side::key, 0, plan_->rank, s + 1};
         if (plan_->slice(next).first_key_head < heads.first_key_head + heads.key_heads) {
           --ready;
           const key_gradients sums = grad_kv_at(own, nullptr);
@@ -247,7 +247,7 @@ class attention_backward {
     }
   }
 
-  [[nodiscard]] std::int64_t own_tokens(side s) const { return plan_->tokens({s, plan_->rank, 0}); }
+  [[nodiscard]] std::int64_t own_tokens(side s) const { return plan_->tokens({s, 0, plan_->rank, 0}); }
   [[nodiscard]] block_reader reader(const block& b, std::byte* memory) const {
     return {memory, plan_->batch, plan_->heads(b), plan_->tokens(b)};
   }

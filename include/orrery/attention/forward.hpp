@@ -119,9 +119,9 @@ class attention_forward {
 
   /// The attention of queries that see no key: out is 0, and the log-sum-exp -infinity.
   void clear(const context& how, const block& own) {
-    const auto clear_result = [&](const auto& result, const row_view<accumulator>& sums) {
+    const auto clear_result = [&]<class T>(const auto& result, const row_view<T>& sums) {
       Kernel::clear(how, result);
-      Kernel::clear(how, sums, -std::numeric_limits<accumulator>::infinity());
+      Kernel::clear(how, sums, -std::numeric_limits<T>::infinity());
     };
     if (kernel_->is_whole(pass::forward)) {
       const head_slice& s = plan_->slice(own);

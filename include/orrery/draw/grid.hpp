@@ -30,6 +30,24 @@ namespace orrery::detail {
   return text;
 }
 
+/// Writes chunks, each as shard * chunks + chunk, as their shards if these are all there, "0-3,7"; else as "0.1", which
+/// is chunk 1 of shard 0.
+[[nodiscard]] inline std::string text_of_chunks(const list<int>& numbers, int chunks) {
+  if (chunks == 1) return text_of_runs(numbers);
+  list<int> whole, others;
+  for (const int number : numbers) {
+    list<bool> seen(chunks);
+    for (const int other : numbers) seen[other % chunks] = seen[other % chunks] || other / chunks == number / chunks;
+    bool all = true;
+    for (const bool one : seen) all = all && one;
+    (all ? whole : others).push_back(all ? number / chunks : number);
+  }
+  std::string text = text_of_runs(whole);
+  for (const int number : others)
+    text += (text.empty() ? "" : ",") + std::to_string(number / chunks) + "." + std::to_string(number % chunks);
+  return text;
+}
+
 /// The drawing of schedules as a table of ranks and steps: see `draw_grid`.
 class grid_drawing {
  public:
@@ -98,9 +116,10 @@ class grid_drawing {
     }
     void compute(int, const tile& t) {
       tile_text = shards_of(p.queries_of(t)) + "x" + shards_of(p.keys_of(t));
-      if (p.slices > 1) tile_text += "." + std::to_string(p.queries_of(t)[0].block.slice);
+      if (p.slices > 1) tile_text += slice_mark(p) + std::to_string(p.queries_of(t)[0].block.slice);
       grid.tiles_ = true;
       grid.slices_ = grid.slices_ || p.slices > 1;
+      grid.chunks_ = grid.chunks_ || p.chunks > 1;
     }
     void finish_step() {
       if (now >= p.steps.size()) return;  // there is no cell of what completes last
@@ -111,10 +130,10 @@ class grid_drawing {
       contents = {};
       receivers = {};
     }
-    static std::string shards_of(const entries<const held_block>& blocks) {
+    [[nodiscard]] std::string shards_of(const entries<const held_block>& blocks) const {
       list<int> shards;
-      for (const held_block& held : blocks) shards.push_back(held.block.shard);
-      return text_of_runs(shards);
+      for (const held_block& held : blocks) shards.push_back(number_of(p, held.block));
+      return text_of_chunks(shards, p.chunks);
     }
   };
 
@@ -127,19 +146,19 @@ class grid_drawing {
       list<int> done;
       for (const block& first : p.sent_by(x)) {
         bool known = first.side != s;
-        for (const int shard : done) known = known || shard == first.shard;
+        for (const int number : done) known = known || number == number_of(p, first);
         if (known) continue;
         const std::string slices = slices_of(p, x, first);
         list<int> shards;
         for (const block* other = &first; other != p.sent_by(x).end(); ++other) {
           if (other->side == s && slices_of(p, x, *other) == slices) {
-            shards.push_back(other->shard);
-            done.push_back(other->shard);
+            shards.push_back(number_of(p, *other));
+            done.push_back(number_of(p, *other));
           }
         }
         if (slices != slices_before) text += slices_before;
         slices_before = slices;
-        text += (s == side::query ? "q" : "k") + text_of_runs(shards);
+        text += (s == side::query ? "q" : "k") + text_of_chunks(shards, p.chunks);
         sends_[kind_of(s, x.payload)] = true;
       }
     }
@@ -152,13 +171,17 @@ class grid_drawing {
     return text;
   }
 
-  /// Which slices of a block's shard an exchange sends; empty if all.
+  [[nodiscard]] static int number_of(const program& p, const block& b) { return b.shard * p.chunks + b.chunk; }
+  /// What stands before slices.
+  [[nodiscard]] static const char* slice_mark(const program& p) { return p.chunks == 1 ? "." : "/"; }
+
+  /// Which slices of a block's chunk an exchange sends; empty if all.
   [[nodiscard]] static std::string slices_of(const program& p, const exchange& x, const block& of) {
     list<int> slices;
     for (const block& sent : p.sent_by(x)) {
-      if (sent.side == of.side && sent.shard == of.shard) slices.push_back(sent.slice);
+      if (sent.side == of.side && number_of(p, sent) == number_of(p, of)) slices.push_back(sent.slice);
     }
-    return slices.size() == p.slices ? "" : "." + text_of_runs(slices);
+    return slices.size() == p.slices ? "" : slice_mark(p) + text_of_runs(slices);
   }
 
   [[nodiscard]] const cell& cell_of(int rank, int step) const { return cells_[rank * steps_ + step]; }
@@ -214,7 +237,9 @@ class grid_drawing {
     if (sends_[key_operand]) text += ">R:kS   sends key shards S to ranks R\n";
     if (sends_[query_partial]) text += ">R:+qS  sends partials of query shards S to ranks R\n";
     if (sends_[key_partial]) text += ">R:+kS  sends partials of key shards S to ranks R\n";
-    if (slices_) text += ".H      of slices H of the heads; without it, of all slices\n";
+    if (chunks_) text += ".C      chunk C of a shard; without it, all its chunks\n";
+    if (slices_)
+      text += (chunks_ ? "/H" : ".H") + std::string{"      of slices H of the heads; without it, of all slices\n"};
     if (lanes_) text += "@L      in lane L; without it, in lane 0\n";
     if (flights_) text += "~T      in flight until step T; without it, until the next step\n";
     return (text.empty() ? "" : "\n") + text;
@@ -225,7 +250,7 @@ class grid_drawing {
   int steps_ = 0;
   std::size_t width_;
   std::size_t margin_;
-  bool tiles_ = false, slices_ = false, lanes_ = false, flights_ = false;
+  bool tiles_ = false, slices_ = false, chunks_ = false, lanes_ = false, flights_ = false;
   bool sends_[slot_kinds] = {};
 };
 
@@ -236,7 +261,8 @@ namespace orrery {
 /// Draws programs for a terminal: a row for each rank, a column for each step, and a legend of the marks that occur.
 ///
 /// A cell shows the step's tile as `queries x keys`, then what the step sends: `>3:k1` is key shard 1 to rank 3,
-/// `>3:+q1` the partial of query shard 1. Runs of shards and ranks are written `0-3`, slices of the heads `.1`.
+/// `>3:+q1` the partial of query shard 1. Runs of shards and ranks are written `0-3`, slices of the heads `.1`. Where
+/// shards are cut into chunks, `>3:k1.0` is chunk 0 of key shard 1, and slices are written `/1`.
 /// `@1` marks a message in lane 1, `~5` a message that is in flight for several steps, until step 5.
 ///
 /// Lines have at most `width` characters where possible: steps that have no room in them follow below, and a cell wider

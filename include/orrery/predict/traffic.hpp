@@ -53,14 +53,14 @@ namespace detail {
 /// What one rank sends, receives and holds in one call; `Amount` is the type of a block's cost.
 template <class Amount>
 struct basic_rank_traffic {
-  std::array<std::int64_t, 4> blocks_sent{};      ///< of each `slot_kind`; a block is one slice of a shard
+  std::array<std::int64_t, 4> blocks_sent{};      ///< of each `slot_kind`; a block is one slice of a chunk of a shard
   std::array<std::int64_t, 4> blocks_received{};  ///< likewise
   Amount sent{};                                  ///< what the blocks that it sends cost
   Amount received{};                              ///< what the blocks that it receives cost
   std::int64_t messages_sent = 0;                 ///< one for each exchange that sends
   std::int64_t messages_received = 0;
   std::int64_t tiles = 0;      ///< steps with a tile
-  std::int64_t pairs = 0;      ///< (query shard, key shard, slice) computed
+  std::int64_t pairs = 0;      ///< (query chunk, key chunk, slice) computed
   int steps = 0;               ///< steps with a tile or an exchange
   std::array<int, 4> slots{};  ///< of each `slot_kind`: block buffers beside the rank's own shard
 };
@@ -70,6 +70,7 @@ template <class Amount>
 struct basic_traffic_report {
   int world = 0;
   int slices = 1;
+  int chunks = 1;  ///< of each shard, taken to be equally long
   orrery::schedule::pass pass = orrery::schedule::pass::forward;
   schedule::list<basic_rank_traffic<Amount>> ranks;
   schedule::list<Amount> between;  ///< what rank a sends to rank b, at [a * world + b]
@@ -116,12 +117,12 @@ struct basic_traffic_report {
   }
 };
 
-/// The weights of whole shards, for blocks that are one of `slices` slices of them.
-struct units_of_slices {
+/// The weights of whole shards, for blocks that are one of `slices` slices of one of `chunks` chunks of them.
+struct units_of_blocks {
   std::array<double, 4> of_block{};
 
-  constexpr units_of_slices(const unit_weights& of_shard, int slices) noexcept {
-    for (unsigned kind = 0; kind < 4; ++kind) of_block[kind] = of_shard.of[kind] / slices;
+  constexpr units_of_blocks(const unit_weights& of_shard, int slices, int chunks) noexcept {
+    for (unsigned kind = 0; kind < 4; ++kind) of_block[kind] = of_shard.of[kind] / slices / chunks;
   }
   constexpr double operator()(schedule::side s, schedule::payload c, const schedule::block&) const noexcept {
     return of_block[schedule::kind_of(s, c)];
@@ -158,6 +159,7 @@ template <block_cost Cost>
   report.between = schedule::list<amount>(report.world * report.world);
   for (const schedule::program& p : programs) {
     report.slices = p.slices;
+    report.chunks = p.chunks;
     report.pass = p.pass;
     detail::basic_rank_traffic<amount>& local = report.ranks[p.rank];
     local.slots = p.slots;
@@ -197,7 +199,8 @@ template <block_cost Cost>
 /// The costs in shard units: a block is one slice of a shard and weighs that part of it.
 [[nodiscard]] constexpr traffic_report traffic(const schedule::list<schedule::program>& programs,
                                                const unit_weights& weights) {
-  return traffic(programs, detail::units_of_slices{weights, programs.empty() ? 1 : programs[0].slices});
+  if (programs.empty()) return traffic(programs, detail::units_of_blocks{weights, 1, 1});
+  return traffic(programs, detail::units_of_blocks{weights, programs[0].slices, programs[0].chunks});
 }
 
 /// The costs of a topology's schedule in shard units, with `query_heads_per_key_head` query heads to each key head and

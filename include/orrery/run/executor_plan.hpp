@@ -220,11 +220,15 @@ class executor_plan {
   void find_untouched(const program& p) {
     for (const side s : {side::query, side::key}) {
       if (!has_partials(p.pass, s)) continue;
-      list<bool> touched(p.slices);
+      list<bool> touched(p.slices * p.chunks);
       for (const own_result& result : own_results_)
-        if (result.block.side == s) touched[result.block.slice] = true;
-      for (int slice = 0; slice < p.slices; ++slice)
-        if (!touched[slice]) untouched.push_back({s, p.rank, slice});
+        if (result.block.side == s) touched[result.block.slice * p.chunks + result.block.chunk] = true;
+      for (int slice = 0; slice < p.slices; ++slice) {
+        for (int chunk = 0; chunk < p.chunks; ++chunk) {
+          if (touched[slice * p.chunks + chunk]) continue;
+          untouched.push_back({s, static_cast<std::uint16_t>(chunk), p.rank, slice});
+        }
+      }
     }
   }
 

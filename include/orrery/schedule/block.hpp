@@ -51,18 +51,26 @@ enum class pass : std::uint8_t { forward, circulate_keys, circulate_queries };
   return p == pass::forward ? "forward" : p == pass::circulate_keys ? "circulate_keys" : "circulate_queries";
 }
 
-/// The unit of every schedule: one side's tensors of one shard of the sequence, for one slice of the heads.
-/// Shard i is at home on rank i, with all its slices.
+/// The unit of every schedule: one side's tensors of one chunk of one shard, for one slice of the heads.
+///
+/// Rank i owns shard i, with all its chunks and slices. Shards are cut along the sequence into chunks as heads are cut
+/// into slices, but not by topologies: these write whole shards, which are chunk 0 of 1, and `refine` cuts them. Which
+/// tokens a chunk has, the layout says. Takes 12 bytes.
 struct block {
   orrery::schedule::side side;
+  std::uint16_t chunk;
   int shard;
   int slice;
 
   constexpr bool operator==(const block&) const = default;
 };
 
+/// The most chunks into which a shard can be cut.
+inline constexpr int most_chunks = 65535;
+
 /// Blocks of one side: those of the `count` shards first, first + stride, ..., each for the `slices` slices of the
-/// heads from `slice` on. A builder takes shards modulo the world, so `key(rank - 1)` is right on rank 0, too.
+/// heads from `slice` on. A builder takes shards modulo the world, so `key(rank - 1)` is right on rank 0, too. In a
+/// program whose shards are cut into chunks, they are chunk `chunk` of each shard.
 struct blocks {
   orrery::schedule::side side;
   int first;
@@ -70,15 +78,28 @@ struct blocks {
   int stride = 1;
   int slice = 0;
   int slices = 1;
+  int chunk = 0;
 
   constexpr blocks(orrery::schedule::side s, int first_shard, int shards = 1, int shard_stride = 1, int first_slice = 0,
-                   int slice_count = 1) noexcept
-      : side{s}, first{first_shard}, count{shards}, stride{shard_stride}, slice{first_slice}, slices{slice_count} {}
+                   int slice_count = 1, int of_chunk = 0) noexcept
+      : side{s},
+        first{first_shard},
+        count{shards},
+        stride{shard_stride},
+        slice{first_slice},
+        slices{slice_count},
+        chunk{of_chunk} {}
   // NOLINTNEXTLINE(google-explicit-constructor): one block is a range of blocks
-  constexpr blocks(const block& b) noexcept : side{b.side}, first{b.shard}, slice{b.slice} {}
+  constexpr blocks(const block& b) noexcept : side{b.side}, first{b.shard}, slice{b.slice}, chunk{b.chunk} {}
 
   /// The same shards in another slice of the heads.
-  [[nodiscard]] constexpr blocks in_slice(int other) const noexcept { return {side, first, count, stride, other}; }
+  [[nodiscard]] constexpr blocks in_slice(int other) const noexcept {
+    return {side, first, count, stride, other, 1, chunk};
+  }
+  /// Another chunk of each of the same shards.
+  [[nodiscard]] constexpr blocks in_chunk(int other) const noexcept {
+    return {side, first, count, stride, slice, slices, other};
+  }
 };
 
 [[nodiscard]] constexpr blocks query(int shard) noexcept { return {side::query, shard}; }

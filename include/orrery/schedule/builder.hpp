@@ -40,13 +40,18 @@ struct every_two_ranks {
 ///
 /// Exchanges belong to the step in which they are written and are in flight while its tile is computed. A builder turns
 /// into a `program` once.
+///
+/// A topology leaves `chunks` at 1. With more, it is one chunk of a shard that each `blocks` names (see
+/// `blocks::in_chunk`); `all_gather` and `reduce_scatter` then speak of chunk 0 only.
 class builder {
  public:
-  constexpr builder(int rank, int world, pass p = pass::forward, int slices = 1) : rank_{rank}, world_{world} {
+  constexpr builder(int rank, int world, pass p = pass::forward, int slices = 1, int chunks = 1)
+      : rank_{rank}, world_{world} {
     program_.rank = rank;
     program_.world = world;
     program_.pass = p;
     program_.slices = slices;
+    program_.chunks = chunks;
   }
 
   /// Every rank sends `sent` to the rank `distance` further on and receives from the rank `distance` back what that one
@@ -54,7 +59,7 @@ class builder {
   constexpr void shift(const blocks& sent, int distance, in_flight flight = {}, payload what = payload::operand) {
     begin_exchange(wrapped(rank_ + distance), wrapped(rank_ - distance), flight, what);
     send(sent);
-    receive({sent.side, sent.first - distance, sent.count, sent.stride, sent.slice, sent.slices});
+    receive({sent.side, sent.first - distance, sent.count, sent.stride, sent.slice, sent.slices, sent.chunk});
   }
 
   /// Begins an exchange of this step with rank `to`, which gets what the following `send` calls name, and rank `from`,
@@ -78,11 +83,13 @@ class builder {
     if (!sending_) return;
     block* to = program_.sent.extend(sent.count * sent.slices);
     if (sent.count * sent.slices == 1)  // as most are
-      *to = {sent.side, sent.first >= 0 && sent.first < world_ ? sent.first : wrapped(sent.first), sent.slice};
+      *to = {sent.side, static_cast<std::uint16_t>(sent.chunk),
+             sent.first >= 0 && sent.first < world_ ? sent.first : wrapped(sent.first), sent.slice};
     else
       for (int slice = sent.slice; slice < sent.slice + sent.slices; ++slice, to += 1)
         for (int i = 0, shard = sent.first; i < sent.count; ++i, shard += sent.stride)
-          to[i * sent.slices] = {sent.side, shard >= 0 && shard < world_ ? shard : wrapped(shard), slice};
+          to[i * sent.slices] = {sent.side, static_cast<std::uint16_t>(sent.chunk),
+                                 shard >= 0 && shard < world_ ? shard : wrapped(shard), slice};
     program_.exchanges.items[program_.exchanges.count - 1].sent.count += sent.count * sent.slices;
   }
   constexpr void receive(const blocks& received) {
@@ -187,12 +194,15 @@ class builder {
   constexpr void append(list<held_block>& holders, const blocks& added) {
     held_block* to = holders.extend(added.count * added.slices);
     if (added.count * added.slices == 1)
-      *to = {{added.side, added.first >= 0 && added.first < world_ ? added.first : wrapped(added.first), added.slice},
+      *to = {{added.side, static_cast<std::uint16_t>(added.chunk),
+              added.first >= 0 && added.first < world_ ? added.first : wrapped(added.first), added.slice},
              no_slot};
     else
       for (int slice = added.slice; slice < added.slice + added.slices; ++slice, to += 1)
         for (int i = 0, shard = added.first; i < added.count; ++i, shard += added.stride)
-          to[i * added.slices] = {{added.side, shard >= 0 && shard < world_ ? shard : wrapped(shard), slice}, no_slot};
+          to[i * added.slices] = {{added.side, static_cast<std::uint16_t>(added.chunk),
+                                   shard >= 0 && shard < world_ ? shard : wrapped(shard), slice},
+                                  no_slot};
   }
 
   constexpr void drop_empty_end() {

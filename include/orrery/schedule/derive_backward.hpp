@@ -61,8 +61,9 @@ struct derived_backward {
   for (int rank = 0; rank < period; ++rank) {
     for (const step& now : forward[rank].steps) pairs += std::int64_t{now.tile.queries.count} * now.tile.keys.count;
   }
+  const std::int64_t blocks = std::int64_t{world} * forward[0].chunks;
   const bool exchanged =
-      p == pass::circulate_queries && pairs * (world / period) == std::int64_t{world} * world * forward[0].slices;
+      p == pass::circulate_queries && pairs * (world / period) == blocks * blocks * forward[0].slices;
   if (exchanged) {
     for (int rank = 0; rank < period; ++rank) exchange_sides(forward[rank]);
   }
@@ -71,7 +72,7 @@ struct derived_backward {
   derived_backward backward;
   for (int rank = 0; rank < period; ++rank) {
     const program& repeated = forward.items[rank];
-    builder schedule{rank, world, p, repeated.slices};
+    builder schedule{rank, world, p, repeated.slices, repeated.chunks};
     for (int i = 0; i < repeated.steps.count || i < routes.steps(); ++i) {
       if (i > 0) schedule.next_step();
       if (i < repeated.steps.count) schedule.repeat(repeated, i);

@@ -134,6 +134,7 @@ struct program {
   int rank = 0;
   int world = 1;
   int slices = 1;
+  int chunks = 1;  ///< of each shard, at most `most_chunks`; topologies write 1, and `refine` more
   orrery::schedule::pass pass = orrery::schedule::pass::forward;
 
   list<step> steps;

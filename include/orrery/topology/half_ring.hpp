@@ -28,7 +28,7 @@ struct half_ring_steps {
   /// By its query, since it comes after the rank's own shard; else by its key.
   [[nodiscard]] static constexpr bool by_query(int rank, int t) { return rank < t; }
   [[nodiscard]] constexpr block met_block(int rank, int t) const {
-    return {by_query(rank, t) ? side::query : side::key, met(rank, t), 0};
+    return {by_query(rank, t) ? side::query : side::key, 0, met(rank, t), 0};
   }
   [[nodiscard]] constexpr bool leaves_partial(int rank, int t) const {
     return t > 0 && meets(rank, t) && has_partials(pass, met_block(rank, t).side);
@@ -77,8 +77,8 @@ struct half_ring_steps {
       }
       // The tile.
       if (meets(rank, t)) {
-        schedule.add_to_tile(by_query(rank, t) ? met_block(rank, t) : block{side::query, rank, 0});
-        schedule.add_to_tile(by_query(rank, t) ? block{side::key, rank, 0} : met_block(rank, t));
+        schedule.add_to_tile(by_query(rank, t) ? met_block(rank, t) : block{side::query, 0, rank, 0});
+        schedule.add_to_tile(by_query(rank, t) ? block{side::key, 0, rank, 0} : met_block(rank, t));
       }
       schedule.next_step();
     }

@@ -10,6 +10,7 @@
 
 #include "orrery/schedule/block.hpp"
 #include "orrery/schedule/detail/counted.hpp"
+#include "orrery/schedule/detail/describe_block.hpp"
 #include "orrery/topology/detail/refusing_part.hpp"
 #include "orrery/verify/detail/fault_clue.hpp"
 
@@ -18,12 +19,13 @@ namespace orrery {
 /// What can be wrong with a schedule.
 enum class fault : std::uint8_t {
   none,
-  world_refused,           ///< the topology does not admit this world
-  program_of_another,      ///< the program says that it is another rank's, or for another world, pass or slicing
+  world_refused,       ///< the topology does not admit this world
+  program_of_another,  ///< the program says that it is another rank's, or for another world, pass, slicing or number of
+                       ///< chunks
   lane_does_not_exist,     ///< lanes are numbered from 0 to 15
   tensor_alone,            ///< an exchange of single tensors of its blocks: a schedule moves whole blocks
   peer_outside_world,      ///< an exchange with a rank that does not exist, or with oneself
-  block_outside_world,     ///< a shard or slice that does not exist
+  block_outside_world,     ///< a shard, chunk or slice that does not exist
   exchange_takes_no_step,  ///< an exchange that must be complete in the step that posts it, or never is
   send_unmatched,          ///< sent, but the peer does not receive it
   receive_unmatched,       ///< awaited, but the peer does not send it
@@ -32,8 +34,8 @@ enum class fault : std::uint8_t {
   slot_missing,            ///< a block is received, or a partial begun, in no slot of the program
   slot_overwritten,        ///< the slot holds something else by now, or is written while it is still being read
   sides_confused,          ///< a tile with blocks of the wrong side, or of several slices
-  pair_computed_twice,     ///< a (query shard, key shard, slice) computed for the second time
-  pair_missing,            ///< a visible (query shard, key shard, slice) that no rank computes
+  pair_computed_twice,     ///< a (query chunk, key chunk, slice) computed for the second time
+  pair_missing,            ///< a visible (query chunk, key chunk, slice) that no rank computes
   partial_not_held,        ///< a partial sent twice, or before anything was added to it
   partial_leaves_home,     ///< a partial sent away from the rank where it belongs
   partial_stranded,        ///< a partial that ends on a rank which is not its shard's home
@@ -58,6 +60,8 @@ struct verdict {
   detail::fault_clue clue{};                                               ///< the exchange that explains the fault
   detail::refusing_part refused_part{};  ///< the part of the topology that refuses its world
   bool any_world = false;                ///< the topology has no `unsupported_reason`, and its ranks are not all alike
+  int chunks = 1;                        ///< of each shard
+  int peer_chunk = 0;                    ///< of a pair: which chunk of the key shard
 
   [[nodiscard]] constexpr bool ok() const noexcept { return found == fault::none; }
   /// A template, so that a program which converts none need not compile what follows for each number of a rank.
@@ -76,14 +80,14 @@ struct verdict_words {
   const verdict& v;
 
   [[nodiscard]] static std::string number(int n) { return std::to_string(n); }
-  [[nodiscard]] static std::string name_of_block(const schedule::block& b) {
-    return (b.side == schedule::side::query ? "query shard " : "key shard ") + number(b.shard) +
-           (b.slice == 0 ? "" : " (slice " + number(b.slice) + ")");
+  [[nodiscard]] std::string name_of_payload(const schedule::block& b, schedule::payload p) const {
+    return (p == schedule::payload::partial ? "the partial of " : "") + describe_block(b, v.chunks);
   }
-  [[nodiscard]] static std::string name_of_payload(const schedule::block& b, schedule::payload p) {
-    return (p == schedule::payload::partial ? "the partial of " : "") + name_of_block(b);
+  [[nodiscard]] std::string block() const { return describe_block(v.block, v.chunks); }
+  /// Of a pair.
+  [[nodiscard]] std::string key() const {
+    return describe_block({schedule::side::key, static_cast<std::uint16_t>(v.peer_chunk), v.peer, 0}, v.chunks);
   }
-  [[nodiscard]] std::string block() const { return name_of_block(v.block); }
   [[nodiscard]] std::string message() const { return name_of_payload(v.block, v.payload); }
   [[nodiscard]] std::string where() const { return "rank " + number(v.rank) + ", step " + number(v.step) + ": "; }
   [[nodiscard]] std::string clue_block() const { return name_of_payload(v.clue.block, v.clue.payload); }
@@ -176,8 +180,8 @@ struct verdict_words {
                (v.reason != nullptr ? v.reason : "does not admit it");
       case fault::program_of_another:
         return "the program of rank " + number(v.rank) +
-               " is for another rank, world, pass or number of slices; pass on to the builder what program(...) was "
-               "given";
+               " is for another rank, world, pass or number of slices or chunks; pass on to the builder what "
+               "program(...) was given";
       case fault::lane_does_not_exist:
         return at + "lane " + number(v.peer) + " does not exist; lanes are numbered from 0 to 15";
       case fault::tensor_alone:
@@ -195,7 +199,7 @@ struct verdict_words {
                " and never the rank itself";
       case fault::block_outside_world:
         return at + what + " does not exist; shards are 0 to " + number(v.world - 1) +
-               " and slices below slices(world)";
+               (v.chunks == 1 ? "" : ", chunks 0 to " + number(v.chunks - 1)) + " and slices below slices(world)";
       case fault::exchange_takes_no_step:
         return at + "the exchange with rank " + number(v.peer) +
                " must be complete in a later step than the one which posts it, and before the program ends";
@@ -216,13 +220,11 @@ struct verdict_words {
       case fault::sides_confused:
         return at + what + " does not belong into this tile, which is query blocks times key blocks of one slice";
       case fault::pair_computed_twice:
-        return at + what + " meets key shard " + number(v.peer) +
-               " for the second time; leave one of the two tiles out";
+        return at + what + " meets " + key() + " for the second time; leave one of the two tiles out";
       case fault::pair_missing:
-        if (v.reason != nullptr)
-          return what + " never meets key shard " + number(v.peer) + ": the topology " + v.reason;
-        return what + " never meets key shard " + number(v.peer) + "; let the two interact, for example on rank " +
-               number(v.rank) + ", which has the queries";
+        if (v.reason != nullptr) return what + " never meets " + key() + ": the topology " + v.reason;
+        return what + " never meets " + key() + "; let the two interact, for example on rank " + number(v.rank) +
+               ", which has the queries";
       case fault::partial_not_held:
         return at + "the partial of " + what +
                " is sent, but this rank does not hold it (any more); partials are moved, never copied";

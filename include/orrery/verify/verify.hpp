@@ -26,9 +26,8 @@ namespace orrery::detail {
 ///    home.
 /// 2. All messages (`match`): the k-th message from rank a to rank b in a lane, and the k-th that b awaits from a, name
 ///    the same blocks. With 1, every operand is a true copy and every partial is merged exactly once.
-/// 3. All tiles (`cover`): each visible pair of shards is computed exactly once in each slice. Others may be, any
-/// number
-///    of times: an interaction adds nothing for them.
+/// 3. All tiles (`cover`): each visible pair of chunks is computed exactly once in each slice. (A shard that is not
+///    cut is one chunk.) Others may be, any number of times: an interaction adds nothing for them.
 /// 4. Progress (`advance`): all ranks reach their end even if no send completes before it is received.
 ///
 /// It may be given the programs of the first ranks only, if those of all others are the same after all ranks and shards
@@ -37,18 +36,20 @@ namespace orrery::detail {
 /// where it comes from. Of programs that are the same but for the names of shards and slices (`first_equivalent`), 1 is
 /// proven for the first: only these need be finished.
 ///
-/// Time: linear in the number of blocks that the given programs name, and slices × period × world / 64 words.
+/// Time: linear in the number of blocks that the given programs name, and slices × chunks² × period × world / 64 words.
 class verification {
  public:
   /// All programs of a world, finished.
   constexpr explicit verification(const list<program>& programs)
       : subject_{programs, programs.count, programs.count, {}} {
     subject_.found.world = programs.count;
+    subject_.found.chunks = programs.items[0].chunks;
   }
   /// Those of the first period, with what `first_equivalent` says of them; finished are those that it names.
   constexpr verification(const list<program>& programs, int world, list<int> alike)
       : subject_{programs, world, programs.count, {}}, alike_{static_cast<list<int>&&>(alike)} {
     subject_.found.world = world;
+    subject_.found.chunks = programs.items[0].chunks;
   }
 
   /// For programs of the first period, `visible` must be `every_pair`.
@@ -128,9 +129,10 @@ namespace orrery {
 
 /// Proves the finished programs of all ranks, in the order of the ranks; see `verification` for what and how.
 ///
-/// `visible(query shard, key shard)` says which pairs must be computed, and that exactly once; others may be, any
-/// number of times, since an interaction adds nothing for a pair that its mask hides. It is a function, or a
-/// `schedule::relation`, with which a proof takes least time.
+/// `visible(query, key)` says which pairs must be computed, and that exactly once; others may be, any number of times,
+/// since an interaction adds nothing for a pair that its mask hides. It is given the numbers of two chunks, s * chunks
+/// + c of chunk c of shard s: of two shards, where these are not cut. It is a function, or a `schedule::relation`, with
+/// which a proof takes least time.
 template <pair_relation Visible = every_pair>
 [[nodiscard]] constexpr verdict verify(const schedule::list<schedule::program>& programs, const Visible& visible = {}) {
   if (programs.empty()) return detail::refused_world(0, "needs a world of at least one rank");
@@ -140,7 +142,8 @@ template <pair_relation Visible = every_pair>
   }
   for (int rank = 0; rank < programs.size(); ++rank) {
     const schedule::program& p = programs[rank];
-    if (p.rank == rank && p.world == programs.size() && p.pass == programs[0].pass && p.slices == programs[0].slices)
+    if (p.rank == rank && p.world == programs.size() && p.pass == programs[0].pass && p.slices == programs[0].slices &&
+        p.chunks == programs[0].chunks && p.chunks >= 1 && p.chunks <= schedule::most_chunks)
       continue;
     return detail::program_of_other(programs.size(), rank);
   }
@@ -185,7 +188,8 @@ template <topology Topology>
     } else {
       one = static_cast<schedule::program&&>(all[rank]);
     }
-    if (one.rank != rank || one.world != world || one.pass != p || one.slices != slices_of(t, world))
+    if (one.rank != rank || one.world != world || one.pass != p || one.slices != slices_of(t, world) ||
+        one.chunks < 1 || one.chunks > schedule::most_chunks || (rank > 0 && one.chunks != first[0].chunks))
       return detail::program_of_other(world, rank);
     if (digest != nullptr) digest->add_remarks(one);
     if (period == 0 && rank > 0 && written == world && world % rank == 0 && schedule::is_rotation(first[0], one, rank))

@@ -3,6 +3,8 @@
 
 #include "orrery/config.hpp"
 
+#include <cstdint>
+
 #include "orrery/schedule/builder.hpp"
 #include "orrery/schedule/list.hpp"
 #include "orrery/schedule/program.hpp"
@@ -28,14 +30,15 @@ class return_routes {
       : world_{forward.count},
         period_{period},
         slices_{forward.items[0].slices},
+        chunks_{forward.items[0].chunks},
         sent_to_(period * world_),
-        known_(period * slices_),
+        known_(period * slices_ * chunks_),
         places_(world_),
         of_{of} {
     ends_.reserve(2 * period * (forward.items[0].steps.count + 4));
     read(forward, of);
     list<int> by_arrival(steps_of_forward_ + 2);
-    for (int item = 0; item < period * slices_; ++item) route(item, by_arrival);
+    for (int item = 0; item < period * slices_ * chunks_; ++item) route(item, by_arrival);
   }
 
   /// One more than the last step in which a partial is sent.
@@ -183,19 +186,19 @@ class return_routes {
   /// Notes a fact of a rank of the period for the rotation of the block that is owned by one.
   constexpr void add(const block& b, side of, fact what) {
     // What does not exist is `verify`'s to name.
-    if (b.side != of || b.shard < 0 || b.shard >= world_ || b.slice < 0 || b.slice >= slices_ || what.step < 0 ||
-        what.step > steps_of_forward_)
+    if (b.side != of || b.shard < 0 || b.shard >= world_ || b.slice < 0 || b.slice >= slices_ || b.chunk >= chunks_ ||
+        what.step < 0 || what.step > steps_of_forward_)
       return;
     const int owner = b.shard % period_;
     const int distance = owner - b.shard;
     if (what.rank == b.shard) return;
     what.rank = wrapped(what.rank + distance);
     if (what.from != no_rank) what.from = wrapped(what.from + distance);
-    known_.items[owner * slices_ + slice_back(b.slice, -distance)].push_back(what);
+    known_.items[(owner * slices_ + slice_back(b.slice, -distance)) * chunks_ + b.chunk].push_back(what);
   }
 
   constexpr void route(int item, list<int>& by_arrival) {
-    const int root = item / slices_;
+    const int root = item / chunks_ / slices_;
     const list<int> ranks = tree(known_.items[item], root, by_arrival);
     close_rings(ranks, root);
     time(ranks, root);
@@ -289,8 +292,9 @@ class return_routes {
 
   /// Adds a rank's partial to the messages of the ranks of the period that do the same.
   constexpr void deliver(int item, int rank, const place& here) {
-    const int owner = item / slices_;
-    const int slice = item % slices_;
+    const int owner = item / chunks_ / slices_;
+    const int slice = item / chunks_ % slices_;
+    const auto chunk = static_cast<std::uint16_t>(item % chunks_);
     int flight = 1;
     if (here.next != owner) {
       const place& next = places_.items[here.next];
@@ -298,11 +302,12 @@ class return_routes {
       if (flight > next.send - here.send) flight = next.send - here.send;
     }
     if (here.send >= steps_) steps_ = here.send + 1;
-    add_parcel(rank, here.next, sends, here.send, here.send + flight, owner, slice);
-    add_parcel(here.next, rank, receives, here.send, here.send + flight, owner, slice);
+    const block what{of_, chunk, owner, slice};
+    add_parcel(rank, here.next, sends, here.send, here.send + flight, what);
+    add_parcel(here.next, rank, receives, here.send, here.send + flight, what);
   }
 
-  constexpr void add_parcel(int rank, int peer, direction which, int step, int complete_before, int owner, int slice) {
+  constexpr void add_parcel(int rank, int peer, direction which, int step, int complete_before, const block& what) {
     const int first = rank % period_;
     const int distance = rank - first;
     while (ends_.count < 2 * period_ * (step + 1)) ends_.push_back({none, none});
@@ -312,18 +317,19 @@ class return_routes {
     parcels_.push_back({wrapped(peer - distance),
                         complete_before - step > 1 ? 1 : 0,
                         complete_before,
-                        {of_, wrapped(owner - distance), slice_back(slice, distance)},
+                        {of_, what.chunk, wrapped(what.shard - distance), slice_back(what.slice, distance)},
                         none});
   }
 
   int world_;
   int period_;
   int slices_;
+  int chunks_;
   int steps_ = 0;
   int steps_of_forward_ = 0;
   int lanes_[2]{};          // for partials that are in flight for one step, and for more
   list<int> sent_to_;       // does a rank of the period send operands to a rank?
-  list<list<fact>> known_;  // of each block, at [owner * slices + slice]
+  list<list<fact>> known_;  // of each block, at [(owner * slices + slice) * chunks + chunk]
   list<place> places_;      // of the block that is being routed
   list<ends> ends_;         // of the chains of each step, rank of the period and direction
   list<parcel> parcels_;

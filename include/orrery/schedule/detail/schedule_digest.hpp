@@ -22,8 +22,9 @@ class schedule_digest {
  public:
   /// The next program, without its remarks.
   constexpr void add(const program& p) noexcept {
-    add(word(p.rank, p.world), word(p.slices, static_cast<int>(p.pass)), word(p.steps.count, p.exchanges.count),
-        word(p.sent.count, p.received.count), word(p.queries.count, p.keys.count));
+    add(word(p.rank, p.world), word(p.slices, 4 * p.chunks + static_cast<int>(p.pass)),
+        word(p.steps.count, p.exchanges.count), word(p.sent.count, p.received.count),
+        word(p.queries.count, p.keys.count));
     for (const step& one : p.steps) add(word(one.exchanges), word(one.tile.queries), word(one.tile.keys));
     for (const exchange& one : p.exchanges) {
       add(word(one.to, one.from), word(one.lane, static_cast<int>(one.payload)), word(one.posted, one.complete_before),
@@ -59,7 +60,8 @@ class schedule_digest {
   }
   [[nodiscard]] static constexpr std::uint64_t word(const range& r) noexcept { return word(r.first, r.count); }
   [[nodiscard]] static constexpr std::uint64_t word(const block& b) noexcept {
-    return word(b.shard, b.slice) ^ std::uint64_t{static_cast<std::uint8_t>(b.side)} << 63;
+    return (word(b.shard, b.slice) ^ std::uint64_t{static_cast<std::uint8_t>(b.side)} << 63) +
+           b.chunk * 0x9fb21c651e98df25u;
   }
   [[nodiscard]] static constexpr std::uint64_t word(const held_block& b) noexcept { return word(b.block); }
 

@@ -17,12 +17,14 @@ namespace orrery::schedule {
 class slot_assignment {
  public:
   constexpr explicit slot_assignment(program& p)
-      : program_{p}, lives_(1 + p.received.count + p.queries.count + p.keys.count), newest_(slot_kinds * p.world) {
+      : program_{p},
+        lives_(1 + p.received.count + p.queries.count + p.keys.count),
+        newest_(slot_kinds * p.world * p.chunks) {
     int* newest = newest_.items;
     for (const side s : {side::query, side::key}) {
       for (const payload c : {payload::operand, payload::partial}) {
         kinds_[static_cast<unsigned>(s)][static_cast<unsigned>(c)] = {newest, &p.slots[kind_of(s, c)], {}};
-        newest += p.world;
+        newest += p.world * p.chunks;
       }
     }
   }
@@ -51,14 +53,15 @@ class slot_assignment {
     int born;
     int usable;  ///< first step in which it may be read
     int last;
-    int older;  ///< the next older life of the same shard
+    int older;  ///< the next older life of the same chunk
     int next_to_die;
   };
 
   /// The newest life of `what` that can be read in `step` becomes at least so long.
   constexpr void use_operand(const block& what, int step, int last) {
     if (what.shard == program_.rank) return;
-    life* used = lives_.items + kinds_[static_cast<unsigned>(what.side)][operand].newest[what.shard];
+    life* used = lives_.items +
+                 kinds_[static_cast<unsigned>(what.side)][operand].newest[what.shard * program_.chunks + what.chunk];
     while (used != lives_.items && (used->usable > step || used->holder->block.slice != what.slice))
       used = lives_.items + used->older;
     if (used->last < last) used->last = last;  // nobody's, too
@@ -66,7 +69,7 @@ class slot_assignment {
 
   /// The link to the partial that is under way for `what`, or to none.
   constexpr int& open_partial(const block& what) {
-    int* link = kinds_[static_cast<unsigned>(what.side)][partial].newest + what.shard;
+    int* link = kinds_[static_cast<unsigned>(what.side)][partial].newest + what.shard * program_.chunks + what.chunk;
     while (*link != none && lives_.items[*link].holder->block.slice != what.slice) link = &lives_.items[*link].older;
     return *link;
   }
@@ -105,7 +108,7 @@ class slot_assignment {
       posted.payload == payload::operand ? use_operand(*what, posted.posted, busy_until) : give_up(*what, busy_until);
     for (auto [what, end] = program_.received_by(posted); what != end; ++what) {
       kind& of = kinds_[static_cast<unsigned>(what->block.side)][static_cast<unsigned>(posted.payload)];
-      int& newest = of.newest[what->block.shard];
+      int& newest = of.newest[what->block.shard * program_.chunks + what->block.chunk];
       // A partial is chained when it has arrived.
       lives_.items[count_] = {what,          &of,
                               posted.posted, posted.complete_before,

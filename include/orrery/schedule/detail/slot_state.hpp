@@ -20,27 +20,30 @@ class slot_state {
     bool listed;    ///< and can be found by its block
     int usable;     ///< first step in which it may be read
     int free_from;  ///< first step in which it may be written
-    int next;  ///< a link to another slot that holds another slice of the same shard, or the same block from earlier
+    int next;  ///< a link to another slot that holds another slice of the same chunk, or the same block from earlier
   };
 
   /// The slots of one side and payload. A link is 1 + a slot or `end`, so that zeroed memory needs no loop.
   struct kind {
     place* places;
     int slots;
-    int* newest;  ///< for each shard a link to the slot that was filled last; 0 if there has been none
+    int* newest;  ///< for each chunk a link to the slot that was filled last; 0 if there has been none
+    int chunks;   ///< of each shard
 
     static constexpr int end = -1;
 
     /// The slot in which `what` can be read in `step`, the one that was filled last if there are several; or none.
     [[nodiscard]] constexpr int find(const block& what, int step) const {
-      int link = newest[what.shard];
+      int link = newest[what.shard * chunks + what.chunk];
       while (link > 0 && (places[link - 1].what.slice != what.slice || places[link - 1].usable > step))
         link = places[link - 1].next;
       return link > 0 ? link - 1 : none;
     }
 
-    /// Has a block of this shard ever been in a slot of this kind?
-    [[nodiscard]] constexpr bool ever_held(const block& what) const { return newest[what.shard] != 0; }
+    /// Has a block of this chunk ever been in a slot of this kind?
+    [[nodiscard]] constexpr bool ever_held(const block& what) const {
+      return newest[what.shard * chunks + what.chunk] != 0;
+    }
 
     /// The slot is taken by `what`, which is on its way and cannot be found.
     constexpr void reserve(int slot, const block& what, int free_from) {
@@ -50,14 +53,15 @@ class slot_state {
     /// The slot holds `what`, to be found from step `usable` on.
     constexpr void fill(int slot, const block& what, int usable) {
       if (places[slot].listed) forget(slot);
-      places[slot] = {what, true, true, usable, usable, newest[what.shard] == 0 ? end : newest[what.shard]};
-      newest[what.shard] = slot + 1;
+      int& last = newest[what.shard * chunks + what.chunk];
+      places[slot] = {what, true, true, usable, usable, last == 0 ? end : last};
+      last = slot + 1;
     }
 
     /// The slot is empty; its block can no longer be found.
     constexpr void forget(int slot) {
       if (places[slot].listed) {
-        int* link = &newest[places[slot].what.shard];
+        int* link = &newest[places[slot].what.shard * chunks + places[slot].what.chunk];
         while (*link != slot + 1) link = &places[*link - 1].next;
         *link = places[slot].next;
       }
@@ -66,14 +70,14 @@ class slot_state {
   };
 
   constexpr explicit slot_state(const program& p)
-      : places_(p.slots[0] + p.slots[1] + p.slots[2] + p.slots[3]), newest_(slot_kinds * p.world) {
+      : places_(p.slots[0] + p.slots[1] + p.slots[2] + p.slots[3]), newest_(slot_kinds * p.world * p.chunks) {
     place* places = places_.items;
     int* newest = newest_.items;
     for (const side s : {side::query, side::key}) {
       for (const payload c : {payload::operand, payload::partial}) {
-        kinds[static_cast<unsigned>(s)][static_cast<unsigned>(c)] = {places, p.slots_of(s, c), newest};
+        kinds[static_cast<unsigned>(s)][static_cast<unsigned>(c)] = {places, p.slots_of(s, c), newest, p.chunks};
         places += p.slots_of(s, c);
-        newest += p.world;
+        newest += p.world * p.chunks;
       }
     }
   }

@@ -10,9 +10,9 @@ namespace orrery::schedule {
 /// Do two programs of one world differ in nothing but the names of peers, shards and slices? Compares what topologies
 /// write, not what `finish` adds. Costs time linear in the number of exchanges and steps.
 [[nodiscard]] constexpr bool have_one_structure(const program& a, const program& b) {
-  if (b.world != a.world || b.slices != a.slices || b.pass != a.pass || a.steps.count != b.steps.count ||
-      a.exchanges.count != b.exchanges.count || a.sent.count != b.sent.count || a.received.count != b.received.count ||
-      a.queries.count != b.queries.count || a.keys.count != b.keys.count) {
+  if (b.world != a.world || b.slices != a.slices || b.chunks != a.chunks || b.pass != a.pass ||
+      a.steps.count != b.steps.count || a.exchanges.count != b.exchanges.count || a.sent.count != b.sent.count ||
+      a.received.count != b.received.count || a.queries.count != b.queries.count || a.keys.count != b.keys.count) {
     return false;
   }
   const exchange* const end = a.exchanges.items + a.exchanges.count;
@@ -45,15 +45,16 @@ template <class Agree>
 }
 
 /// Is `b` what `a` becomes when all ranks and shards are counted on by `distance` (modulo the world), and all slices
-/// (modulo their number)? Such programs do the same in different places; what is true of one is true of the other.
-/// Costs time linear in the programs.
+/// (modulo their number), with the same chunks? Such programs do the same in different places; what is true of one is
+/// true of the other. Costs time linear in the programs.
 [[nodiscard]] constexpr bool is_rotation(const program& a, const program& b, int distance) {
   if (b.rank != (a.rank + distance) % a.world || !have_one_structure(a, b)) return false;
   const int world = a.world;
   const int slices = a.slices;
   const auto moved = [&](const block& from, const block& to) {
     return (from.shard + distance == to.shard || from.shard + distance == to.shard + world) && to.shard < world &&
-           from.side == to.side && (slices == 1 ? from.slice : (from.slice + distance) % slices) == to.slice;
+           from.side == to.side && from.chunk == to.chunk &&
+           (slices == 1 ? from.slice : (from.slice + distance) % slices) == to.slice;
   };
   const exchange* const end = a.exchanges.items + a.exchanges.count;
   for (const exchange *x = a.exchanges.items, *y = b.exchanges.items; x != end; ++x, ++y)
@@ -104,8 +105,8 @@ template <class Agree>
 }
 
 /// Is `b` what `a` becomes when its shards and its slices are given other names, one to one, and its rank's own shard
-/// the other rank's own? Such programs need the same slots, and hold the same in them in each step: they differ only in
-/// what they exchange with whom. Costs time linear in the programs, and memory in the world.
+/// the other rank's own, with the same chunks? Such programs need the same slots, and hold the same in them in each
+/// step: they differ only in what they exchange with whom. Costs time linear in the programs, and memory in the world.
 [[nodiscard]] constexpr bool is_relabeling(const program& a, const program& b) {
   if (!have_one_structure(a, b)) return false;
   const int world = a.world;
@@ -120,8 +121,8 @@ template <class Agree>
     return to[x] == 0 && back[y] == 0 ? (to[x] = y + 1, back[y] = x + 1, true) : to[x] == y + 1;
   };
   const auto named = [&](const block& x, const block& y) {
-    return x.side == y.side && y.shard >= 0 && y.shard < world && x.shard >= 0 && x.shard < world && y.slice >= 0 &&
-           y.slice < slices && x.slice >= 0 && x.slice < slices &&
+    return x.side == y.side && x.chunk == y.chunk && y.shard >= 0 && y.shard < world && x.shard >= 0 &&
+           x.shard < world && y.slice >= 0 && y.slice < slices && x.slice >= 0 && x.slice < slices &&
            (to[x.shard] == y.shard + 1 || name(x.shard, y.shard)) &&
            (to[world + x.slice] == world + y.slice + 1 || name(world + x.slice, world + y.slice));
   };

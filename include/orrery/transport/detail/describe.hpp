@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <string>
 
+#include "orrery/schedule/detail/describe_block.hpp"
 #include "orrery/schedule/program.hpp"
 
 /// The parts of error messages that all transports share.
@@ -14,14 +15,11 @@ namespace orrery::detail {
 /// The two ends of a message: does this rank receive or send it?
 enum class direction : std::uint8_t { receiving, sending };
 
-/// Describes the blocks of a message: "key shard 3" or "query shards 0, 1 (slice 2)".
-[[nodiscard]] inline std::string describe_blocks(const list<block>& blocks) {
+/// Describes the blocks of a message: "key shard 3" or "query shard 0 (slice 2), query shard 1 (slice 2)"; where shards
+/// are cut into several chunks "chunk k3.1".
+[[nodiscard]] inline std::string describe_blocks(const list<block>& blocks, int chunks = 1) {
   std::string text;
-  for (const block& b : blocks) {
-    text += (text.empty() ? "" : ", ");
-    text += (b.side == side::query ? "query shard " : "key shard ") + std::to_string(b.shard);
-    if (b.slice > 0) text += " (slice " + std::to_string(b.slice) + ")";
-  }
+  for (const block& b : blocks) text += (text.empty() ? "" : ", ") + describe_block(b, chunks);
   return text;
 }
 
@@ -34,7 +32,7 @@ enum class direction : std::uint8_t { receiving, sending };
   } else {
     for (const held_block& received : p.received_by(x)) named.push_back(received.block);
   }
-  return (x.payload == payload::partial ? "the partial of " : "") + describe_blocks(named);
+  return (x.payload == payload::partial ? "the partial of " : "") + describe_blocks(named, p.chunks);
 }
 
 /// Describes what a rank waits for when it awaits one end of exchange `e`: "in step 3 for key shard 1 from rank 2".

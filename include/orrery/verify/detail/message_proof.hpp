@@ -115,7 +115,7 @@ class message_proof {
       const block* const sent = p.sent.items + x.sent.first;
       bool agree = x.payload == y.payload && x.sent.count == y.received.count;
       for (int b = 0; agree && b < x.sent.count; ++b)
-        agree = received[b].block.side == sent[b].side &&
+        agree = received[b].block.side == sent[b].side && received[b].block.chunk == sent[b].chunk &&
                 (received[b].block.shard + moved - sent[b].shard) % world_ == 0 &&
                 (received[b].block.slice + moved - sent[b].slice) % p.slices == 0;
       if (!agree) return message_search{subject_}.refuse_message(rank, x.to, x.lane, at - channel[0]);

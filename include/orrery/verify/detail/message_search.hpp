@@ -21,7 +21,8 @@ class message_search {
     const program& p = program_at(rank);
     const exchange& x = p.exchanges[e];
     const block& b = sends ? p.sent_by(x)[index] : p.received_by(x)[index].block;
-    return {b.side, (b.shard + moved(rank)) % world_, ((b.slice + moved(rank)) % p.slices + p.slices) % p.slices};
+    return {b.side, b.chunk, (b.shard + moved(rank)) % world_,
+            ((b.slice + moved(rank)) % p.slices + p.slices) % p.slices};
   }
 
   /// Refuses message `index` of those from `sender` to `receiver` in a lane, whose two ends do not agree. If one end

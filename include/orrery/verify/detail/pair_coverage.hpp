@@ -11,15 +11,21 @@
 
 namespace orrery::detail {
 
-/// Proves all tiles of a world: each visible pair of shards is computed exactly once in each slice. What is computed of
-/// other pairs, and how often, does not matter: the interaction hides it.
+/// Proves all tiles of a world: each visible pair of chunks is computed exactly once in each slice. What is computed of
+/// other pairs, and how often, does not matter: the interaction hides it. Rows are chunks of queries, columns chunks of
+/// keys: chunk c of shard s is number s * chunks + c.
 class pair_coverage {
  public:
   constexpr explicit pair_coverage(proof_subject& subject)
-      : subject_{subject}, programs_{subject.programs}, world_{subject.world}, period_{subject.period} {}
+      : subject_{subject},
+        programs_{subject.programs},
+        world_{subject.world},
+        period_{subject.period},
+        chunks_{subject.programs.items[0].chunks},
+        words_{(world_ * chunks_ + 63) / 64} {}
 
-  /// `visible(query shard, key shard)` says which pairs must be computed; others may be. Of a world whose programs
-  /// repeat, it must be `every_pair`.
+  /// `visible(query, key)`, with the numbers of two chunks, says which pairs must be computed; others may be. Of a
+  /// world whose programs repeat, it must be `every_pair`.
   template <pair_relation Visible>
   constexpr bool prove(const Visible& visible) {
     return period_ == world_ ? cover_slice_by_slice(visible) : cover_first_rows(visible);
@@ -41,8 +47,11 @@ class pair_coverage {
   template <pair_relation Visible>
   constexpr bool cover_first_rows(const Visible& visible) {
     const int slices = programs_.items[0].slices;
-    const int words = (world_ + 63) / 64;
-    list<word> computed(slices * period_ * words);
+    const int chunks = chunks_;
+    const int rows = period_ * chunks;
+    const int columns = world_ * chunks;
+    const int words = words_;
+    list<word> computed(slices * rows * words);
     for (int rank = 0; rank < period_; ++rank) {
       const program& p = programs_.items[rank];
       for (int i = 0; i < p.steps.count; ++i) {
@@ -53,35 +62,50 @@ class pair_coverage {
           const int row = query.shard % period_;
           const int back = query.shard - row;
           const int slice = ((query.slice - back) % slices + slices) % slices;
-          word* const bits = computed.items + (slice * period_ + row) * words;
+          word* const bits = computed.items + (slice * rows + row * chunks + query.chunk) * words;
           for (auto [met, last] = p.keys_of(t); met != last; ++met) {
-            const int key = met->block.shard - back;
-            const unsigned shard = static_cast<unsigned>(key < 0 ? key + world_ : key);
-            word& w = bits[shard / 64];
-            if ((w >> shard % 64 & 1U) != 0 && visible(query.shard, met->block.shard))
-              return subject_.refuse(fault::pair_computed_twice, rank, i, query, met->block.shard);
-            w |= word{1} << shard % 64;
+            const block& key = met->block;
+            const int moved = (key.shard - back) * chunks + key.chunk;
+            const unsigned column = static_cast<unsigned>(moved < 0 ? moved + columns : moved);
+            word& w = bits[column / 64];
+            if ((w >> column % 64 & 1U) != 0 && visible(number_of(query), number_of(key)))
+              return refuse_pair(fault::pair_computed_twice, rank, i, query, number_of(key));
+            w |= word{1} << column % 64;
           }
         }
       }
     }
     for (int slice = 0; slice < slices; ++slice) {
-      if (!all_visible(computed.items + slice * period_ * words, slice, visible)) return false;
+      if (!all_visible(computed.items + slice * rows * words, slice, visible)) return false;
     }
     return true;
+  }
+
+  [[nodiscard]] constexpr int number_of(const block& b) const { return b.shard * chunks_ + b.chunk; }
+
+  /// Refuses the pair of a query block and the key chunk of this number.
+  constexpr bool refuse_pair(fault f, int rank, int step, const block& query, int key) {
+    subject_.refuse(f, rank, step, query, key / chunks_);
+    subject_.found.peer_chunk = key % chunks_;
+    return false;
   }
 
   /// Are all visible pairs of the first `period` query shards computed in this slice?
   template <pair_relation Visible>
   constexpr bool all_visible(const word* computed, int slice, const Visible& visible) {
-    const int words = (world_ + 63) / 64;
-    for (int q = 0; q < period_; ++q) {
+    const int words = words_;
+    const int columns = world_ * chunks_;
+    for (int q = 0; q < period_ * chunks_; ++q) {
       for (int w = 0; w < words; ++w) {
-        const int keys = world_ - 64 * w < 64 ? world_ - 64 * w : 64;
+        const int keys = columns - 64 * w < 64 ? columns - 64 * w : 64;
         const word all = keys == 64 ? ~word{0} : (word{1} << static_cast<unsigned>(keys)) - 1;
         const word missing = visible_bits(visible, q, w, all & ~computed[q * words + w]);
-        if (missing != 0)
-          return subject_.refuse(fault::pair_missing, q, 0, {side::query, q, slice}, first_key(w, missing));
+        if (missing != 0) {
+          const int shard = q / chunks_;
+          return refuse_pair(fault::pair_missing, shard, 0,
+                             {side::query, static_cast<std::uint16_t>(q % chunks_), shard, slice},
+                             first_key(w, missing));
+        }
       }
     }
     return true;
@@ -91,7 +115,7 @@ class pair_coverage {
   constexpr bool cover_slice_by_slice(const Visible& visible) {
     const int world = programs_.count;
     const int slices = programs_.items[0].slices;
-    const int words = (world + 63) / 64;
+    const int words = words_;
     list<int> first_tile(slices, none);
     list<placed_tile> tiles;
     for (int rank = world - 1; rank >= 0; --rank) {
@@ -104,7 +128,7 @@ class pair_coverage {
         first = tiles.count - 1;
       }
     }
-    list<word> computed(world * words);
+    list<word> computed(world * chunks_ * words);
     list<word> tile_keys(words);
     for (int slice = 0; slice < slices; ++slice) {
       if (slice > 0) {
@@ -133,32 +157,33 @@ class pair_coverage {
     // Pair by pair, where collecting the keys in words first is no less work.
     if (t.queries.count * t.keys.count <= t.keys.count + (t.queries.count + 1) * words) {
       for (auto [query, end] = p.queries_of(t); query != end; ++query) {
-        word* const row = computed.items + query->block.shard * words;
+        const int of_query = number_of(query->block);
+        word* const row = computed.items + of_query * words;
         for (auto [key, last] = p.keys_of(t); key != last; ++key) {
-          const auto shard = static_cast<unsigned>(key->block.shard);
-          if ((row[shard / 64] >> shard % 64 & 1U) != 0 && visible(query->block.shard, key->block.shard))
-            return subject_.refuse(fault::pair_computed_twice, rank, step, query->block, key->block.shard);
-          row[shard / 64] |= word{1} << shard % 64;
+          const auto column = static_cast<unsigned>(number_of(key->block));
+          if ((row[column / 64] >> column % 64 & 1U) != 0 && visible(of_query, number_of(key->block)))
+            return refuse_pair(fault::pair_computed_twice, rank, step, query->block, number_of(key->block));
+          row[column / 64] |= word{1} << column % 64;
         }
       }
       return true;
     }
     for (word& w : tile_keys) w = 0;
     for (auto [key, end] = p.keys_of(t); key != end; ++key) {
-      const int shard = key->block.shard;
-      const word bit = word{1} << static_cast<unsigned>(shard % 64);
-      word& w = tile_keys.items[shard / 64];
-      if ((w & bit) != 0 && is_seen(p.queries_of(t), shard, visible)) {
-        return subject_.refuse(fault::pair_computed_twice, rank, step, p.queries_of(t)[0].block, shard);
+      const int column = number_of(key->block);
+      const word bit = word{1} << static_cast<unsigned>(column % 64);
+      word& w = tile_keys.items[column / 64];
+      if ((w & bit) != 0 && is_seen(p.queries_of(t), column, visible)) {
+        return refuse_pair(fault::pair_computed_twice, rank, step, p.queries_of(t)[0].block, column);
       }
       w |= bit;
     }
     for (auto [query, end] = p.queries_of(t); query != end; ++query) {
-      word* const row = computed.items + query->block.shard * words;
+      const int of_query = number_of(query->block);
+      word* const row = computed.items + of_query * words;
       for (int w = 0; w < words; ++w) {
-        const word twice = visible_bits(visible, query->block.shard, w, row[w] & tile_keys.items[w]);
-        if (twice != 0)
-          return subject_.refuse(fault::pair_computed_twice, rank, step, query->block, first_key(w, twice));
+        const word twice = visible_bits(visible, of_query, w, row[w] & tile_keys.items[w]);
+        if (twice != 0) return refuse_pair(fault::pair_computed_twice, rank, step, query->block, first_key(w, twice));
         row[w] |= tile_keys.items[w];
       }
     }
@@ -167,9 +192,9 @@ class pair_coverage {
 
   /// Do any of these queries see the key?
   template <pair_relation Visible>
-  [[nodiscard]] static constexpr bool is_seen(entries<const held_block> queries, int key, const Visible& visible) {
+  [[nodiscard]] constexpr bool is_seen(entries<const held_block> queries, int key, const Visible& visible) const {
     for (auto [query, end] = queries; query != end; ++query)
-      if (visible(query->block.shard, key)) return true;
+      if (visible(number_of(query->block), key)) return true;
     return false;
   }
 
@@ -177,6 +202,8 @@ class pair_coverage {
   const list<program>& programs_;
   int world_;
   int period_;
+  int chunks_;
+  int words_;  ///< of a row
 };
 
 }  // namespace orrery::detail

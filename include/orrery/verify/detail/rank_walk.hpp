@@ -128,10 +128,10 @@ class rank_walk {
   }
 
   constexpr bool receive(const program& p, slot_state& here, int i, const held_block& arriving, const exchange& x) {
-    if (arriving.block.shard < 0 || arriving.block.shard >= p.world || arriving.block.slice < 0 ||
-        arriving.block.slice >= p.slices)
-      return subject_.refuse(fault::block_outside_world, p.rank, i, arriving.block);
-    kind& slots = here.kinds[static_cast<unsigned>(arriving.block.side)][static_cast<unsigned>(x.payload)];
+    const block& what = arriving.block;
+    if (what.shard < 0 || what.shard >= p.world || what.slice < 0 || what.slice >= p.slices || what.chunk >= p.chunks)
+      return subject_.refuse(fault::block_outside_world, p.rank, i, what);
+    kind& slots = here.kinds[static_cast<unsigned>(what.side)][static_cast<unsigned>(x.payload)];
     if (arriving.slot < 0 || arriving.slot >= slots.slots || slots.places[arriving.slot].free_from > i ||
         (x.payload == payload::partial && slots.places[arriving.slot].held))
       return refuse_slot(p, slots, i, arriving);
@@ -147,7 +147,7 @@ class rank_walk {
   }
 
   constexpr bool read(const program& p, slot_state& here, int i, const block& what, int until) {
-    if (what.shard < 0 || what.shard >= p.world || what.slice < 0 || what.slice >= p.slices)
+    if (what.shard < 0 || what.shard >= p.world || what.slice < 0 || what.slice >= p.slices || what.chunk >= p.chunks)
       return subject_.refuse(fault::block_outside_world, p.rank, i, what);
     if (what.shard == p.rank) return true;
     kind& operands = here.kinds[static_cast<unsigned>(what.side)][operand];
@@ -162,7 +162,7 @@ class rank_walk {
   }
 
   constexpr bool send_partial(const program& p, slot_state& here, int i, const block& what, int until) {
-    if (what.shard < 0 || what.shard >= p.world || what.slice < 0 || what.slice >= p.slices)
+    if (what.shard < 0 || what.shard >= p.world || what.slice < 0 || what.slice >= p.slices || what.chunk >= p.chunks)
       return subject_.refuse(fault::block_outside_world, p.rank, i, what);
     if (what.shard == p.rank) return subject_.refuse(fault::partial_leaves_home, p.rank, i, what);
     kind& partials = here.kinds[static_cast<unsigned>(what.side)][partial];

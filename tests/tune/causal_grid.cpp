@@ -58,6 +58,13 @@ TEST_CASE("the causal grid sends less than a concentric one, on average and wher
   CHECK(of_16.sent == 11);
   CHECK(of_16.received == 10);
   CHECK(orrery::traffic(orrery::concentric<4>{}, 16).sent == 12);
+  CHECK(orrery::traffic(causal_grid{}, 16, pass::forward, 1, 2).sent == 14);
+  for (const pass p : {pass::circulate_keys, pass::circulate_queries}) {
+    CHECK(measure(16, p).total / 16 == 16.3125);
+    CHECK(measure(16, p).sent == 20);
+    CHECK(orrery::traffic(causal_grid{}, 16, p, 1, 2).total / 16 == 23.25);
+    CHECK(orrery::traffic(causal_grid{}, 16, p, 1, 2).sent == 28);
+  }
   // Squares: 14 for 28 ranks, 28 for 4, less what diagonal ranks own.
   const traffic_report of_32 = measure(32);
   CHECK(of_32.total / 32 < 16);

@@ -1,13 +1,15 @@
 // Copyright The Orrery authors. SPDX-License-Identifier: Apache-2.0
 //
 // What a schedule costs before anything is run, against the number of ranks: to write and finish one rank's program and
-// those of all ranks, to prove them, and to construct an operator on ranks that are threads of this process (with the
-// threads' own start and end), the first of its topology and another one.
+// those of all ranks, to prove them, to specialize them for contiguous shards under a causal mask and under a window of
+// two shards before the query's (to write all, prune, finish and prove them), and to construct an operator on ranks
+// that are threads of this process (with the threads' own start and end), the first of its topology and another one.
 #include <string>
 
 #include <benchmark/benchmark.h>
 
 #include "orrery/orrery.hpp"
+#include "orrery/verify/detail/specialize.hpp"
 
 namespace {
 
@@ -35,6 +37,18 @@ void verify(benchmark::State& state, pass p) {
   for ([[maybe_unused]] auto _ : state) {
     const orrery::verdict found = orrery::verify(Topology{}, ranks, p);
     if (!found.ok()) state.SkipWithError(found.message().c_str());
+  }
+}
+
+/// `before`: how many shards before its own a query sees.
+template <class Topology>
+void specialize(benchmark::State& state, pass p, int before) {
+  const auto ranks = static_cast<int>(state.range(0));
+  const auto visible =
+      orrery::schedule::relation::of([&](int query, int key) { return key <= query && key >= query - before; }, ranks);
+  for ([[maybe_unused]] auto _ : state) {
+    const auto made = orrery::detail::specialize(Topology{}, ranks, p, visible);
+    if (!made.found.ok()) state.SkipWithError(made.found.message().c_str());
   }
 }
 
@@ -76,6 +90,10 @@ void add(int largest, int largest_of_all) {
     ranks(benchmark::RegisterBenchmark(("plans_of_all_ranks/" + name).c_str(), plans_of_all_ranks<Topology>, p),
           largest_of_all);
     ranks(benchmark::RegisterBenchmark(("verify/" + name).c_str(), verify<Topology>, p), largest);
+    ranks(benchmark::RegisterBenchmark(("specialize_causal/" + name).c_str(), specialize<Topology>, p, 1 << 30),
+          largest_of_all);
+    ranks(benchmark::RegisterBenchmark(("specialize_window/" + name).c_str(), specialize<Topology>, p, 2),
+          largest_of_all);
     if (p == pass::forward) continue;
     for (const bool first : {true, false}) {
       const std::string which = first ? "construct_first/" : "construct_another/";

@@ -131,6 +131,44 @@ TEST_CASE("staged items pass each stage in their order") {
   }
 }
 
+TEST_CASE("an item waits at a stage until the one before it has left") {
+  thread_team team{2};
+  for (int call = 0; call < 3; ++call) {
+    meeting place;
+    std::atomic<bool> is_left{false}, was_early{false};
+    team.run_staged(2, [&](std::int64_t item, int, const thread_team::stage_order& order) {
+      if (item == 0) order.enter(0);
+      REQUIRE(place.come(2));
+      if (item == 0) {
+        for (int i = 0; i < 20'000 && !was_early.load(); ++i) std::this_thread::yield();  // time to come early
+        is_left = true;
+        order.leave(0);
+      } else {
+        order.enter(0);
+        was_early = !is_left.load();
+      }
+    });
+    REQUIRE_FALSE(was_early.load());
+  }
+}
+
+TEST_CASE("an item that skips its stages keeps its thread until the one before it has ended") {
+  thread_team team{2};
+  for (int call = 0; call < 3; ++call) {
+    meeting place;
+    std::atomic<bool> is_ended{false}, was_early{false};
+    team.run_staged(3, [&](std::int64_t item, int, const thread_team::stage_order&) {
+      if (item < 2) REQUIRE(place.come(2));
+      if (item == 0) {
+        for (int i = 0; i < 20'000 && !was_early.load(); ++i) std::this_thread::yield();  // time to come early
+        is_ended = true;
+      }
+      if (item == 2) was_early = !is_ended.load();
+    });
+    REQUIRE_FALSE(was_early.load());
+  }
+}
+
 TEST_CASE("the first exception is rethrown to the caller, and the team can still be used") {
   for (const int threads : {1, 3}) {
     thread_team team{threads};
@@ -181,12 +219,9 @@ TEST_CASE("only the calling thread polls") {
     std::atomic<int> polls_of_others{0};
     std::thread::id caller = std::this_thread::get_id();
   } local;
-  const auto poll = [](void* of) {
-    poller& p = *static_cast<poller*>(of);
-    ++(std::this_thread::get_id() == p.caller ? p.polls : p.polls_of_others);
-  };
+  const auto poll = [](poller& p) { ++(std::this_thread::get_id() == p.caller ? p.polls : p.polls_of_others); };
   thread_team team{3};
-  const orrery::host_context context{&team, poll, &local};
+  const orrery::host_context context{&team, {local, poll}};
   CHECK(context.threads() == 3);
   std::atomic<int> nested{0};
   std::atomic<int> met{0};

@@ -30,8 +30,7 @@ struct tensors {
   std::int64_t forward_items = 0, backward_items = 0;
 
   tensors() {
-    context.progress = [](void* count) { ++*static_cast<int*>(count); };
-    context.progress_argument = &polls;
+    context.progress = {polls, [](int& count) { ++count; }};
     const auto fill = [](std::vector<float>& to, std::int64_t count, std::uint64_t seed) {
       for (const double x : oracle::random_values(count * dim, seed)) to.push_back(static_cast<float>(x));
     };

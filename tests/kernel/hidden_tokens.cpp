@@ -3,12 +3,17 @@
 // Tokens that a mask hides may hold anything; those that it does not hide are not passed over.
 #include "kernel/hidden_tokens.hpp"
 
+#include <array>
 #include <cstdint>
 
 #include <doctest/doctest.h>
 
 #include "orrery/kernel/flash.hpp"
 #include "orrery/kernel/reference.hpp"
+#include "orrery/mask/causal.hpp"
+#include "orrery/mask/documents.hpp"
+#include "orrery/mask/intersection.hpp"
+#include "orrery/mask/window.hpp"
 #include "orrery/tensor/float16.hpp"
 
 #include "kernel/problem.hpp"
@@ -36,6 +41,16 @@ TEST_CASE_TEMPLATE("what tokens hold that a mask hides from everybody changes no
   }
   // Fewer rows than a block has, and head dimensions that are whole vectors.
   kernel_test::check_hidden_tokens<Kernel>({2, 6, 30, 2, 2, 64, 32, 0.25}, {hiding_mask::kind::causal, 3, true});
+}
+
+TEST_CASE_TEMPLATE("masks that kernels ask for rows: hidden tokens, and NaN in others", Kernel, orrery::flash<float>,
+                   orrery::flash<double, instruction_set::baseline>, orrery::flash<orrery::bfloat16>) {
+  // Padding at the end; and the first queries and last keys of each document are hidden.
+  const auto mask = orrery::documents{std::array{37, 1, 60, 20}} & orrery::causal{-2} & orrery::window{.left = 30};
+  kernel_test::check_hidden_tokens<Kernel>({1, 150, 190, 2, 1, 24, 40, 0.25}, mask);
+  kernel_test::check_visible_nan<Kernel>({1, 150, 150, 2, 1, 24, 40, 0.25}, mask, tile_of<Kernel>);
+  kernel_test::check_hidden_tokens<Kernel>({1, 150, 190, 2, 1, 24, 40, 0.25}, orrery::causal{20});
+  kernel_test::check_hidden_tokens<Kernel>({1, 150, 190, 2, 1, 24, 40, 0.25}, orrery::causal{-30});
 }
 
 TEST_CASE_TEMPLATE("NaN in a token that is seen reaches all that see it", Kernel, KERNELS) {

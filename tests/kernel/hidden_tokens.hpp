@@ -142,8 +142,8 @@ struct hidden_tokens {
 }
 
 /// What hidden tokens hold changes no bit of any result; their own are zero, and minus infinity.
-template <class Kernel>
-void check_hidden_tokens(const oracle::shape& shape, const hiding_mask& mask) {
+template <class Kernel, class Mask = hiding_mask>
+void check_hidden_tokens(const oracle::shape& shape, const Mask& mask) {
   const auto p = oracle::random_problem<typename Kernel::storage>(shape, 60);
   const double tolerance = oracle::tolerance<typename Kernel::storage>;
   const hidden_tokens hidden{shape, mask};
@@ -195,8 +195,8 @@ template <class A>
 
 /// A token that somebody sees and that holds NaN is not passed over: all that depend on it are NaN. Nor does it reach a
 /// token more than `tile` away from all of these; 0 if it must not reach any other at all.
-template <class Kernel>
-void check_visible_nan(const oracle::shape& shape, const hiding_mask& mask, std::int64_t tile) {
+template <class Kernel, class Mask = hiding_mask>
+void check_visible_nan(const oracle::shape& shape, const Mask& mask, std::int64_t tile) {
   const double nan = std::numeric_limits<double>::quiet_NaN();
   const auto p = oracle::random_problem<typename Kernel::storage>(shape, 61);
   const auto one_of = [](std::int64_t tokens, std::int64_t token) {

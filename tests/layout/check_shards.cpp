@@ -200,6 +200,19 @@ TEST_CASE("one token too many, too few, or elsewhere") {
   }
 }
 
+TEST_CASE("runs that leave the sequence before they overlap are outside, not out of order") {
+  const list<segments> all = shards({{{0, 8, 8, 8}, {8, 8, 4, 2}}});
+  CHECK(expected(all, 10) == shard_fault{kind::outside, 10, 0});
+  CHECK(shard_check::run(all, 10) == expected(all, 10));
+}
+
+TEST_CASE("shards that are right for one length are not taken for right for another") {
+  const list<segments> all = shards_of<orrery::contiguous>(3, 10);
+  CHECK(orrery::detail::check_shards(all, 10) == shard_fault{});
+  CHECK(orrery::detail::check_shards(all, 11) == shard_fault{kind::no_rank, 10});
+  CHECK(orrery::detail::check_shards(all, 10) == shard_fault{});
+}
+
 TEST_CASE("a segment in the middle of many periods of others") {
   for (std::int64_t begin = 97; begin < 104; ++begin) {
     for (const std::int64_t count : {1, 2, 5}) {

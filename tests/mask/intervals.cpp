@@ -107,6 +107,19 @@ TEST_CASE("intervals beside their definition: some groups of keys, with keys tha
   }
 }
 
+TEST_CASE("a group of keys with one that nothing sees is not all visible") {
+  positions first(128, 0);
+  positions end(128, 12);
+  CHECK(intervals{first, end}.classify(0, 11, 0, 127) == orrery::visibility::all);
+  first[70] = end[70] = 5;
+  const intervals mask{first, end};
+  CHECK(mask.classify(0, 11, 0, 127) == orrery::visibility::some);
+  CHECK(mask.classify(0, 11, 64, 127) == orrery::visibility::some);
+  CHECK(mask.classify(5, 5, 64, 127) == orrery::visibility::some);
+  CHECK(mask.classify(0, 11, 0, 63) == orrery::visibility::all);
+  CHECK(mask.classify(5, 5, 70, 70) == orrery::visibility::none);
+}
+
 TEST_CASE("intervals of causal masks") {
   const positions end{2, 2, 6, 6, 5, 6};
   CHECK(mask_test::first_wrong(

@@ -123,7 +123,7 @@ def run(mutations, build, all_tests, seconds):
         if m.tests not in sound:
             sound[m.tests], failed = passes(build, m.tests, 0, seconds)
             if sound[m.tests] is False:
-                sys.exit(f"{failed} of {m.tests} fails without a mutation")
+                print(f"     {failed} of {m.tests} fails without a mutation", flush=True)
         how = "not run"
         by = ""
         if sound[m.tests]:
@@ -166,7 +166,7 @@ def main():
         instrument(mutations, given.directory)
     else:
         every = chosen(mutations, given.only)
-        if not given.only:  # those of constants need a build each
+        if len(every) > 1:  # those of constants need a build each
             every = [m for m in every if m.kind != "C"]
         sys.exit(run(every, given.build, given.all, given.seconds))
 

@@ -59,10 +59,8 @@ template <class Visible>
 costs of(const list<program>& all, const Visible& visible) {
   const list<program> programs = finished(all);
   const traffic_report report = traffic(programs, weights_of(programs[0].pass));
-  costs sum{0, report.sent, report.steps, verify(programs, visible).ok() && prune(all, visible) == all};
-  for (const rank_traffic& rank : report.ranks) sum.average += rank.sent;
-  sum.average /= programs.size();
-  return sum;
+  return {report.total / programs.size(), report.sent, report.steps,
+          verify(programs, visible).ok() && prune(all, visible) == all};
 }
 template <class Topology, class Visible>
 costs of(const Topology& t, int world, schedule::pass p, const Visible& visible) {
@@ -303,6 +301,7 @@ TEST_CASE("programs that are wrong are returned as they came, for the verifier")
   changed([](auto& all) { all[2].exchanges[0].complete_before = 0; });
   changed([](auto& all) { all[2].exchanges[0].complete_before = 100; });
   changed([](auto& all) { all[2].exchanges[0].posted = 1; });
+  changed([](auto& all) { all[2].exchanges[0].tensor = 1; });
   changed([](auto& all) { all[2].exchanges[0].payload = payload::partial; });
   changed([](auto& all) { all[2].sent[0].shard = 1; });
   changed([](auto& all) { all[2].sent[0].shard = 4; });
@@ -327,4 +326,13 @@ TEST_CASE("a pruned ring, of which rank 0 has nothing to compute") {
                                            finished(pruned(ring{}, 4, p, visible)), shape, mask, contiguous{},
                                            ++seed) == "");
   }
+}
+
+TEST_CASE("a rank that receives nothing but empty shards still knows them from its own") {
+  // One key, which is the last rank's; that one receives the others' and sends nothing.
+  const attention_shape shape{.length = 8, .query_heads = 2, .head_dim = 4, .key_length = 1};
+  const relation visible = relation::of(below_diagonal{}, 4);
+  CHECK(planned::failures<flash<double>>(finished(pruned(ring{}, 4, forward, visible)),
+                                         finished(pruned(ring{}, 4, keys_travel, visible)), shape,
+                                         planned::shard_mask{visible, 8, 1}, contiguous{}) == "");
 }

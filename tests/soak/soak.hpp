@@ -7,6 +7,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <fstream>
+#include <optional>
 #include <random>
 #include <stdexcept>
 #include <string>
@@ -17,6 +18,9 @@
 
 #include "orrery/attention.hpp"
 #include "orrery/kernel/flash.hpp"
+#include "orrery/mask/documents.hpp"
+#include "orrery/mask/full.hpp"
+#include "orrery/mask/mask.hpp"
 
 #include "support/any.hpp"
 #include "support/conformance.hpp"
@@ -55,13 +59,34 @@ struct options {
   return read;
 }
 
+/// A mask of `any`, with packed documents or without.
+struct mask : any::mask {
+  std::optional<orrery::documents> packed{};
+
+  [[nodiscard]] bool visible(std::int64_t query, std::int64_t key) const {
+    return any::mask::visible(query, key) && (!packed || packed->visible(query, key));
+  }
+  [[nodiscard]] orrery::visibility classify(std::int64_t query_first, std::int64_t query_last, std::int64_t key_first,
+                                            std::int64_t key_last) const {
+    const auto all = any::mask::classify(query_first, query_last, key_first, key_last);
+    return packed ? (std::min)(all, packed->classify(query_first, query_last, key_first, key_last)) : all;
+  }
+  [[nodiscard]] orrery::position_interval keys_of(std::int64_t query_first, std::int64_t query_last) const {
+    return packed ? packed->keys_of(query_first, query_last) : orrery::full::keys_of(query_first, query_last);
+  }
+  [[nodiscard]] std::string name() const { return any::mask::name() + (packed ? " & " + packed->name() : ""); }
+  [[nodiscard]] std::string wrong_lengths(std::int64_t query_length, std::int64_t key_length) const {
+    return packed ? packed->wrong_lengths(query_length, key_length) : "";
+  }
+};
+
 /// One random operator, and its data.
 struct lot {
   std::uint64_t seed = 0;
   int world = 1;
   orrery::any_topology topology = orrery::ring{};
   orrery::attention_shape shape;
-  any::mask mask;
+  soak::mask mask;
   int layout = 0;
   bool in_double = true;
 
@@ -73,12 +98,8 @@ struct lot {
   }
   [[nodiscard]] std::string text() const {
     const auto number = [](std::int64_t n) { return std::to_string(n); };
-    return "seed " + std::to_string(seed) + ": " + topology.name() + " over " + number(world) + ", " +
-           orrery::name_of(shape.circulate) + ", handed over " + orrery::name_of(shape.operand_messages) + ", " +
-           mask.name() + ", " + make_layout().name() + ", " + (in_double ? "double" : "float") + ", batch " +
-           number(shape.batch) + ", length " + number(shape.length) + ", key length " + number(*shape.key_length) +
-           ", heads " + number(shape.query_heads) + "/" + number(*shape.key_heads) + ", dims " +
-           number(shape.head_dim) + "/" + number(*shape.value_dim);
+    return "seed " + std::to_string(seed) + ": " + topology.name() + " over " + number(world) + ", " + mask.name() +
+           ", " + make_layout().name() + ", " + (in_double ? "double" : "float") + ", " + to_string(shape);
   }
 
   /// The same everywhere for the same seed.
@@ -114,17 +135,29 @@ struct lot {
         one.mask = {};
         break;
       case 1:
-        one.mask = {far, 0, 0};
+        one.mask = {{far, 0, 0}};
         break;
       case 2:
-        one.mask = {far, *one.shape.key_length - one.shape.length, 0};
+        one.mask = {{far, *one.shape.key_length - one.shape.length, 0}};
         break;
       case 3:
-        one.mask = {from(0, 20), from(0, 20), 0};
+        one.mask = {{from(0, 20), from(0, 20), 0}};
         break;
       default:
-        one.mask = {from(0, 30), 0, from(2, 7)};
+        one.mask = {{from(0, 30), 0, from(2, 7)}};
         break;
+    }
+    if (from(0, 2) == 0) {  // documents, of which most batches leave padding
+      std::vector<std::int64_t> of_queries, of_keys;
+      std::int64_t queries = one.shape.length, keys = *one.shape.key_length;
+      const bool apart = queries != keys || from(0, 2) == 0;
+      while (queries > 0 && keys > 0 && (of_queries.empty() || from(0, 9) > 0)) {
+        of_queries.push_back(from(1, queries));
+        of_keys.push_back(apart ? from(1, keys) : of_queries.back());
+        queries -= of_queries.back();
+        keys -= of_keys.back();
+      }
+      one.mask.packed = orrery::documents{of_queries, of_keys};
     }
     one.layout = static_cast<int>(from(0, 3));
     one.in_double = from(0, 1) == 0;

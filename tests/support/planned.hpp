@@ -69,7 +69,7 @@ template <class Kernel>
 class operator_of_programs {
  public:
   using storage = typename Kernel::storage;
-  using accumulator = typename Kernel::accumulator;
+  using log_sum_exp = typename orrery::detail::attention_calls<Kernel>::log_sum_exp;
 
   explicit operator_of_programs(std::unique_ptr<orrery::detail::attention_calls<Kernel>> calls)
       : calls_{std::move(calls)} {}
@@ -83,13 +83,13 @@ class operator_of_programs {
     void finish(const orrery::output_listener& on_final) const { calls->finish_forward(on_final); }
   };
   [[nodiscard]] handle begin_forward(const orrery::tensor_view<storage>& out,
-                                     const orrery::row_view<accumulator>& lse) const {
+                                     const orrery::row_view<log_sum_exp>& lse) const {
     calls_->begin_forward(out, lse);
     return {calls_.get()};
   }
   void forward(const orrery::tensor_view<const storage>& q, const orrery::tensor_view<const storage>& k,
                const orrery::tensor_view<const storage>& v, const orrery::tensor_view<storage>& out,
-               const orrery::row_view<accumulator>& lse) const {
+               const orrery::row_view<log_sum_exp>& lse) const {
     const handle call = begin_forward(out, lse);
     call.queries(q);
     call.keys(k);
@@ -98,7 +98,7 @@ class operator_of_programs {
   }
   void backward(const orrery::tensor_view<const storage>& q, const orrery::tensor_view<const storage>& k,
                 const orrery::tensor_view<const storage>& v, const orrery::tensor_view<const storage>& out,
-                const orrery::row_view<const accumulator>& lse, const orrery::tensor_view<const storage>& grad_out,
+                const orrery::row_view<const log_sum_exp>& lse, const orrery::tensor_view<const storage>& grad_out,
                 const orrery::tensor_view<storage>& grad_q, const orrery::tensor_view<storage>& grad_k,
                 const orrery::tensor_view<storage>& grad_v) {
     parts[0] = parts[1] = 0;

@@ -29,11 +29,7 @@ struct forward_of_half_ring {
   static constexpr orrery::program program(int rank, int world) { return half_ring::program(rank, world); }
 };
 
-double average(const orrery::traffic_report& report) {
-  double sum = 0;
-  for (const orrery::rank_traffic& rank : report.ranks) sum += rank.sent;
-  return sum / report.world;
-}
+double average(const orrery::traffic_report& report) { return report.total / report.world; }
 
 }  // namespace
 

@@ -3,6 +3,7 @@
 // What a script says happens, where and when it says, once; without one nothing does.
 #include "orrery/transport/faulty.hpp"
 
+#include <cstddef>
 #include <cstdint>
 #include <stdexcept>
 #include <string>
@@ -11,6 +12,7 @@
 #include <doctest/doctest.h>
 
 #include "orrery/topology/ring.hpp"
+#include "orrery/transport/adaptor.hpp"
 #include "orrery/transport/counted.hpp"
 #include "orrery/transport/threads.hpp"
 
@@ -84,6 +86,35 @@ TEST_CASE("a wrong length") {
   CHECK(said<std::exception>({orrery::faults::sends_wrong_length(1, 2, 1)}) == "nothing");  // there is one plan only
   CHECK(said<std::invalid_argument>({orrery::faults::sends_wrong_length(1, 3)}) ==
         "orrery: faulty: exchange 3 of this plan sends nothing; choose one that does");
+}
+
+namespace {
+
+/// Notes the sizes of what the first exchange of a plan sends.
+template <class World>
+class noting_sizes : public orrery::transport_adaptor<World, noting_sizes<World>> {
+ public:
+  using orrery::transport_adaptor<World, noting_sizes<World>>::transport_adaptor;
+
+  auto open(const orrery::program& p, std::vector<orrery::exchange_pieces> pieces) {
+    for (const orrery::piece& part : pieces.at(0).sent) sizes.push_back(part.bytes);
+    return this->world().open(p, {});
+  }
+  std::vector<std::int64_t> sizes;
+};
+
+}  // namespace
+
+TEST_CASE("a wrong length cuts the first block that is not empty") {
+  std::vector<std::int64_t> sizes;
+  orrery::threads::run(1, [&](threads_world& on) {
+    noting_sizes<threads_world> noting{on};
+    orrery::faulty unlucky{noting, {orrery::faults::sends_wrong_length(0, 0)}};
+    std::byte block[16];
+    static_cast<void>(unlucky.open({}, {{{{block, 0}, {block, 8}, {block, 8}}, {}}}));
+    sizes = noting.sizes;
+  });
+  CHECK(sizes == std::vector<std::int64_t>{0, 7, 8});
 }
 
 TEST_CASE("a field that differs from that of other ranks") {

@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cctype>
 #include <chrono>
+#include <cmath>
 #include <cstddef>
 #include <cstdint>
 #include <cstdio>
@@ -23,6 +24,7 @@
 #include <doctest/doctest.h>
 
 #include "orrery/host/memory.hpp"
+#include "orrery/schedule/builder.hpp"
 #include "orrery/topology/ring.hpp"
 #include "orrery/transport/counted.hpp"
 #include "orrery/transport/faulty.hpp"
@@ -549,6 +551,17 @@ TEST_CASE("each event, gap and message has its own times, step, call and bytes")
     if (i > 0) CHECK(begin_of(event) >= end_of(*events[i - 1]) - 0.002);
   }
 
+  // The text has the same durations, in milliseconds with three digits.
+  std::istringstream lines{text_of(tracing)};
+  std::string line;
+  std::getline(lines, line);
+  for (const json* event : events) {
+    double start = 0, duration = 0;
+    REQUIRE(static_cast<bool>(lines >> start >> duration));
+    CHECK(std::abs(1000 * duration - (*event)["dur"].number()) < 0.51);
+    std::getline(lines, line);
+  }
+
   // A gap fills all the time between two events of a call, and is named after the step of the event before it.
   for (std::size_t i = 0; i < slices.size(); ++i) {
     if (slices[i]["cat"].text != "compute") continue;
@@ -584,6 +597,24 @@ TEST_CASE("each event, gap and message has its own times, step, call and bytes")
     CHECK(flights[i]["id"].text == landings[i]["id"].text);
     CHECK(flights[i]["args"]["call"].text == post["args"]["call"].text);
   }
+}
+
+TEST_CASE("an exchange that only sends, or only receives, names one peer") {
+  scripted_world world;
+  scripted_recorder tracing{world};
+  orrery::builder schedule{0, 3};
+  schedule.begin_exchange(1, orrery::schedule::no_rank);
+  schedule.send(orrery::key(0));
+  schedule.begin_exchange(orrery::schedule::no_rank, 2);
+  schedule.receive(orrery::key(2));
+  schedule.next_step();
+  auto channel = tracing.open(schedule, {{{{nullptr, 8}}, {}}, {{}, {{nullptr, 8}}}});
+  channel.begin();
+  channel.post(0);
+  channel.post(1);
+  const std::string text = text_of(tracing);
+  CHECK(count(text, "  post key shard 0 to rank 1\n") == 1);
+  CHECK(count(text, "  post key shard 2 from rank 2\n") == 1);
 }
 
 TEST_CASE("a message belongs to its own call, also after a call that was not finished") {

@@ -47,6 +47,9 @@ struct my_staggered_gather {
 /// turn.
 template <int A, int B>
 struct my_three_rings {
+  [[nodiscard]] constexpr const char* unsupported_reason(int world) const {
+    return world % (A * B) == 0 ? nullptr : "needs a world that A*B divides";
+  }
   [[nodiscard]] constexpr orrery::program program(int rank, int world) const {
     const int C = world / A / B;
     const auto at = [&](int a, int b, int c) {

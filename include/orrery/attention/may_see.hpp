@@ -69,7 +69,7 @@ constexpr void for_each_pair_that_may_see(const Mask& mask, const schedule::list
               [](const key_segment& a, const key_segment& b) { return a.positions.first < b.positions.first; });
     schedule::list<std::int64_t> furthest{all.size()};  // the last position of this segment and those before it
     for (int i = 0; i < all.size(); ++i) {
-      furthest[i] = i > 0 ? std::max(furthest[i - 1], all[i].positions.last) : all[i].positions.last;
+      furthest[i] = i > 0 ? (std::max)(furthest[i - 1], all[i].positions.last) : all[i].positions.last;
     }
     schedule::list<int> last_visitor{keys.size(), -1};
     for (int query = 0; query < queries.size(); ++query) {

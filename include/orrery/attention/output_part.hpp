@@ -5,9 +5,9 @@
 
 #include <concepts>
 #include <cstdint>
-#include <memory>
 #include <type_traits>
 
+#include "orrery/detail/function_ref.hpp"
 #include "orrery/schedule/block.hpp"
 
 namespace orrery {
@@ -29,19 +29,16 @@ class output_listener {
   template <class Listener>
     requires(!std::same_as<std::remove_cvref_t<Listener>, output_listener> &&
              std::invocable<Listener&, const output_part&>)
+  // NOLINTNEXTLINE(google-explicit-constructor): passed as an argument
   output_listener(Listener&& listener)
-  noexcept  // NOLINT(google-explicit-constructor): passed as an argument
-      : listener_{const_cast<void*>(static_cast<const void*>(std::addressof(listener)))},
-        call_{[](void* to, const output_part& part) { (*static_cast<std::remove_reference_t<Listener>*>(to))(part); }} {
-  }
+  noexcept : listener_{listener} {}
 
   void operator()(const output_part& part) const {
-    if (call_ != nullptr) call_(listener_, part);
+    if (listener_) listener_(part);
   }
 
  private:
-  void* listener_ = nullptr;
-  void (*call_)(void*, const output_part&) = nullptr;
+  detail::function_ref<void(const output_part&)> listener_;
 };
 
 }  // namespace orrery

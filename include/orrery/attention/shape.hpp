@@ -11,6 +11,7 @@
 #include <string>
 
 #include "orrery/attention/view_overlap.hpp"
+#include "orrery/detail/initializer_text.hpp"
 #include "orrery/schedule/block.hpp"
 #include "orrery/schedule/detail/counted.hpp"
 #include "orrery/schedule/detail/schedule_digest.hpp"
@@ -52,6 +53,27 @@ struct attention_shape {
     return full;
   }
 };
+
+/// The shape as its designated initialiser, without what has its default:
+/// "{.length = 65536, .query_heads = 32, .head_dim = 128}".
+[[nodiscard]] inline std::string to_string(const attention_shape& shape) {
+  using code = detail::initializer_text::code;
+  const attention_shape defaults;
+  detail::initializer_text text;
+  text.member("batch", shape.batch, defaults.batch)
+      .member("length", shape.length)
+      .member("query_heads", shape.query_heads, defaults.query_heads)
+      .member("key_heads", shape.key_heads)
+      .member("head_dim", shape.head_dim)
+      .member("value_dim", shape.value_dim)
+      .member("key_length", shape.key_length)
+      .member("scale", shape.scale)
+      .member("circulate", code{std::string{"pass::"} + name_of(shape.circulate)},
+              code{std::string{"pass::"} + name_of(defaults.circulate)});
+  if (shape.operand_messages != defaults.operand_messages)
+    text.member("operand_messages", code{"operand_messages::per_tensor"});
+  return text.member("forward_only", shape.forward_only, defaults.forward_only).text();
+}
 
 }  // namespace orrery
 

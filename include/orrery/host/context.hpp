@@ -5,6 +5,7 @@
 
 #include <cstdint>
 
+#include "orrery/detail/function_ref.hpp"
 #include "orrery/host/thread_team.hpp"
 
 namespace orrery {
@@ -13,23 +14,22 @@ namespace orrery {
 /// regularly (between blocks of a tile, on the calling thread). Transports without asynchronous progress, such as MPI,
 /// make progress in it.
 struct host_context {
-  thread_team* team = nullptr;  ///< null: the calling thread alone
-  void (*progress)(void*) = nullptr;
-  void* progress_argument = nullptr;
+  thread_team* team = nullptr;                 ///< null: the calling thread alone
+  detail::function_ref<void()> progress = {};  ///< or none; what it refers to must outlive the context
 
   /// The number of threads that the kernel may use, including the calling one.
   [[nodiscard]] int threads() const noexcept { return team == nullptr ? 1 : team->threads(); }
 
   /// Lets the transport make progress. For the calling thread only.
   void poll() const {
-    if (progress != nullptr) progress(progress_argument);
+    if (progress) progress();
   }
 
   /// Calls work(item, context) once for each item in [0, items), on all threads. Items begin in increasing order. The
   /// context that `work` gets has no team, and polls on the calling thread only.
   template <class Work>
   void for_each(std::int64_t items, const Work& work) const {
-    const host_context single{nullptr, progress, progress_argument};
+    const host_context single{nullptr, progress};
     if (team == nullptr) {
       for (std::int64_t item = 0; item < items; ++item) work(item, single);
     } else {

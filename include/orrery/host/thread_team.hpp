@@ -12,6 +12,8 @@
 #include <thread>
 #include <vector>
 
+#include "orrery/detail/function_ref.hpp"
+
 namespace orrery {
 
 /// A team of threads that share the work of one caller: the calling thread, and helpers that sleep between calls.
@@ -49,10 +51,7 @@ class thread_team {
   /// begun by then are skipped.
   template <class Work>
   void run(std::int64_t items, const Work& work) {
-    share(
-        items,
-        [](const void* erased, std::int64_t item, int thread) { (*static_cast<const Work*>(erased))(item, thread); },
-        &work);
+    share(items, work);
   }
 
   /// Orders the stages of an item of `run_staged` after those of the item before it.
@@ -94,7 +93,7 @@ class thread_team {
   }
 
  private:
-  using call_type = void (*)(const void*, std::int64_t, int);
+  using item_work = detail::function_ref<void(std::int64_t, int)>;
 
   static constexpr std::uint32_t open = std::uint32_t{1} << 31;
   static constexpr int stage_bits = 24;
@@ -142,13 +141,12 @@ class thread_team {
     for (std::int64_t now = passed.load(); now < (item << stage_bits | stages); now = passed.load()) passed.wait(now);
   }
 
-  void share(std::int64_t items, call_type call, const void* work) {
+  void share(std::int64_t items, item_work work) {
     if (helpers_.empty() || items < 2) {
-      for (std::int64_t item = 0; item < items; ++item) call(work, item, 0);
+      for (std::int64_t item = 0; item < items; ++item) work(item, 0);
       return;
     }
     // No helper is active, so no thread reads these now.
-    call_ = call;
     work_ = work;
     items_ = items;
     next_.store(0, std::memory_order_relaxed);
@@ -174,7 +172,7 @@ class thread_team {
       const std::int64_t item = next_.fetch_add(1, std::memory_order_relaxed);
       if (item >= items_) return;
       try {
-        call_(work_, item, thread);
+        work_(item, thread);
       } catch (...) {
         if (!failed_.exchange(true)) error_ = std::current_exception();
         next_.store(items_, std::memory_order_relaxed);
@@ -205,8 +203,7 @@ class thread_team {
   }
 
   std::vector<mark_of_item> marks_;
-  call_type call_ = nullptr;
-  const void* work_ = nullptr;
+  item_work work_;  // of the present call
   std::int64_t items_ = 0;
   std::exception_ptr error_;
   alignas(64) std::atomic<std::int64_t> next_{0};

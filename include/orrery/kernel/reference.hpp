@@ -110,6 +110,8 @@ struct reference : detail::host_backend {
     return score;
   }
 
+  static double round(double x) { return static_cast<double>(static_cast<log_sum_exp>(x)); }
+
   static void add_scaled(double* into, double factor, const T* x, std::int64_t dim) {
     for (std::int64_t i = 0; i < dim; ++i) into[i] += factor * static_cast<double>(x[i]);
   }
@@ -176,14 +178,15 @@ struct reference : detail::host_backend {
     const double lse = *block.lse.at(b, head, row);
     const double delta = *block.delta.at(b, head, row);
     if (detail::math::is_minus_infinity(lse)) return;  // the row saw no key, so nothing depends on it
+    // Scores are rounded if the log-sum-exp was, so that no weight is larger than 1, however large the scores.
+    const bool is_rounded = round(lse) == lse;
 
     for_visible(keys, mask, block.positions.position(row), [&](const backward_keys<T, double>& side, std::int64_t key) {
       const T* k = side.k.at(b, key, key_head);
       const T* v = side.v.at(b, key, key_head);
       const double score = score_of(scale, q, k, block.q.dim);
       if (detail::math::is_minus_infinity(score)) return;
-      // Rounded as the log-sum-exp was, so that no weight is larger than 1, however large the scores.
-      const double p = detail::math::exp(static_cast<double>(static_cast<log_sum_exp>(score)) - lse);
+      const double p = detail::math::exp((is_rounded ? round(score) : score) - lse);
       const double grad_score = p * (dot(grad_out, v, block.grad_out.dim) - delta) * scale;
       add_scaled(grad_q, grad_score, k, block.q.dim);
       add_scaled(side.grad_k.at(b, key, key_head), grad_score, q, block.q.dim);

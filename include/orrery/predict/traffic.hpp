@@ -10,6 +10,7 @@
 #include <string>
 #include <type_traits>
 
+#include "orrery/detail/initializer_text.hpp"
 #include "orrery/topology/topology.hpp"
 
 namespace orrery {
@@ -63,6 +64,22 @@ struct basic_rank_traffic {
   std::int64_t pairs = 0;      ///< (query chunk, key chunk, slice) computed
   int steps = 0;               ///< steps with a tile or an exchange
   std::array<int, 4> slots{};  ///< of each `slot_kind`: block buffers beside the rank's own shard
+
+  /// As a designated initialiser: "{.blocks_sent = {0, 0, 3, 0}, ..., .slots = {0, 0, 2, 0}}".
+  [[nodiscard]] friend std::string to_string(const basic_rank_traffic& t) {
+    return initializer_text{}
+        .member("blocks_sent", t.blocks_sent)
+        .member("blocks_received", t.blocks_received)
+        .member("sent", t.sent)
+        .member("received", t.received)
+        .member("messages_sent", t.messages_sent)
+        .member("messages_received", t.messages_received)
+        .member("tiles", t.tiles)
+        .member("pairs", t.pairs)
+        .member("steps", t.steps)
+        .member("slots", t.slots)
+        .text();
+  }
 };
 
 /// What a schedule costs, before anything is run; `Amount` is the type of a block's cost.
@@ -92,6 +109,23 @@ struct basic_traffic_report {
   /// What the busiest node receives from other nodes. Throws as `node_egress` does.
   [[nodiscard]] constexpr Amount node_ingress(int ranks_per_node) const {
     return busiest_node("node_ingress", ranks_per_node, 1, world);
+  }
+
+  /// As a designated initialiser, without the lists, which have a line for each rank or pair of ranks:
+  /// "{.world = 4, .slices = 1, .pass = pass::forward, .total = 24, .sent = 6, ...}".
+  [[nodiscard]] friend std::string to_string(const basic_traffic_report& t) {
+    return initializer_text{}
+        .member("world", t.world)
+        .member("slices", t.slices)
+        .member("pass", initializer_text::code{std::string{"pass::"} + name_of(t.pass)})
+        .member("total", t.total)
+        .member("sent", t.sent)
+        .member("received", t.received)
+        .member("messages_sent", t.messages_sent)
+        .member("messages_received", t.messages_received)
+        .member("steps", t.steps)
+        .member("peak_slots", t.peak_slots)
+        .text();
   }
 
  private:

@@ -8,6 +8,7 @@
 #include <span>
 #include <vector>
 
+#include "orrery/detail/function_ref.hpp"
 #include "orrery/schedule/detail/slot_state.hpp"
 #include "orrery/schedule/list.hpp"
 #include "orrery/schedule/walk.hpp"
@@ -32,19 +33,14 @@ class block_sizes {
   template <class Interaction>
   explicit block_sizes(const Interaction& work)
       : sides{Interaction::operands},
-        work_{&work},
-        tensor_{[](const void* erased, int t, const block& b) -> std::int64_t {
-          return static_cast<const Interaction*>(erased)->operand_bytes(t, b);
-        }},
-        partial_{[](const void* erased, const block& b) -> std::int64_t {
-          return static_cast<const Interaction*>(erased)->partial_bytes(b);
-        }} {}
+        tensor_{work, [](const Interaction& of, int t, const block& b) { return of.operand_bytes(t, b); }},
+        partial_{work, [](const Interaction& of, const block& b) { return of.partial_bytes(b); }} {}
 
   [[nodiscard]] std::int64_t bytes(payload c, const block& b) const {
-    return c == payload::partial ? partial_(work_, b) : bytes_before(static_cast<int>(sides.size()), b);
+    return c == payload::partial ? partial_(b) : bytes_before(static_cast<int>(sides.size()), b);
   }
   /// The bytes of one tensor of an operand.
-  [[nodiscard]] std::int64_t tensor(int t, const block& b) const { return tensor_(work_, t, b); }
+  [[nodiscard]] std::int64_t tensor(int t, const block& b) const { return tensor_(t, b); }
   /// The bytes of the tensors of an operand that come before tensor t.
   [[nodiscard]] std::int64_t bytes_before(int t, const block& b) const {
     std::int64_t sum = 0;
@@ -55,9 +51,8 @@ class block_sizes {
   }
 
  private:
-  const void* work_;
-  std::int64_t (*tensor_)(const void* work, int, const block&);
-  std::int64_t (*partial_)(const void* work, const block&);
+  function_ref<std::int64_t(int tensor, const block&)> tensor_;
+  function_ref<std::int64_t(const block&)> partial_;
 };
 
 /// One rank's program with an address for every block: what an executor runs, for every interaction and transport.
@@ -108,6 +103,8 @@ class executor_plan {
       for (const std::int64_t size : of_kind) count(size);
     }
     for (const own_operand& operand : own_operands_) count(sizes.bytes(payload::operand, operand.block));
+    // Slots that hold only empty blocks have addresses, too: a null address is the rank's own shard.
+    if (workspace_bytes_ == 0 && !p.received.empty()) workspace_bytes_ = aligned(1);
   }
 
   [[nodiscard]] std::int64_t workspace_bytes() const noexcept { return workspace_bytes_; }

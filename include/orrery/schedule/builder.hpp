@@ -28,6 +28,12 @@ struct every_two_ranks {
   [[nodiscard]] constexpr bool operator()(int, int) const noexcept { return true; }
 };
 
+/// Leaves the ranks and blocks of a program that is written again as they are (see `builder::repeat`).
+struct same_place {
+  [[nodiscard]] static constexpr int rank(int r) noexcept { return r; }
+  [[nodiscard]] static constexpr blocks blocks_of(const block& b) noexcept { return b; }
+};
+
 /// Writes one rank's program, step by step. Shards are taken modulo the world.
 ///
 ///     orrery::builder schedule{rank, world};
@@ -152,22 +158,29 @@ class builder {
     mark_collective(collective_kind::reduce_scatter, group, first);
   }
 
-  /// Writes step `index` of another program of this rank into this step.
-  constexpr void repeat(const program& other, int index) {
+  /// Writes step `index` of another program of this rank into this step. `place` may move it to other ranks and blocks:
+  /// place.rank(r) is the rank in place of r, which must be linear in r, and place.blocks_of(b) the blocks in place of
+  /// b.
+  template <class Place = same_place>
+  constexpr void repeat(const program& other, int index, const Place& place = {}) {
     const step& original = other.steps[index];
     const int shift = program_.exchanges.count - original.exchanges.first;
+    const auto peer = [&](int rank) { return rank == no_rank ? no_rank : place.rank(rank); };
     for (const exchange& posted : other.exchanges_of(original)) {
-      begin_exchange(posted.to, posted.from, {posted.lane, posted.complete_before - posted.posted}, posted.payload);
-      for (const block& sent : other.sent_by(posted)) send(sent);
-      for (const held_block& received : other.received_by(posted)) receive(received.block);
+      begin_exchange(peer(posted.to), peer(posted.from), {posted.lane, posted.complete_before - posted.posted},
+                     posted.payload);
+      for (const block& sent : other.sent_by(posted)) send(place.blocks_of(sent));
+      for (const held_block& received : other.received_by(posted)) receive(place.blocks_of(received.block));
     }
     for (const collective& native : other.collectives) {
       if (!original.exchanges.contains(native.exchanges.first)) continue;
-      program_.collectives.push_back(native);
-      program_.collectives.back().exchanges.first += shift;
+      const int first = place.rank(native.first_rank);
+      const int stride = place.rank(native.first_rank + native.rank_stride) - first;
+      mark_collective(native.kind, {first, native.ranks, stride},
+                      range{native.exchanges.first + shift, native.exchanges.count});
     }
-    for (const held_block& query : other.queries_of(original.tile)) add_to_tile(query.block);
-    for (const held_block& key : other.keys_of(original.tile)) add_to_tile(key.block);
+    for (const held_block& query : other.queries_of(original.tile)) add_to_tile(place.blocks_of(query.block));
+    for (const held_block& key : other.keys_of(original.tile)) add_to_tile(place.blocks_of(key.block));
   }
 
   /// Marks the exchanges of this step from index `first` on as a collective over `group`.

@@ -10,6 +10,21 @@
 
 namespace orrery::detail {
 
+/// The place of an inner schedule in that of `all_to_all` (see `builder::repeat`): its rank g is the member of group g
+/// that has this rank's index there, its shard G the U shards of group G.
+struct place_in_groups {
+  int own;  ///< this rank
+  int world;
+  int U;
+  int inner_slices;
+
+  [[nodiscard]] constexpr int rank(int group) const noexcept { return group * U + own % U; }
+  /// A group that is the whole world begins with its rank's own shard, so that all ranks' programs are alike.
+  [[nodiscard]] constexpr blocks blocks_of(const block& b) const noexcept {
+    return {b.side, U == world ? own : b.shard * U, U, 1, own % U * inner_slices + b.slice};
+  }
+};
+
 /// The schedule behind `all_to_all` and `ulysses`, with U known at run time; `within` is the inner topology's program
 /// for this rank's group. U must divide the world.
 [[nodiscard]] constexpr program all_to_all_program(const program& within, int rank, int world, int U) {
@@ -39,28 +54,9 @@ namespace orrery::detail {
     schedule.next_step();
   }
 
-  // The inner schedule's rank g is this group, its shard G the U shards of group G.
-  // A group that is the whole world begins with its rank's own shard, so that all ranks' programs are alike.
-  const auto lifted = [&](const block& b) {
-    return blocks{b.side, U == world ? rank : b.shard * U, U, 1, member * inner_slices + b.slice};
-  };
+  const place_in_groups lifted{rank, world, U, inner_slices};
   for (int i = 0; i < within.steps.size(); ++i) {
-    const step& now = within.steps[i];
-    const int shift = schedule.exchanges_so_far() - now.exchanges.first;
-    for (const exchange& x : within.exchanges_of(now)) {
-      schedule.begin_exchange(x.to == no_rank ? no_rank : x.to * U + member,
-                              x.from == no_rank ? no_rank : x.from * U + member, {x.lane, x.complete_before - x.posted},
-                              x.payload);
-      for (const block& sent : within.sent_by(x)) schedule.send(lifted(sent));
-      for (const held_block& received : within.received_by(x)) schedule.receive(lifted(received.block));
-    }
-    for (const collective& c : within.collectives) {
-      if (!now.exchanges.contains(c.exchanges.first)) continue;
-      schedule.mark_collective(c.kind, {c.first_rank * U + member, c.ranks, c.rank_stride * U},
-                               range{c.exchanges.first + shift, c.exchanges.count});
-    }
-    for (const held_block& query : within.queries_of(now.tile)) schedule.add_to_tile(lifted(query.block));
-    for (const held_block& key : within.keys_of(now.tile)) schedule.add_to_tile(lifted(key.block));
+    schedule.repeat(within, i, lifted);
     schedule.next_step();
   }
 

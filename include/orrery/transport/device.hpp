@@ -18,6 +18,7 @@
 
 #include <cuda_runtime_api.h>
 
+#include "orrery/detail/initializer_text.hpp"
 #include "orrery/device/context.hpp"
 #include "orrery/device/handles.hpp"
 #include "orrery/schedule/detail/counted.hpp"
@@ -42,6 +43,17 @@ struct options {
   /// rank makes its own.
   std::vector<cudaStream_t> streams{};
 };
+
+/// The options as their designated initialiser, without what has its default: "{.devices = {0, 1}}". Of streams, which
+/// are addresses, it has their number only.
+[[nodiscard]] inline std::string to_string(const options& o) {
+  const options defaults;
+  orrery::detail::initializer_text text;
+  text.member("deadline", o.deadline, defaults.deadline).member("devices", o.devices, defaults.devices);
+  if (!o.streams.empty())
+    text.member("streams", orrery::detail::initializer_text::code{"/* " + std::to_string(o.streams.size()) + " */"});
+  return text.text();
+}
 
 /// The state that the ranks of a world share.
 class group {

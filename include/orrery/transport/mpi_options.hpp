@@ -4,6 +4,9 @@
 #include "orrery/config.hpp"
 
 #include <cstdint>
+#include <string>
+
+#include "orrery/detail/initializer_text.hpp"
 
 namespace orrery::mpi {
 
@@ -33,5 +36,18 @@ struct options {
   /// 0.96 times with 512 KiB, and 1.2 times with 8 KiB. Medians over five or six topologies, forward and backward.
   mpi::collectives collectives = mpi::collectives::expanded;
 };
+
+/// The options as their designated initialiser, without what has its default:
+/// "{.collectives = mpi::collectives::native}".
+[[nodiscard]] inline std::string to_string(const options& o) {
+  const options defaults;
+  orrery::detail::initializer_text text;
+  text.member("deadline", o.deadline, defaults.deadline)
+      .member("threads_per_rank", o.threads_per_rank, defaults.threads_per_rank)
+      .member("progress_interval", o.progress_interval, defaults.progress_interval);
+  if (o.collectives != defaults.collectives)
+    text.member("collectives", orrery::detail::initializer_text::code{"mpi::collectives::native"});
+  return text.text();
+}
 
 }  // namespace orrery::mpi

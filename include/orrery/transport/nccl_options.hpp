@@ -3,6 +3,10 @@
 
 #include "orrery/config.hpp"
 
+#include <string>
+
+#include "orrery/detail/initializer_text.hpp"
+
 namespace orrery::nccl {
 
 /// Options of `world`. All ranks pass the same. If ranks differ about native collectives, none are used.
@@ -34,5 +38,16 @@ struct options {
   /// computes. It sees calls captured into a graph only inside `world::watch`. 0: no watchdog.
   double watchdog_period = 1;
 };
+
+/// The options as their designated initialiser, without what has its default: "{.native_all_gather = false}".
+[[nodiscard]] inline std::string to_string(const options& o) {
+  const options defaults;
+  return orrery::detail::initializer_text{}
+      .member("deadline", o.deadline, defaults.deadline)
+      .member("native_all_gather", o.native_all_gather, defaults.native_all_gather)
+      .member("native_all_to_all", o.native_all_to_all, defaults.native_all_to_all)
+      .member("watchdog_period", o.watchdog_period, defaults.watchdog_period)
+      .text();
+}
 
 }  // namespace orrery::nccl

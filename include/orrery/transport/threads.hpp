@@ -17,6 +17,7 @@
 #include <utility>
 #include <vector>
 
+#include "orrery/detail/function_ref.hpp"
 #include "orrery/host/context.hpp"
 #include "orrery/host/memory.hpp"
 #include "orrery/host/thread_team.hpp"
@@ -36,7 +37,7 @@ class message {
 
     static void enter() noexcept {}
     [[nodiscard]] static bool pause() noexcept { return true; }
-    [[nodiscard]] host_context context() const noexcept { return {team, nullptr, nullptr}; }
+    [[nodiscard]] host_context context() const noexcept { return {team, {}}; }
     static void settle() noexcept {}
   };
 
@@ -153,9 +154,9 @@ class world {
 /// `std::logic_error` if a thread has joined with this rank before.
 [[nodiscard]] inline world join(shared_world& shared, int rank) { return {shared, rank, world::by_join{}}; }
 
-/// Calls `call(body, rank)` on a new thread for each rank of the world, and returns when all have ended. Handles
+/// Calls `body(rank)` on a new thread for each rank of the world, and returns when all have ended. Handles
 /// exceptions as `run` below does.
-inline void run_ranks(shared_world& shared, void (*call)(void* body, int rank), void* body) {
+inline void run_ranks(shared_world& shared, detail::function_ref<void(int rank)> body) {
   std::mutex mutex;
   std::exception_ptr root_cause;
   std::exception_ptr secondary_error;
@@ -178,7 +179,7 @@ inline void run_ranks(shared_world& shared, void (*call)(void* body, int rank), 
   const auto of_rank = [&, oversubscribed](int rank) noexcept {
     if (oversubscribed) detail::ask_for_long_time_slices();
     try {
-      call(body, rank);
+      body(rank);
     } catch (const transport_error& e) {
       keep_first(secondary_error);
       fail(rank, e.what());
@@ -214,14 +215,6 @@ inline void run_ranks(shared_world& shared, void (*call)(void* body, int rank), 
   }
   if (root_cause != nullptr) std::rethrow_exception(root_cause);
   if (secondary_error != nullptr) std::rethrow_exception(secondary_error);
-}
-
-/// Calls `body(rank)` on a new thread for each rank.
-template <class Body>
-void run_ranks(shared_world& shared, const Body& body) {
-  run_ranks(
-      shared, [](void* erased, int rank) { (*static_cast<const Body*>(erased))(rank); },
-      const_cast<void*>(static_cast<const void*>(std::addressof(body))));
 }
 
 /// Calls `body(world&)` on `ranks` new threads, each with its own rank, and returns when all have ended. If one of them

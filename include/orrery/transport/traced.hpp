@@ -18,6 +18,7 @@
 #include <utility>
 #include <vector>
 
+#include "orrery/detail/initializer_text.hpp"
 #include "orrery/draw/timeline.hpp"
 #include "orrery/transport/adaptor.hpp"
 #include "orrery/transport/detail/describe.hpp"
@@ -36,6 +37,17 @@ struct trace_options {
   /// If not null, a rank that fails writes its text here. Ranks of one process write one after the other.
   std::ostream* stream_on_failure = nullptr;
 };
+
+/// The options as their designated initialiser, without what has its default: "{.file_on_failure = "trace"}". Of a
+/// stream it has no more than that there is one.
+[[nodiscard]] inline std::string to_string(const trace_options& o) {
+  const trace_options defaults;
+  detail::initializer_text text;
+  text.member("events", o.events, defaults.events)
+      .member("file_on_failure", o.file_on_failure, defaults.file_on_failure);
+  if (o.stream_on_failure != nullptr) text.member("stream_on_failure", detail::initializer_text::code{"/* one */"});
+  return text.text();
+}
 
 /// Adaptor with a flight recorder: each rank keeps its last events with their times. A failure writes them down. They
 /// can also be drawn as a timeline of what was measured at any other time.

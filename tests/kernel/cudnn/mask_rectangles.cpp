@@ -1,6 +1,7 @@
 // Copyright The Orrery authors. SPDX-License-Identifier: Apache-2.0
 #include "orrery/kernel/cudnn/mask_rectangles.hpp"
 
+#include <array>
 #include <cstdint>
 #include <stdexcept>
 #include <string>
@@ -10,6 +11,12 @@
 
 #include "orrery/attention/plan.hpp"
 #include "orrery/layout/layout.hpp"
+#include "orrery/mask/causal.hpp"
+#include "orrery/mask/documents.hpp"
+#include "orrery/mask/intersection.hpp"
+#include "orrery/mask/named.hpp"
+#include "orrery/mask/prefix.hpp"
+#include "orrery/mask/window.hpp"
 
 #include "kernel/cuda/masks.hpp"
 #include "support/conformance.hpp"
@@ -132,6 +139,29 @@ TEST_CASE("other masks: what their interval tests know") {
       refusal(piece(0, 12), piece(2, 12), band) ==
       "orrery: mask band 10 lets only some pairs be seen between queries at positions 0 to 11 and keys at 2 to 13, of "
       "which kernel device_cudnn<bfloat16> only knows full and causal masks; orrery::device_flash has every mask");
+}
+
+TEST_CASE("masks of the library that are no diagonals are refused by name, also where only their values tell") {
+  const segments some = piece(0, 12);
+  const auto refused = [&](const auto& mask) {
+    return refusal(some, some, mask).find("orrery: mask " + mask.name() + " lets only some pairs be seen ") == 0;
+  };
+  CHECK(refused(orrery::documents{std::array{5, 7}} & causal{}));
+  CHECK(refused(orrery::window{.left = 3}));
+  CHECK(refused(orrery::any_mask{orrery::window{.left = 3, .right = 0}}));
+  CHECK(refused(orrery::any_mask{orrery::prefix{4}}));
+  CHECK(refused(causal{} & orrery::window{.left = 3}));
+  // Diagonals that are chosen at run time, or combined.
+  const auto same = [&](const auto& mask, const causal& diagonal) {
+    return orrery::detail::cudnn_parts_of(some, some, mask, kernel) ==
+           orrery::detail::cudnn_parts_of(some, some, diagonal, kernel);
+  };
+  CHECK(same(orrery::any_mask{causal{}}, causal{}));
+  CHECK(same(causal{2} & causal{-1}, causal{-1}));
+  // Shards that are documents.
+  const auto mask = orrery::documents{std::array{12, 8}};
+  CHECK(orrery::detail::cudnn_parts_of(some, some, mask, kernel) == std::vector<cudnn_part>{{0, 12, 0, 12, false}});
+  CHECK(orrery::detail::cudnn_parts_of(some, piece(12, 8), mask, kernel).empty());
 }
 
 TEST_CASE("a diagonal in too many steps is refused") {

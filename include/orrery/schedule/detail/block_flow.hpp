@@ -110,7 +110,8 @@ class block_flow {
       for (int e = now.exchanges.first; e < now.exchanges.end(); ++e) {
         const exchange& x = p.exchanges.items[e];
         if (x.posted != i || x.complete_before <= i || x.complete_before > p.steps.count || x.lane < 0 ||
-            x.lane >= most_lanes || (x.sent.count > 0 && !is_peer(x.to)) || (x.received.count > 0 && !is_peer(x.from)))
+            x.lane >= most_lanes || x.tensor != every_tensor || (x.sent.count > 0 && !is_peer(x.to)) ||
+            (x.received.count > 0 && !is_peer(x.from)))
           return false;
         if (x.lane >= lanes) lanes = x.lane + 1;
       }

@@ -69,7 +69,7 @@ class channel {
 
   [[nodiscard]] host_context context() const noexcept {
     communicator& world = *plan_->world;
-    return {world.team(), [](void* erased) { static_cast<communicator*>(erased)->progress(); }, &world};
+    return {world.team(), {world, [](communicator& of_rank) { of_rank.progress(); }}};
   }
 
  private:

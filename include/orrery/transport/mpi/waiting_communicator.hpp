@@ -4,7 +4,6 @@
 #include "orrery/config.hpp"
 
 #include <algorithm>
-#include <atomic>
 #include <charconv>
 #include <chrono>
 #include <cstdint>
@@ -21,6 +20,7 @@
 #include "orrery/schedule/builder.hpp"
 #include "orrery/transport/detail/deadline.hpp"
 #include "orrery/transport/detail/describe.hpp"
+#include "orrery/transport/detail/failure_state.hpp"
 #include "orrery/transport/detail/peer_text.hpp"
 #include "orrery/transport/mpi/control_messages.hpp"
 #include "orrery/transport/mpi/memory.hpp"
@@ -45,7 +45,6 @@ class waiting_communicator : public thread_access {
         rank_{number_from(parent, MPI_Comm_rank)},
         size_{number_from(parent, MPI_Comm_size)},
         control_messages_{size_} {
-    failure_.reserve(control_messages::longest);
     const presence here{*this, presence::on_entry::wait};
     own_ = duplicate(parent, [] { return pending_wait{"for all ranks to make the same world"}; });
   }
@@ -63,7 +62,7 @@ class waiting_communicator : public thread_access {
   presence enter(const char* doing = "coming to a collective call") {
     expect_thread();
     presence here{*this, presence::on_entry::try_once};
-    if (here && failed_) throw_failure(doing);
+    if (here && failed()) throw_failure(doing);
     expect_free(here);
     become_caller();
     return here;
@@ -121,9 +120,9 @@ class waiting_communicator : public thread_access {
     const auto time_to_ask = detail::deadline_in(options_.deadline - (std::min)(options_.deadline / 2, longest_query));
     bool asking = false;
     for (unsigned looks = 1; !done(); ++looks) {
-      if (looks % 16 == 0 || failed_) {
+      if (looks % 16 == 0 || failed()) {
         const bool news = read_control_messages(pending);
-        if (failed_) throw_failure("waiting " + pending().text);
+        if (failed()) throw_failure("waiting " + pending().text);
         const auto now = std::chrono::steady_clock::now();
         if (now >= time_to_ask && (!asking || news)) {
           if (!asking) begin_query(pending());
@@ -159,7 +158,7 @@ class waiting_communicator : public thread_access {
 
   /// Lets the MPI library make progress, if this is the thread that made the last call.
   void progress() noexcept {
-    if (!is_caller() || failed_) return;
+    if (!is_caller() || failed()) return;
     const presence here{*this, presence::on_entry::try_once};
     if (!here) return;
     const auto now = std::chrono::steady_clock::now();
@@ -169,7 +168,7 @@ class waiting_communicator : public thread_access {
     // Unlike a test of requests that have completed, a probe that finds nothing always makes progress.
     try {
       read_control_messages([] { return pending_wait{}; });
-    } catch (...) {  // failed_ is set, or this rank does not answer
+    } catch (...) {  // the failure is recorded, or this rank does not answer
     }
   }
 
@@ -184,29 +183,23 @@ class waiting_communicator : public thread_access {
   template <class... Parts>
   void give_notice(const Parts&... parts) noexcept {
     const presence here{*this, presence::on_entry::wait};
-    if (failed_) return;
-    failure_ = "rank ";
-    const auto add = [&](std::string_view part) {
-      failure_.append(part.substr(0, control_messages::longest - 1 - failure_.size()));
-    };
+    if (failed()) return;
     char digits[16];
-    add({digits, static_cast<std::size_t>(std::to_chars(digits, digits + sizeof digits, rank_).ptr - digits)});
-    add(" ");
-    (add(parts), ...);
-    failed_ = true;
+    const auto length = static_cast<std::size_t>(std::to_chars(digits, digits + sizeof digits, rank_).ptr - digits);
+    failure_.record({"rank ", std::string_view{digits, length}, " ", std::string_view{parts}...});
     notify_peers();
   }
-  [[nodiscard]] bool failed() const noexcept { return failed_; }
+  [[nodiscard]] bool failed() const noexcept { return failure_.happened(); }
   /// Polls for control messages if this thread may call MPI and no other is inside. Returns false if the world has
   /// failed.
   [[nodiscard]] bool usable() {
-    if (failed_ || !may_call_here() || !running()) return !failed_;
+    if (failed() || !may_call_here() || !running()) return !failed();
     const presence here{*this, presence::on_entry::try_once};
     try {
       if (here) read_control_messages([] { return pending_wait{}; });
-    } catch (const transport_error&) {  // failed_ is set
+    } catch (const transport_error&) {  // the failure is recorded
     }
-    return !failed_;
+    return !failed();
   }
 
   /// Makes buffers of a collective call. They stay until `release`, since a call that is given up may still write to
@@ -223,7 +216,7 @@ class waiting_communicator : public thread_access {
   }
 
   /// May communicators be freed? Not after a failure, with which communications may be under way.
-  [[nodiscard]] bool may_free() const noexcept { return !failed_ && running() && may_call_here(); }
+  [[nodiscard]] bool may_free() const noexcept { return !failed() && running() && may_call_here(); }
 
   /// Duplicates a communicator. Collective.
   template <class Pending>
@@ -251,25 +244,18 @@ class waiting_communicator : public thread_access {
   }
 
   void record_failure(std::string_view why) noexcept {
-    if (failed_) return;
-    failure_ = why.substr(0, control_messages::longest - 1);
-    failed_ = true;
-    notify_peers();
+    if (failure_.record(why)) notify_peers();
   }
   void notify_peers() noexcept {
     if (peers_notified_ || own_ == MPI_COMM_NULL || !may_call_here() || !running()) return;
     peers_notified_ = true;
-    control_messages_.send_notice(own_, rank_, failure_);
+    control_messages_.send_notice(own_, rank_, failure_.why());
   }
 
-  /// Throws the same message in every call. `doing` is what this rank was doing, if another rank failed first.
+  /// `doing` is what this rank was doing, if another rank failed first.
   [[noreturn]] void throw_failure(const std::string& doing) {
     notify_peers();
-    if (message_.empty()) {
-      message_ =
-          detail::describe_stop(rank_, failure_, doing, "; this world and its communicator cannot be used any more");
-    }
-    throw transport_error{message_};
+    failure_.stop(rank_, message_, doing);
   }
 
   /// Receives control messages: failures, questions and answers. Answers questions with what this rank waits for,
@@ -283,11 +269,10 @@ class waiting_communicator : public thread_access {
            "; build all ranks with one version of this library");
     };
     control_messages::message read;
-    while (own_ != MPI_COMM_NULL && !failed_ && control_messages::take(own_, read, checked_call, malformed)) {
+    while (own_ != MPI_COMM_NULL && !failed() && control_messages::take(own_, read, checked_call, malformed)) {
       if (read.kind == control_messages::kind::notice) {
         peers_notified_ = true;  // the other ranks have the message
-        failure_ = read.text;
-        failed_ = true;
+        failure_.record(read.text);
       } else if (read.kind == control_messages::kind::question) {
         std::uint64_t query = 0;
         if (!detail::peer_text{read.text}.number(query).ended())
@@ -334,9 +319,9 @@ class waiting_communicator : public thread_access {
   mpi::control_messages control_messages_;
   mpi::wait_chain_query query_;
   std::uint64_t queries_ = 0;
-  std::atomic<bool> failed_ = false;
   bool peers_notified_ = false;  // the other ranks have the message
-  std::string failure_;
+  detail::failure_state failure_{"; this world and its communicator cannot be used any more",
+                                 control_messages::longest - 1};
   std::string message_;
   std::chrono::steady_clock::time_point next_progress_{};
 };

@@ -5,7 +5,6 @@
 
 #include <algorithm>
 #include <array>
-#include <atomic>
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
@@ -29,6 +28,7 @@
 #include "orrery/transport/detail/collective_signature.hpp"
 #include "orrery/transport/detail/deadline.hpp"
 #include "orrery/transport/detail/describe.hpp"
+#include "orrery/transport/detail/failure_state.hpp"
 #include "orrery/transport/nccl/communicator.hpp"
 #include "orrery/transport/nccl/lane_communicators.hpp"
 #include "orrery/transport/nccl/watchdog.hpp"
@@ -81,7 +81,7 @@ class communicators {
   [[nodiscard]] int size() const noexcept { return size_; }
   [[nodiscard]] cudaStream_t compute() const noexcept { return compute_; }
   [[nodiscard]] const options& get_options() const noexcept { return options_; }
-  [[nodiscard]] bool failed() const noexcept { return failed_.load(std::memory_order_acquire); }
+  [[nodiscard]] bool failed() const noexcept { return failure_.happened(); }
 
   /// Holds the lock of the communicators: while it lives, the calling thread, which must be the rank's own, may call
   /// NCCL. May be nested.
@@ -283,7 +283,7 @@ class communicators {
 
   [[noreturn]] void throw_failure() {
     settle();
-    throw transport_error{failure_};
+    failure_.stop(rank_, message_, "");
   }
 
   void compare_devices() const {
@@ -334,10 +334,7 @@ class communicators {
            describe(state);
   }
   void abort(const std::string& why) {
-    if (failed()) return;
-    failure_ = detail::describe_stop(rank_, why, "",
-                                     "; its communicators are aborted, and this world cannot be used any more");
-    failed_.store(true, std::memory_order_release);
+    if (!failure_.record(why)) return;
     lane_communicators_.each([](lane_communicator& comm) { comm.comm.abort(); });
   }
   /// The periodic check of the watchdog, on its thread. Returns false when there is nothing left to watch.
@@ -380,8 +377,8 @@ class communicators {
   int size_ = 1;
   int device_ = 0;
   lane_communicators lane_communicators_;
-  std::string failure_;  // written once, before failed_ is set
-  std::atomic<bool> failed_{false};
+  detail::failure_state failure_{"; its communicators are aborted, and this world cannot be used any more"};
+  std::string message_;
   bool settled_ = false;
   std::uint64_t collective_calls_ = 0;
   comm_lock comm_lock_;

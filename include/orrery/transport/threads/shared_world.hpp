@@ -17,11 +17,13 @@
 #include <thread>
 #include <vector>
 
+#include "orrery/detail/initializer_text.hpp"
 #include "orrery/host/thread_team.hpp"
 #include "orrery/schedule/detail/counted.hpp"
 #include "orrery/transport/detail/collective_signature.hpp"
 #include "orrery/transport/detail/deadline.hpp"
 #include "orrery/transport/detail/describe.hpp"
+#include "orrery/transport/detail/failure_state.hpp"
 #include "orrery/transport/transport.hpp"
 
 namespace orrery::threads {
@@ -33,6 +35,15 @@ struct options {
   /// between calls. Started with the rank's first plan. Results have the same bits for every number of threads.
   int threads_per_rank = 1;
 };
+
+/// The options as their designated initialiser, without what has its default: "{.deadline = 30}".
+[[nodiscard]] inline std::string to_string(const options& o) {
+  const options defaults;
+  return orrery::detail::initializer_text{}
+      .member("deadline", o.deadline, defaults.deadline)
+      .member("threads_per_rank", o.threads_per_rank, defaults.threads_per_rank)
+      .text();
+}
 
 /// The state that the ranks of a world share. Waiting threads sleep, since there may be many more threads than cores.
 class shared_world {
@@ -88,7 +99,7 @@ class shared_world {
     }
   }
 
-  [[nodiscard]] bool failed() const noexcept { return failed_.load(std::memory_order_seq_cst); }
+  [[nodiscard]] bool failed() const noexcept { return failure_.happened(); }
 
   /// Throws if the world has failed.
   void check(int rank, const char* doing) {
@@ -107,12 +118,7 @@ class shared_world {
   /// Records the failure of the world, of which only the first counts, and wakes all ranks. Returns true if this call
   /// recorded it.
   bool fail(const std::string& why) {
-    {
-      const std::lock_guard lock{failure_mutex_};
-      if (failed_.load(std::memory_order_relaxed)) return false;
-      failure_ = why;
-      failed_.store(true, std::memory_order_seq_cst);
-    }
+    if (!failure_.record(why)) return false;
     wake_all();
     return true;
   }
@@ -147,15 +153,9 @@ class shared_world {
   /// the message.
   void abandon(int rank, const std::string& why) noexcept {
     try {
-      fail("rank " + std::to_string(rank) + " failed" + (why.empty() ? "" : " ") + why);
-      return;
+      failure_.record({"rank ", std::to_string(rank), " failed", why.empty() ? "" : " ", why});
     } catch (...) {  // no memory
-    }
-    {
-      const std::lock_guard lock{failure_mutex_};
-      if (failed_.load(std::memory_order_relaxed)) return;
-      culprit_ = rank;
-      failed_.store(true, std::memory_order_seq_cst);
+      failure_.record_rank(rank);
     }
     wake_all();
   }
@@ -336,16 +336,9 @@ class shared_world {
     return absent.empty() ? text : text + "; missing: rank " + absent;
   }
 
-  /// Throws the same message in every call of one rank. `doing` is what the rank was doing, if another rank failed
-  /// first.
+  /// `doing` is what the rank was doing, if another rank failed first.
   [[noreturn]] void throw_failure(int rank, const std::string& doing) {
-    std::string& message = ranks_[static_cast<std::size_t>(rank)].message;
-    if (message.empty()) {
-      const std::lock_guard lock{failure_mutex_};
-      const std::string nothing_known = "rank " + std::to_string(culprit_) + " failed";
-      message = detail::describe_stop(rank, failure_.empty() ? nothing_known : failure_, doing);
-    }
-    throw transport_error{message};
+    failure_.stop(rank, ranks_[static_cast<std::size_t>(rank)].message, doing);
   }
 
   static void keep(shared_world*) noexcept {}
@@ -355,10 +348,7 @@ class shared_world {
   std::shared_ptr<shared_world> self_;  // non-owning
   std::vector<rank_state> ranks_;
   std::atomic<std::uint64_t> arrived_{0};
-  std::mutex failure_mutex_;
-  std::atomic<bool> failed_{false};
-  std::string failure_;
-  int culprit_ = schedule::no_rank;  // the rank that failed first, where there was no memory for its message
+  detail::failure_state failure_;
   std::vector<detail::collective_signature>
       signatures_;  // of all ranks at this meeting, and at the one before or after it
   std::vector<void*> published_;

@@ -460,16 +460,3 @@ TEST_CASE("errors of long sums do not grow with their length") {
     }
   }
 }
-
-TEST_CASE("nor do those of many short shards in one call") {
-  constexpr std::int64_t keys = std::int64_t{1} << 20;
-  const oracle::problem p = long_problem(1, keys, scores::equal_but_one, values::ones);
-  const oracle::answer right = oracle::solve(p, orrery::full{});
-  plan how;
-  how.queries = contiguous(1, 1);
-  how.keys = contiguous(keys, 1024);
-  how.one_call = true;
-  const auto got = kernel_test::run<orrery::flash<float>>(p, orrery::full{}, how);
-  CHECK(worst(got.lse, right.lse, sizes_of_sums(p, right).lse) <= 4 * 0x1p-24);
-  CHECK(worst(got.out, right.out, sizes_of_sums(p, right).out) <= 4 * 0x1p-24);
-}

@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <limits>
 #include <memory>
+#include <stdexcept>
 #include <string>
 #include <string_view>
 
@@ -16,7 +17,8 @@
 
 namespace orrery {
 
-/// A layout that is chosen at run time: it has the name and the shards of the one that it holds, which copies share.
+/// A layout that is chosen at run time: it has the name, the shards and the chunks of the one that it holds, which
+/// copies share. Only if `has_whole_shards()` can it be asked for a shard.
 class any_layout {
  public:
   template <class Layout>
@@ -27,6 +29,11 @@ class any_layout {
   [[nodiscard]] segments shard(int rank, int world, std::int64_t length) const {
     return held_->shard(rank, world, length);
   }
+  [[nodiscard]] bool has_whole_shards() const { return held_->has_whole_shards(); }
+  [[nodiscard]] int chunks(int world, std::int64_t length) const { return held_->chunks(world, length); }
+  [[nodiscard]] segments chunk(int rank, int chunk, int world, std::int64_t length) const {
+    return held_->chunk(rank, chunk, world, length);
+  }
   [[nodiscard]] std::string name() const { return held_->name(); }
 
  private:
@@ -36,6 +43,9 @@ class any_layout {
     any& operator=(const any&) = delete;
     virtual ~any() = default;
     [[nodiscard]] virtual segments shard(int rank, int world, std::int64_t length) const = 0;
+    [[nodiscard]] virtual bool has_whole_shards() const = 0;
+    [[nodiscard]] virtual int chunks(int world, std::int64_t length) const = 0;
+    [[nodiscard]] virtual segments chunk(int rank, int chunk, int world, std::int64_t length) const = 0;
     [[nodiscard]] virtual std::string name() const = 0;
   };
 
@@ -45,7 +55,21 @@ class any_layout {
 
     explicit some(const Layout& l) : held{l} {}
     [[nodiscard]] segments shard(int rank, int world, std::int64_t length) const override {
-      return held.shard(rank, world, length);
+      if constexpr (layout_of_shards<Layout>) return held.shard(rank, world, length);
+      throw std::logic_error{"orrery: any_layout::shard: layout " + name() +
+                             " has no whole shards; ask for its chunks"};
+    }
+    [[nodiscard]] bool has_whole_shards() const override { return layout_of_shards<Layout>; }
+    [[nodiscard]] int chunks(int world, std::int64_t length) const override {
+      if constexpr (layout_of_chunks<Layout>) return held.chunks(world, length);
+      return 1;
+    }
+    [[nodiscard]] segments chunk(int rank, int chunk, int world, std::int64_t length) const override {
+      if constexpr (layout_of_chunks<Layout>) {
+        return held.chunk(rank, chunk, world, length);
+      } else {
+        return held.shard(rank, world, length);
+      }
     }
     [[nodiscard]] std::string name() const override { return held.name(); }
   };

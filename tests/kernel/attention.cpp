@@ -416,6 +416,19 @@ oracle::answer sizes_of_sums(const oracle::problem& p, const oracle::answer& rig
 
 }  // namespace
 
+TEST_CASE_TEMPLATE("scores that rise or fall over many blocks of keys", Kernel, orrery::flash<float>,
+                   orrery::flash<double>) {
+  const oracle::shape shape{1, 2, 5000, 1, 1, 1, 2, 1.0};
+  auto p = oracle::random_problem<typename Kernel::storage>(shape, 96);
+  p.q = {1, -1};
+  for (std::size_t i = 0; i < p.k.size(); ++i) p.k[i] = 0x1p-5 * static_cast<double>(i);
+  plan how;
+  how.queries = contiguous(shape.queries, 1);
+  how.keys = contiguous(shape.keys, 1);
+  const double largest_score = p.k.back();
+  check<Kernel>(p, orrery::full{}, how, oracle::tolerance<typename Kernel::accumulator> * largest_score);
+}
+
 TEST_CASE("errors of long sums do not grow with their length") {
   constexpr double rounding = 0x1p-24;
   constexpr std::int64_t length = std::int64_t{1} << 20;

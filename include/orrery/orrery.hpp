@@ -36,5 +36,6 @@
 #include "orrery/topology/wallfacer.hpp"
 #include "orrery/transport/counted.hpp"
 #include "orrery/transport/threads.hpp"
+#include "orrery/tune/causal_grid.hpp"
 #include "orrery/tune/least_egress.hpp"
 #include "orrery/verify/verify.hpp"

@@ -7,6 +7,7 @@
 #include <random>
 #include <set>
 #include <string>
+#include <tuple>
 #include <utility>
 #include <vector>
 
@@ -16,6 +17,7 @@
 #include "orrery/predict/traffic.hpp"
 #include "orrery/schedule/detail/slot_allocation.hpp"
 #include "orrery/schedule/detail/symmetry.hpp"
+#include "orrery/schedule/refine.hpp"
 #include "orrery/schedule/relabel.hpp"
 #include "orrery/topology/half_ring.hpp"
 #include "orrery/verify/verify.hpp"
@@ -66,7 +68,7 @@ class random_forward {
     std::vector<hop> hops;
     std::vector<std::vector<std::vector<int>>> tiles(static_cast<std::size_t>(world_));
     for (int b = 0; b < blocks; ++b) usable[static_cast<std::size_t>(b / slices_)][static_cast<std::size_t>(b)] = 0;
-    const auto block_of = [&](int b) { return block{side::key, b / slices_, b % slices_}; };
+    const auto block_of = [&](int b) { return block{side::key, 0, b / slices_, b % slices_}; };
     for (int step = 0, left = world_ * blocks; left > 0; ++step) {
       for (int b = 0; b < blocks; ++b) {
         for (int tries = below(3); tries > 0; --tries) {
@@ -110,7 +112,7 @@ class random_forward {
         }
         for (std::size_t i = 0; i < tiles[r][static_cast<std::size_t>(step)].size(); ++i) {
           const block b = block_of(tiles[r][static_cast<std::size_t>(step)][i]);
-          if (i == 0) schedule.add_to_tile(block{side::query, rank, b.slice});
+          if (i == 0) schedule.add_to_tile(block{side::query, 0, rank, b.slice});
           schedule.add_to_tile(b);
         }
         for (int idle = 0; idle < pace; ++idle) schedule.next_step();
@@ -150,11 +152,11 @@ void check_derived(const list<program>& forward, pass p) {
   const auto came = links(backward, payload::operand, travelling);
   std::int64_t met = 0;
   for (const program& mine : forward) {
-    std::set<std::pair<int, int>> shards;
+    std::set<std::tuple<int, int, int>> foreign;
     for (const held_block& k : mine.keys) {
-      if (k.block.shard != mine.rank) shards.emplace(k.block.shard, k.block.slice);
+      if (k.block.shard != mine.rank) foreign.emplace(k.block.shard, k.block.slice, k.block.chunk);
     }
-    met += static_cast<std::int64_t>(shards.size());
+    met += static_cast<std::int64_t>(foreign.size());
   }
   std::int64_t sent = 0;
   for (const program& mine : backward) {
@@ -231,7 +233,10 @@ TEST_CASE("the backward of any proven forward is proven, and its partials take t
     const verdict found = verify(finished(forward));
     INFO(found.message());
     REQUIRE(found.ok());
-    for (const pass p : backwards) check_derived(forward, p);
+    for (const pass p : backwards) {
+      check_derived(forward, p);
+      if (seed % 4 == 0) check_derived(refine(forward, 3), p);
+    }
   }
 }
 

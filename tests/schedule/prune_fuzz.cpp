@@ -132,8 +132,8 @@ TEST_CASE("random relations, topologies, passes and worlds") {
     const auto without = finished(prune(unpruned, visible, orrery::schedule::shortcuts::no));
     REQUIRE(orrery::verify(without, visible).ok());
     REQUIRE(moves_no_more(without, programs));
-    pruned_something += pruned == unpruned ? 0 : 1;
-    took_shortcuts += programs == without ? 0 : 1;
+    pruned_something += pruned == unpruned ? 0U : 1U;
+    took_shortcuts += programs == without ? 0U : 1U;
 
     if (i % between_runs != 0 || topology.unsupported_reason(world, other) != nullptr) continue;
     const auto more = finished(prune(orrery::detail::unallocated_programs(topology, world, other), visible));

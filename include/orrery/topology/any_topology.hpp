@@ -114,6 +114,8 @@ class any_topology {
     [[nodiscard]] int chunks() const override {
       if constexpr (requires { held.chunks(); }) {
         return held.chunks();
+      } else if constexpr (requires { int{held.chunks}; }) {
+        return held.chunks;
       } else {
         return 1;
       }

@@ -302,12 +302,12 @@ class return_routes {
       if (flight > next.send - here.send) flight = next.send - here.send;
     }
     if (here.send >= steps_) steps_ = here.send + 1;
-    add_parcel(rank, here.next, sends, here.send, here.send + flight, owner, slice, chunk);
-    add_parcel(here.next, rank, receives, here.send, here.send + flight, owner, slice, chunk);
+    const block what{of_, chunk, owner, slice};
+    add_parcel(rank, here.next, sends, here.send, here.send + flight, what);
+    add_parcel(here.next, rank, receives, here.send, here.send + flight, what);
   }
 
-  constexpr void add_parcel(int rank, int peer, direction which, int step, int complete_before, int owner, int slice,
-                            std::uint16_t chunk) {
+  constexpr void add_parcel(int rank, int peer, direction which, int step, int complete_before, const block& what) {
     const int first = rank % period_;
     const int distance = rank - first;
     while (ends_.count < 2 * period_ * (step + 1)) ends_.push_back({none, none});
@@ -317,7 +317,7 @@ class return_routes {
     parcels_.push_back({wrapped(peer - distance),
                         complete_before - step > 1 ? 1 : 0,
                         complete_before,
-                        {of_, chunk, wrapped(owner - distance), slice_back(slice, distance)},
+                        {of_, what.chunk, wrapped(what.shard - distance), slice_back(what.slice, distance)},
                         none});
   }
 

@@ -153,14 +153,15 @@ class pair_coverage {
   constexpr bool mark(int rank, int step, list<word>& computed, list<word>& tile_keys, const Visible& visible) {
     const program& p = programs_.items[rank];
     const int words = tile_keys.count;
+    const int chunks = chunks_;  // numbers without a call, of which compilers count the steps
     const tile& t = p.steps.items[step].tile;
     // Pair by pair, where collecting the keys in words first is no less work.
     if (t.queries.count * t.keys.count <= t.keys.count + (t.queries.count + 1) * words) {
       for (auto [query, end] = p.queries_of(t); query != end; ++query) {
-        const int of_query = query->block.shard * chunks_ + query->block.chunk;
+        const int of_query = query->block.shard * chunks + query->block.chunk;
         word* const row = computed.items + of_query * words;
         for (auto [key, last] = p.keys_of(t); key != last; ++key) {
-          const auto column = static_cast<unsigned>(key->block.shard * chunks_ + key->block.chunk);
+          const auto column = static_cast<unsigned>(key->block.shard * chunks + key->block.chunk);
           if ((row[column / 64] >> column % 64 & 1U) != 0 && visible(of_query, number_of(key->block)))
             return refuse_pair(fault::pair_computed_twice, rank, step, query->block, number_of(key->block));
           row[column / 64] |= word{1} << column % 64;
@@ -168,9 +169,9 @@ class pair_coverage {
       }
       return true;
     }
-    for (word& w : tile_keys) w = 0;
+    for (int w = 0; w < words; ++w) tile_keys.items[w] = 0;
     for (auto [key, end] = p.keys_of(t); key != end; ++key) {
-      const int column = key->block.shard * chunks_ + key->block.chunk;
+      const int column = key->block.shard * chunks + key->block.chunk;
       const word bit = word{1} << static_cast<unsigned>(column % 64);
       word& w = tile_keys.items[column / 64];
       if ((w & bit) != 0 && is_seen(p.queries_of(t), column, visible)) {
@@ -179,7 +180,7 @@ class pair_coverage {
       w |= bit;
     }
     for (auto [query, end] = p.queries_of(t); query != end; ++query) {
-      const int of_query = query->block.shard * chunks_ + query->block.chunk;
+      const int of_query = query->block.shard * chunks + query->block.chunk;
       word* const row = computed.items + of_query * words;
       for (int w = 0; w < words; ++w) {
         const word twice = visible_bits(visible, of_query, w, row[w] & tile_keys.items[w]);

@@ -9,6 +9,8 @@
 
 #include "orrery/kernel/reference.hpp"
 #include "orrery/layout/per_document.hpp"
+#include "orrery/mask/documents.hpp"
+#include "orrery/mask/window.hpp"
 #include "orrery/topology/detail/refined.hpp"
 #include "orrery/transport/counted.hpp"
 
@@ -121,6 +123,21 @@ TEST_CASE("packed documents, each dealt to all ranks") {
       if (world % 4 == 0)
         check_policies<orrery::flash<double>>(orrery::concentric<2, 2>{}, world, grouped, orrery::causal{}, layout,
                                               seed);
+    }
+  }
+}
+
+TEST_CASE("packed documents under their mask") {
+  std::uint64_t seed = 380;
+  const std::int64_t lengths[] = {20, 1, 31, 9};  // and 6 tokens of padding
+  const orrery::documents batch{lengths};
+  for (const int world : {1, 2, 3, 4, 8}) {
+    for (const orrery::any_layout& layout : {orrery::layout_named("per_document<zigzag>", lengths),
+                                             orrery::layout_named("contiguous"), orrery::layout_named("zigzag")}) {
+      check_policies<orrery::flash<double>>(orrery::ring{}, world, grouped, batch, layout, seed);
+      check_policies<orrery::flash<double>>(orrery::usp<2>{}, 2 * world, grouped, batch & orrery::causal{}, layout,
+                                            seed);
+      check_policies<orrery::flash<double>>(my_ring{}, world, grouped, batch & orrery::window{.left = 4}, layout, seed);
     }
   }
 }

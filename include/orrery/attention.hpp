@@ -83,7 +83,7 @@ class attention {
   ///
   /// Throws `std::invalid_argument`, on every rank, if the shape or the world does not suit, if the topology cuts the
   /// heads into more slices than there are query heads, if the schedule is wrong, if the layout's shards are not a
-  /// partition of the sequence (see `detail::check_shards`), if the mask's parameters do not suit the lengths or
+  /// partition of the sequence (see `detail::layout_source`), if the mask's parameters do not suit the lengths or
   /// samples show that it breaks a promise (see `mask_error`), if a kernel that plans its tiles refuses one, if a
   /// rank's device cannot run the kernel, or if ranks disagree. Throws `memory_error` if there is not enough memory for
   /// the plan.
@@ -95,12 +95,12 @@ class attention {
         "orrery: this kernel does not support this mask; orrery::flash and orrery::reference support every mask, and "
         "kernels on a device those that are trivially copyable or have a table (see orrery::mask_with_table)");
     try {
-      detail::constructed_attention<Kernel> made =
-          detail::construct_attention<Kernel>(world, shape, mask, detail::any_layout{layout}, any_topology{topology});
+      detail::constructed_attention<Kernel> made = detail::construct_attention<Kernel>(
+          world, shape, mask, detail::layout_source{layout}, any_topology{topology});
       shape_ = made.shape;
       query_positions_ = made.query_positions;
       key_positions_ = made.key_positions;
-      traffic_ = {std::move(made.programs), shape_, std::move(made.sizes)};
+      traffic_ = {std::move(made.programs), std::move(made.note), shape_, std::move(made.sizes)};
       calls_ = std::move(made.calls);
     } catch (...) {  // an exception of this rank alone, as for want of memory
       give_up_on_exception(world, "while it constructed an operator");
@@ -114,7 +114,7 @@ class attention {
   /// q: [batch, tokens, query_heads, head_dim], k: [batch, key tokens, key_heads, head_dim], v and out alike with
   /// value_dim; lse: [batch, query_heads, tokens]. Cost: 2 (head_dim + value_dim) flop for each visible pair and query
   /// head, and the topology's forward traffic. `on_final` is called with each `output_part` as soon as it is final,
-  /// once for each slice into which the topology cuts the heads.
+  /// once for each slice into which the topology cuts the heads, of each chunk into which shards are cut.
   ///
   /// Views may be slices of one tensor, such as packed Q, K and V, in any order of dimensions. Inputs may share memory
   /// with each other, and their strides may be 0 (keys of which several heads are one); outputs, out and lse, must not
@@ -247,9 +247,11 @@ class attention {
   ///     attend.traffic().node_egress(8);                          // of a forward
   ///     attend.traffic(attend.shape().circulate).ranks[rank].received;  // of a backward
   ///
+  /// Its `schedule` says whether the topology's schedule was pruned for the mask and the layout, or why not.
+  ///
   /// Not collective. Writes the programs of all ranks in every call: costs what they cost, and world² numbers. Throws
   /// `std::invalid_argument` for a pass that this operator does not have.
-  [[nodiscard]] byte_report traffic(schedule::pass p = schedule::pass::forward) const {
+  [[nodiscard]] operator_traffic traffic(schedule::pass p = schedule::pass::forward) const {
     expect_not_moved_from("traffic");
     return traffic_(p);
   }

@@ -126,6 +126,55 @@ struct planning : orrery::reference<double> {
   };
 };
 
+/// `reference`, with a plan that writes the results of a whole forward itself, but not those of a backward.
+struct whole_forwards : orrery::reference<double> {
+  [[nodiscard]] static std::string name() { return "whole_forwards"; }
+  static inline std::atomic<int> run_by_all = 0;
+
+  template <class Memory>
+  struct planned {
+    using forward_call = orrery::detail::whole_forward<double>;
+    using backward_call = orrery::detail::whole_backward<double>;
+
+    void take_memory() const {}
+    [[nodiscard]] std::int64_t bytes() const { return 0; }
+    void begin() const {}
+    template <class... Arguments>
+    void expect_forward(const Arguments&...) const {}
+    template <class... Arguments>
+    void expect_backward(const Arguments&...) const {}
+    template <class Mask>
+    [[nodiscard]] bool expect_whole(const forward_call&, const orrery::head_map&, double, const Mask&) const {
+      return true;
+    }
+    template <class Mask>
+    [[nodiscard]] bool expect_whole(const backward_call&, const orrery::head_map&, double, const Mask&) const {
+      return false;
+    }
+    template <class Mask>
+    void run_whole(const orrery::host_context& how, const forward_call& call, const orrery::head_map& heads,
+                   double scale, const Mask& mask) const {
+      ++run_by_all;
+      const orrery::forward_queries<double, double> queries{call.q, call.out, call.lse, call.query_positions};
+      const orrery::forward_keys<double> keys{call.k, call.v, call.key_positions};
+      reference::forward(how, std::span{&queries, 1}, std::span{&keys, 1}, heads, scale, mask);
+    }
+    template <class Mask>
+    void run_whole(const orrery::host_context&, const backward_call&, const orrery::head_map&, double,
+                   const Mask&) const {
+      throw std::logic_error{"this backward was not to be whole"};
+    }
+    template <class... Arguments>
+    void forward(const Arguments&... arguments) const {
+      reference::forward(arguments...);
+    }
+    template <class... Arguments>
+    void backward(const Arguments&... arguments) const {
+      reference::backward(arguments...);
+    }
+  };
+};
+
 constexpr auto on_threads = [](int ranks, auto&& body) { orrery::threads::run(ranks, {.deadline = 10}, body); };
 constexpr orrery::attention_shape shape{
     .batch = 2, .length = 26, .query_heads = 4, .key_heads = 2, .head_dim = 4, .scale = 0.25};
@@ -207,6 +256,15 @@ TEST_CASE("a plan's workspace is the operator's") {
     return all;
   };
   CHECK(bytes(planning{}) - bytes(orrery::reference<double>{}) == 2 * 4 * 26 * 8);
+}
+
+TEST_CASE("a plan writes whole forwards itself, and backwards only if it can") {
+  for (const int world : {1, 2}) {
+    whole_forwards::run_by_all = 0;
+    CHECK(conformance::failures<orrery::ring, whole_forwards, orrery::threads::world>(
+              on_threads, world, shape, orrery::causal{}, orrery::contiguous{}) == "");
+    CHECK(whole_forwards::run_by_all == (world == 1 ? 2 : 0));
+  }
 }
 
 TEST_CASE("without a backward, a plan is not told of its tiles") {

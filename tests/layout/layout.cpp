@@ -76,9 +76,9 @@ TEST_CASE("names that no layout has") {
     }
     return std::string{"nothing"};
   };
-  CHECK(
-      said("zagzig") ==
-      "orrery: layout_named: \"zagzig\" is no layout; did you mean zigzag? There are contiguous, zigzag, striped<Run>");
+  CHECK(said("zagzig") ==
+        "orrery: layout_named: \"zagzig\" is no layout; did you mean zigzag? There are contiguous, zigzag, "
+        "striped<Run>, per_document<L>");
   CHECK(said("striped<0>") ==
         "orrery: layout_named: \"striped<0>\" has argument 0, expected a number from 1 to 9223372036854775807 in "
         "striped<Run>");

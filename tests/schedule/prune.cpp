@@ -21,10 +21,10 @@ using namespace orrery::schedule;
 
 namespace {
 
-/// A causal window of whole shards: a query sees its own and `before` shards before it.
-struct window {
-  int before;
-  constexpr bool operator()(int query, int key) const { return key <= query && key >= query - before; }
+/// A causal window of whole shards: a query sees its own and the `most` shards before it.
+struct shards_before {
+  int most;
+  constexpr bool operator()(int query, int key) const { return key <= query && key >= query - most; }
 };
 
 constexpr list<program> finished(list<program> all) {
@@ -74,7 +74,7 @@ constexpr auto queries_travel = schedule::pass::circulate_queries;
 }  // namespace
 
 static_assert(proven(ring{}, 32, forward, below_diagonal{}));
-static_assert(proven(ring{}, 16, keys_travel, relation::of(window{2}, 16)));
+static_assert(proven(ring{}, 16, keys_travel, relation::of(shards_before{2}, 16)));
 static_assert(proven(my_ring{}, 8, keys_travel, below_diagonal{}));
 
 TEST_CASE("contiguous shards under a causal mask: half of a ring's traffic") {
@@ -95,11 +95,11 @@ TEST_CASE("contiguous shards under a causal mask: half of a ring's traffic") {
 }
 
 TEST_CASE("a window of two shards: what travels is what is seen") {
-  CHECK(of(ring{}, 16, forward, window{2}) == costs{3.625, 4, 3, true});
-  CHECK(of(ring{}, 64, forward, window{2}) == costs{3.90625, 4, 3, true});
-  CHECK(of(ring{}, 64, keys_travel, window{2}) == costs{7.8125, 8, 4, true});
-  CHECK(of(ring{}, 64, queries_travel, window{2}) == costs{5.859375, 6, 5, true});
-  CHECK(of(all_gather{}, 64, forward, window{2}) == costs{3.90625, 4, 2, true});
+  CHECK(of(ring{}, 16, forward, shards_before{2}) == costs{3.625, 4, 3, true});
+  CHECK(of(ring{}, 64, forward, shards_before{2}) == costs{3.90625, 4, 3, true});
+  CHECK(of(ring{}, 64, keys_travel, shards_before{2}) == costs{7.8125, 8, 4, true});
+  CHECK(of(ring{}, 64, queries_travel, shards_before{2}) == costs{5.859375, 6, 5, true});
+  CHECK(of(all_gather{}, 64, forward, shards_before{2}) == costs{3.90625, 4, 2, true});
 }
 
 TEST_CASE("where nothing is superfluous, nothing changes") {
@@ -141,10 +141,10 @@ TEST_CASE("without a visible pair there is nothing to do") {
 
 TEST_CASE("without shortcuts, blocks still pass through ranks that need none of them") {
   const auto unpruned = orrery::detail::unallocated_programs(ring{}, 64, keys_travel);
-  const costs found = of(prune(unpruned, window{2}, shortcuts::no), window{2});
+  const costs found = of(prune(unpruned, shards_before{2}, shortcuts::no), shards_before{2});
   CHECK(found.average > 64);
-  const list<program> programs = finished(prune(unpruned, window{2}, shortcuts::no));
-  CHECK(verify(programs, window{2}).ok());
+  const list<program> programs = finished(prune(unpruned, shards_before{2}, shortcuts::no));
+  CHECK(verify(programs, shards_before{2}).ok());
 }
 
 namespace {

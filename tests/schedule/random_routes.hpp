@@ -91,7 +91,7 @@ class topology {
         const int from = having[static_cast<std::size_t>(below(random_, static_cast<int>(having.size())))];
         const int step = usable_[at(s, shard, from)] + below(random_, 3) / 2;
         const int complete = step + 1 + below(random_, 3) / 2;
-        messages_.push_back({step, complete, from, rank, below(random_, 3), payload::operand, {s, shard, 0}});
+        messages_.push_back({step, complete, from, rank, below(random_, 3), payload::operand, {s, 0, shard, 0}});
         usable_[at(s, shard, rank)] = complete;
         having.push_back(rank);
       }
@@ -141,7 +141,7 @@ class topology {
             held.emplace_back(complete, other);
           }
         }
-        messages_.push_back({step, complete, rank, to, 3 + below(random_, 2), payload::partial, {s, shard, 0}});
+        messages_.push_back({step, complete, rank, to, 3 + below(random_, 2), payload::partial, {s, 0, shard, 0}});
       }
     }
 

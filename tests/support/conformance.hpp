@@ -15,6 +15,7 @@
 #include <vector>
 
 #include "orrery/attention.hpp"
+#include "orrery/layout/named.hpp"
 #include "orrery/topology/any_topology.hpp"
 
 #include "kernel/problem.hpp"
@@ -167,8 +168,8 @@ struct rank_tensors {
   }
 
   template <class Attention>
-  void forward(Attention& attend) {
-    attend.forward(q.view(), k.view(), v.view(), out.view(), lse.view());
+  void forward(Attention& attend, const orrery::output_listener& on_final = {}) {
+    attend.forward(q.view(), k.view(), v.view(), out.view(), lse.view(), on_final);
   }
   /// The operands one after the other. Each part of the output must have been final when it was said to be.
   template <class Attention>
@@ -184,22 +185,26 @@ struct rank_tensors {
       said.push_back(part);
       parts.push_back(values_of_heads(out, part));
     });
-    std::vector<int> final(static_cast<std::size_t>(q.view().heads), 0);
+    const std::int64_t tokens = q.view().sequence;
+    std::vector<int> final(static_cast<std::size_t>(q.view().heads * tokens), 0);
     for (std::size_t i = 0; i < said.size(); ++i) {
       if (said[i].side != orrery::schedule::side::query)
         throw std::logic_error{"a forward has no results of the key side"};
-      for (std::int64_t h = 0; h < said[i].heads; ++h) ++final[static_cast<std::size_t>(said[i].first_head + h)];
+      for (std::int64_t h = 0; h < said[i].heads; ++h)
+        for (std::int64_t t = 0; t < said[i].tokens; ++t)
+          ++final[static_cast<std::size_t>((said[i].first_head + h) * tokens + said[i].first_token + t)];
       if (!same_bits(parts[i], values_of_heads(out, said[i])))
         throw std::logic_error{"an output that was said to be final changed"};
     }
     for (const int times : final) {
-      if (times != 1) throw std::logic_error{"a head was said to be final " + std::to_string(times) + " times"};
+      if (times != 1)
+        throw std::logic_error{"a token of a head was said to be final " + std::to_string(times) + " times"};
     }
   }
   template <class Attention>
-  void backward(Attention& attend) {
+  void backward(Attention& attend, const orrery::output_listener& on_final = {}) {
     attend.backward(q.view(), k.view(), v.view(), out.view(), lse.view(), grad_out.view(), grad_q.view(), grad_k.view(),
-                    grad_v.view());
+                    grad_v.view(), on_final);
   }
 
   /// The bits of all results.
@@ -266,6 +271,7 @@ struct rank_tensors {
     std::vector<double> all;
     tensor.each([&](std::int64_t b, std::int64_t t, std::int64_t h, std::int64_t c) {
       if (h < part.first_head || h >= part.first_head + part.heads) return;
+      if (t < part.first_token || t >= part.first_token + part.tokens) return;
       all.push_back(static_cast<double>(tensor.view().at(b, t, h)[c]));
     });
     return all;
@@ -297,24 +303,7 @@ struct rank_tensors {
 }
 
 /// Any layout, chosen at run time, so that what follows is compiled once for all of them.
-class any_layout {
- public:
-  template <class Layout>
-    requires(!std::same_as<Layout, any_layout>)
-  any_layout(const Layout& layout)  // NOLINT(google-explicit-constructor): a layout is a layout
-      : name_{layout.name()}, shard_{[layout](int rank, int world, std::int64_t length) {
-          return layout.shard(rank, world, length);
-        }} {}
-
-  [[nodiscard]] orrery::segments shard(int rank, int world, std::int64_t length) const {
-    return shard_(rank, world, length);
-  }
-  [[nodiscard]] const std::string& name() const { return name_; }
-
- private:
-  std::string name_;
-  std::function<orrery::segments(int, int, std::int64_t)> shard_;
-};
+using orrery::any_layout;
 
 /// An operator over any transport, so that what follows is compiled once for each kernel.
 template <class Kernel>

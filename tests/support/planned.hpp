@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "orrery/attention/calls.hpp"
+#include "orrery/layout/detail/layout_source.hpp"
 #include "orrery/layout/layout.hpp"
 #include "orrery/schedule/program.hpp"
 #include "orrery/schedule/relation.hpp"
@@ -20,42 +21,66 @@ namespace planned {
 
 using programs = orrery::schedule::list<orrery::program>;
 
-/// The mask whose visible pairs are all those of the shards, under the layout `contiguous`, that a relation has.
+/// The layout `contiguous`, whose shards are cut into chunks of equal size.
+struct contiguous_chunks {
+  int of_shard = 1;
+
+  [[nodiscard]] int chunks(int, std::int64_t) const { return of_shard; }
+  [[nodiscard]] orrery::segments chunk(int rank, int chunk, int world, std::int64_t length) const {
+    orrery::segments some;
+    some.add(orrery::contiguous::piece(rank * of_shard + chunk, world * of_shard, length));
+    return some;
+  }
+  [[nodiscard]] std::string name() const { return "contiguous_chunks " + std::to_string(of_shard); }
+};
+
+/// The mask whose visible pairs are all those of the chunks, under the layout `contiguous_chunks`, that a relation has.
 struct shard_mask {
   orrery::schedule::relation pairs;
   std::int64_t length = 0;
   std::int64_t key_length = 0;
 
   [[nodiscard]] bool visible(std::int64_t query, std::int64_t key) const {
-    return pairs(shard_of(query, length), shard_of(key, key_length));
+    return pairs(chunk_of(query, length), chunk_of(key, key_length));
   }
   [[nodiscard]] orrery::visibility classify(std::int64_t query_first, std::int64_t query_last, std::int64_t key_first,
                                             std::int64_t key_last) const {
-    const int q = shard_of(query_first, length);
-    const int k = shard_of(key_first, key_length);
-    if (q != shard_of(query_last, length) || k != shard_of(key_last, key_length)) return orrery::visibility::some;
+    const int q = chunk_of(query_first, length);
+    const int k = chunk_of(key_first, key_length);
+    if (q != chunk_of(query_last, length) || k != chunk_of(key_last, key_length)) return orrery::visibility::some;
     return pairs(q, k) ? orrery::visibility::all : orrery::visibility::none;
   }
   [[nodiscard]] std::string name() const { return "shard_mask " + std::to_string(pairs.digest()); }
 
  private:
-  [[nodiscard]] int shard_of(std::int64_t position, std::int64_t tokens) const {
-    int shard = 0;
-    while (orrery::contiguous::piece(shard + 1, pairs.world(), tokens).begin <= position && shard + 1 < pairs.world())
-      ++shard;
-    return shard;
+  [[nodiscard]] int chunk_of(std::int64_t position, std::int64_t tokens) const {
+    int chunk = 0;
+    while (chunk + 1 < pairs.blocks() && orrery::contiguous::piece(chunk + 1, pairs.blocks(), tokens).begin <= position)
+      ++chunk;
+    return chunk;
   }
 };
 
-/// The pairs of shards between which a mask shows any token.
+/// The shards of all ranks, in chunks.
+[[nodiscard]] inline orrery::schedule::list<orrery::segments> deal(const conformance::any_layout& layout, int world,
+                                                                   std::int64_t length, int chunks) {
+  orrery::schedule::list<orrery::segments> shards;
+  const std::string wrong = orrery::detail::layout_source{layout}.deal(world, length, chunks, shards);
+  if (!wrong.empty()) throw std::logic_error{"layout " + layout.name() + " " + wrong};
+  return shards;
+}
+
+/// The pairs of chunks between which a mask shows any token.
 template <class Mask, class Layout>
 [[nodiscard]] orrery::schedule::relation relation_of(const Mask& mask, const Layout& layout, int world,
-                                                     std::int64_t length, std::int64_t key_length) {
-  orrery::schedule::relation seen{world};
-  for (int q = 0; q < world; ++q) {
-    for (int k = 0; k < world; ++k) {
-      for (const std::int64_t query : orrery::token_positions{layout.shard(q, world, length)}) {
-        for (const std::int64_t key : orrery::token_positions{layout.shard(k, world, key_length)}) {
+                                                     std::int64_t length, std::int64_t key_length, int chunks = 1) {
+  const auto queries = deal(layout, world, length, chunks);
+  const auto keys = deal(layout, world, key_length, chunks);
+  orrery::schedule::relation seen{world, chunks};
+  for (int q = 0; q < world * chunks; ++q) {
+    for (int k = 0; k < world * chunks; ++k) {
+      for (const std::int64_t query : orrery::token_positions{queries[q]}) {
+        for (const std::int64_t key : orrery::token_positions{keys[k]}) {
           if (mask.visible(query, key)) seen.set(q, k);
         }
       }
@@ -89,25 +114,26 @@ class operator_of_programs {
   }
   void forward(const orrery::tensor_view<const storage>& q, const orrery::tensor_view<const storage>& k,
                const orrery::tensor_view<const storage>& v, const orrery::tensor_view<storage>& out,
-               const orrery::row_view<log_sum_exp>& lse) const {
+               const orrery::row_view<log_sum_exp>& lse, const orrery::output_listener& on_final = {}) const {
     const handle call = begin_forward(out, lse);
     call.queries(q);
     call.keys(k);
     call.values(v);
-    call.finish({});
+    call.finish(on_final);
   }
   void backward(const orrery::tensor_view<const storage>& q, const orrery::tensor_view<const storage>& k,
                 const orrery::tensor_view<const storage>& v, const orrery::tensor_view<const storage>& out,
                 const orrery::row_view<const log_sum_exp>& lse, const orrery::tensor_view<const storage>& grad_out,
                 const orrery::tensor_view<storage>& grad_q, const orrery::tensor_view<storage>& grad_k,
-                const orrery::tensor_view<storage>& grad_v) {
+                const orrery::tensor_view<storage>& grad_v, const orrery::output_listener& on_final = {}) {
     parts[0] = parts[1] = 0;
-    calls_->backward({q, k, v, out, lse, grad_out, grad_q, grad_k, grad_v}, [this](const orrery::output_part& part) {
+    calls_->backward({q, k, v, out, lse, grad_out, grad_q, grad_k, grad_v}, [&](const orrery::output_part& part) {
       parts[part.side == orrery::schedule::side::key] += part.heads;
+      on_final(part);
     });
   }
 
-  /// The heads whose gradients the last backward said to be final, of queries and of keys.
+  /// The heads, of each chunk, whose gradients the last backward said to be final, of queries and of keys.
   std::int64_t parts[2] = {};
 
  private:
@@ -119,10 +145,15 @@ struct attention final : conformance::any_attention<Kernel> {
   operator_of_programs<Kernel> attend;
   orrery::token_positions queries, keys;
   orrery::attention_shape shape;
+  int chunks;
 
-  attention(std::unique_ptr<orrery::detail::attention_calls<Kernel>> calls, const orrery::segments& own_queries,
-            const orrery::segments& own_keys, const orrery::attention_shape& of)
-      : attend{std::move(calls)}, queries{own_queries}, keys{own_keys}, shape{of} {}
+  attention(std::unique_ptr<orrery::detail::attention_calls<Kernel>> calls, orrery::token_positions own_queries,
+            orrery::token_positions own_keys, const orrery::attention_shape& of, int of_chunks)
+      : attend{std::move(calls)},
+        queries{std::move(own_queries)},
+        keys{std::move(own_keys)},
+        shape{of},
+        chunks{of_chunks} {}
   void call(conformance::rank_tensors<Kernel>& tensors) override {
     tensors.forward(attend);
     backward(tensors);
@@ -133,7 +164,7 @@ struct attention final : conformance::any_attention<Kernel> {
   }
   void backward(conformance::rank_tensors<Kernel>& tensors) {
     tensors.backward(attend);
-    if (attend.parts[0] != shape.query_heads || attend.parts[1] != *shape.key_heads)
+    if (attend.parts[0] != chunks * shape.query_heads || attend.parts[1] != chunks * *shape.key_heads)
       throw std::logic_error{"gradients of " + std::to_string(attend.parts[0]) + " query heads and " +
                              std::to_string(attend.parts[1]) + " key heads were said to be final"};
   }
@@ -153,17 +184,15 @@ template <class Kernel, class Mask>
   const auto p = oracle::random_problem<typename Kernel::storage>(conformance::oracle_shape(shape), seed);
   const auto make = [&](World& on) -> std::unique_ptr<conformance::any_attention<Kernel>> {
     orrery::detail::attention_plan<Mask> plan{shape, on.rank(), mask, forward[0].slices};
-    for (int rank = 0; rank < world; ++rank) {
-      plan.query_shards.push_back(layout.shard(rank, world, shape.length));
-      plan.key_shards.push_back(layout.shard(rank, world, *shape.key_length));
-    }
-    const orrery::segments own_queries = plan.query_shards[on.rank()];
-    const orrery::segments own_keys = plan.key_shards[on.rank()];
+    const int chunks = forward[0].chunks;
+    plan.deal(chunks, deal(layout, world, shape.length, chunks), deal(layout, world, *shape.key_length, chunks));
+    const orrery::token_positions own_queries = plan.own_positions(orrery::schedule::side::query);
+    const orrery::token_positions own_keys = plan.own_positions(orrery::schedule::side::key);
     auto calls = std::make_unique<orrery::detail::planned_attention<Kernel, World, Mask>>(
         on, std::move(plan), orrery::detail::kernel_plan<Kernel, typename World::memory>{}, forward[on.rank()],
         backward[on.rank()],
         seed % 2 == 0 ? orrery::operand_messages::per_tensor : orrery::operand_messages::per_block);
-    return std::make_unique<attention<Kernel>>(std::move(calls), own_queries, own_keys, shape);
+    return std::make_unique<attention<Kernel>>(std::move(calls), own_queries, own_keys, shape, chunks);
   };
   return conformance::failures_of<Kernel>([](int ranks, auto&& body) { orrery::threads::run(ranks, body); }, world,
                                           make, p, oracle::solve(p, mask), seed);

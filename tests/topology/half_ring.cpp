@@ -2,17 +2,22 @@
 #include "orrery/topology/half_ring.hpp"
 
 #include <cstdint>
+#include <string>
 
 #include <doctest/doctest.h>
 
 #include "orrery/draw/grid.hpp"
 #include "orrery/kernel/flash.hpp"
 #include "orrery/kernel/reference.hpp"
+#include "orrery/layout/layout.hpp"
 #include "orrery/mask/mask.hpp"
 #include "orrery/predict/traffic.hpp"
+#include "orrery/topology/any_topology.hpp"
 #include "orrery/topology/named.hpp"
+#include "orrery/transport/threads.hpp"
 #include "orrery/verify/verify.hpp"
 
+#include "support/conformance.hpp"
 #include "support/planned.hpp"
 #include "verify/every_topology.hpp"
 
@@ -100,5 +105,25 @@ TEST_CASE("causal attention over a half ring") {
               orrery::programs_of(forward_of_half_ring{}, world, pass::circulate_keys),
               {.batch = 2, .length = 29, .query_heads = 2, .head_dim = 4}, orrery::causal{}, orrery::contiguous{},
               ++seed) == "");
+  }
+}
+
+TEST_CASE("an operator over a half ring is right under a causal mask and refuses others") {
+  const auto on_threads = [](int ranks, auto&& body) { orrery::threads::run(ranks, body); };
+  const orrery::attention_shape shape{.length = 53, .query_heads = 4, .key_heads = 2, .head_dim = 4};
+  const auto failures = [&](int world, const auto& mask, const conformance::any_layout& layout) {
+    return conformance::failures<orrery::any_topology, orrery::flash<double>, orrery::threads::world>(
+        on_threads, world, shape, mask, layout, static_cast<std::uint64_t>(world), orrery::any_topology{half_ring{}});
+  };
+  for (const int world : {1, 2, 5, 8}) {
+    CAPTURE(world);
+    CHECK(failures(world, orrery::causal{}, orrery::contiguous{}) == "");
+    CHECK(failures(world, orrery::causal{-20}, orrery::contiguous{}) == "");
+  }
+  CHECK(failures(1, orrery::full{}, orrery::contiguous{}) == "");
+  for (const std::string& refusal :
+       {failures(8, orrery::full{}, orrery::contiguous{}), failures(8, orrery::causal{}, orrery::zigzag{})}) {
+    CHECK(refusal.find("query shard 0 never meets key shard 1: the topology computes only pairs whose key shard is not "
+                       "after the query shard") != std::string::npos);
   }
 }

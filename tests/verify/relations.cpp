@@ -114,7 +114,7 @@ TEST_CASE("a relation of another world is refused by name") {
     CHECK(v.found == fault::world_refused);
     CHECK(v.message() ==
           "a world of 4 ranks is refused: the topology is asked for the pairs of another world; make the relation for "
-          "this number of ranks");
+          "this number of ranks and of chunks");
   }
   CHECK(orrery::verify(orrery::wallfacer<2>{}, 6, pass::forward, below_diagonal{}).found == fault::world_refused);
   CHECK(orrery::verify(orrery::ring{}, 0, pass::forward, below_diagonal{}).found == fault::world_refused);

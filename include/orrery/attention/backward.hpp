@@ -20,7 +20,8 @@
 namespace orrery::detail {
 
 /// The backward as an interaction. Query operand: Q, dO, log-sum-exp, delta. Key operand: K, V. Partials: dQ; dK, dV.
-/// A key head that several slices share has a part of its gradient in each; they are added up when all are there.
+/// A key head that several slices share has a part of its gradient in each; they are added up when all slices of a
+/// chunk are there.
 template <class Kernel, class Mask, class Memory>
 class attention_backward {
  public:
@@ -43,6 +44,7 @@ class attention_backward {
       key_heads += s.key_heads;
     }
     own_key_heads_ = key_heads;
+    key_slices_under_way_ = list<int>(plan.chunks);
     keys_direct_ = std::is_same_v<storage, accumulator> && key_heads == plan.key_heads;
     const std::int64_t queries_rows = plan.batch * plan.query_heads * own_tokens(side::query);
     const std::int64_t keys_rows = plan.batch * key_heads * own_tokens(side::key);
@@ -75,7 +77,7 @@ class attention_backward {
       Kernel::row_dot(how, out, grad_out, own_rows(own_delta_));
       if constexpr (!lse_direct) Kernel::copy(how, lse, own_rows(own_lse_));
     }
-    key_slices_under_way_ = plan_->slices.size();
+    for (int& slices : key_slices_under_way_) slices = plan_->slices.size();
   }
 
   [[nodiscard]] std::int64_t operand_bytes(int tensor, const block& b) const { return sizes_.operand_bytes(tensor, b); }
@@ -90,11 +92,9 @@ class attention_backward {
       Kernel::copy(how, from.q, mutable_tensor(packed.q));
       Kernel::copy(how, from.grad_out, mutable_tensor(packed.grad_out));
     } else {
-      const head_slice& s = plan_->slice(b);
       block_reader packed = reader(b, to);
-      Kernel::copy(how, k.slice_heads(s.first_key_head, s.key_heads), packed.template tensor<storage>(plan_->head_dim));
-      Kernel::copy(how, v.slice_heads(s.first_key_head, s.key_heads),
-                   packed.template tensor<storage>(plan_->value_dim));
+      Kernel::copy(how, plan_->part_of(k, b), packed.template tensor<storage>(plan_->head_dim));
+      Kernel::copy(how, plan_->part_of(v, b), packed.template tensor<storage>(plan_->value_dim));
     }
   }
 
@@ -118,10 +118,12 @@ class attention_backward {
                           plan_->positions(one.block), one.fresh, one.operand == nullptr});
     }
     for (const tile_block& one : keys) {
-      const head_slice& s = plan_->slice(one.block);
-      tensor_view<const storage> key = k.slice_heads(s.first_key_head, s.key_heads);
-      tensor_view<const storage> value = v.slice_heads(s.first_key_head, s.key_heads);
-      if (one.operand != nullptr) {
+      tensor_view<const storage> key = k;
+      tensor_view<const storage> value = v;
+      if (one.operand == nullptr) {
+        key = plan_->part_of(k, one.block);
+        value = plan_->part_of(v, one.block);
+      } else {
         block_reader packed = reader(one.block, writable(one.operand));
         key = packed.template tensor<storage>(plan_->head_dim);
         value = packed.template tensor<storage>(plan_->value_dim);
@@ -175,15 +177,15 @@ class attention_backward {
     const head_slice& heads = plan_->slice(own);
     if (own.side == side::query) {
       if (!queries_direct && !is_whole()) {
-        Kernel::copy(how, grad_q_at(own, nullptr), grad_q.slice_heads(heads.first_query_head, heads.query_heads));
+        Kernel::copy(how, grad_q_at(own, nullptr), plan_->part_of(grad_q, own));
       }
-      on_final({side::query, heads.first_query_head, heads.query_heads});
+      on_final({side::query, heads.first_query_head, heads.query_heads, plan_->first_token(own), plan_->tokens(own)});
     } else if (own_key_heads_ == plan_->key_heads) {
       if (!keys_direct_ && !is_whole()) hand_out(how, own, heads.key_heads);
-      on_final({side::key, heads.first_key_head, heads.key_heads});
-    } else if (--key_slices_under_way_ == 0) {
-      add_up_shared_key_heads(how);
-      on_final({side::key, 0, plan_->key_heads});
+      on_final({side::key, heads.first_key_head, heads.key_heads, plan_->first_token(own), plan_->tokens(own)});
+    } else if (--key_slices_under_way_[own.chunk] == 0) {
+      add_up_shared_key_heads(how, own);
+      on_final({side::key, 0, plan_->key_heads, plan_->first_token(own), plan_->tokens(own)});
     }
   }
 
@@ -222,19 +224,20 @@ class attention_backward {
   void hand_out(const context& how, const block& own, std::int64_t ready) {
     const key_gradients sums = grad_kv_at(own, nullptr);
     const std::int64_t first = plan_->slice(own).first_key_head;
-    Kernel::copy(how, sums.k.slice_heads(0, ready), grad_k.slice_heads(first, ready));
-    Kernel::copy(how, sums.v.slice_heads(0, ready), grad_v.slice_heads(first, ready));
+    Kernel::copy(how, sums.k.slice_heads(0, ready), plan_->part_of(grad_k, own, first, ready));
+    Kernel::copy(how, sums.v.slice_heads(0, ready), plan_->part_of(grad_v, own, first, ready));
   }
 
-  /// Slices share at most their outermost key heads with their neighbours: sums are handed on from slice to slice.
-  void add_up_shared_key_heads(const context& how) {
+  /// All slices of the chunk of `some` are there. Slices share at most their outermost key heads with their neighbours:
+  /// sums are handed on from slice to slice.
+  void add_up_shared_key_heads(const context& how, const block& some) {
     const int slices = plan_->slices.size();
     for (int s = 0; s < slices; ++s) {
-      const block own{side::key, 0, plan_->rank, s};
+      const block own{side::key, some.chunk, plan_->rank, s};
       const head_slice& heads = plan_->slice(own);
       std::int64_t ready = heads.key_heads;
       if (s + 1 < slices) {
-        const block next{side::key, 0, plan_->rank, s + 1};
+        const block next{side::key, some.chunk, plan_->rank, s + 1};
         if (plan_->slice(next).first_key_head < heads.first_key_head + heads.key_heads) {
           --ready;
           const key_gradients sums = grad_kv_at(own, nullptr);
@@ -247,7 +250,7 @@ class attention_backward {
     }
   }
 
-  [[nodiscard]] std::int64_t own_tokens(side s) const { return plan_->tokens({s, 0, plan_->rank, 0}); }
+  [[nodiscard]] std::int64_t own_tokens(side s) const { return plan_->own_tokens(s); }
   [[nodiscard]] block_reader reader(const block& b, std::byte* memory) const {
     return {memory, plan_->batch, plan_->heads(b), plan_->tokens(b)};
   }
@@ -255,16 +258,14 @@ class attention_backward {
     return batch_head_sequence(rows.data(), plan_->batch, plan_->query_heads, own_tokens(side::query));
   }
   [[nodiscard]] query_operands own_queries(const block& b) const {
-    const head_slice& s = plan_->slice(b);
     row_view<const accumulator> own_lse;
     if constexpr (lse_direct) {
       own_lse = lse;
     } else {
       own_lse = own_rows(own_lse_);
     }
-    return {own_lse.slice_heads(s.first_query_head, s.query_heads),
-            own_rows(own_delta_).slice_heads(s.first_query_head, s.query_heads),
-            q.slice_heads(s.first_query_head, s.query_heads), grad_out.slice_heads(s.first_query_head, s.query_heads)};
+    return {plan_->part_of(own_lse, b), plan_->part_of(own_rows(own_delta_), b), plan_->part_of(q, b),
+            plan_->part_of(grad_out, b)};
   }
   [[nodiscard]] query_operands queries_at(const block& b, std::byte* memory) const {
     block_reader packed = reader(b, memory);
@@ -286,18 +287,16 @@ class attention_backward {
     return all;
   }
   [[nodiscard]] tensor_view<accumulator> grad_q_at(const block& b, std::byte* memory) {
-    const head_slice& s = plan_->slice(b);
     if (memory != nullptr) return reader(b, memory).template tensor<accumulator>(plan_->head_dim);
     if constexpr (queries_direct) {
-      return grad_q.slice_heads(s.first_query_head, s.query_heads);
+      return plan_->part_of(grad_q, b);
     } else {
-      return batch_head_sequence_dim(own_grad_q_.data(), plan_->batch, plan_->query_heads, own_tokens(side::query),
-                                     plan_->head_dim)
-          .slice_heads(s.first_query_head, s.query_heads);
+      return plan_->part_of(batch_head_sequence_dim(own_grad_q_.data(), plan_->batch, plan_->query_heads,
+                                                    own_tokens(side::query), plan_->head_dim),
+                            b);
     }
   }
   [[nodiscard]] key_gradients grad_kv_at(const block& b, std::byte* memory) {
-    const head_slice& s = plan_->slice(b);
     if (memory != nullptr) {
       block_reader packed = reader(b, memory);
       const auto packed_k = packed.template tensor<accumulator>(plan_->head_dim);
@@ -305,13 +304,14 @@ class attention_backward {
     }
     if constexpr (queries_direct) {
       if (keys_direct_) {
-        return {grad_k.slice_heads(s.first_key_head, s.key_heads), grad_v.slice_heads(s.first_key_head, s.key_heads)};
+        return {plan_->part_of(grad_k, b), plan_->part_of(grad_v, b)};
       }
     }
     const std::int64_t first = own_key_heads_before_[b.slice];
     const auto all = [&](const array& sums, std::int64_t dim) {
-      return batch_head_sequence_dim(sums.data(), plan_->batch, own_key_heads_, own_tokens(side::key), dim)
-          .slice_heads(first, s.key_heads);
+      return plan_->part_of(
+          batch_head_sequence_dim(sums.data(), plan_->batch, own_key_heads_, own_tokens(side::key), dim), b, first,
+          plan_->heads(b));
     };
     return {all(own_grad_k_, plan_->head_dim), all(own_grad_v_, plan_->value_dim)};
   }
@@ -328,7 +328,7 @@ class attention_backward {
   array own_grad_v_;
   list<std::int64_t> own_key_heads_before_;  // of each slice, in own_grad_k_ and own_grad_v_
   std::int64_t own_key_heads_ = 0;
-  int key_slices_under_way_ = 0;  // in this call
+  list<int> key_slices_under_way_;  // of each chunk, in this call
   bool keys_direct_ = false;
   pass pass_ = pass::circulate_keys;
 };

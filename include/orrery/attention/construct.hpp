@@ -23,6 +23,7 @@
 #include "orrery/attention/shape.hpp"
 #include "orrery/attention/sizes.hpp"
 #include "orrery/layout/detail/check_shards.hpp"
+#include "orrery/layout/detail/layout_source.hpp"
 #include "orrery/layout/layout.hpp"
 #include "orrery/layout/token_positions.hpp"
 #include "orrery/mask/mask_error.hpp"
@@ -33,35 +34,6 @@
 
 namespace orrery::detail {
 
-/// A layout of any type, which it refers to.
-class any_layout {
- public:
-  template <layout Layout>
-  explicit any_layout(const Layout& l)
-      : name_{l.name()}, self_{&l}, shard_{[](const void* of, int rank, int world, std::int64_t length) {
-          return static_cast<const Layout*>(of)->shard(rank, world, length);
-        }} {}
-
-  [[nodiscard]] const std::string& name() const noexcept { return name_; }
-
-  /// Writes the shards of all ranks. Empty, or a message that says why they are not right.
-  [[nodiscard]] std::string deal(const attention_request& request, const char* length_name, std::int64_t length,
-                                 list<segments>& shards) const try {
-    for (int rank = 0; rank < request.world; ++rank) shards.push_back(shard_(self_, rank, request.world, length));
-    const shard_fault wrong = check_shards(shards, length);
-    return wrong.found == shard_fault::kind::none ? "" : request.wrong_shards(length_name, length, wrong.message());
-  } catch (const std::bad_alloc&) {
-    throw;  // says nothing of the layout
-  } catch (const std::exception& e) {
-    return request.wrong_shards(length_name, length, std::string{"threw: "} + e.what());
-  }
-
- private:
-  std::string name_;
-  const void* self_;
-  segments (*shard_)(const void* self, int rank, int world, std::int64_t length);
-};
-
 /// What an operator of attention is made of.
 template <class Kernel>
 struct constructed_attention {
@@ -69,6 +41,7 @@ struct constructed_attention {
   token_positions query_positions;
   token_positions key_positions;
   std::function<list<program>(pass)> programs;  ///< writes the finished programs of all ranks
+  std::function<std::string(pass)> note;        ///< says what became of the topology's schedule
   attention_sizes sizes;
   std::unique_ptr<attention_calls<Kernel>> calls;
 };
@@ -95,6 +68,41 @@ struct attention_schedules {
   return request.what_is_wrong_with_slices();
 }
 
+/// The shards of all ranks, in chunks: chunk c of rank r at [r * chunks + c].
+struct dealt_shards {
+  int chunks = 1;
+  list<segments> queries;
+  list<segments> keys;
+
+  /// Asks the layout for both, in `chunks` chunks. Empty, or a message.
+  [[nodiscard]] std::string deal(const attention_request& request, const layout_source& layout, int into) {
+    chunks = into;
+    queries = {};
+    keys = {};
+    for (const bool of_keys : {false, true}) {
+      const std::int64_t length = of_keys ? *request.shape.key_length : request.shape.length;
+      const std::string wrong = layout.deal(request.world, length, chunks, of_keys ? keys : queries);
+      if (!wrong.empty()) return request.wrong_shards(of_keys ? "key_length" : "length", length, wrong);
+    }
+    return "";
+  }
+};
+
+/// Sets into how many chunks shards are cut: as the programs, where these are cut, or else as the layout does. Empty,
+/// or a message.
+[[nodiscard]] inline std::string count_chunks(const attention_request& request, const any_topology& topology,
+                                              const layout_source& layout, int& chunks) {
+  chunks = topology.chunks();
+  for (const bool of_keys : {false, true}) {
+    const std::int64_t length = of_keys ? *request.shape.key_length : request.shape.length;
+    int own = 1;
+    const std::string wrong = layout.count_chunks(request.world, length, own);
+    if (!wrong.empty()) return request.wrong_shards(of_keys ? "key_length" : "length", length, wrong);
+    if (topology.chunks() == 1 && own > chunks) chunks = own;
+  }
+  return "";
+}
+
 /// Finds the schedules for the visible pairs, and notes their digests. Empty, or a message.
 [[nodiscard]] inline std::string find_schedules(attention_request& request, const any_topology& topology,
                                                 const schedule::relation& visible, attention_schedules& found) {
@@ -106,6 +114,27 @@ struct attention_schedules {
     (p == pass::forward ? request.forward : request.backward) = of_pass.digest();
   }
   return "";
+}
+
+/// Deals the shards and finds the schedules. Shards that the layout gives whole stay whole where cutting them would
+/// save nothing: where all pairs of chunks are visible, or schedules are too large to be pruned. Empty, or a message.
+template <mask Mask>
+[[nodiscard]] std::string deal_and_find(attention_request& request, const Mask& mask, const layout_source& layout,
+                                        const any_topology& topology, dealt_shards& shards,
+                                        attention_schedules& found) {
+  int chunks = 1;
+  std::string error = count_chunks(request, topology, layout, chunks);
+  if (error.empty()) error = shards.deal(request, layout, chunks);
+  if (!error.empty()) return error;
+  schedule::relation visible = relation_of(mask, shards.queries, shards.keys, chunks);
+  const bool may_stay_whole = chunks > 1 && topology.chunks() == 1 && layout.has_whole_shards();
+  if (!may_stay_whole || !visible.is_full()) error = find_schedules(request, topology, visible, found);
+  if (!may_stay_whole || !error.empty()) return error;
+  const bool too_many = found.forward.outcome() == specialization::too_many ||
+                        (!request.shape.forward_only && found.backward.outcome() == specialization::too_many);
+  if (!visible.is_full() && !too_many) return "";
+  error = shards.deal(request, layout, 1);
+  return error.empty() ? find_schedules(request, topology, visible.coarse(), found) : error;
 }
 
 /// Asks the kernel, and lets it plan. Empty, or its message.
@@ -128,7 +157,7 @@ template <class Kernel, class Memory, class Mask>
 /// mask, whatever the topology and the layout.
 template <class Kernel, class World, class Mask>
 [[nodiscard]] constructed_attention<Kernel> construct_attention(World& world, const attention_shape& shape,
-                                                                const Mask& mask, const any_layout& layout,
+                                                                const Mask& mask, const layout_source& layout,
                                                                 const any_topology& topology) {
   using memory = typename World::memory;
   static_assert(!has_planned<Kernel> || planned_kernel<Kernel, memory>,
@@ -139,19 +168,14 @@ template <class Kernel, class World, class Mask>
   std::string error =
       validate(request, topology, static_cast<double>((std::numeric_limits<typename Kernel::accumulator>::max)()));
   if (error.empty()) error = wrong_mask(mask, request.shape.length, *request.shape.key_length);
-  list<segments> query_shards, key_shards;
-  if (error.empty()) error = layout.deal(request, "length", request.shape.length, query_shards);
-  if (error.empty()) error = layout.deal(request, "key_length", *request.shape.key_length, key_shards);
+  dealt_shards shards;
   attention_schedules schedules;
-  if (error.empty()) {
-    error = find_schedules(request, topology, relation_of(mask, query_shards, key_shards, 1), schedules);
-  }
+  if (error.empty()) error = deal_and_find(request, mask, layout, topology, shards, schedules);
   if (!error.empty()) require_agreement(world, request.fields(error));  // throws: here, and on the other ranks below
-  request.shards = digest_of(query_shards, digest_of(key_shards));
+  request.shards = digest_of(shards.queries, digest_of(shards.keys));
   using mask_of_plan = planned_mask<Mask, memory>;
   attention_plan<mask_of_plan> plan{request.shape, world.rank(), mask_of_plan(mask), request.slices};
-  plan.query_shards = std::move(query_shards);
-  plan.key_shards = std::move(key_shards);
+  plan.deal(shards.chunks, std::move(shards.queries), std::move(shards.keys));
   program forward = schedules.forward.of_rank(world.rank());
   std::optional<program> backward;
   if (!request.shape.forward_only) backward = schedules.backward.of_rank(world.rank());
@@ -161,9 +185,10 @@ template <class Kernel, class World, class Mask>
   }
   require_agreement(world, request.fields(error));
   constructed_attention<Kernel> made{request.shape,
-                                     plan.query_shards[world.rank()],
-                                     plan.key_shards[world.rank()],
+                                     plan.own_positions(side::query),
+                                     plan.own_positions(side::key),
                                      [schedules](pass p) { return schedules.of(p).of_all(); },
+                                     [schedules](pass p) { return schedules.of(p).note(); },
                                      plan.template sizes<Kernel>(pass::forward),
                                      nullptr};
   made.calls = std::make_unique<planned_attention<Kernel, World, mask_of_plan>>(

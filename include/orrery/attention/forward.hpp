@@ -59,11 +59,8 @@ class attention_forward {
   [[nodiscard]] std::int64_t partial_bytes(const block& b) const { return sizes_.partial_bytes(b); }
 
   void pack(const context& how, int tensor, const block& b, std::byte* to) const {
-    const head_slice& s = plan_->slice(b);
-    const tensor_view<const storage> own = tensor == 0
-                                               ? q.slice_heads(s.first_query_head, s.query_heads)
-                                               : (tensor == 1 ? k : v).slice_heads(s.first_key_head, s.key_heads);
-    Kernel::copy(how, own, reader(b, to).template tensor<storage>(dim_of(tensor)));
+    const tensor_view<const storage>& whole = tensor == 0 ? q : tensor == 1 ? k : v;
+    Kernel::copy(how, plan_->part_of(whole, b), reader(b, to).template tensor<storage>(dim_of(tensor)));
   }
 
   void interact(const context& how, std::span<const tile_block> queries, std::span<const tile_block> keys) {
@@ -80,21 +77,19 @@ class attention_forward {
     queries_.clear();
     keys_.clear();
     for (const tile_block& one : queries) {
-      const head_slice& s = plan_->slice(one.block);
-      tensor_view<const storage> operand = q.slice_heads(s.first_query_head, s.query_heads);
-      if (one.operand != nullptr) {
-        operand = reader(one.block, writable(one.operand)).template tensor<storage>(plan_->head_dim);
-      }
+      const tensor_view<const storage> operand =
+          one.operand == nullptr ? plan_->part_of(q, one.block)
+                                 : reader(one.block, writable(one.operand)).template tensor<storage>(plan_->head_dim);
       const partial result = partial_at(one.block, one.partial);
       queries_.push_back(
           {operand, result.out, result.lse, plan_->positions(one.block), one.fresh, one.operand == nullptr});
     }
     for (const tile_block& one : keys) {
-      const head_slice& s = plan_->slice(one.block);
-      forward_keys<storage> from{k.slice_heads(s.first_key_head, s.key_heads),
-                                 v.slice_heads(s.first_key_head, s.key_heads), plan_->positions(one.block),
-                                 one.operand == nullptr};
-      if (one.operand != nullptr) {
+      forward_keys<storage> from{k, v, plan_->positions(one.block), one.operand == nullptr};
+      if (one.operand == nullptr) {
+        from.k = plan_->part_of(k, one.block);
+        from.v = plan_->part_of(v, one.block);
+      } else {
         block_reader packed = reader(one.block, writable(one.operand));
         from.k = packed.template tensor<storage>(plan_->head_dim);
         from.v = packed.template tensor<storage>(plan_->value_dim);
@@ -137,10 +132,10 @@ class attention_forward {
     const head_slice& heads = plan_->slice(own);
     if (!direct && !kernel_->is_whole(pass::forward)) {
       const partial result = partial_at(own, nullptr);
-      Kernel::copy(how, result.out, out.slice_heads(heads.first_query_head, heads.query_heads));
-      Kernel::copy(how, result.lse, lse.slice_heads(heads.first_query_head, heads.query_heads));
+      Kernel::copy(how, result.out, plan_->part_of(out, own));
+      Kernel::copy(how, result.lse, plan_->part_of(lse, own));
     }
-    on_final({side::query, heads.first_query_head, heads.query_heads});
+    on_final({side::query, heads.first_query_head, heads.query_heads, plan_->first_token(own), plan_->tokens(own)});
   }
 
  private:
@@ -155,24 +150,23 @@ class attention_forward {
   };
 
   [[nodiscard]] std::int64_t dim_of(int tensor) const { return tensor == 2 ? plan_->value_dim : plan_->head_dim; }
-  [[nodiscard]] std::int64_t own_tokens() const { return plan_->query_shards[plan_->rank].tokens(); }
+  [[nodiscard]] std::int64_t own_tokens() const { return plan_->own_tokens(side::query); }
   [[nodiscard]] block_reader reader(const block& b, std::byte* memory) const {
     return {memory, plan_->batch, plan_->heads(b), plan_->tokens(b)};
   }
   [[nodiscard]] partial partial_at(const block& b, std::byte* memory) {
-    const head_slice& s = plan_->slice(b);
     if (memory != nullptr) {
       block_reader packed = reader(b, memory);
       const auto packed_out = packed.template tensor<accumulator>(plan_->value_dim);
       return {packed_out, packed.template rows<accumulator>()};
     }
     if constexpr (direct) {
-      return {out.slice_heads(s.first_query_head, s.query_heads), lse.slice_heads(s.first_query_head, s.query_heads)};
+      return {plan_->part_of(out, b), plan_->part_of(lse, b)};
     } else {
-      return {batch_head_sequence_dim(own_out_.data(), plan_->batch, plan_->query_heads, own_tokens(), plan_->value_dim)
-                  .slice_heads(s.first_query_head, s.query_heads),
-              batch_head_sequence(own_lse_.data(), plan_->batch, plan_->query_heads, own_tokens())
-                  .slice_heads(s.first_query_head, s.query_heads)};
+      return {plan_->part_of(batch_head_sequence_dim(own_out_.data(), plan_->batch, plan_->query_heads, own_tokens(),
+                                                     plan_->value_dim),
+                             b),
+              plan_->part_of(batch_head_sequence(own_lse_.data(), plan_->batch, plan_->query_heads, own_tokens()), b)};
     }
   }
 

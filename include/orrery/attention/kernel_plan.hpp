@@ -121,7 +121,7 @@ class kernel_plan<Kernel, Memory> {
  private:
   template <class Mask>
   [[nodiscard]] bool expects_whole(const attention_plan<Mask>& plan, const program& p, accumulator scale) {
-    if (!p.exchanges.empty() || p.queries.size() != 1 || p.keys.size() != 1) return false;
+    if (!p.exchanges.empty() || p.queries.size() != 1 || p.keys.size() != 1 || p.chunks != 1) return false;
     const block& query = p.queries[0].block;
     const block& key = p.keys[0].block;
     if (query.shard != plan.rank || key.shard != plan.rank) return false;
@@ -153,8 +153,9 @@ class kernel_plan<Kernel, Memory> {
     const storage* const nowhere = nullptr;
     if (!own) return batch_head_sequence_dim(nowhere, plan.batch, plan.heads(b), plan.tokens(b), dim);
     const bool query = b.side == side::query;
-    return batch_sequence_head_dim(nowhere, plan.batch, plan.tokens(b), query ? plan.query_heads : plan.key_heads, dim)
-        .slice_heads(0, plan.heads(b));
+    return plan.part_of(batch_sequence_head_dim(nowhere, plan.batch, plan.own_tokens(b.side),
+                                                query ? plan.query_heads : plan.key_heads, dim),
+                        b, 0, plan.heads(b));
   }
   template <class Mask>
   static tensor_view<accumulator> sum(const attention_plan<Mask>& plan, const block& b, std::int64_t dim) {

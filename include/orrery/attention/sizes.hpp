@@ -11,7 +11,7 @@
 #include <string>
 
 #include "orrery/attention/shape.hpp"
-#include "orrery/layout/detail/check_shards.hpp"
+#include "orrery/layout/detail/layout_source.hpp"
 #include "orrery/layout/layout.hpp"
 #include "orrery/schedule/block.hpp"
 #include "orrery/schedule/list.hpp"
@@ -69,12 +69,13 @@ class attention_sizes {
   static constexpr std::array forward_tensors{schedule::side::query, schedule::side::key, schedule::side::key};
   static constexpr std::array backward_tensors{schedule::side::query, schedule::side::key};
 
-  /// The sizes of an operator with this kernel, whose topology cuts the heads into `slices` slices (see `slices_of`).
+  /// The sizes of an operator with this kernel, whose topology cuts the heads into `slices` slices (see `slices_of`),
+  /// and whose shards are cut into `chunks` chunks.
   ///
   /// Throws `std::invalid_argument` if an operator of this shape would be refused, for its sizes or its layout.
   template <class Kernel, layout Layout = contiguous>
   [[nodiscard]] static attention_sizes of(const attention_shape& shape, schedule::pass p, int world,
-                                          const Layout& layout = {}, int slices = 1) {
+                                          const Layout& layout = {}, int slices = 1, int chunks = 1) {
     const detail::attention_request request{shape.completed(),    world, "",           slices, Kernel::name(),
                                             Kernel::max_head_dim, "",    layout.name()};
     std::string error = request.what_is_wrong_with_sizes();
@@ -86,22 +87,22 @@ class attention_sizes {
     schedule::list<segments> shards[2];
     const std::int64_t lengths[] = {shape.length, shape.key_length.value_or(shape.length)};
     for (int side = 0; side < 2 && error.empty(); ++side) {
-      for (int rank = 0; rank < world; ++rank) shards[side].push_back(layout.shard(rank, world, lengths[side]));
-      const detail::shard_fault wrong = detail::check_shards(shards[side], lengths[side]);
-      if (wrong.found == detail::shard_fault::kind::none) continue;
-      error = request.wrong_shards(side == 0 ? "length" : "key_length", lengths[side], wrong.message());
+      const std::string wrong = detail::layout_source{layout}.deal(world, lengths[side], chunks, shards[side]);
+      if (!wrong.empty()) error = request.wrong_shards(side == 0 ? "length" : "key_length", lengths[side], wrong);
     }
     if (!error.empty()) throw std::invalid_argument{"orrery: attention_sizes: " + error};
-    return {request.shape, p,        slices, sizeof(typename Kernel::storage), sizeof(typename Kernel::accumulator),
-            shards[0],     shards[1]};
+    return {
+        request.shape, p,        slices, chunks, sizeof(typename Kernel::storage), sizeof(typename Kernel::accumulator),
+        shards[0],     shards[1]};
   }
 
-  /// `shape` is completed, and the shards of all ranks are right.
-  attention_sizes(const attention_shape& shape, schedule::pass p, int slices, std::size_t storage_bytes,
+  /// `shape` is completed, and the shards of all ranks are right: chunk c of shard s at [s * chunks + c].
+  attention_sizes(const attention_shape& shape, schedule::pass p, int slices, int chunks, std::size_t storage_bytes,
                   std::size_t sum_bytes, const schedule::list<segments>& query_shards,
                   const schedule::list<segments>& key_shards)
       : shape_{shape},
         pass_{p},
+        chunks_{chunks},
         storage_bytes_{static_cast<std::int64_t>(storage_bytes)},
         sum_bytes_{static_cast<std::int64_t>(sum_bytes)},
         slices_{detail::head_slice::all(slices, shape.query_heads, *shape.key_heads)} {
@@ -119,8 +120,9 @@ class attention_sizes {
   /// Tokens of a block. Throws `std::invalid_argument` if there is no such block.
   [[nodiscard]] std::int64_t tokens(const schedule::block& b) const {
     const schedule::list<std::int64_t>& shards = tokens_[static_cast<unsigned>(b.side)];
-    expect_index("shard", b.shard, shards.size());
-    return shards[b.shard];
+    expect_index("shard", b.shard, shards.size() / chunks_);
+    expect_index("chunk", b.chunk, chunks_);
+    return shards[b.shard * chunks_ + b.chunk];
   }
   /// Heads of a block. Throws `std::invalid_argument` if there is no such block.
   [[nodiscard]] std::int64_t heads(const schedule::block& b) const {
@@ -168,6 +170,7 @@ class attention_sizes {
 
   attention_shape shape_;
   schedule::pass pass_;
+  int chunks_;
   std::int64_t storage_bytes_;
   std::int64_t sum_bytes_;
   schedule::list<detail::head_slice> slices_;

@@ -78,9 +78,11 @@ namespace orrery {
 /// compute capability 9.0, the program is compiled for sm_90a, a mask's object is small (a launch's arguments, tensor
 /// maps among them, have 4096 bytes: about 400 are left for it), and addresses and strides of q, k, v and grad_out are
 /// multiples of 16 bytes (see `tensor_box`); otherwise, those of mma.sync. Results differ by rounding.
+///
+/// `Policies` chooses tiles, threads and registers: see `device_flash_policies`. `policies()` prints them.
 /// **wgmma has been compiled, and tested lane by lane on an emulated device, but has not run on a GPU yet.**
 template <class T, int largest = 256, class Device = detail::gpu,
-          device_instructions limit = detail::default_device_instructions>
+          device_instructions limit = detail::default_device_instructions, class Policies = device_flash_policies>
 struct device_flash : detail::device_backend<Device> {
   static_assert(std::same_as<T, bfloat16> || std::same_as<T, float16>,
                 "orrery::device_flash stores orrery::bfloat16 or orrery::float16; for other element types use "
@@ -100,13 +102,36 @@ struct device_flash : detail::device_backend<Device> {
     return "device_flash<" + detail::element_name<T>() + (limit == device_instructions::wgmma ? ", wgmma>" : ">");
   }
 
+  /// The policies of the kernels that these head dimensions take, as designated initialisers, a line for each:
+  /// "forward: {.warps = 4, ...}". Throws `std::invalid_argument` if a head dimension is too large.
+  [[nodiscard]] static std::string policies(std::int64_t key_dim, std::int64_t value_dim) {
+    std::string text;
+    by_dims(key_dim, value_dim, [&]<int key, int value>(dims<key, value>) {
+      text = "forward: " + policy_of<detail::device_flash_forward<T, full, key, value, Policies>>();
+      with_gradients<(key + value <= 320)>([&]<device_gradient... gradient>(gradients<gradient>...) {
+        ((text += "backward: " + policy_of<detail::device_flash_backward<T, full, key, value, gradient, Policies>>()),
+         ...);
+      });
+      if constexpr (limit == device_instructions::wgmma) {
+        text +=
+            "forward by warpgroups: " + policy_of<detail::device_flash_wgmma_forward<T, full, key, value, Policies>>();
+        with_gradients<(key + value <= 256)>([&]<device_gradient... gradient>(gradients<gradient>...) {
+          ((text += "backward by warpgroups: " +
+                    policy_of<detail::device_flash_wgmma_backward<T, full, key, value, gradient, Policies>>()),
+           ...);
+        });
+      }
+    });
+    return text;
+  }
+
   /// Throws `std::invalid_argument` unless the current device has what a forward and a backward of these head
   /// dimensions need, and `device_error` if there is no device. Operators ask when they are made, and every call does.
   static void require(std::int64_t key_dim, std::int64_t value_dim) {
     by_dims(key_dim, value_dim, [&]<int key, int value>(dims<key, value>) {
-      require_bytes(detail::device_flash_forward<T, full, key, value>::shared_bytes);
+      require_bytes(detail::device_flash_forward<T, full, key, value, Policies>::shared_bytes);
       require_bytes(
-          detail::device_flash_backward<T, full, key, value, detail::device_gradient::of_queries>::shared_bytes);
+          detail::device_flash_backward<T, full, key, value, device_gradient::of_queries, Policies>::shared_bytes);
     });
   }
 
@@ -121,7 +146,7 @@ struct device_flash : detail::device_backend<Device> {
     require_tokens(queries);
     require_tokens(keys);
     by_dims(queries[0].q.dim, queries[0].out.dim, [&]<int key_dim, int value_dim>(dims<key_dim, value_dim>) {
-      using body = detail::device_flash_forward<T, Mask, key_dim, value_dim>;
+      using body = detail::device_flash_forward<T, Mask, key_dim, value_dim, Policies>;
       require_bytes(body::shared_bytes);
       detail::for_device_blocks(queries, keys, [&](const auto& some_queries, const auto& some_keys) {
         if constexpr (limit == device_instructions::wgmma) {
@@ -147,30 +172,42 @@ struct device_flash : detail::device_backend<Device> {
     const std::int64_t is_key_dim = keys.empty() ? queries[0].q.dim : keys[0].k.dim;
     const std::int64_t is_value_dim = keys.empty() ? queries[0].grad_out.dim : keys[0].v.dim;
     by_dims(is_key_dim, is_value_dim, [&]<int key_dim, int value_dim>(dims<key_dim, value_dim>) {
-      using enum detail::device_gradient;
-      require_bytes(detail::device_flash_backward<T, Mask, key_dim, value_dim, of_queries>::shared_bytes);
+      using enum device_gradient;
+      require_bytes(detail::device_flash_backward<T, Mask, key_dim, value_dim, of_queries, Policies>::shared_bytes);
       detail::for_device_blocks(queries, keys, [&](const auto& some_queries, const auto& some_keys) {
         if constexpr (limit == device_instructions::wgmma) {
           if (backward_by_warpgroups<key_dim, value_dim>(context, some_queries, some_keys, heads, scale, mask)) return;
         }
-        const auto launch_for = [&]<detail::device_gradient gradient>(gradients<gradient>) {
-          launch(context, detail::device_flash_backward<T, Mask, key_dim, value_dim, gradient>{some_queries, some_keys,
-                                                                                               heads, scale, mask});
-        };
-        launch_for(gradients<of_queries>{});
-        if constexpr (key_dim + value_dim <= 320) {
-          launch_for(gradients<of_keys_and_values>{});
-        } else {
-          launch_for(gradients<of_keys>{});
-          launch_for(gradients<of_values>{});
-        }
+        with_gradients<(key_dim + value_dim <= 320)>([&]<device_gradient... gradient>(gradients<gradient>...) {
+          (launch(context,
+                  detail::device_flash_backward<T, Mask, key_dim, value_dim, gradient, Policies>{
+                      some_queries, some_keys, heads, scale, mask}),
+           ...);
+        });
       });
     });
   }
 
  private:
-  template <detail::device_gradient>
+  template <device_gradient>
   struct gradients {};
+
+  /// Returns work(gradients...) for the kernels of a backward: two, or three where a thread's registers do not hold the
+  /// sums of grad_k and of grad_v.
+  template <bool two, class Work>
+  static decltype(auto) with_gradients(const Work& work) {
+    using enum device_gradient;
+    if constexpr (two) {
+      return work(gradients<of_queries>{}, gradients<of_keys_and_values>{});
+    } else {
+      return work(gradients<of_queries>{}, gradients<of_keys>{}, gradients<of_values>{});
+    }
+  }
+
+  template <class Body>
+  [[nodiscard]] static std::string policy_of() {
+    return to_string(Body::policy) + "\n";
+  }
 
   static constexpr int compute_capability = 80;
 
@@ -222,7 +259,7 @@ struct device_flash : detail::device_backend<Device> {
   template <int key_dim, int value_dim, class Queries, class Keys, class Mask>
   static bool forward_by_warpgroups(const device_context& context, const Queries& queries, const Keys& keys,
                                     const head_map& heads, float scale, const Mask& mask) {
-    using body = detail::device_flash_wgmma_forward<T, Mask, key_dim, value_dim>;
+    using body = detail::device_flash_wgmma_forward<T, Mask, key_dim, value_dim, Policies>;
     if constexpr (sizeof(body) <= launch_bytes) {
       if (!Device::has_warpgroups(body::shared_bytes)) return false;
       for (const auto& one : queries) {
@@ -242,12 +279,12 @@ struct device_flash : detail::device_backend<Device> {
   template <int key_dim, int value_dim, class Queries, class Keys, class Mask>
   static bool backward_by_warpgroups(const device_context& context, const Queries& queries, const Keys& keys,
                                      const head_map& heads, float scale, const Mask& mask) {
-    const auto all = [&]<detail::device_gradient... gradient>(gradients<gradient>...) {
-      if constexpr (((sizeof(detail::device_flash_wgmma_backward<T, Mask, key_dim, value_dim, gradient>) <=
+    return with_gradients<(key_dim + value_dim <= 256)>([&]<device_gradient... gradient>(gradients<gradient>...) {
+      if constexpr (((sizeof(detail::device_flash_wgmma_backward<T, Mask, key_dim, value_dim, gradient, Policies>) <=
                       launch_bytes) &&
                      ...)) {
         if (!(Device::has_warpgroups(
-                  detail::device_flash_wgmma_backward<T, Mask, key_dim, value_dim, gradient>::shared_bytes) &&
+                  detail::device_flash_wgmma_backward<T, Mask, key_dim, value_dim, gradient, Policies>::shared_bytes) &&
               ...)) {
           return false;
         }
@@ -257,20 +294,14 @@ struct device_flash : detail::device_backend<Device> {
         for (const auto& one : keys) {
           if (!can_copy(one.k, one.positions) || !can_copy(one.v, one.positions)) return false;
         }
-        (launch_by_warpgroups<detail::device_flash_wgmma_backward<T, Mask, key_dim, value_dim, gradient>>(
+        (launch_by_warpgroups<detail::device_flash_wgmma_backward<T, Mask, key_dim, value_dim, gradient, Policies>>(
              context, queries, keys, heads, scale, mask),
          ...);
         return true;
       } else {
         return false;
       }
-    };
-    using enum detail::device_gradient;
-    if constexpr (key_dim + value_dim <= 256) {
-      return all(gradients<of_queries>{}, gradients<of_keys_and_values>{});
-    } else {
-      return all(gradients<of_queries>{}, gradients<of_keys>{}, gradients<of_values>{});
-    }
+    });
   }
 
   static constexpr std::size_t launch_bytes = 4096;  ///< of arguments

@@ -11,14 +11,33 @@
 
 namespace orrery {
 
+/// A layout that gives whole shards, each as at most two segments.
+template <class Layout>
+concept layout_of_shards = requires(const Layout& l, std::int64_t length) {
+  { l.shard(0, 1, length) } -> std::same_as<segments>;
+};
+
+/// A layout that cuts shards into chunks, each of at most two segments. It has `chunks(world, length)`, how many there
+/// are in each shard, 1 to 65535, and `chunk(rank, chunk, world, length)`. The tokens of a shard are those of its
+/// chunks in their order, and ascend. Chunks may be empty, and of any sizes.
+template <class Layout>
+concept layout_of_chunks = requires(const Layout& l, std::int64_t length) {
+  { l.chunks(1, length) } -> std::same_as<int>;
+  { l.chunk(0, 0, 1, length) } -> std::same_as<segments>;
+};
+
 /// A layout says which tokens of a sequence are which rank's shard, as at most two increasing segments of global
 /// positions, and where: `shard(rank, world, length)`. All shards together are the sequence: each position 0, ...,
 /// length - 1 is in one of them. Lengths need not divide by anything, and shards may be empty. Every rank asks for the
-/// shards of all ranks. An operator checks all this when it is made (see `detail::check_shards`). `name()` is what
+/// shards of all ranks. An operator checks all this when it is made (see `detail::layout_source`). `name()` is what
 /// ranks compare at construction.
+///
+/// It may also, or instead, say of which chunks each shard consists (`layout_of_chunks`): a shard then has any number
+/// of segments, and what a mask hides of a shard need not be sent, chunk by chunk. One that does neither but give
+/// shards has one chunk a shard. Where it does both, they must agree.
 template <class Layout>
-concept layout = std::copy_constructible<Layout> && requires(const Layout& l, std::int64_t length) {
-  { l.shard(0, 1, length) } -> std::same_as<segments>;
+concept layout = std::copy_constructible<Layout> &&
+    (layout_of_shards<Layout> || layout_of_chunks<Layout>)&&requires(const Layout& l) {
   { l.name() } -> std::convertible_to<std::string>;
 };
 
@@ -58,7 +77,8 @@ struct contiguous {
 };
 
 /// Of 2·world pieces rank r has the r-th from the front and the r-th from the back: under a causal mask every rank has
-/// the same work, in every step of a ring (as in ring-flash-attention; see also arXiv 2407.00611).
+/// the same work, in every step of a ring (as in ring-flash-attention; see also arXiv 2407.00611). The two pieces are
+/// the shard's chunks.
 struct zigzag {
   // NOLINTNEXTLINE(bugprone-exception-escape): adds two segments at most
   [[nodiscard]] static constexpr segments shard(int rank, int world, std::int64_t length) noexcept {
@@ -67,6 +87,14 @@ struct zigzag {
     shard.add(contiguous::piece(rank, pieces, length));
     shard.add(contiguous::piece(pieces - 1 - rank, pieces, length));
     return shard;
+  }
+  [[nodiscard]] static constexpr int chunks(int /*world*/, std::int64_t /*length*/) noexcept { return 2; }
+  // NOLINTNEXTLINE(bugprone-exception-escape): adds a segment
+  [[nodiscard]] static constexpr segments chunk(int rank, int chunk, int world, std::int64_t length) noexcept {
+    const std::int64_t pieces = std::int64_t{2} * world;
+    segments some;
+    some.add(contiguous::piece(chunk == 0 ? rank : pieces - 1 - rank, pieces, length));
+    return some;
   }
   [[nodiscard]] static std::string name() { return "zigzag"; }
 };

@@ -155,7 +155,14 @@ class executor_plan {
     if (__builtin_add_overflow(workspace_bytes_, aligned(bytes), &workspace_bytes_)) workspace_bytes_ = INT64_MAX;
   }
 
+  /// Numbers the rank's own blocks.
+  [[nodiscard]] int number_of_own(const block& own) const {
+    return 2 * (own.slice * chunks_ + own.chunk) + (own.side == side::key ? 1 : 0);
+  }
+
   void measure(const program& p, const block_sizes& sizes) {
+    chunks_ = p.chunks;
+    operand_of_own_ = result_of_own_ = list<int>(2 * p.slices * p.chunks, none);
     for (std::size_t kind = 0; kind < slot_kinds; ++kind) slot_bytes_[kind] = list<std::int64_t>(p.slots[kind]);
     const auto needs = [&](const held_block& held, payload c) {
       if (held.slot == no_slot) return;
@@ -167,6 +174,7 @@ class executor_plan {
       for (const held_block& received : p.received_by(x)) needs(received, x.payload);
       for (const block& sent : p.sent_by(x)) {
         if (x.payload == payload::operand && sent.shard == p.rank && own_operand_of(sent) == nullptr) {
+          operand_of_own_[number_of_own(sent)] = own_operands_.size();
           own_operands_.push_back({sent, nullptr});
         }
       }
@@ -194,36 +202,33 @@ class executor_plan {
   }
 
   own_operand* own_operand_of(const block& b) {
-    for (own_operand& operand : own_operands_) {
-      if (operand.block == b) return &operand;
-    }
-    return nullptr;
+    const int known = operand_of_own_[number_of_own(b)];
+    return known == none ? nullptr : &own_operands_[known];
   }
 
   [[nodiscard]] std::byte* at(slot_kind kind, int slot) const { return slots_[kind][slot]; }
 
   /// Records an addition to the result of the rank's own shard. Returns true if it is the first.
   bool first_of_own(const block& b, int last_step, int last_completion) {
-    for (own_result& known : own_results_) {
-      if (known.block != b) continue;
-      known = {b, last_step, last_completion};
-      return false;
+    int& known = result_of_own_[number_of_own(b)];
+    const bool first = known == none;
+    if (first) {
+      known = own_results_.size();
+      own_results_.push_back({b, last_step, last_completion});
+    } else {
+      own_results_[known] = {b, last_step, last_completion};
     }
-    own_results_.push_back({b, last_step, last_completion});
-    return true;
+    return first;
   }
 
   /// Lists the rank's own results to which no tile and no arrival adds anything: what a schedule for a mask leaves out.
   void find_untouched(const program& p) {
     for (const side s : {side::query, side::key}) {
       if (!has_partials(p.pass, s)) continue;
-      list<bool> touched(p.slices * p.chunks);
-      for (const own_result& result : own_results_)
-        if (result.block.side == s) touched[result.block.slice * p.chunks + result.block.chunk] = true;
-      for (int slice = 0; slice < p.slices; ++slice) {
-        for (int chunk = 0; chunk < p.chunks; ++chunk) {
-          if (touched[slice * p.chunks + chunk]) continue;
-          untouched.push_back({s, static_cast<std::uint16_t>(chunk), p.rank, slice});
+      for (int chunk = 0; chunk < p.chunks; ++chunk) {
+        for (int slice = 0; slice < p.slices; ++slice) {
+          const block own{s, static_cast<std::uint16_t>(chunk), p.rank, slice};
+          if (result_of_own_[number_of_own(own)] == none) untouched.push_back(own);
         }
       }
     }
@@ -313,11 +318,16 @@ class executor_plan {
     return placed;
   }
 
+  static constexpr int none = -1;
+
+  int chunks_ = 1;
   std::int64_t workspace_bytes_ = 0;
   list<std::int64_t> slot_bytes_[slot_kinds];
   list<std::byte*> slots_[slot_kinds];
   list<own_operand> own_operands_;  // with all their tensors
   list<own_result> own_results_;
+  list<int> operand_of_own_;  // by number_of_own: its index in own_operands_, or none
+  list<int> result_of_own_;   // likewise in own_results_
 };
 
 }  // namespace orrery::detail

@@ -76,7 +76,9 @@ class pruning {
         if (now.tile.empty()) continue;
         for (int q = now.tile.queries.first; q < now.tile.queries.end(); ++q) {
           for (int k = now.tile.keys.first; k < now.tile.keys.end(); ++k) {
-            if (visible_(p.queries.items[q].block.shard, p.keys.items[k].block.shard))
+            const block& query = p.queries.items[q].block;
+            const block& key = p.keys.items[k].block;
+            if (visible_(query.shard * p.chunks + query.chunk, key.shard * p.chunks + key.chunk))
               query_.items[first_q + q] = key_.items[first_k + k] = true;
           }
         }
@@ -297,7 +299,7 @@ class pruning {
 
   constexpr program rewritten(int rank) const {
     const program& p = flow_.programs.items[rank];
-    builder schedule{rank, p.world, p.pass, p.slices};
+    builder schedule{rank, p.world, p.pass, p.slices, p.chunks};
     list<int> renumbered(p.exchanges.count + 1);  // of each exchange: those that are left before it
     int out = first_out_.count > 0 ? first_out_.items[rank] : 0;
     int in = first_in_.count > 0 ? first_in_.items[rank] : 0;

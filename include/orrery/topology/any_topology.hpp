@@ -39,6 +39,8 @@ class any_topology {
     return held_->refusing_part(world, p);
   }
   [[nodiscard]] int slices(int world) const { return held_->slices(world); }
+  /// Into how many chunks its programs cut each shard: 1, unless they are data (see `precomputed`).
+  [[nodiscard]] int chunks() const { return held_->chunks(); }
   /// Throws `std::invalid_argument` if the topology does not say how large its teams are.
   [[nodiscard]] int team(int world) const { return held_->team(world); }
   [[nodiscard]] orrery::schedule::program program(int rank, int world,
@@ -73,6 +75,7 @@ class any_topology {
     [[nodiscard]] virtual bool has_unsupported_reason() const = 0;
     [[nodiscard]] virtual detail::refusing_part refusing_part(int world, schedule::pass p) const = 0;
     [[nodiscard]] virtual int slices(int world) const = 0;
+    [[nodiscard]] virtual int chunks() const = 0;
     [[nodiscard]] virtual int team(int world) const = 0;
     [[nodiscard]] virtual orrery::schedule::program program(int rank, int world, schedule::pass p) const = 0;
     [[nodiscard]] virtual schedule::list<orrery::schedule::program> programs(int world, schedule::pass p) const = 0;
@@ -108,6 +111,15 @@ class any_topology {
       return detail::refusing_part_of(held, world, p);
     }
     [[nodiscard]] int slices(int world) const override { return slices_of(held, world); }
+    [[nodiscard]] int chunks() const override {
+      if constexpr (requires { held.chunks(); }) {
+        return held.chunks();
+      } else if constexpr (requires { int{held.chunks}; }) {
+        return held.chunks;
+      } else {
+        return 1;
+      }
+    }
     [[nodiscard]] int team(int world) const override {
       if constexpr (topology_of_teams<Topology>) {
         return held.team(world);

@@ -113,11 +113,11 @@ template <topology Topology>
   return refusal;
 }
 
-/// Is the relation one of this many shards? Functions are of any number.
+/// Is the relation one of this world, with as many chunks a shard? Functions are of any number.
 template <pair_relation Visible>
-[[nodiscard]] constexpr bool is_of_shards(const Visible& visible, int shards) {
+[[nodiscard]] constexpr bool is_of_world(const Visible& visible, int world, int chunks) {
   if constexpr (std::same_as<Visible, schedule::relation>) {
-    return visible.blocks() == shards;
+    return visible.world() == world && visible.chunks() == chunks;
   } else {
     return true;
   }
@@ -136,9 +136,10 @@ namespace orrery {
 template <pair_relation Visible = every_pair>
 [[nodiscard]] constexpr verdict verify(const schedule::list<schedule::program>& programs, const Visible& visible = {}) {
   if (programs.empty()) return detail::refused_world(0, "needs a world of at least one rank");
-  if (!detail::is_of_shards(visible, programs.size())) {
+  if (!detail::is_of_world(visible, programs.size(), programs[0].chunks)) {
     return detail::refused_world(programs.size(),
-                                 "is asked for the pairs of another world; make the relation for this number of ranks");
+                                 "is asked for the pairs of another world; make the relation for this number of ranks "
+                                 "and of chunks");
   }
   for (int rank = 0; rank < programs.size(); ++rank) {
     const schedule::program& p = programs[rank];

@@ -12,7 +12,9 @@
 
 #include "orrery/attention/merge.hpp"
 #include "orrery/kernel/cpu/backend.hpp"
+#include "orrery/kernel/cuda/row_partition.cuh"
 #include "orrery/tensor/float16.hpp"
+#include "orrery/tensor/view.hpp"
 
 #include "device/emulator.hpp"
 #include "kernel/problem.hpp"
@@ -108,6 +110,23 @@ struct types {
 #define CONVERSIONS                                                                               \
   types<float, float>, types<double, double>, types<bfloat16, bfloat16>, types<float16, float16>, \
       types<float, bfloat16>, types<float, float16>, types<bfloat16, float>, types<double, float>
+
+TEST_CASE("vectors move tensors whose heads all begin at multiples of 16 bytes, and no others") {
+  alignas(16) static float memory[256] = {};
+  const orrery::tensor_view<float> fits{memory, 2, 2, 2, 8, 64, 16, 8};
+  CHECK(orrery::detail::moves_by_vectors(fits, 4));
+  CHECK(orrery::detail::moves_by_vectors(fits, 8));
+  CHECK_FALSE(orrery::detail::moves_by_vectors(fits, 16));
+  for (const auto stride : {&orrery::tensor_view<float>::batch_stride, &orrery::tensor_view<float>::sequence_stride,
+                            &orrery::tensor_view<float>::head_stride}) {
+    auto odd = fits;
+    odd.*stride += 1;
+    CHECK_FALSE(orrery::detail::moves_by_vectors(odd, 4));
+  }
+  auto odd = fits;
+  odd.data += 1;
+  CHECK_FALSE(orrery::detail::moves_by_vectors(odd, 4));
+}
 
 TEST_CASE_TEMPLATE("copy and add: every layout, aligned and not", Types, CONVERSIONS) {
   using T = typename Types::from;

@@ -106,3 +106,49 @@ TEST_CASE("scores that are NaN or overflow, in one of several tiles") {
 }
 
 TEST_CASE("sums over many tokens are as exact as those over few") { cuda_test::check_long_sums<kernel<float16>>(); }
+
+namespace {
+
+// Other tiles than those of `device_flash_policies`.
+struct short_tiles : orrery::device_flash_policies {
+  static constexpr orrery::device_tile_policy forward(int, int) { return {.warps = 2, .row_tiles = 1, .columns = 32}; }
+  static constexpr orrery::device_tile_policy backward(int, int, orrery::device_gradient) {
+    return {.warps = 2, .row_tiles = 1, .columns = 32};
+  }
+};
+struct long_tiles : orrery::device_flash_policies {
+  static constexpr orrery::device_tile_policy forward(int, int) { return {.warps = 4, .row_tiles = 2, .columns = 128}; }
+  static constexpr orrery::device_tile_policy backward(int, int, orrery::device_gradient) {
+    return {.warps = 4, .row_tiles = 1, .columns = 64, .blocks_at_once = 1};
+  }
+};
+
+template <class Policies>
+using kernel_with =
+    orrery::device_flash<bfloat16, 64, cuda_test::tested, orrery::device_instructions::mma_sync, Policies>;
+
+}  // namespace
+
+TEST_CASE_TEMPLATE("tiles of other sizes, chosen by a policy", Policies, short_tiles, long_tiles) {
+  const oracle::shape shape{1, 150, 135, 2, 1, 24, 40, 0.25};
+  const auto p = oracle::random_problem<bfloat16>(shape, 5);
+  plan how = cut(shape, 1, 1);
+  how.queries = striped(shape.queries, 2, 5);
+  for (const orrery::causal mask : {orrery::causal{0}, orrery::causal{-30}})
+    cuda_test::check<kernel_with<Policies>>(p, mask, how, tolerance<bfloat16>);
+}
+
+TEST_CASE("policies print") {
+  CHECK(kernel<bfloat16, 256>::policies(64, 64) ==
+        "forward: {.warps = 4, .row_tiles = 2, .columns = 64, .blocks_at_once = 0}\n"
+        "backward: {.warps = 8, .row_tiles = 1, .columns = 64, .blocks_at_once = 2}\n"
+        "backward: {.warps = 8, .row_tiles = 1, .columns = 64, .blocks_at_once = 0}\n");
+  CHECK(kernel<bfloat16, 256>::policies(192, 128) ==
+        "forward: {.warps = 4, .row_tiles = 1, .columns = 64, .blocks_at_once = 3}\n"
+        "backward: {.warps = 4, .row_tiles = 1, .columns = 32, .blocks_at_once = 0}\n"
+        "backward: {.warps = 4, .row_tiles = 1, .columns = 32, .blocks_at_once = 0}\n");
+  CHECK(kernel_with<short_tiles>::policies(8, 8) ==
+        "forward: {.warps = 2, .row_tiles = 1, .columns = 32, .blocks_at_once = 0}\n"
+        "backward: {.warps = 2, .row_tiles = 1, .columns = 32, .blocks_at_once = 0}\n"
+        "backward: {.warps = 2, .row_tiles = 1, .columns = 32, .blocks_at_once = 0}\n");
+}

@@ -6,6 +6,7 @@
 #include <cmath>
 #include <cstdint>
 #include <limits>
+#include <string>
 #include <vector>
 
 #include <doctest/doctest.h>
@@ -186,4 +187,28 @@ TEST_CASE("wgmma: scores that are NaN or overflow, in one of several tiles") {
 
 TEST_CASE("wgmma: sums over many tokens are as exact as those over few") {
   cuda_test::check_long_sums<kernel<float16>>();
+}
+
+namespace {
+
+/// Other tiles, registers and turns than those of `device_flash_policies`.
+struct other_tiles : orrery::device_flash_policies {
+  static constexpr orrery::device_warpgroup_policy warpgroup_forward(int, int) {
+    return {.columns = 64, .stages = 2, .producer_registers = 120, .compute_registers = 192, .take_turns = false};
+  }
+  static constexpr orrery::device_warpgroup_policy warpgroup_backward(int, int, orrery::device_gradient) {
+    return {.columns = 64, .stages = 2, .producer_registers = 104, .compute_registers = 200};
+  }
+};
+
+}  // namespace
+
+TEST_CASE("wgmma: tiles of other sizes, chosen by a policy") {
+  using chosen = orrery::device_flash<bfloat16, 64, cuda_test::tested, orrery::device_instructions::wgmma, other_tiles>;
+  const oracle::shape shape{1, 150, 410, 2, 1, 24, 40, 0.25};
+  const auto p = oracle::random_problem<bfloat16>(shape, 3);
+  cuda_test::check<chosen>(p, orrery::causal{200}, cut(shape, 1, 2), tolerance<bfloat16>);
+  CHECK(chosen::policies(24, 40).find(
+            "forward by warpgroups: {.columns = 64, .stages = 2, .producer_registers = 120, .compute_registers = 192, "
+            ".take_turns = false}\n") != std::string::npos);
 }

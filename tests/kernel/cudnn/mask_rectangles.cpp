@@ -175,6 +175,16 @@ TEST_CASE("a diagonal in too many steps is refused") {
         "every mask, and layouts contiguous, zigzag and striped<1> suit this one");
 }
 
+TEST_CASE("as many parts as there may be, and one more") {
+  const auto parts_of = [](std::int64_t length) {  // of rank 0 of two, which has every other pair of tokens
+    return orrery::detail::cudnn_parts_of(orrery::striped<2>::shard(0, 2, length),
+                                          orrery::contiguous::shard(0, 1, length), causal{}, kernel);
+  };
+  const auto most = static_cast<std::int64_t>(orrery::detail::most_cudnn_parts);
+  CHECK(parts_of(4 * most).size() == orrery::detail::most_cudnn_parts);
+  CHECK_THROWS_AS(static_cast<void>(parts_of(4 * most + 4)), std::invalid_argument);
+}
+
 TEST_CASE("a mask that is not its diagonal is refused") {
   struct window : causal {
     [[nodiscard]] bool visible(std::int64_t query, std::int64_t key) const { return key <= query && key > query - 3; }

@@ -12,13 +12,11 @@
 #include "orrery/kernel/cuda/flash_pairs.cuh"
 #include "orrery/kernel/cuda/masked_columns.cuh"
 #include "orrery/kernel/cuda/shared_tiles.cuh"
+#include "orrery/kernel/device_flash_policies.hpp"
 #include "orrery/mask/mask.hpp"
 #include "orrery/tensor/math.hpp"
 
 namespace orrery::detail {
-
-/// The gradients that one kernel of `device_flash`'s backward sums up.
-enum class device_gradient { of_queries, of_keys, of_values, of_keys_and_values };
 
 /// The backward of `device_flash`, for head dimensions up to key_dim and value_dim.
 ///
@@ -30,7 +28,8 @@ enum class device_gradient { of_queries, of_keys, of_values, of_keys_and_values 
 /// For grad_k and grad_v, columns are the queries of all query heads that read the rows' key head.
 ///
 /// A tile of columns is copied to shared memory while the one before is computed.
-template <class T, class Mask, int key_dim, int value_dim, device_gradient gradient>
+template <class T, class Mask, int key_dim, int value_dim, device_gradient gradient,
+          class Policies = device_flash_policies>
 struct device_flash_backward {
   using query_block = backward_queries<T, float>;
   using key_block = backward_keys<T, float>;
@@ -46,13 +45,16 @@ struct device_flash_backward {
   static constexpr bool sums_second =
       gradient == device_gradient::of_values || gradient == device_gradient::of_keys_and_values;
 
-  static constexpr int columns = key_dim + value_dim <= 256 ? 64 : 32;
-  static constexpr int warps = key_dim + value_dim <= 256 ? 8 : 4;
+  static constexpr device_tile_policy policy = Policies::backward(key_dim, value_dim, gradient);
+  static constexpr int columns = policy.columns;
+  static constexpr int warps = policy.warps;
   static constexpr int threads_of_block = 32 * warps;
-  static constexpr int rows = 16 * warps;
-  /// Blocks for each multiprocessor, where a thread's sums and scores leave registers for two. Without this bound
-  /// compilers take more registers.
-  static constexpr int blocks_at_once = rows_are_queries && key_dim + value_dim <= 128 ? 2 : 0;
+  static constexpr int rows = policy.rows();
+  static constexpr int blocks_at_once = policy.blocks_at_once;
+  static_assert(warps >= 1 && warps <= 32 && policy.row_tiles == 1 && (columns == 32 || columns == 64) &&
+                    columns <= threads_of_block,
+                "orrery: a policy of device_flash's backward needs .warps from 1 to 32, .row_tiles 1, and .columns 32 "
+                "or 64, at most 32 for each warp");
   static constexpr int tiles_of_sum = columns_of_sum / columns;
   static_assert(tiles_of_sum % 2 == 0, "each sum's first tile is in the first stage");
 

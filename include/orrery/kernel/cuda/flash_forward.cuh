@@ -11,6 +11,7 @@
 #include "orrery/kernel/cuda/masked_columns.cuh"
 #include "orrery/kernel/cuda/shared_tiles.cuh"
 #include "orrery/kernel/cuda/softmax_rows.cuh"
+#include "orrery/kernel/device_flash_policies.hpp"
 #include "orrery/mask/mask.hpp"
 
 namespace orrery::detail {
@@ -20,7 +21,7 @@ namespace orrery::detail {
 /// A block of threads has a tile of queries and goes through the keys' tiles (Dao, arXiv 2307.08691, algorithm 1):
 /// while the scores of one are computed, its values are copied to shared memory, and the next tile's keys while those
 /// are weighed. A warp has 16 or 32 of the queries, whose running results stay in its registers.
-template <class T, class Mask, int key_dim, int value_dim>
+template <class T, class Mask, int key_dim, int value_dim, class Policies = device_flash_policies>
 struct device_flash_forward {
   device_blocks<forward_queries<T, float>> queries;
   device_blocks<forward_keys<T>> keys;
@@ -28,14 +29,17 @@ struct device_flash_forward {
   float scale;
   Mask mask;
 
-  static constexpr int warps = 4;
+  static constexpr device_tile_policy policy = Policies::forward(key_dim, value_dim);
+  static constexpr int warps = policy.warps;
   static constexpr int threads_of_block = 32 * warps;
-  static constexpr int row_tiles = key_dim + value_dim <= 256 ? 2 : 1;
-  static constexpr int rows = 16 * row_tiles * warps;
-  static constexpr int columns = 64;
-  /// Blocks for each multiprocessor, where a thread's sums and scores leave registers for three. Without this bound
-  /// compilers take more registers.
-  static constexpr int blocks_at_once = row_tiles == 1 && value_dim <= 128 ? 3 : 0;
+  static constexpr int row_tiles = policy.row_tiles;
+  static constexpr int rows = policy.rows();
+  static constexpr int columns = policy.columns;
+  static constexpr int blocks_at_once = policy.blocks_at_once;
+  static_assert(warps >= 1 && warps <= 32 && (row_tiles == 1 || row_tiles == 2) &&
+                    (columns == 32 || columns == 64 || columns == 128) && columns <= threads_of_block,
+                "orrery: a policy of device_flash's forward needs .warps from 1 to 32, .row_tiles 1 or 2, and .columns "
+                "32, 64 or 128, at most 32 for each warp");
 
   using rows_of_warp = device_flash_rows<row_tiles, columns, value_dim>;
   using visible_pairs = typename rows_of_warp::template by_row<std::uint32_t>;

@@ -66,11 +66,14 @@ struct shard_fault {
 /// sequence are walked run by run.
 class shard_check {
  public:
-  /// `length` is at least 0.
-  [[nodiscard]] static constexpr shard_fault run(const schedule::list<segments>& shards, std::int64_t length) {
+  /// `length` is at least 0. A shard may be given in several chunks: chunk c of rank r at [r * chunks + c].
+  [[nodiscard]] static constexpr shard_fault run(const schedule::list<segments>& shards, std::int64_t length,
+                                                 int chunks = 1) {
     shard_check check{length};
-    for (int rank = 0; rank < shards.size(); ++rank) {
-      if (const shard_fault found = check.take(rank, shards[rank]); found.found != shard_fault::kind::none)
+    std::int64_t last = -1;
+    for (int i = 0; i < shards.size(); ++i) {
+      if (i % chunks == 0) last = -1;
+      if (const shard_fault found = check.take(i / chunks, shards[i], last); found.found != shard_fault::kind::none)
         return found;
     }
     return check.walk();
@@ -122,9 +125,9 @@ class shard_check {
 
   explicit constexpr shard_check(std::int64_t length) : length_{length} {}
 
-  /// Checks one shard by itself, and remembers its segments.
-  constexpr shard_fault take(int rank, const segments& shard) {
-    std::int64_t last = -1;
+  /// Checks the next chunk of one shard by itself, and remembers its segments. `last` is the last position before it
+  /// in this shard, or -1.
+  constexpr shard_fault take(int rank, const segments& shard, std::int64_t& last) {
     for (const segment& piece : shard) {
       if (piece.run < 1) return {kind::run, piece.run, rank};
       if (last >= 0 && piece.begin <= last) return {kind::order, piece.begin, rank, 0, last};
@@ -222,9 +225,11 @@ class shard_check {
 
 /// What `shard_check` finds, found once in a process for shards that are right: ranks that are threads, and operators
 /// of the same layout and length, share it. Keeps up to 16 answers.
-[[nodiscard]] inline shard_fault check_shards(const schedule::list<segments>& shards, std::int64_t length) {
+[[nodiscard]] inline shard_fault check_shards(const schedule::list<segments>& shards, std::int64_t length,
+                                              int chunks = 1) {
   struct answer {
     std::int64_t length;
+    int chunks;
     schedule::list<segments> shards;
   };
   constexpr std::size_t most = 16;
@@ -234,14 +239,14 @@ class shard_check {
 
   const std::lock_guard lock{mutex};
   for (const answer& known : answers) {
-    if (known.length == length && known.shards == shards) return {};
+    if (known.length == length && known.chunks == chunks && known.shards == shards) return {};
   }
-  const shard_fault found = shard_check::run(shards, length);
+  const shard_fault found = shard_check::run(shards, length, chunks);
   if (found.found != shard_fault::kind::none) return found;
   if (answers.size() < most) {
-    answers.push_back({length, shards});
+    answers.push_back({length, chunks, shards});
   } else {
-    answers[oldest] = {length, shards};
+    answers[oldest] = {length, chunks, shards};
     oldest = (oldest + 1) % most;
   }
   return found;

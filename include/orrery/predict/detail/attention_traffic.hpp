@@ -16,20 +16,34 @@
 #include "orrery/schedule/detail/split_by_tensor.hpp"
 #include "orrery/schedule/program.hpp"
 
+namespace orrery {
+
+/// What `attention::traffic` tells.
+struct operator_traffic : byte_report {
+  /// What became of the topology's schedule: written for all pairs of shards, pruned to those that the mask lets be
+  /// seen, or why it was not.
+  std::string schedule;
+};
+
+}  // namespace orrery
+
 namespace orrery::detail {
 
 /// The bytes that an attention operator's calls move, computed when asked, from the programs of all ranks.
 class attention_traffic {
  public:
   attention_traffic() = default;
-  /// `programs` writes the finished programs of all ranks for a pass. `shape` is completed.
-  attention_traffic(std::function<list<program>(pass)> programs, const attention_shape& shape, attention_sizes sizes)
+  /// `programs` writes the finished programs of all ranks for a pass, and `note` says what they are. `shape` is
+  /// completed.
+  attention_traffic(std::function<list<program>(pass)> programs, std::function<std::string(pass)> note,
+                    const attention_shape& shape, attention_sizes sizes)
       : programs_{std::move(programs)},
+        note_{std::move(note)},
         shape_{shape},
         sizes_{std::make_shared<const attention_sizes>(std::move(sizes))} {}
 
   /// Throws `std::invalid_argument` for a pass that the operator does not have.
-  [[nodiscard]] byte_report operator()(pass p) const {
+  [[nodiscard]] operator_traffic operator()(pass p) const {
     if (p != pass::forward && shape_.forward_only) {
       throw std::invalid_argument{"orrery: attention::traffic: pass is " + std::string{name_of(p)} +
                                   ", but this operator is forward_only; ask for pass::forward, or construct it without "
@@ -42,7 +56,7 @@ class attention_traffic {
                                   ", or construct it with .circulate = pass::" + name_of(p) + " in its shape"};
     }
     const list<program> programs = programs_(p);
-    byte_report report = traffic(programs, sizes_->in_pass(p));
+    operator_traffic report{traffic(programs, sizes_->in_pass(p)), note_(p)};
     if (p == pass::forward && shape_.operand_messages == operand_messages::per_tensor) recount(report, programs);
     return report;
   }
@@ -65,6 +79,7 @@ class attention_traffic {
   }
 
   std::function<list<program>(pass)> programs_;
+  std::function<std::string(pass)> note_;
   attention_shape shape_;
   std::shared_ptr<const attention_sizes> sizes_;
 };

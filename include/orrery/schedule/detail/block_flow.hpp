@@ -13,7 +13,7 @@ namespace orrery::schedule {
 ///
 /// Exchanges, sent blocks, received blocks and the blocks of tiles are numbered over all ranks: those of rank r begin
 /// at `first_exchange[r]`, and so on. Costs time and memory linear in the number of blocks, and two tables of world *
-/// slices numbers.
+/// slices * chunks numbers.
 class block_flow {
  public:
   static constexpr int none = -1;
@@ -95,11 +95,12 @@ class block_flow {
 
   [[nodiscard]] constexpr bool exists(const block& b) const {
     const program& p = programs.items[0];
-    return b.shard >= 0 && b.shard < programs.count && b.slice >= 0 && b.slice < p.slices;
+    return b.shard >= 0 && b.shard < programs.count && b.slice >= 0 && b.slice < p.slices && b.chunk < p.chunks;
   }
 
   constexpr bool has_good_names(const program& p, int rank) {
     if (p.rank != rank || p.world != programs.count || p.slices != programs.items[0].slices ||
+        p.chunks != programs.items[0].chunks || p.chunks < 1 || p.chunks > most_chunks ||
         p.pass != programs.items[0].pass)
       return false;
     const auto is_peer = [&](int peer) { return peer >= 0 && peer < p.world && peer != rank; };
@@ -192,7 +193,7 @@ class block_flow {
     sum_of_received = older_ = list<int>(exchange_of_received.count, none);
     operand_of_query = sum_of_query = list<int>(first_query.back(), none);
     operand_of_key = sum_of_key = list<int>(first_key.back(), none);
-    const int names = 2 * programs.count * programs.items[0].slices;
+    const int names = 2 * programs.count * programs.items[0].slices * programs.items[0].chunks;
     newest_ = open_ = list<int>(names, none);
     for (int rank = 0; rank < programs.count; ++rank) {
       follow(rank);
@@ -206,7 +207,8 @@ class block_flow {
   /// The place of a block in tables.
   [[nodiscard]] constexpr int name(const block& b) const {
     const int world = programs.count;
-    return (static_cast<int>(b.side) * world + b.shard) * programs.items[0].slices + b.slice;
+    const program& p = programs.items[0];
+    return ((static_cast<int>(b.side) * world + b.shard) * p.slices + b.slice) * p.chunks + b.chunk;
   }
 
   /// The received operand that is read as `b` in `step`, or none.

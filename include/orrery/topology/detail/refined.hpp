@@ -33,14 +33,17 @@ struct refined {
 
   [[nodiscard]] constexpr orrery::program program(int rank, int world) const
       requires(!topology_with_backward<Topology>) {
+    if (chunks == 1) return topology.program(rank, world);
     return refine(topology.program(rank, world), chunks);
   }
   [[nodiscard]] constexpr orrery::program program(int rank, int world,
                                                   pass p) const requires topology_with_backward<Topology> {
+    if (chunks == 1) return topology.program(rank, world, p);
     return refine(topology.program(rank, world, p), chunks);
   }
   [[nodiscard]] constexpr list<orrery::program> programs(int world, pass p) const
       requires(!writes_each_rank_alone<Topology>(pass::circulate_keys)) {
+    if (chunks == 1) return unallocated_programs(topology, world, p);
     return refine(unallocated_programs(topology, world, p), chunks);
   }
   [[nodiscard]] constexpr bool operator==(const refined& other) const requires(comparable_by_value<Topology>) {

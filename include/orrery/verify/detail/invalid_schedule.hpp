@@ -3,8 +3,8 @@
 
 #include "orrery/config.hpp"
 
-// What a compiler prints about a schedule that is wrong at compile time: the faults, and their messages. The numbers
-// beside them are in printed_numbers.hpp.
+// What a compiler prints about a schedule that is wrong at compile time: the faults, and their messages. See `verdict`,
+// which includes this file. The numbers beside the messages are in printed_numbers.hpp, which this file includes.
 
 #include "orrery/schedule/block.hpp"
 #include "orrery/verify/detail/fault_clue.hpp"
@@ -247,3 +247,5 @@ constexpr void unless_the_topology_refuses_this_world_by_unsupported_reason([[ma
 }
 
 }  // namespace orrery::invalid_schedule
+
+#include "orrery/verify/detail/printed_numbers.hpp"

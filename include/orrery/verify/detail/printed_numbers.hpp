@@ -3,8 +3,7 @@
 
 #include "orrery/config.hpp"
 
-// What a compiler prints about a schedule that is wrong at compile time: rank, step, shards and so on. See `verdict`,
-// which includes this file.
+// What a compiler prints about a schedule that is wrong at compile time: rank, step, shards and so on.
 
 #include <concepts>
 #include <type_traits>

@@ -128,10 +128,10 @@ class rank_walk {
   }
 
   constexpr bool receive(const program& p, slot_state& here, int i, const held_block& arriving, const exchange& x) {
-    const block& what = arriving.block;
-    if (what.shard < 0 || what.shard >= p.world || what.slice < 0 || what.slice >= p.slices || what.chunk >= p.chunks)
-      return subject_.refuse(fault::block_outside_world, p.rank, i, what);
-    kind& slots = here.kinds[static_cast<unsigned>(what.side)][static_cast<unsigned>(x.payload)];
+    if (arriving.block.shard < 0 || arriving.block.shard >= p.world || arriving.block.slice < 0 ||
+        arriving.block.slice >= p.slices || arriving.block.chunk >= p.chunks)
+      return subject_.refuse(fault::block_outside_world, p.rank, i, arriving.block);
+    kind& slots = here.kinds[static_cast<unsigned>(arriving.block.side)][static_cast<unsigned>(x.payload)];
     if (arriving.slot < 0 || arriving.slot >= slots.slots || slots.places[arriving.slot].free_from > i ||
         (x.payload == payload::partial && slots.places[arriving.slot].held))
       return refuse_slot(p, slots, i, arriving);

@@ -8,13 +8,16 @@
 #include <memory>
 #include <mutex>
 #include <optional>
+#include <string>
 #include <vector>
 
 #include "orrery/schedule/detail/schedule_digest.hpp"
 #include "orrery/schedule/detail/slot_allocation.hpp"
 #include "orrery/schedule/prune.hpp"
+#include "orrery/schedule/refine.hpp"
 #include "orrery/schedule/relation.hpp"
 #include "orrery/topology/any_topology.hpp"
+#include "orrery/topology/detail/refined.hpp"
 #include "orrery/topology/topology.hpp"
 #include "orrery/verify/detail/verify_once.hpp"
 #include "orrery/verify/verify.hpp"
@@ -46,8 +49,14 @@ inline constexpr std::int64_t most_pruned_blocks = std::int64_t{1} << 23;
   return std::int64_t{p.sent.count} + p.received.count + p.queries.count + p.keys.count;
 }
 
+/// Into how many chunks shards that are not cut must be cut for a relation; 1 if the relation is one of the programs.
+[[nodiscard]] constexpr int chunks_to_cut(const list<program>& unpruned, int world, const relation& visible) noexcept {
+  return !unpruned.empty() && unpruned[0].chunks == 1 && visible.world() == world ? visible.chunks() : 1;
+}
+
 /// Prunes the programs of all ranks for a relation, allocates their slots and proves them. `unpruned` is as topologies
-/// write it.
+/// write it. If the relation is one of chunks, shards are cut into these (see `refine`), after they were pruned whole,
+/// which costs less.
 ///
 /// Where the proof of what was pruned fails, tries without shortcuts, then without pruning: what is not right is
 /// refused in the terms of its author, and a mistake of the pass costs traffic alone. With more blocks than `ceiling`,
@@ -60,14 +69,31 @@ inline constexpr std::int64_t most_pruned_blocks = std::int64_t{1} << 23;
     made.outcome = specialization::too_many;
     return made;
   }
+  const int chunks = chunks_to_cut(unpruned, unpruned.count, visible);
+  list<program> whole;  // pruned for whole shards
+  if (chunks > 1) {
+    whole = prune(unpruned, visible.coarse());
+    std::int64_t names = 0;
+    for (const program& p : whole) names += block_names(p);
+    if (names > ceiling / chunks) {
+      made.outcome = specialization::too_many;
+      return made;
+    }
+  }
   const auto is_right = [&](list<program> programs) {
     for (program& p : programs) finish(p);
     made.programs = static_cast<list<program>&&>(programs);
     made.found = verify(made.programs, visible);
     return made.found.ok();
   };
-  if (visible.blocks() != unpruned.count ||
-      (!is_right(prune(unpruned, visible)) && !is_right(prune(unpruned, visible, shortcuts::no)))) {
+  if (chunks > 1) {
+    if (!is_right(prune(refine(whole, chunks), visible)) &&
+        !is_right(prune(refine(unpruned, chunks), visible, shortcuts::no))) {
+      is_right(refine(unpruned, chunks));
+      made.outcome = specialization::unchanged;
+    }
+  } else if (unpruned.empty() || !is_of_world(visible, unpruned.count, unpruned[0].chunks) ||
+             (!is_right(prune(unpruned, visible)) && !is_right(prune(unpruned, visible, shortcuts::no)))) {
     is_right(unpruned);
     made.outcome = specialization::unchanged;
   }
@@ -78,7 +104,7 @@ inline constexpr std::int64_t most_pruned_blocks = std::int64_t{1} << 23;
 
 /// The same of a topology's schedule. Writes the programs of no more ranks than the ceiling admits, unless the topology
 /// writes all ranks together. With too many blocks, proves the schedule for every pair, as `verify(t, world, p)` does:
-/// then each rank runs `program_of(t, rank, world, p)`.
+/// then each rank runs `program_of(t, rank, world, p)`, or that of `refined{t, visible.chunks()}`.
 [[nodiscard]] inline specialized_schedule specialize(const any_topology& t, int world, pass p, const relation& visible,
                                                      std::int64_t ceiling = most_pruned_blocks) {
   specialized_schedule made;
@@ -107,7 +133,9 @@ inline constexpr std::int64_t most_pruned_blocks = std::int64_t{1} << 23;
   }
   made = specialize(unpruned, visible, ceiling);
   if (made.outcome == specialization::too_many) {
-    const proven_schedule whole = prove_once(t, world, p);
+    const int chunks = chunks_to_cut(unpruned, world, visible);
+    const proven_schedule whole =
+        chunks == 1 ? prove_once(t, world, p) : prove_once(refined<any_topology>{t, chunks}, world, p);
     made.found = whole.found;
     made.digest = whole.digest;
   } else if (!made.found.ok()) {
@@ -151,15 +179,18 @@ inline constexpr std::int64_t most_pruned_blocks = std::int64_t{1} << 23;
   return made;
 }
 
-/// The schedule that an operator runs for these pairs: the topology's own where all pairs are visible (see
-/// `prove_once`), else what `specialize` makes of it. The world must be admitted.
+/// The schedule that an operator runs for the visible pairs of chunks: as the topology writes it, with its shards cut
+/// likewise, where all pairs are visible (see `prove_once`); else what `specialize` makes of it. The world must be
+/// admitted.
 class operator_schedule {
  public:
   operator_schedule() = default;
   operator_schedule(const any_topology& t, int world, pass p, const relation& visible)
-      : topology_{t}, world_{world}, pass_{p} {
+      : written_{visible.chunks() == t.chunks() ? t : any_topology{refined<any_topology>{t, visible.chunks()}}},
+        world_{world},
+        pass_{p} {
     if (visible.is_full()) {
-      const proven_schedule proven = prove_once(t, world, p);
+      const proven_schedule proven = prove_once(*written_, world, p);
       found_ = proven.found;
       digest_ = proven.digest;
       return;
@@ -176,13 +207,22 @@ class operator_schedule {
   [[nodiscard]] specialization outcome() const noexcept {
     return special_ == nullptr ? specialization::unchanged : special_->outcome;
   }
+  /// Says what became of the topology's schedule, for the operator's report.
+  [[nodiscard]] std::string note() const {
+    if (special_ == nullptr) return "for all pairs of shards, as the topology writes it";
+    if (special_->outcome == specialization::pruned) return "pruned to the pairs that the mask lets be seen";
+    if (special_->outcome == specialization::too_many) {
+      return "not pruned: the programs of all ranks name more than " + std::to_string(most_pruned_blocks) + " blocks";
+    }
+    return "as the topology writes it: what pruning made of it could not be proven";
+  }
   /// The finished program of one rank.
   [[nodiscard]] program of_rank(int rank) const {
-    return is_written() ? program_of(*topology_, rank, world_, pass_) : special_->programs[rank];
+    return is_written() ? program_of(*written_, rank, world_, pass_) : special_->programs[rank];
   }
   /// Those of all ranks.
   [[nodiscard]] list<program> of_all() const {
-    return is_written() ? programs_of(*topology_, world_, pass_) : special_->programs;
+    return is_written() ? programs_of(*written_, world_, pass_) : special_->programs;
   }
 
  private:
@@ -191,7 +231,7 @@ class operator_schedule {
     return special_ == nullptr || special_->outcome == specialization::too_many;
   }
 
-  std::optional<any_topology> topology_;
+  std::optional<any_topology> written_;
   int world_ = 1;
   orrery::schedule::pass pass_ = pass::forward;
   verdict found_;

@@ -34,9 +34,10 @@ namespace orrery::detail {
 /// That grad_q has a kernel of its own makes 7 products of what one kernel would do by 5; but then all blocks would add
 /// to grad_q, in an order that is either not the same in each call or that blocks wait for. Where products take all of
 /// the time, the backward is 5/7 as fast as the forward, counting 2.5 times its flop.
-template <class T, class Mask, int key_dim, int value_dim, device_gradient gradient>
-struct device_flash_wgmma_backward : wgmma_backward_layout<key_dim, value_dim, gradient> {
-  using layout = wgmma_backward_layout<key_dim, value_dim, gradient>;
+template <class T, class Mask, int key_dim, int value_dim, device_gradient gradient,
+          class Policies = device_flash_policies>
+struct device_flash_wgmma_backward : wgmma_backward_layout<key_dim, value_dim, gradient, Policies> {
+  using layout = wgmma_backward_layout<key_dim, value_dim, gradient, Policies>;
   using first_rows = typename layout::first_rows;
   using second_rows = typename layout::second_rows;
   using first_columns = typename layout::first_columns;

@@ -6,11 +6,12 @@
 #include "orrery/kernel/cuda/flash_backward.cuh"
 #include "orrery/kernel/cuda/shared_tiles.cuh"
 #include "orrery/kernel/cuda/wgmma/shared_tiles.cuh"
+#include "orrery/kernel/device_flash_policies.hpp"
 
 namespace orrery::detail {
 
 /// The sizes of `device_flash_wgmma_backward`: its tiles, threads and registers, and where things are in shared memory.
-template <int key_dim, int value_dim, device_gradient gradient>
+template <int key_dim, int value_dim, device_gradient gradient, class Policies>
 struct wgmma_backward_layout {
   static constexpr bool rows_are_queries = gradient == device_gradient::of_queries;
   static constexpr bool sums_first = gradient != device_gradient::of_values;  ///< grad_q or grad_k
@@ -20,16 +21,13 @@ struct wgmma_backward_layout {
   static constexpr int groups = 2;  ///< that compute
   static constexpr int rows = 64 * groups;
   static constexpr int threads_of_block = 128 * (1 + groups);
-  /// As many as registers have room for.
-  static constexpr int columns =
-      gradient != device_gradient::of_keys_and_values && (sums_first ? key_dim : value_dim) <= 128 ? 128 : 64;
-  /// Registers of a thread for its sums, scores and their gradients, of its two rows; there are at most 192.
-  static constexpr int accumulators =
-      ((sums_first ? key_dim + columns : 0) + (sums_second ? value_dim : 0) + columns) / 2;
+  static constexpr device_warpgroup_policy policy = Policies::warpgroup_backward(key_dim, value_dim, gradient);
+  static constexpr int columns = policy.columns;
+  static_assert(columns == 64 || columns == 128, "orrery: a policy for warpgroups needs .columns 64 or 128");
   /// Registers of a thread, once each warpgroup has its task. Together at most what the block was launched with, 168
   /// for each thread: a warpgroup that asked for more would wait for ever.
-  static constexpr int producer_registers = accumulators < 160 ? 104 : accumulators <= 176 ? 88 : 56;
-  static constexpr int registers_to_compute = accumulators < 160 ? 200 : accumulators <= 176 ? 208 : 224;
+  static constexpr int producer_registers = policy.producer_registers;
+  static constexpr int registers_to_compute = policy.compute_registers;
   static_assert(producer_registers + groups * registers_to_compute <= 65536 / threads_of_block / 8 * 8 * (1 + groups));
 
   using first_rows = swizzled_tile<rows, key_dim>;
@@ -38,7 +36,8 @@ struct wgmma_backward_layout {
   using second_columns = swizzled_tile<columns, value_dim>;
 
   static constexpr int row_bytes = first_rows::bytes + (sums_first ? second_rows::bytes : 0);
-  static constexpr int first_stages = 2;
+  static constexpr int first_stages = policy.stages;
+  static_assert(first_stages == 2, "orrery: a policy for warpgroups needs .stages = 2");
   /// One where there is no room for two: the last product of a tile needs its first columns.
   static constexpr int second_stages =
       row_bytes + first_stages * first_columns::bytes + 2 * second_columns::bytes <= 220 * 1024 ? 2 : 1;

@@ -12,6 +12,7 @@
 #include "orrery/kernel/cuda/shared_tiles.cuh"
 #include "orrery/kernel/cuda/softmax_rows.cuh"
 #include "orrery/kernel/cuda/wgmma/shared_tiles.cuh"
+#include "orrery/kernel/device_flash_policies.hpp"
 #include "orrery/mask/mask.hpp"
 
 namespace orrery::detail {
@@ -25,20 +26,23 @@ namespace orrery::detail {
 /// begins the product of the queries and the next keys, then that of the current weights and values, and makes weights
 /// of the former's scores while the latter is on its way. Where registers allow, warpgroups take turns in beginning
 /// products, so that one has the tensor cores while the other exponentiates.
-template <class T, class Mask, int key_dim, int value_dim>
+template <class T, class Mask, int key_dim, int value_dim, class Policies = device_flash_policies>
 struct device_flash_wgmma_forward {
   static constexpr int groups = 2;  ///< that compute
   static constexpr int rows = 64 * groups;
-  static constexpr int columns = key_dim + value_dim <= 320 ? 128 : 64;
-  static constexpr int stages = 2;
+  static constexpr device_warpgroup_policy policy = Policies::warpgroup_forward(key_dim, value_dim);
+  static constexpr int columns = policy.columns;
+  static constexpr int stages = policy.stages;
   static constexpr int threads_of_block = 128 * (1 + groups);
-  static constexpr bool take_turns = key_dim <= 128;
+  static constexpr bool take_turns = policy.take_turns;
 
   /// Registers of a thread, once each warpgroup has its task. Together at most what the block was launched with, 168
   /// for each thread: a warpgroup that asked for more would wait for ever.
-  static constexpr int producer_registers = value_dim > 128 ? 72 : value_dim > 64 ? 88 : 120;
-  static constexpr int registers_to_compute = value_dim > 128 ? 216 : value_dim > 64 ? 208 : 192;
+  static constexpr int producer_registers = policy.producer_registers;
+  static constexpr int registers_to_compute = policy.compute_registers;
   static_assert(producer_registers + groups * registers_to_compute <= 65536 / threads_of_block / 8 * 8 * (1 + groups));
+  static_assert(columns == 64 || columns == 128, "orrery: a policy for warpgroups needs .columns 64 or 128");
+  static_assert(stages == 2, "orrery: a policy for warpgroups needs .stages = 2");
 
   device_blocks<forward_queries<T, float>> queries;
   device_blocks<forward_keys<T>> keys;

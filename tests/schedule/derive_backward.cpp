@@ -63,8 +63,10 @@ class random_forward {
     const int blocks = world_ * slices_;
     constexpr int never = 1 << 20;
     // At [rank][block]: from when on it can be used, and whether it has met the rank's query.
-    std::vector<std::vector<int>> usable(static_cast<std::size_t>(world_), std::vector<int>(blocks, never));
-    std::vector<std::vector<bool>> met(static_cast<std::size_t>(world_), std::vector<bool>(blocks));
+    std::vector<std::vector<int>> usable(static_cast<std::size_t>(world_),
+                                         std::vector<int>(static_cast<std::size_t>(blocks), never));
+    std::vector<std::vector<bool>> met(static_cast<std::size_t>(world_),
+                                       std::vector<bool>(static_cast<std::size_t>(blocks)));
     std::vector<hop> hops;
     std::vector<std::vector<std::vector<int>>> tiles(static_cast<std::size_t>(world_));
     for (int b = 0; b < blocks; ++b) usable[static_cast<std::size_t>(b / slices_)][static_cast<std::size_t>(b)] = 0;

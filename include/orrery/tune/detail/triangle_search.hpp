@@ -4,6 +4,7 @@
 #include "orrery/config.hpp"
 
 #include <cstdint>
+#include <initializer_list>
 
 #include "orrery/schedule/block.hpp"
 #include "orrery/schedule/list.hpp"

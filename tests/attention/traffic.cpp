@@ -17,6 +17,7 @@
 #include "orrery/attention/sizes.hpp"
 #include "orrery/kernel/flash.hpp"
 #include "orrery/kernel/reference.hpp"
+#include "orrery/mask/causal.hpp"
 #include "orrery/transport/counted.hpp"
 #include "orrery/transport/threads.hpp"
 
@@ -125,15 +126,15 @@ namespace {
 
 /// Runs an operator on every rank and compares what `counted` counts there with what the operator's `traffic` says;
 /// returns that, of both passes.
-template <class Kernel>
+template <class Kernel, class Mask = orrery::full>
 std::array<orrery::byte_report, 2> check_operator(int world, const orrery::attention_shape& shape,
                                                   const orrery::any_topology& topology,
-                                                  const conformance::any_layout& layout) {
+                                                  const conformance::any_layout& layout, const Mask& mask = {}) {
   const auto p = oracle::random_problem<typename Kernel::storage>(conformance::oracle_shape(shape), 1);
   std::array<orrery::byte_report, 2> reports;
   CHECK_NOTHROW(orrery::threads::run(world, [&](auto& on) {
     orrery::counted counting{on};
-    orrery::attention<orrery::any_topology, Kernel> attend{counting, shape, orrery::full{}, layout, topology};
+    orrery::attention<orrery::any_topology, Kernel> attend{counting, shape, mask, layout, topology};
     conformance::rank_tensors<Kernel> local{p, attend.query_positions(), attend.key_positions(), {}};
     for (const bool forward : {true, false}) {
       const orrery::byte_report report =
@@ -193,6 +194,34 @@ TEST_CASE_TEMPLATE("an operator's traffic is what is counted, sent and received"
       }
     }
   }
+}
+
+TEST_CASE("an operator's traffic is what is counted where its mask needs less than all pairs") {
+  const orrery::attention_shape shape{.batch = 2,
+                                      .length = 29,
+                                      .query_heads = 16,
+                                      .key_heads = 8,
+                                      .head_dim = 3,
+                                      .value_dim = 5,
+                                      .operand_messages = orrery::operand_messages::per_tensor};
+  using kernel = orrery::flash<orrery::bfloat16>;
+  for (const orrery::any_topology& topology : any::topologies()) {
+    for (const int world : {4, 8, 9}) {
+      if (topology.unsupported_reason(world, orrery::pass::circulate_keys) != nullptr) continue;
+      INFO(topology.name(), " over ", world);
+      const auto all = check_operator<kernel>(world, shape, topology, orrery::contiguous{});
+      const auto causal = check_operator<kernel>(world, shape, topology, orrery::contiguous{}, orrery::causal{});
+      const auto shifted = check_operator<kernel>(world, shape, topology, orrery::zigzag{}, orrery::causal{-9});
+      for (const std::size_t p : {0U, 1U}) {
+        CHECK(causal[p].total <= all[p].total);
+        CHECK(shifted[p].total <= all[p].total);
+      }
+    }
+  }
+  // Half of a ring's: with 8 ranks 28 of 56 blocks of keys, of 2 heads, 2 tokens, 2 · 8 numbers of 2 bytes.
+  const auto half = check_operator<kernel>(8, {.length = 16, .query_heads = 4, .key_heads = 2, .head_dim = 8},
+                                           orrery::ring{}, orrery::contiguous{}, orrery::causal{});
+  CHECK(half[0].total == 28 * 2 * 2 * 2 * 8 * 2);
 }
 
 TEST_CASE("an operator's traffic: the bytes of 16-bit storage whose sums are float") {

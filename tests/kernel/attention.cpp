@@ -460,3 +460,26 @@ TEST_CASE("errors of long sums do not grow with their length") {
     }
   }
 }
+
+namespace {
+
+/// Other blocks than those of `flash_policies`.
+struct small_blocks : orrery::flash_policies {
+  static constexpr orrery::flash_block_policy forward() { return {.most_keys = 32, .blocks_in_part = 2}; }
+  static constexpr orrery::flash_block_policy backward() { return {.most_keys = 64, .blocks_in_part = 3}; }
+};
+
+}  // namespace
+
+TEST_CASE("blocks of other sizes, chosen by a policy") {
+  using chosen = orrery::flash<float, orrery::instruction_set::avx512, small_blocks>;
+  const oracle::shape shape{1, 260, 300, 2, 1, 24, 40, 0.25};
+  const auto p = oracle::random_problem<float>(shape, 77);
+  plan how;
+  how.queries = kernel_test::zigzag(shape.queries, 2);
+  how.keys = kernel_test::zigzag(shape.keys, 1);
+  check<chosen>(p, orrery::causal{40}, how);
+  check<chosen>(p, orrery::full{}, how);
+  CHECK(to_string(chosen::policies::forward()) == "{.most_keys = 32, .blocks_in_part = 2}");
+  CHECK(to_string(orrery::flash<double>::policies::backward()) == "{.most_keys = 512, .blocks_in_part = 32}");
+}

@@ -1,8 +1,8 @@
 // Copyright The Orrery authors. SPDX-License-Identifier: Apache-2.0
 //
-// Random relations × topologies × passes × worlds: each pruned schedule is proven, moves no more than before, is not
-// pruned any further by a second time, and, of a sample, gives the oracle's numbers. The environment may ask for more:
-// ORRERY_FUZZ_CASES cases, those of ORRERY_FUZZ_SEED.
+// Random relations × topologies × passes × worlds × chunks: each pruned schedule is proven, moves no more than before,
+// is not pruned any further by a second time, and, of a sample, gives the oracle's numbers. The environment may ask for
+// more: ORRERY_FUZZ_CASES cases, those of ORRERY_FUZZ_SEED.
 #include <algorithm>
 #include <cstdint>
 #include <cstdlib>
@@ -17,6 +17,7 @@
 #include "orrery/layout/layout.hpp"
 #include "orrery/predict/traffic.hpp"
 #include "orrery/schedule/prune.hpp"
+#include "orrery/schedule/refine.hpp"
 #include "orrery/topology/any_topology.hpp"
 #include "orrery/topology/half_ring.hpp"
 #include "orrery/verify/verify.hpp"
@@ -39,7 +40,8 @@ std::uint64_t from_environment(const char* name, std::uint64_t otherwise) {
 }
 
 /// A relation as masks make them, or as none would.
-relation random_relation(std::mt19937_64& random, int world) {
+relation random_relation(std::mt19937_64& random, int ranks, int chunks) {
+  const int world = ranks * chunks;
   const int kind = below(random, 6);
   const int a = below(random, world + 1);
   const int b = below(random, world + 1) - world / 2;
@@ -61,7 +63,7 @@ relation random_relation(std::mt19937_64& random, int world) {
             return query % 3 != 1 && key != a;  // whole rows and columns are missing
         }
       },
-      world);
+      ranks, chunks);
 }
 
 list<orrery::program> finished(list<orrery::program> all) {
@@ -112,13 +114,16 @@ TEST_CASE("random relations, topologies, passes and worlds") {
     const int world = 1 + below(random, choice < static_cast<int>(topologies.size()) ? 18 : 9);
     const pass p = topologies::every_pass[below(random, 3)];
     const pass other = p == pass::forward ? pass::circulate_keys : pass::forward;
-    relation visible = random_relation(random, world);
+    const int chunks = below(random, 3) == 0 ? 2 + below(random, 2) : 1;
+    relation visible = random_relation(random, world, chunks);
     if (topology.unsupported_reason(world, p) != nullptr) continue;
     ++i;
     if (topology.pairs_left_out() != nullptr)
-      visible = relation::of([&](int q, int k) { return k <= q && visible(q, k); }, world);
-    INFO("case ", i, ": ", topology.name(), " over ", world, ", ", std::string{orrery::name_of(p)});
-    const auto unpruned = orrery::detail::unallocated_programs(topology, world, p);
+      visible = relation::of([&](int q, int k) { return k <= q && visible(q, k); }, world, chunks);
+    INFO("case ", i, ": ", topology.name(), " over ", world, " in ", chunks, " chunks, ",
+         std::string{orrery::name_of(p)});
+    const auto whole = orrery::detail::unallocated_programs(topology, world, p);
+    const auto unpruned = refine(whole, chunks);
     REQUIRE(orrery::verify(finished(unpruned), visible).ok());
     const auto pruned = prune(unpruned, visible);
     const auto programs = finished(pruned);
@@ -132,11 +137,18 @@ TEST_CASE("random relations, topologies, passes and worlds") {
     const auto without = finished(prune(unpruned, visible, orrery::schedule::shortcuts::no));
     REQUIRE(orrery::verify(without, visible).ok());
     REQUIRE(moves_no_more(without, programs));
+    if (chunks > 1) {  // as operators do it: whole shards first
+      const auto in_turn = prune(refine(prune(whole, visible.coarse()), chunks), visible);
+      REQUIRE(orrery::verify(finished(in_turn), visible).ok());
+      REQUIRE(moves_no_more(finished(unpruned), finished(in_turn)));
+      REQUIRE(prune(in_turn, visible) == in_turn);
+    }
     pruned_something += pruned == unpruned ? 0U : 1U;
     took_shortcuts += programs == without ? 0U : 1U;
 
     if (i % between_runs != 0 || topology.unsupported_reason(world, other) != nullptr) continue;
-    const auto more = finished(prune(orrery::detail::unallocated_programs(topology, world, other), visible));
+    const auto more =
+        finished(prune(refine(orrery::detail::unallocated_programs(topology, world, other), chunks), visible));
     const std::int64_t length = 1 + below(random, 40);  // uneven, some shards empty
     const orrery::attention_shape shape{.length = length,
                                         .query_heads = programs[0].slices * (1 + below(random, 2)),
@@ -147,7 +159,7 @@ TEST_CASE("random relations, topologies, passes and worlds") {
     ++ran;
     REQUIRE(planned::failures<orrery::flash<double>>(p == pass::forward ? programs : more,
                                                      p == pass::forward ? more : programs, shape, mask,
-                                                     orrery::contiguous{}, random()) == "");
+                                                     planned::contiguous_chunks{chunks}, random()) == "");
   }
   CHECK(pruned_something > cases / 2);
   CHECK(took_shortcuts > cases / 5);

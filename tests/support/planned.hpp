@@ -21,30 +21,43 @@ namespace planned {
 
 using programs = orrery::schedule::list<orrery::program>;
 
-/// The mask whose visible pairs are all those of the shards, under the layout `contiguous`, that a relation has.
+/// The layout `contiguous`, whose shards are cut into chunks of equal size.
+struct contiguous_chunks {
+  int of_shard = 1;
+
+  [[nodiscard]] int chunks(int, std::int64_t) const { return of_shard; }
+  [[nodiscard]] orrery::segments chunk(int rank, int chunk, int world, std::int64_t length) const {
+    orrery::segments some;
+    some.add(orrery::contiguous::piece(rank * of_shard + chunk, world * of_shard, length));
+    return some;
+  }
+  [[nodiscard]] std::string name() const { return "contiguous_chunks " + std::to_string(of_shard); }
+};
+
+/// The mask whose visible pairs are all those of the chunks, under the layout `contiguous_chunks`, that a relation has.
 struct shard_mask {
   orrery::schedule::relation pairs;
   std::int64_t length = 0;
   std::int64_t key_length = 0;
 
   [[nodiscard]] bool visible(std::int64_t query, std::int64_t key) const {
-    return pairs(shard_of(query, length), shard_of(key, key_length));
+    return pairs(chunk_of(query, length), chunk_of(key, key_length));
   }
   [[nodiscard]] orrery::visibility classify(std::int64_t query_first, std::int64_t query_last, std::int64_t key_first,
                                             std::int64_t key_last) const {
-    const int q = shard_of(query_first, length);
-    const int k = shard_of(key_first, key_length);
-    if (q != shard_of(query_last, length) || k != shard_of(key_last, key_length)) return orrery::visibility::some;
+    const int q = chunk_of(query_first, length);
+    const int k = chunk_of(key_first, key_length);
+    if (q != chunk_of(query_last, length) || k != chunk_of(key_last, key_length)) return orrery::visibility::some;
     return pairs(q, k) ? orrery::visibility::all : orrery::visibility::none;
   }
   [[nodiscard]] std::string name() const { return "shard_mask " + std::to_string(pairs.digest()); }
 
  private:
-  [[nodiscard]] int shard_of(std::int64_t position, std::int64_t tokens) const {
-    int shard = 0;
-    while (orrery::contiguous::piece(shard + 1, pairs.world(), tokens).begin <= position && shard + 1 < pairs.world())
-      ++shard;
-    return shard;
+  [[nodiscard]] int chunk_of(std::int64_t position, std::int64_t tokens) const {
+    int chunk = 0;
+    while (chunk + 1 < pairs.blocks() && orrery::contiguous::piece(chunk + 1, pairs.blocks(), tokens).begin <= position)
+      ++chunk;
+    return chunk;
   }
 };
 

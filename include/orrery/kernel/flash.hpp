@@ -16,6 +16,7 @@
 #include "orrery/kernel/cpu/flash_forward.hpp"
 #include "orrery/kernel/cpu/microkernels.hpp"
 #include "orrery/kernel/cpu/simd.hpp"
+#include "orrery/kernel/flash_policies.hpp"
 #include "orrery/mask/mask.hpp"
 #include "orrery/tensor/float16.hpp"
 
@@ -46,11 +47,13 @@ namespace orrery {
 /// T is float, double, bfloat16 or float16. The 16-bit types are storage: everything is computed and summed in float,
 /// and so are log-sum-exp and the partials that travel; only what the operator returns is rounded to T, once.
 ///
+/// `Policies` chooses the sizes of blocks: see `flash_policies`.
+///
 /// Compiler flags: for finite inputs whose scores are finite, results are as accurate under `-ffast-math` or `-Ofast`,
 /// with denormal numbers flushed to zero or not, and in a program of which only parts are compiled so. But such flags
 /// allow a compiler to assume that there are no infinities and no NaN: where inputs or scores hold some, so may
 /// anything that the same call computes, and none need reach the results.
-template <class T, instruction_set limit = instruction_set::avx512>
+template <class T, instruction_set limit = instruction_set::avx512, class Policies = flash_policies>
 struct flash : detail::host_backend {
   static_assert(std::same_as<T, float> || std::same_as<T, double> || std::same_as<T, bfloat16> ||
                     std::same_as<T, float16>,
@@ -60,6 +63,7 @@ struct flash : detail::host_backend {
   using storage = T;
   using accumulator = std::conditional_t<sizeof(T) == 2, float, T>;
   using context = host_context;
+  using policies = Policies;  ///< print them with `to_string(policies::forward())`
 
   static constexpr std::int64_t max_head_dim = detail::flash_max_head_dim;
 
@@ -81,7 +85,7 @@ struct flash : detail::host_backend {
   static void forward(const host_context& context, std::span<const forward_queries<T, accumulator>> queries,
                       std::span<const forward_keys<T>> keys, const head_map& heads, accumulator scale,
                       const Mask& mask) {
-    const detail::flash_forward<T, accumulator, Mask> tile{
+    const detail::flash_forward<T, accumulator, Mask, Policies> tile{
         queries, keys, heads, scale, mask, detail::flash_steps_for<accumulator>(instructions()), context.threads()};
     context.for_each(tile.items(), [&](std::int64_t item, const host_context& own) { tile.run(item, own); });
   }
@@ -92,7 +96,7 @@ struct flash : detail::host_backend {
   static void backward(const host_context& context, std::span<const backward_queries<T, accumulator>> queries,
                        std::span<const backward_keys<T, accumulator>> keys, const head_map& heads, accumulator scale,
                        const Mask& mask) {
-    const detail::flash_backward<T, accumulator, Mask> tile{
+    const detail::flash_backward<T, accumulator, Mask, Policies> tile{
         queries, keys, heads, scale, mask, detail::flash_steps_for<accumulator>(instructions())};
     if (tile.items() == 0) {
       for (const auto& block : queries) {

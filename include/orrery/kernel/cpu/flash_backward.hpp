@@ -15,6 +15,7 @@
 #include "orrery/kernel/cpu/microkernels.hpp"
 #include "orrery/kernel/cpu/scratch.hpp"
 #include "orrery/kernel/cpu/visible_keys.hpp"
+#include "orrery/kernel/flash_policies.hpp"
 #include "orrery/mask/mask.hpp"
 #include "orrery/tensor/math.hpp"
 
@@ -34,7 +35,7 @@ namespace orrery::detail {
 /// queries. So is grad_q where it is small (up to 64 KiB in all); else it has one rounding for each block of keys.
 ///
 /// Source: Dao, arXiv 2307.08691, algorithm 2.
-template <class S, class A, mask Mask>
+template <class S, class A, mask Mask, class Policies = flash_policies>
 class flash_backward : flash_tile<backward_queries<S, A>, backward_keys<S, A>, A, Mask> {
  public:
   flash_backward(std::span<const backward_queries<S, A>> queries, std::span<const backward_keys<S, A>> keys,
@@ -92,13 +93,16 @@ class flash_backward : flash_tile<backward_queries<S, A>, backward_keys<S, A>, A
   using tile::classify, tile::heads_, tile::key_block_, tile::key_dim_, tile::key_ld, tile::keys_, tile::mask_;
   using tile::nothing, tile::queries_, tile::row_block_, tile::scale_, tile::steps_, tile::value_dim_, tile::value_ld;
 
-  static constexpr std::int64_t most_keys = 512;
-  static constexpr std::int64_t blocks_in_part = 32;  // of queries, summed before they are carried
+  static constexpr std::int64_t most_keys = Policies::backward().most_keys;
+  static constexpr std::int64_t blocks_in_part =
+      Policies::backward().blocks_in_part;  // of queries, summed before they are carried
   static constexpr std::int64_t scratch_elements = flash_backward_scratch_bytes / static_cast<std::int64_t>(sizeof(A));
 
   /// How many elements of grad_q there may be for that what additions to them lose is kept.
   static constexpr std::int64_t most_lost = 64 * 1024 / static_cast<std::int64_t>(sizeof(A));
 
+  static_assert(most_keys >= 32 && most_keys % 32 == 0 && blocks_in_part >= 1,
+                "orrery: a policy of flash needs .most_keys a multiple of 32, and .blocks_in_part of at least 1");
   using seen_keys = flash_seen_keys<most_keys>;
 
   /// The turn of one that nobody precedes or follows.

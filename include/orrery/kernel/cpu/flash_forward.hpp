@@ -16,6 +16,7 @@
 #include "orrery/kernel/cpu/microkernels.hpp"
 #include "orrery/kernel/cpu/scratch.hpp"
 #include "orrery/kernel/cpu/visible_keys.hpp"
+#include "orrery/kernel/flash_policies.hpp"
 #include "orrery/mask/mask.hpp"
 #include "orrery/tensor/math.hpp"
 
@@ -33,7 +34,7 @@ namespace orrery::detail {
 /// flash_steps::carry). The totals take as much stack again, which is touched only where there are more keys.
 ///
 /// Source: Dao, arXiv 2307.08691, algorithm 1, transposed (see flash_steps).
-template <class S, class A, mask Mask>
+template <class S, class A, mask Mask, class Policies = flash_policies>
 class flash_forward : flash_tile<forward_queries<S, A>, forward_keys<S>, A, Mask> {
  public:
   flash_forward(std::span<const forward_queries<S, A>> queries, std::span<const forward_keys<S>> keys,
@@ -83,9 +84,12 @@ class flash_forward : flash_tile<forward_queries<S, A>, forward_keys<S>, A, Mask
   using tile::nothing, tile::queries_, tile::row_block_, tile::scale_, tile::steps_, tile::value_dim_, tile::value_ld;
 
   static constexpr std::int64_t most_columns = 64;
-  static constexpr std::int64_t most_keys = 96;
-  static constexpr std::int64_t blocks_in_part = 16;  // of keys, summed before they are carried to the totals
+  static constexpr std::int64_t most_keys = Policies::forward().most_keys;
+  static constexpr std::int64_t blocks_in_part =
+      Policies::forward().blocks_in_part;  // of keys, summed before they are carried to the totals
 
+  static_assert(most_keys >= 32 && most_keys % 32 == 0 && blocks_in_part >= 1,
+                "orrery: a policy of flash needs .most_keys a multiple of 32, and .blocks_in_part of at least 1");
   using seen_keys = flash_seen_keys<most_keys>;
   static constexpr std::int64_t scratch_elements = flash_forward_scratch_bytes / static_cast<std::int64_t>(sizeof(A));
 

@@ -122,10 +122,10 @@ class return_routes {
   enum direction { sends, receives };
 
   /// The first parcel of the message from this one on.
-  [[nodiscard]] constexpr int with(const message& one, int parcel) const {
-    while (parcel != none && (parcels_.items[parcel].peer != one.peer || parcels_.items[parcel].lane != one.lane))
-      parcel = parcels_.items[parcel].next;
-    return parcel;
+  [[nodiscard]] constexpr int with(const message& one, int index) const {
+    while (index != none && (parcels_.items[index].peer != one.peer || parcels_.items[index].lane != one.lane))
+      index = parcels_.items[index].next;
+    return index;
   }
 
   [[nodiscard]] constexpr list<message> messages_of(int rank, int step, direction which) const {

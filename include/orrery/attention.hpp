@@ -216,7 +216,7 @@ class attention {
   ///
   ///     for (const std::int64_t p : attend.query_positions()) ...
   ///
-  /// `size()` is their number; `segments()` the same as at most two regular pieces. See `take`, which cuts this rank's
+  /// `size()` is their number; `segments()` the same as regular pieces. See `take`, which cuts this rank's
   /// tokens out of a whole sequence. Kept by the operator: copy it to use it longer.
   [[nodiscard]] const token_positions& query_positions() const {
     expect_not_moved_from("query_positions");

@@ -12,6 +12,7 @@
 #include "orrery/kernel/reference.hpp"
 #include "orrery/layout/labels.hpp"
 #include "orrery/layout/layout.hpp"
+#include "orrery/layout/per_document.hpp"
 #include "orrery/layout/take.hpp"
 #include "orrery/mask/causal.hpp"
 #include "orrery/mask/documents.hpp"

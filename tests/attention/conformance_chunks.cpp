@@ -231,7 +231,7 @@ TEST_CASE("on_final tells each chunk of each slice once, and all of the shard") 
   }
   // Without chunks a part is of all tokens.
   CHECK_NOTHROW(orrery::threads::run(2, [&](auto& on) {
-    orrery::attention<orrery::ring, orrery::flash<double>> attend{on, grouped, orrery::causal{}, orrery::zigzag{}};
+    orrery::attention<orrery::ring, orrery::flash<double>> attend{on, grouped, orrery::full{}, orrery::zigzag{}};
     const auto p = oracle::random_problem<double>(conformance::oracle_shape(grouped), 7);
     conformance::rank_tensors<orrery::flash<double>> mine{p, attend.query_positions(), attend.key_positions(), {}};
     mine.forward(attend, [&](const orrery::output_part& heads) {
@@ -251,7 +251,7 @@ TEST_CASE("bytes do not depend on chunks, nor does memory but for its alignment"
         orrery::attention_shape shape = grouped;
         shape.length = 64 * 4 * 2;
         orrery::attention<refined<orrery::ring>, orrery::flash<double>> attend{
-            counting, shape, orrery::causal{}, orrery::zigzag{}, {{}, cut ? chunks : 1}};
+            counting, shape, orrery::full{}, orrery::zigzag{}, {{}, cut ? chunks : 1}};
         const auto p = oracle::random_problem<double>(conformance::oracle_shape(shape), 7);
         conformance::rank_tensors<orrery::flash<double>> mine{p, attend.query_positions(), attend.key_positions(), {}};
         mine.forward(attend);

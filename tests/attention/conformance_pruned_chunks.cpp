@@ -65,7 +65,7 @@ double average(const Topology& t, int world, pass p, const Mask& mask, const orr
   CHECK((made.outcome == orrery::detail::specialization::pruned));
   const auto weights = orrery::weights_of(p);
   double sum = 0;
-  for (const auto& one : orrery::traffic(made.programs, weights).ranks) sum += one.units_sent(weights, 1);
+  for (const auto& one : orrery::traffic(made.programs, weights).ranks) sum += one.sent;
   return sum / world;
 }
 

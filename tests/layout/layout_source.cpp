@@ -145,6 +145,9 @@ TEST_CASE("what is wrong with chunks is said") {
   CHECK(fault(my_chunks{0, right}) == "cuts each shard into 0 chunks, expected 1 to 65535");
   CHECK(fault(my_chunks{65536, right}) == "cuts each shard into 65536 chunks, expected 1 to 65535");
   CHECK(fault(my_chunks{2, right}, 2, 8, 70000) == "cuts each shard into 70000 chunks, expected 1 to 65535");
+  CHECK(fault(my_chunks{16385, right}, 2, 8, 16385) ==
+        "cuts each shard into 16385 chunks, and those of all ranks into 32770, expected at most 32768; use fewer "
+        "ranks, or longer documents");
   CHECK(fault(my_chunks{2, +[](int rank, int chunk) { return of(rank * 4 + chunk * 2, chunk == 0 ? 1 : 2); }}) ==
         "gives position 1 to no rank, expected each position in exactly one shard");
   CHECK(fault(my_chunks{2, +[](int rank, int) { return of(rank * 4, 4); }}) ==

@@ -15,6 +15,7 @@
 #include "orrery/schedule/detail/schedule_digest.hpp"
 #include "orrery/schedule/detail/symmetry.hpp"
 #include "orrery/schedule/relabel.hpp"
+#include "orrery/topology/any_topology.hpp"
 #include "orrery/topology/detail/refined.hpp"
 #include "orrery/topology/placed.hpp"
 #include "orrery/transport/detail/describe.hpp"
@@ -212,6 +213,7 @@ TEST_CASE("verdicts name chunks") {
 
 TEST_CASE("a pair of chunks is missing of a period") {
   struct my_half {
+    [[nodiscard]] static constexpr int chunks() { return 2; }
     [[nodiscard]] constexpr orrery::program program(int rank, int world) const {
       orrery::program p = refine(orrery::detail::unallocated_program(ring{}, rank, world), 2);
       p.steps[1].tile.keys.count = 1;
@@ -221,6 +223,7 @@ TEST_CASE("a pair of chunks is missing of a period") {
   CHECK(verify(my_half{}, 4).message() ==
         "chunk q0.0 never meets chunk k3.1; let the two interact, for example on rank 0, which has the queries");
   struct my_double {
+    [[nodiscard]] static constexpr int chunks() { return 2; }
     [[nodiscard]] constexpr orrery::program program(int rank, int world) const {
       orrery::program p = refine(orrery::detail::unallocated_program(ring{}, rank, world), 2);
       p.keys[p.steps[1].tile.keys.first + 1].block.chunk = 0;
@@ -260,6 +263,19 @@ TEST_CASE("programs of one world are cut alike, into no more chunks than can be 
     }
   };
   CHECK(verify(my_uneven{}, 3).found == fault::program_of_another);
+  CHECK(verify(my_uneven{}, 3).rank == 1);
+  // A topology says into how many chunks it cuts shards.
+  struct my_silent {
+    [[nodiscard]] constexpr orrery::program program(int rank, int world) const {
+      return refine(orrery::detail::unallocated_program(ring{}, rank, world), 2);
+    }
+  };
+  CHECK(verify(my_silent{}, 3).found == fault::program_of_another);
+  CHECK(verify(my_silent{}, 3, pass::circulate_keys).found == fault::program_of_another);
+  CHECK(verify(my_silent{}, 3, pass::forward, below_diagonal{}).found == fault::program_of_another);
+  CHECK(any_topology{refined{refined{ring{}, 2}, 3}}.chunks() == 6);
+  CHECK(verify(placed{refined{ring{}, 2}, teams_in_nodes{}}, 4).ok());
+  CHECK(any_topology{ring{}}.chunks() == 1);
 
   const program one = program_of(ring{}, 0, 1);
   CHECK(refine(one, 65535).keys.size() == 65535);

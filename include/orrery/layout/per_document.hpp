@@ -29,8 +29,9 @@ namespace orrery {
 /// the last document is padding, and dealt as one more document.
 ///
 /// A shard has as many segments as its documents together. Its chunks are those of the inner layout in each document;
-/// with more than 64 of them, whole shards of the inner layout, if it gives such. Operators take at most 65535 chunks a
-/// shard: as many documents. A document of fewer tokens than ranks (of 2 * ranks, with `zigzag`) is not dealt evenly.
+/// with more than 64 of them, whole shards of the inner layout, if it gives such. Operators take at most 32768 chunks
+/// of all ranks together: with more than 32 documents as many documents times ranks. A document of fewer tokens than
+/// ranks (of 2 * ranks, with `zigzag`) is not dealt evenly.
 ///
 /// Holds where documents begin, 8 bytes for each; copies copy them. The name has the number of documents and a digest
 /// of their lengths. Source: TransformerEngine's and Megatron-LM's context parallelism with packed sequences

@@ -67,6 +67,8 @@ struct block {
 
 /// The most chunks into which a shard can be cut.
 inline constexpr int most_chunks = 65535;
+/// The most chunks that an operator's layout may cut the shards of all ranks into: a relation has a bit for each pair.
+inline constexpr int most_chunks_of_world = 1 << 15;
 
 /// Blocks of one side: those of the `count` shards first, first + stride, ..., each for the `slices` slices of the
 /// heads from `slice` on. A builder takes shards modulo the world, so `key(rank - 1)` is right on rank 0, too. In a

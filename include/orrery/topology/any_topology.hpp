@@ -111,15 +111,7 @@ class any_topology {
       return detail::refusing_part_of(held, world, p);
     }
     [[nodiscard]] int slices(int world) const override { return slices_of(held, world); }
-    [[nodiscard]] int chunks() const override {
-      if constexpr (requires { held.chunks(); }) {
-        return held.chunks();
-      } else if constexpr (requires { int{held.chunks}; }) {
-        return held.chunks;
-      } else {
-        return 1;
-      }
-    }
+    [[nodiscard]] int chunks() const override { return detail::chunks_of(held); }
     [[nodiscard]] int team(int world) const override {
       if constexpr (topology_of_teams<Topology>) {
         return held.team(world);

@@ -100,6 +100,7 @@ struct placed {
     return detail::refusing_part_of(topology, world, p);
   }
   [[nodiscard]] constexpr int slices(int world) const { return slices_of(topology, world); }
+  [[nodiscard]] constexpr int chunks() const { return detail::chunks_of(topology); }
 
   /// Where each rank of the topology goes. The world must be admitted.
   [[nodiscard]] constexpr schedule::list<int> ranks(int world, schedule::pass p = schedule::pass::forward) const {

@@ -29,6 +29,8 @@ namespace orrery {
 /// - `constexpr const char* pairs_left_out() const`: of a topology that is not for every pair of shards, the end of a
 ///   message that says which pairs it computes and what would work for others;
 /// - `constexpr int slices(int world) const`: into how many slices it cuts the heads (1 without it);
+/// - `constexpr int chunks() const`: into how many chunks its programs cut each shard (1 without it). Topologies in
+///   closed form write whole shards, which operators cut where that pays;
 /// - `constexpr list<program> programs(int world, pass) const`: the programs of all ranks, where writing them together
 ///   is cheaper.
 template <class Topology>
@@ -109,6 +111,16 @@ template <topology Topology>
 }  // namespace orrery
 
 namespace orrery::detail {
+
+/// Into how many chunks the topology's programs cut each shard.
+template <topology Topology>
+[[nodiscard]] constexpr int chunks_of(const Topology& t) {
+  if constexpr (requires { t.chunks(); }) {
+    return t.chunks();
+  } else {
+    return 1;
+  }
+}
 
 /// Can a rank's program be written cheaply without those of the others?
 template <topology Topology>

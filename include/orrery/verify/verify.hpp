@@ -181,6 +181,7 @@ template <topology Topology>
   schedule::list<schedule::program> first;  // of the first period, as far as it is known
   first.reserve(world);
   if (digest != nullptr) *digest = {};
+  const int chunks = detail::chunks_of(t);
   int period = 0;
   for (int rank = 0; rank < written; ++rank) {
     schedule::program one;
@@ -190,7 +191,7 @@ template <topology Topology>
       one = static_cast<schedule::program&&>(all[rank]);
     }
     if (one.rank != rank || one.world != world || one.pass != p || one.slices != slices_of(t, world) ||
-        one.chunks < 1 || one.chunks > schedule::most_chunks || (rank > 0 && one.chunks != first[0].chunks))
+        one.chunks != chunks || chunks < 1 || chunks > schedule::most_chunks)
       return detail::program_of_other(world, rank);
     if (digest != nullptr) digest->add_remarks(one);
     if (period == 0 && rank > 0 && written == world && world % rank == 0 && schedule::is_rotation(first[0], one, rank))
@@ -249,7 +250,7 @@ template <topology Topology, pair_relation Visible>
     const schedule::list<schedule::program> programs = programs_of(t, world, p);
     for (int rank = 0; rank < world; ++rank) {
       if (programs.count != world || programs.items[rank].pass != p ||
-          programs.items[rank].slices != slices_of(t, world))
+          programs.items[rank].slices != slices_of(t, world) || programs.items[rank].chunks != detail::chunks_of(t))
         return detail::program_of_other(world, rank);
     }
     const verdict found = verify(programs, visible);

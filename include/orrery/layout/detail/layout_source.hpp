@@ -95,11 +95,16 @@ class layout_source {
   ///
   /// Returns an empty string, or what is wrong with the layout, as a predicate of it: if a position is not in exactly
   /// one chunk, if a shard's positions do not ascend, if its chunks are not the tokens of its shard, if there are fewer
-  /// than 1 or more than `schedule::most_chunks`, or if it throws.
+  /// than 1 or more than `schedule::most_chunks` a shard or `schedule::most_chunks_of_world` in all, or if it throws.
   [[nodiscard]] std::string deal(int world, std::int64_t length, int chunks, list<segments>& shards) const try {
     int own = 1;
     if (std::string wrong = count_chunks(world, length, own); !wrong.empty()) return wrong;
     if (chunks < 1 || chunks > most_chunks) return wrong_number(chunks);
+    if (chunks > 1 && std::int64_t{world} * chunks > most_chunks_of_world) {
+      return "cuts each shard into " + std::to_string(chunks) + " chunks, and those of all ranks into " +
+             std::to_string(std::int64_t{world} * chunks) + ", expected at most " +
+             std::to_string(most_chunks_of_world) + "; use fewer ranks, or longer documents";
+    }
     const bool whole = shard_ != nullptr && (chunks == 1 || chunk_ == nullptr);
     if (!whole && chunks < own) {
       return "has shards of " + std::to_string(own) + " chunks, which were asked for in " + std::to_string(chunks) +

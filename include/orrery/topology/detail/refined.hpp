@@ -17,10 +17,11 @@ namespace orrery::detail {
 template <topology Topology>
 struct refined {
   [[no_unique_address]] Topology topology{};
-  int chunks = 1;
+  int into = 1;
 
+  [[nodiscard]] constexpr int chunks() const { return into * chunks_of(topology); }
   [[nodiscard]] std::string name() const {
-    return name_of(topology) + " in " + std::to_string(chunks) + (chunks == 1 ? " chunk" : " chunks");
+    return name_of(topology) + " in " + std::to_string(into) + (into == 1 ? " chunk" : " chunks");
   }
   [[nodiscard]] constexpr const char* unsupported_reason(int world, pass p = pass::forward) const {
     return orrery::unsupported_reason(topology, world, p);
@@ -33,21 +34,21 @@ struct refined {
 
   [[nodiscard]] constexpr orrery::program program(int rank, int world) const
       requires(!topology_with_backward<Topology>) {
-    if (chunks == 1) return topology.program(rank, world);
-    return refine(topology.program(rank, world), chunks);
+    if (into == 1) return topology.program(rank, world);
+    return refine(topology.program(rank, world), into);
   }
   [[nodiscard]] constexpr orrery::program program(int rank, int world,
                                                   pass p) const requires topology_with_backward<Topology> {
-    if (chunks == 1) return topology.program(rank, world, p);
-    return refine(topology.program(rank, world, p), chunks);
+    if (into == 1) return topology.program(rank, world, p);
+    return refine(topology.program(rank, world, p), into);
   }
   [[nodiscard]] constexpr list<orrery::program> programs(int world, pass p) const
       requires(!writes_each_rank_alone<Topology>(pass::circulate_keys)) {
-    if (chunks == 1) return unallocated_programs(topology, world, p);
-    return refine(unallocated_programs(topology, world, p), chunks);
+    if (into == 1) return unallocated_programs(topology, world, p);
+    return refine(unallocated_programs(topology, world, p), into);
   }
   [[nodiscard]] constexpr bool operator==(const refined& other) const requires(comparable_by_value<Topology>) {
-    return chunks == other.chunks && is_same_value(topology, other.topology);
+    return into == other.into && is_same_value(topology, other.topology);
   }
 };
 

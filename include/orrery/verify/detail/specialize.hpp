@@ -127,7 +127,9 @@ inline constexpr std::int64_t most_pruned_blocks = std::int64_t{1} << 23;
   const int written = unpruned.count;
   for (int rank = 0; rank < written; ++rank) {
     const program& one = unpruned[rank];
-    if (one.rank == rank && one.world == world && one.pass == p && one.slices == slices_of(t, world)) continue;
+    if (one.rank == rank && one.world == world && one.pass == p && one.slices == slices_of(t, world) &&
+        one.chunks == t.chunks())
+      continue;
     made.found = program_of_other(world, rank);
     return made;
   }

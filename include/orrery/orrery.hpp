@@ -10,6 +10,7 @@
 #include "orrery/draw/grid.hpp"
 #include "orrery/kernel/flash.hpp"
 #include "orrery/kernel/reference.hpp"
+#include "orrery/layout/chunked.hpp"
 #include "orrery/layout/labels.hpp"
 #include "orrery/layout/layout.hpp"
 #include "orrery/layout/per_document.hpp"

@@ -1,6 +1,7 @@
 // Copyright The Orrery authors. SPDX-License-Identifier: Apache-2.0
 //
 // Masks that leave pairs of shards out, for which schedules are specialised, against the oracle.
+#include "orrery/layout/chunked.hpp"
 #include "orrery/mask/window.hpp"
 #include "orrery/topology/half_ring.hpp"
 
@@ -14,6 +15,7 @@ void check_contiguous(int world, const Mask& mask) {
   if (orrery::unsupported_reason(Topology{}, world) != nullptr) return;
   const orrery::attention_shape shape{.length = 83, .query_heads = 9, .key_heads = 3, .head_dim = 3};
   attention_test::check<Topology>(world, shape, mask, orrery::contiguous{});
+  attention_test::check<Topology>(world, shape, mask, orrery::chunked{orrery::contiguous{}, 3});
 }
 
 }  // namespace

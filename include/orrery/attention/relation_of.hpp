@@ -14,8 +14,8 @@ namespace orrery::detail {
 /// The pairs of chunks of which the mask lets a query see a key, as far as it tells (see `may_see`). The lists hold the
 /// segments of every chunk of every rank, `chunks` for each rank.
 template <mask Mask>
-[[nodiscard]] schedule::relation relation_of(const Mask& mask, const list<segments>& queries,
-                                             const list<segments>& keys, int chunks) {
+[[nodiscard]] schedule::relation relation_of(const Mask& mask, const schedule::list<segments>& queries,
+                                             const schedule::list<segments>& keys, int chunks) {
   schedule::relation visible{queries.size() / chunks, chunks};
   for_each_pair_that_may_see(mask, queries, keys, [&](int query, int key) { visible.set(query, key); });
   return visible;

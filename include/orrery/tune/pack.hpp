@@ -55,7 +55,7 @@ struct packed_plan {
 ///     const std::vector<std::int64_t> lengths{30000, 500, 1200, ...};   // of the documents, in their order
 ///     const orrery::packed_plan plan = orrery::pack(lengths, world.size());
 ///     orrery::attention<orrery::precomputed, orrery::flash<float>> attend{
-///         world, shape, orrery::documents{lengths} & orrery::causal{}, orrery::chunked<orrery::contiguous>{8},
+///         world, shape, orrery::documents{lengths} & orrery::causal{}, orrery::contiguous{},
 ///         orrery::precomputed{"packed", plan.work}};
 ///
 /// Each shard is cut into chunks. The work of a rank is, for each of its chunks of keys or of those before its shard

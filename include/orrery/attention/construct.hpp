@@ -11,6 +11,7 @@
 #include <new>
 #include <optional>
 #include <string>
+#include <type_traits>
 #include <utility>
 
 #include "orrery/attention/calls.hpp"
@@ -22,6 +23,7 @@
 #include "orrery/attention/relation_of.hpp"
 #include "orrery/attention/shape.hpp"
 #include "orrery/attention/sizes.hpp"
+#include "orrery/host/context.hpp"
 #include "orrery/layout/detail/check_shards.hpp"
 #include "orrery/layout/detail/layout_source.hpp"
 #include "orrery/layout/layout.hpp"
@@ -88,11 +90,13 @@ struct dealt_shards {
   }
 };
 
-/// Sets into how many chunks shards are cut: as the programs, where these are cut, or else as the layout does. Empty,
-/// or a message.
+/// Sets into how many chunks shards are cut: as the programs, where these are cut, or else as the layout does; but not
+/// for kernels on a device, unless it must or the layout asks for it: what smaller blocks cost there is not measured.
+/// Empty, or a message.
 [[nodiscard]] inline std::string count_chunks(const attention_request& request, const any_topology& topology,
-                                              const layout_source& layout, int& chunks) {
+                                              const layout_source& layout, bool on_host, int& chunks) {
   chunks = topology.chunks();
+  if (!on_host && chunks == 1 && layout.has_whole_shards() && !layout.asks_for_chunks()) return "";
   for (const bool of_keys : {false, true}) {
     const std::int64_t length = of_keys ? *request.shape.key_length : request.shape.length;
     int own = 1;
@@ -120,10 +124,10 @@ struct dealt_shards {
 /// save nothing: where all pairs of chunks are visible, or schedules are too large to be pruned. Empty, or a message.
 template <mask Mask>
 [[nodiscard]] std::string deal_and_find(attention_request& request, const Mask& mask, const layout_source& layout,
-                                        const any_topology& topology, dealt_shards& shards,
+                                        const any_topology& topology, bool on_host, dealt_shards& shards,
                                         attention_schedules& found) {
   int chunks = 1;
-  std::string error = count_chunks(request, topology, layout, chunks);
+  std::string error = count_chunks(request, topology, layout, on_host, chunks);
   if (error.empty()) error = shards.deal(request, layout, chunks);
   if (!error.empty()) return error;
   schedule::relation visible = relation_of(mask, shards.queries, shards.keys, chunks);
@@ -170,7 +174,8 @@ template <class Kernel, class World, class Mask>
   if (error.empty()) error = wrong_mask(mask, request.shape.length, *request.shape.key_length);
   dealt_shards shards;
   attention_schedules schedules;
-  if (error.empty()) error = deal_and_find(request, mask, layout, topology, shards, schedules);
+  constexpr bool on_host = std::is_same_v<typename Kernel::context, host_context>;
+  if (error.empty()) error = deal_and_find(request, mask, layout, topology, on_host, shards, schedules);
   if (!error.empty()) require_agreement(world, request.fields(error));  // throws: here, and on the other ranks below
   request.shards = digest_of(shards.queries, digest_of(shards.keys));
   using mask_of_plan = planned_mask<Mask, memory>;

@@ -31,6 +31,8 @@ struct chunked {
     return layout.shard(rank, world, length);
   }
   [[nodiscard]] constexpr int chunks(int /*world*/, std::int64_t /*length*/) const noexcept { return count; }
+  /// On devices, too, where `zigzag`, say, is run whole.
+  [[nodiscard]] static constexpr bool asks_for_chunks() noexcept { return true; }
   [[nodiscard]] constexpr segments chunk(int rank, int chunk, int world, std::int64_t length) const {
     return detail::cut(layout.shard(rank, world, length), count, chunk);
   }

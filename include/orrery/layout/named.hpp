@@ -12,6 +12,7 @@
 #include <string>
 #include <string_view>
 
+#include "orrery/layout/detail/layout_source.hpp"
 #include "orrery/layout/layout.hpp"
 #include "orrery/layout/per_document.hpp"
 #include "orrery/layout/segment.hpp"
@@ -32,6 +33,8 @@ class any_layout {
     return held_->shard(rank, world, length);
   }
   [[nodiscard]] bool has_whole_shards() const { return held_->has_whole_shards(); }
+  /// Is it there to cut shards into chunks (see `chunked`)?
+  [[nodiscard]] bool asks_for_chunks() const { return held_->asks_for_chunks(); }
   [[nodiscard]] int chunks(int world, std::int64_t length) const { return held_->chunks(world, length); }
   [[nodiscard]] segments chunk(int rank, int chunk, int world, std::int64_t length) const {
     return held_->chunk(rank, chunk, world, length);
@@ -46,6 +49,7 @@ class any_layout {
     virtual ~any() = default;
     [[nodiscard]] virtual segments shard(int rank, int world, std::int64_t length) const = 0;
     [[nodiscard]] virtual bool has_whole_shards() const = 0;
+    [[nodiscard]] virtual bool asks_for_chunks() const = 0;
     [[nodiscard]] virtual int chunks(int world, std::int64_t length) const = 0;
     [[nodiscard]] virtual segments chunk(int rank, int chunk, int world, std::int64_t length) const = 0;
     [[nodiscard]] virtual std::string name() const = 0;
@@ -62,6 +66,7 @@ class any_layout {
                              " has no whole shards; ask for its chunks"};
     }
     [[nodiscard]] bool has_whole_shards() const override { return layout_of_shards<Layout>; }
+    [[nodiscard]] bool asks_for_chunks() const override { return detail::layout_source{held}.asks_for_chunks(); }
     [[nodiscard]] int chunks(int world, std::int64_t length) const override {
       if constexpr (layout_of_chunks<Layout>) return held.chunks(world, length);
       return 1;

@@ -72,9 +72,12 @@ class layout_source {
     if constexpr (requires { l.has_whole_shards(); }) {
       if (!l.has_whole_shards()) shard_ = nullptr;
     }
+    if constexpr (requires { l.asks_for_chunks(); }) asks_for_chunks_ = l.asks_for_chunks();
   }
 
   [[nodiscard]] std::string name() const { return name_(self_); }
+  /// Is it there to cut shards into chunks? Else those are for whom they serve.
+  [[nodiscard]] bool asks_for_chunks() const noexcept { return asks_for_chunks_; }
 
   /// Can it be asked for whole shards, each of at most two segments? Else each has several chunks.
   [[nodiscard]] bool has_whole_shards() const noexcept { return shard_ != nullptr; }
@@ -169,6 +172,7 @@ class layout_source {
   }
 
   const void* self_;
+  bool asks_for_chunks_ = false;
   std::string (*name_)(const void*);
   segments (*shard_)(const void*, int rank, int world, std::int64_t length) = nullptr;
   int (*chunks_)(const void*, int world, std::int64_t length) = nullptr;

@@ -114,7 +114,7 @@ class attention {
   /// q: [batch, tokens, query_heads, head_dim], k: [batch, key tokens, key_heads, head_dim], v and out alike with
   /// value_dim; lse: [batch, query_heads, tokens]. Cost: 2 (head_dim + value_dim) flop for each visible pair and query
   /// head, and the topology's forward traffic. `on_final` is called with each `output_part` as soon as it is final,
-  /// once for each slice into which the topology cuts the heads, of each chunk into which shards are cut.
+  /// once for each slice into which the topology cuts the heads.
   ///
   /// Views may be slices of one tensor, such as packed Q, K and V, in any order of dimensions. Inputs may share memory
   /// with each other, and their strides may be 0 (keys of which several heads are one); outputs, out and lse, must not

@@ -185,20 +185,16 @@ struct rank_tensors {
       said.push_back(part);
       parts.push_back(values_of_heads(out, part));
     });
-    const std::int64_t tokens = q.view().sequence;
-    std::vector<int> final(static_cast<std::size_t>(q.view().heads * tokens), 0);
+    std::vector<int> final(static_cast<std::size_t>(q.view().heads), 0);
     for (std::size_t i = 0; i < said.size(); ++i) {
       if (said[i].side != orrery::schedule::side::query)
         throw std::logic_error{"a forward has no results of the key side"};
-      for (std::int64_t h = 0; h < said[i].heads; ++h)
-        for (std::int64_t t = 0; t < said[i].tokens; ++t)
-          ++final[static_cast<std::size_t>((said[i].first_head + h) * tokens + said[i].first_token + t)];
+      for (std::int64_t h = 0; h < said[i].heads; ++h) ++final[static_cast<std::size_t>(said[i].first_head + h)];
       if (!same_bits(parts[i], values_of_heads(out, said[i])))
         throw std::logic_error{"an output that was said to be final changed"};
     }
     for (const int times : final) {
-      if (times != 1)
-        throw std::logic_error{"a token of a head was said to be final " + std::to_string(times) + " times"};
+      if (times != 1) throw std::logic_error{"a head was said to be final " + std::to_string(times) + " times"};
     }
   }
   template <class Attention>
@@ -271,7 +267,6 @@ struct rank_tensors {
     std::vector<double> all;
     tensor.each([&](std::int64_t b, std::int64_t t, std::int64_t h, std::int64_t c) {
       if (h < part.first_head || h >= part.first_head + part.heads) return;
-      if (t < part.first_token || t >= part.first_token + part.tokens) return;
       all.push_back(static_cast<double>(tensor.view().at(b, t, h)[c]));
     });
     return all;

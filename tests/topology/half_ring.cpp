@@ -121,9 +121,9 @@ TEST_CASE("an operator over a half ring is right under a causal mask and refuses
     CHECK(failures(world, orrery::causal{-20}, orrery::contiguous{}) == "");
   }
   CHECK(failures(1, orrery::full{}, orrery::contiguous{}) == "");
-  for (const std::string& refusal :
-       {failures(8, orrery::full{}, orrery::contiguous{}), failures(8, orrery::causal{}, orrery::zigzag{})}) {
-    CHECK(refusal.find("query shard 0 never meets key shard 1: the topology computes only pairs whose key shard is not "
-                       "after the query shard") != std::string::npos);
-  }
+  const std::string why = ": the topology computes only pairs whose key shard is not after the query shard";
+  const std::string of_full = failures(8, orrery::full{}, orrery::contiguous{});
+  CHECK(of_full.find("query shard 0 never meets key shard 1" + why) != std::string::npos);
+  const std::string of_zigzag = failures(8, orrery::causal{}, orrery::zigzag{});
+  CHECK(of_zigzag.find("chunk q0.1 never meets chunk k1.0" + why) != std::string::npos);
 }

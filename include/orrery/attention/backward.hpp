@@ -44,6 +44,7 @@ class attention_backward {
       key_heads += s.key_heads;
     }
     own_key_heads_ = key_heads;
+    chunks_under_way_[0] = chunks_under_way_[1] = list<int>(plan.slices.size());
     key_slices_under_way_ = list<int>(plan.chunks);
     keys_direct_ = std::is_same_v<storage, accumulator> && key_heads == plan.key_heads;
     const std::int64_t queries_rows = plan.batch * plan.query_heads * own_tokens(side::query);
@@ -77,7 +78,11 @@ class attention_backward {
       Kernel::row_dot(how, out, grad_out, own_rows(own_delta_));
       if constexpr (!lse_direct) Kernel::copy(how, lse, own_rows(own_lse_));
     }
+    for (list<int>& of_side : chunks_under_way_) {
+      for (int& chunks : of_side) chunks = plan_->chunks;
+    }
     for (int& slices : key_slices_under_way_) slices = plan_->slices.size();
+    shared_chunks_under_way_ = plan_->chunks;
   }
 
   [[nodiscard]] std::int64_t operand_bytes(int tensor, const block& b) const { return sizes_.operand_bytes(tensor, b); }
@@ -179,17 +184,22 @@ class attention_backward {
       if (!queries_direct && !is_whole()) {
         Kernel::copy(how, grad_q_at(own, nullptr), plan_->part_of(grad_q, own));
       }
-      on_final({side::query, heads.first_query_head, heads.query_heads, plan_->first_token(own), plan_->tokens(own)});
+      if (is_last_chunk(own)) on_final({side::query, heads.first_query_head, heads.query_heads});
     } else if (own_key_heads_ == plan_->key_heads) {
       if (!keys_direct_ && !is_whole()) hand_out(how, own, heads.key_heads);
-      on_final({side::key, heads.first_key_head, heads.key_heads, plan_->first_token(own), plan_->tokens(own)});
+      if (is_last_chunk(own)) on_final({side::key, heads.first_key_head, heads.key_heads});
     } else if (--key_slices_under_way_[own.chunk] == 0) {
       add_up_shared_key_heads(how, own);
-      on_final({side::key, 0, plan_->key_heads, plan_->first_token(own), plan_->tokens(own)});
+      if (--shared_chunks_under_way_ == 0) on_final({side::key, 0, plan_->key_heads});
     }
   }
 
  private:
+  /// Counts the chunk of an own result that is complete. Is it the last of its slice?
+  [[nodiscard]] bool is_last_chunk(const block& own) {
+    return --chunks_under_way_[static_cast<std::size_t>(own.side)][own.slice] == 0;
+  }
+
   /// Returns true if the kernel writes the gradients itself.
   [[nodiscard]] bool is_whole() const noexcept { return kernel_->is_whole(pass_); }
 
@@ -328,7 +338,10 @@ class attention_backward {
   array own_grad_v_;
   list<std::int64_t> own_key_heads_before_;  // of each slice, in own_grad_k_ and own_grad_v_
   std::int64_t own_key_heads_ = 0;
-  list<int> key_slices_under_way_;  // of each chunk, in this call
+  // In this call:
+  list<int> chunks_under_way_[2];    // of the own blocks of each side, in each slice
+  list<int> key_slices_under_way_;   // of each chunk, where slices share key heads
+  int shared_chunks_under_way_ = 0;  // then: chunks of which slices are under way
   bool keys_direct_ = false;
   pass pass_ = pass::circulate_keys;
 };

@@ -35,6 +35,7 @@ class attention_forward {
 
   attention_forward(const attention_plan<Mask>& plan, const program& p, kernel_plan<Kernel, Memory>& own)
       : plan_{&plan}, sizes_{plan.template sizes<Kernel>(pass::forward)}, kernel_{&own} {
+    chunks_under_way_ = list<int>(plan.slices.size());
     queries_.reserve(most_blocks_in_tile(p, side::query));
     keys_.reserve(most_blocks_in_tile(p, side::key));
     if (own.is_whole(pass::forward)) return;
@@ -53,7 +54,10 @@ class attention_forward {
   /// Bytes of results that the plan keeps until they are complete: none if the kernel sums in the type that it stores.
   [[nodiscard]] std::int64_t own_bytes() const noexcept { return own_out_.bytes() + own_lse_.bytes(); }
 
-  void prepare(const context&) { kernel_->begin(); }
+  void prepare(const context&) {
+    kernel_->begin();
+    for (int& chunks : chunks_under_way_) chunks = plan_->chunks;
+  }
 
   [[nodiscard]] std::int64_t operand_bytes(int tensor, const block& b) const { return sizes_.operand_bytes(tensor, b); }
   [[nodiscard]] std::int64_t partial_bytes(const block& b) const { return sizes_.partial_bytes(b); }
@@ -135,7 +139,7 @@ class attention_forward {
       Kernel::copy(how, result.out, plan_->part_of(out, own));
       Kernel::copy(how, result.lse, plan_->part_of(lse, own));
     }
-    on_final({side::query, heads.first_query_head, heads.query_heads, plan_->first_token(own), plan_->tokens(own)});
+    if (--chunks_under_way_[own.slice] == 0) on_final({side::query, heads.first_query_head, heads.query_heads});
   }
 
  private:
@@ -175,6 +179,7 @@ class attention_forward {
   kernel_plan<Kernel, Memory>* kernel_;
   std::vector<forward_queries<storage, accumulator>> queries_;
   std::vector<forward_keys<storage>> keys_;
+  list<int> chunks_under_way_;  // of the own queries in each slice, in this call
   array own_out_;
   array own_lse_;
 };

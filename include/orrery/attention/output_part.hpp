@@ -12,15 +12,12 @@
 
 namespace orrery {
 
-/// Some heads of a call's results on this rank, for some of its tokens: all, unless the operator cuts shards into
-/// chunks, when it tells each chunk's results as soon as they are final. Forward: out and lse of query heads. Backward:
-/// grad_q of query heads; grad_k and grad_v of key heads. A chunk may have no tokens.
+/// Some heads of a call's results on this rank, for all its tokens. Forward: out and lse of query heads. Backward:
+/// grad_q of query heads; grad_k and grad_v of key heads.
 struct output_part {
   orrery::schedule::side side;
   std::int64_t first_head;
   std::int64_t heads;
-  std::int64_t first_token = 0;  ///< by its index in this rank's shard
-  std::int64_t tokens = 0;
 };
 
 /// Refers to a callable that takes an `output_part`, and is called when that part of the results is final; or to none.

@@ -42,10 +42,10 @@ class triangle_programs {
         if (return_to_[query * world_ + rank] == no_rank) continue;
         const int step = return_step(products, query, rank);
         steps_of_outputs[query * world_ + rank] = step;
-        steps = max(steps, step + 1);
+        steps = larger(steps, step + 1);
       }
     }
-    for (const list<product>& of_rank : products) steps = max(steps, of_rank.empty() ? 0 : of_rank.back().step + 1);
+    for (const list<product>& of_rank : products) steps = larger(steps, of_rank.empty() ? 0 : of_rank.back().step + 1);
     list<program> all;
     for (int rank = 0; rank < world_; ++rank) all.push_back(write(rank, products, steps_of_outputs, steps));
     return all;
@@ -178,8 +178,8 @@ class triangle_programs {
       all[same].queries.push_back(q);
     }
     for (product& one : all) {
-      for (const int q : one.queries) one.step = max(one.step, arrival(side::query, q, rank));
-      for (const int k : one.keys) one.step = max(one.step, arrival(side::key, k, rank));
+      for (const int q : one.queries) one.step = larger(one.step, arrival(side::query, q, rank));
+      for (const int k : one.keys) one.step = larger(one.step, arrival(side::key, k, rank));
     }
     // By the step in which their blocks are there, one in a step.
     list<product> ordered;
@@ -193,7 +193,7 @@ class triangle_programs {
     }
     return ordered;
   }
-  [[nodiscard]] static constexpr int max(int a, int b) { return a > b ? a : b; }
+  [[nodiscard]] static constexpr int larger(int a, int b) { return a > b ? a : b; }
 
   /// The step in which a rank sends its output of a query shard, when all is added to it.
   [[nodiscard]] constexpr int return_step(const list<list<product>>& products, int query, int rank) const {
@@ -202,7 +202,7 @@ class triangle_programs {
       for (const int q : one.queries) step = q == query ? one.step + 1 : step;
     }
     for (int other = 0; other < world_; ++other) {
-      if (return_to_[query * world_ + other] == rank) step = max(step, return_step(products, query, other) + 1);
+      if (return_to_[query * world_ + other] == rank) step = larger(step, return_step(products, query, other) + 1);
     }
     return step;
   }

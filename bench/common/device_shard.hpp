@@ -71,6 +71,7 @@ class device_shard : public calls_on<device_shard<T>> {
   auto grad_k() const { return grad_k_.view(); }
   auto grad_v() const { return grad_v_.view(); }
   const orrery::token_positions& positions() const { return host_.positions(); }
+  orrery::segments segments() const { return segments_of(host_.positions()); }
 
   /// Brings the results back, when all that was enqueued is done.
   shard<T>& results() {

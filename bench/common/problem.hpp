@@ -13,6 +13,13 @@
 
 namespace bench {
 
+/// Positions for a kernel that is called by itself. Throws if there are more segments than a block has.
+[[nodiscard]] inline orrery::segments segments_of(const orrery::token_positions& positions) {
+  orrery::segments all;
+  for (const orrery::segment& piece : positions.segments()) all.add(piece);
+  return all;
+}
+
 /// Any number from -1 to 1; always the same one for the same element of the same tensor.
 inline double value_at(std::uint64_t tensor, std::int64_t element) {
   std::uint64_t x = (static_cast<std::uint64_t>(element) + 1) * 0x9e3779b97f4a7c15u + tensor * 0xd1b54a32d192ed03u;
@@ -173,15 +180,15 @@ void call_kernel(Shard& whole, orrery::pass p, const Mask& mask, const orrery::h
   const auto scale = static_cast<float>(1 / std::sqrt(static_cast<double>(whole.q().dim)));
   if (p == orrery::pass::forward) {
     const orrery::forward_queries<float, float> queries{whole.q(), whole.out(), whole.lse(),
-                                                        whole.positions().segments(), true};
-    const orrery::forward_keys<float> keys{whole.k(), whole.v(), whole.positions().segments()};
+                                                        segments_of(whole.positions()), true};
+    const orrery::forward_keys<float> keys{whole.k(), whole.v(), segments_of(whole.positions())};
     Kernel::template forward<Mask>(context, std::span(&queries, 1), std::span(&keys, 1), {}, scale, mask);
   } else {
     Kernel::row_dot(context, whole.out(), whole.grad_out(), whole.delta());
     const orrery::backward_queries<float, float> queries{
-        whole.q(), whole.grad_out(), whole.lse(), whole.delta(), whole.grad_q(), whole.positions().segments(), true};
+        whole.q(), whole.grad_out(), whole.lse(), whole.delta(), whole.grad_q(), segments_of(whole.positions()), true};
     const orrery::backward_keys<float, float> keys{
-        whole.k(), whole.v(), whole.grad_k(), whole.grad_v(), whole.positions().segments(), true};
+        whole.k(), whole.v(), whole.grad_k(), whole.grad_v(), segments_of(whole.positions()), true};
     Kernel::template backward<Mask>(context, std::span(&queries, 1), std::span(&keys, 1), {}, scale, mask);
   }
 }

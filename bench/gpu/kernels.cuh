@@ -41,18 +41,16 @@ class kernel_calls {
   }
 
   void forward() const {
-    const orrery::forward_queries<storage, float> queries{all_.q(), out_, all_.lse(), all_.positions().segments(),
-                                                          true};
-    const orrery::forward_keys<storage> keys{all_.k(), all_.v(), all_.positions().segments()};
+    const orrery::forward_queries<storage, float> queries{all_.q(), out_, all_.lse(), all_.segments(), true};
+    const orrery::forward_keys<storage> keys{all_.k(), all_.v(), all_.segments()};
     Kernel::template forward<Mask>(context_, std::span(&queries, 1), std::span(&keys, 1), {}, scale(), mask_);
   }
   /// With the row dots, and after a forward that was finished.
   void backward() const {
     Kernel::row_dot(context_, all_.out(), all_.grad_out(), all_.delta());
-    const orrery::backward_queries<storage, float> queries{
-        all_.q(), all_.grad_out(), all_.lse(), all_.delta(), grad_q_, all_.positions().segments(), true};
-    const orrery::backward_keys<storage, float> keys{all_.k(), all_.v(), grad_k_, grad_v_, all_.positions().segments(),
-                                                     true};
+    const orrery::backward_queries<storage, float> queries{all_.q(), all_.grad_out(), all_.lse(), all_.delta(),
+                                                           grad_q_,  all_.segments(), true};
+    const orrery::backward_keys<storage, float> keys{all_.k(), all_.v(), grad_k_, grad_v_, all_.segments(), true};
     Kernel::template backward<Mask>(context_, std::span(&queries, 1), std::span(&keys, 1), {}, scale(), mask_);
   }
   void call(orrery::pass p) const {

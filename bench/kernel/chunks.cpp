@@ -17,6 +17,7 @@
 
 #include "orrery/kernel/flash.hpp"
 #include "orrery/layout/layout.hpp"
+#include "orrery/mask/causal.hpp"
 #include "orrery/mask/mask.hpp"
 
 #include "common/arguments.hpp"

@@ -5,6 +5,7 @@
 #include <doctest/doctest.h>
 
 #include "orrery/kernel/device_reference.cuh"
+#include "orrery/mask/full.hpp"
 
 #include "device/check.hpp"
 #include "device/emulator.hpp"

@@ -44,7 +44,7 @@ void enqueue(const orrery::device_context& context,
       context, 1, body::shared_bytes, body::on<orrery::detail::gpu>(queries, keys, {}, 1.0f, {}));
 }
 
-template <orrery::detail::device_gradient gradient>
+template <orrery::device_gradient gradient>
 void enqueue_gradient(const orrery::device_context& context,
                       const orrery::detail::device_blocks<orrery::backward_queries<orrery::bfloat16, float>>& queries,
                       const orrery::detail::device_blocks<orrery::backward_keys<orrery::bfloat16, float>>& keys) {
@@ -56,6 +56,6 @@ void enqueue_gradient(const orrery::device_context& context,
 void enqueue(const orrery::device_context& context,
              const orrery::detail::device_blocks<orrery::backward_queries<orrery::bfloat16, float>>& queries,
              const orrery::detail::device_blocks<orrery::backward_keys<orrery::bfloat16, float>>& keys) {
-  enqueue_gradient<orrery::detail::device_gradient::of_queries>(context, queries, keys);
-  enqueue_gradient<orrery::detail::device_gradient::of_keys_and_values>(context, queries, keys);
+  enqueue_gradient<orrery::device_gradient::of_queries>(context, queries, keys);
+  enqueue_gradient<orrery::device_gradient::of_keys_and_values>(context, queries, keys);
 }

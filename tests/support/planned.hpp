@@ -133,7 +133,7 @@ class operator_of_programs {
     });
   }
 
-  /// The heads, of each chunk, whose gradients the last backward said to be final, of queries and of keys.
+  /// The heads whose gradients the last backward said to be final, of queries and of keys.
   std::int64_t parts[2] = {};
 
  private:
@@ -145,15 +145,10 @@ struct attention final : conformance::any_attention<Kernel> {
   operator_of_programs<Kernel> attend;
   orrery::token_positions queries, keys;
   orrery::attention_shape shape;
-  int chunks;
 
   attention(std::unique_ptr<orrery::detail::attention_calls<Kernel>> calls, orrery::token_positions own_queries,
-            orrery::token_positions own_keys, const orrery::attention_shape& of, int of_chunks)
-      : attend{std::move(calls)},
-        queries{std::move(own_queries)},
-        keys{std::move(own_keys)},
-        shape{of},
-        chunks{of_chunks} {}
+            orrery::token_positions own_keys, const orrery::attention_shape& of)
+      : attend{std::move(calls)}, queries{std::move(own_queries)}, keys{std::move(own_keys)}, shape{of} {}
   void call(conformance::rank_tensors<Kernel>& tensors) override {
     tensors.forward(attend);
     backward(tensors);
@@ -164,7 +159,7 @@ struct attention final : conformance::any_attention<Kernel> {
   }
   void backward(conformance::rank_tensors<Kernel>& tensors) {
     tensors.backward(attend);
-    if (attend.parts[0] != chunks * shape.query_heads || attend.parts[1] != chunks * *shape.key_heads)
+    if (attend.parts[0] != shape.query_heads || attend.parts[1] != *shape.key_heads)
       throw std::logic_error{"gradients of " + std::to_string(attend.parts[0]) + " query heads and " +
                              std::to_string(attend.parts[1]) + " key heads were said to be final"};
   }
@@ -192,7 +187,7 @@ template <class Kernel, class Mask>
         on, std::move(plan), orrery::detail::kernel_plan<Kernel, typename World::memory>{}, forward[on.rank()],
         backward[on.rank()],
         seed % 2 == 0 ? orrery::operand_messages::per_tensor : orrery::operand_messages::per_block);
-    return std::make_unique<attention<Kernel>>(std::move(calls), own_queries, own_keys, shape, chunks);
+    return std::make_unique<attention<Kernel>>(std::move(calls), own_queries, own_keys, shape);
   };
   return conformance::failures_of<Kernel>([](int ranks, auto&& body) { orrery::threads::run(ranks, body); }, world,
                                           make, p, oracle::solve(p, mask), seed);

@@ -41,10 +41,11 @@ inline std::string found_by_doubles() {
 
 inline const orrery::attention_shape small{.length = 12, .query_heads = 2, .head_dim = 2};
 
+/// Under a full mask: what ranks send is then what the topology writes.
 template <class Topology>
 struct trainer : cuda_test::trainer<Topology, kernel, nccl::world> {
   explicit trainer(nccl::world& on, const orrery::attention_shape& shape = small)
-      : cuda_test::trainer<Topology, kernel, nccl::world>{on, shape} {}
+      : cuda_test::trainer<Topology, kernel, nccl::world>{on, shape, orrery::full{}} {}
 };
 
 }  // namespace nccl_test

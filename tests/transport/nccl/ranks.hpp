@@ -9,6 +9,7 @@
 
 #include "orrery/kernel/reference.hpp"
 #include "orrery/layout/layout.hpp"
+#include "orrery/mask/full.hpp"
 #include "orrery/transport/nccl.hpp"
 
 #include "device/enqueued.hpp"

@@ -57,7 +57,7 @@ constexpr void for_each_pair_that_may_see(const Mask& mask, const schedule::list
   } else {
     struct key_segment {
       position_interval positions;
-      int key;
+      int key = 0;
     };
     schedule::list<key_segment> all;
     for (int key = 0; key < keys.size(); ++key) {

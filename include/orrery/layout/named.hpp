@@ -92,6 +92,7 @@ namespace orrery::detail {
 struct named_striped {
   std::int64_t run;
 
+  // NOLINTNEXTLINE(bugprone-exception-escape): adds one segment
   [[nodiscard]] segments shard(int rank, int world, std::int64_t length) const noexcept {
     return striped_shard(rank, world, length, run);
   }

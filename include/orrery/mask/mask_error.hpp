@@ -183,7 +183,7 @@ template <mask Mask>
 /// What an operator's constructor asks of its mask. Empty, or a message.
 template <mask Mask>
 [[nodiscard]] std::string wrong_mask(const Mask& mask, std::int64_t query_length, std::int64_t key_length) {
-  const std::string wrong = wrong_parameters(mask, query_length, key_length);
+  std::string wrong = wrong_parameters(mask, query_length, key_length);
   if (!wrong.empty()) return wrong;
   constexpr int samples = 32;  // a few microseconds
   return mask_check<Mask>{mask, query_length, key_length}.samples(samples);
@@ -202,7 +202,7 @@ namespace orrery {
 /// for 32.) Lengths are those of the whole sequences, and checked, too.
 template <mask Mask>
 [[nodiscard]] std::string mask_error(const Mask& mask, std::int64_t query_length, std::int64_t key_length) {
-  const std::string wrong = detail::wrong_parameters(mask, query_length, key_length);
+  std::string wrong = detail::wrong_parameters(mask, query_length, key_length);
   if (!wrong.empty()) return wrong;
   detail::mask_check<Mask> check{mask, query_length, key_length};
   return query_length <= 32 && key_length <= 32 ? check.all() : check.samples(20'000);

@@ -67,7 +67,7 @@ class triangle_programs {
   struct product {
     list<int> queries;
     list<int> keys;
-    int step;
+    int step = 0;
   };
 
   [[nodiscard]] constexpr bool meets(int rank, int query, int key) const {

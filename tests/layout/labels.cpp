@@ -3,13 +3,14 @@
 
 #include <cstddef>
 #include <cstdint>
-#include <stdexcept>
 #include <string>
 #include <vector>
 
 #include <doctest/doctest.h>
 
 #include "orrery/layout/layout.hpp"
+
+#include "support/refusal.hpp"
 
 namespace {
 
@@ -52,14 +53,11 @@ void check_labels(int world, std::int64_t length, const std::vector<std::int64_t
 
 std::string message_of(const std::vector<std::int64_t>& documents) {
   std::vector<std::int64_t> ids(10), labels(10);
-  try {
+  return refusal_of([&] {
     orrery::take_labels(batch_head_sequence<const std::int64_t>(ids.data(), 1, 1, 10),
                         orrery::token_positions{orrery::contiguous::shard(0, 1, 10)},
                         batch_head_sequence(labels.data(), 1, 1, 10), ignored, documents);
-    return "";
-  } catch (const std::invalid_argument& e) {
-    return e.what();
-  }
+  });
 }
 
 }  // namespace

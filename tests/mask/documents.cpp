@@ -7,7 +7,6 @@
 #include <concepts>
 #include <cstdint>
 #include <functional>
-#include <stdexcept>
 #include <string>
 #include <vector>
 
@@ -22,6 +21,7 @@
 #include "orrery/mask/window.hpp"
 
 #include "mask/brute_force.hpp"
+#include "support/refusal.hpp"
 
 using orrery::causal;
 using orrery::documents;
@@ -109,15 +109,6 @@ constexpr bool works_at_compile_time() {
 static_assert(works_at_compile_time());
 static_assert(orrery::mask_with_keys_of<documents> && orrery::detail::mask_of_intervals<documents>);
 
-std::string error_of(const std::function<void()>& make) {
-  try {
-    make();
-  } catch (const std::invalid_argument& e) {
-    return e.what();
-  }
-  return "nothing";
-}
-
 }  // namespace
 
 TEST_CASE("documents beside their definition, alone and with masks inside") {
@@ -201,7 +192,7 @@ TEST_CASE("names have the number of documents and a digest of their lengths") {
 
 TEST_CASE("lengths that are wrong are refused by name") {
   const auto said = [](const auto&... arguments) {
-    return error_of([&] { static_cast<void>(documents{arguments...}); });
+    return refusal_of([&] { static_cast<void>(documents{arguments...}); });
   };
   CHECK(said(lengths{3, 0}) ==
         "orrery: documents: lengths[1] is 0, expected at least 1 token; leave out documents without tokens");
@@ -221,7 +212,7 @@ TEST_CASE("lengths that are wrong are refused by name") {
 
 TEST_CASE("cu_seqlens that are wrong are refused by name") {
   const auto said = [](const auto&... arguments) {
-    return error_of([&] { static_cast<void>(documents::from_cu_seqlens(arguments...)); });
+    return refusal_of([&] { static_cast<void>(documents::from_cu_seqlens(arguments...)); });
   };
   CHECK(said(lengths{2, 5}) == "orrery: documents: cu_seqlens[0] is 2, expected 0, where the first document begins");
   CHECK(said(lengths{0, 5, 3}) ==

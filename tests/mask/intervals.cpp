@@ -6,7 +6,6 @@
 #include <cstdint>
 #include <functional>
 #include <random>
-#include <stdexcept>
 #include <string>
 #include <vector>
 
@@ -17,6 +16,7 @@
 #include "orrery/mask/intersection.hpp"
 
 #include "mask/brute_force.hpp"
+#include "support/refusal.hpp"
 
 using orrery::intervals;
 
@@ -39,15 +39,6 @@ std::function<bool(std::int64_t, std::int64_t)> definition(const positions& firs
     const auto j = static_cast<std::size_t>(key);
     return j < first.size() && first[j] <= query && query < end[j];
   };
-}
-
-std::string error_of(const std::function<void()>& make) {
-  try {
-    make();
-  } catch (const std::invalid_argument& e) {
-    return e.what();
-  }
-  return "nothing";
 }
 
 }  // namespace
@@ -147,7 +138,7 @@ TEST_CASE("names, values and copies of intervals") {
 
 TEST_CASE("intervals that are wrong are refused by name") {
   const auto said = [](const positions& first, const positions& end) {
-    return error_of([&] { static_cast<void>(intervals{first, end}); });
+    return refusal_of([&] { static_cast<void>(intervals{first, end}); });
   };
   CHECK(said({0, 1}, {3}) ==
         "orrery: intervals: first has 2 numbers and end has 1, expected as many: one for each key");
@@ -156,8 +147,8 @@ TEST_CASE("intervals that are wrong are refused by name") {
   CHECK(said({0, 5}, {3, 4}) ==
         "orrery: intervals: end[1] is 4, before first[1] is 5, expected at least as much; equal ones hide the key from "
         "all queries");
-  CHECK(error_of([] { static_cast<void>(intervals::causal_until(positions{1, 1})); }) == "nothing");
-  CHECK(error_of([] {
+  CHECK(refusal_of([] { static_cast<void>(intervals::causal_until(positions{1, 1})); }) == "");
+  CHECK(refusal_of([] {
           static_cast<void>(intervals::causal_until(positions{1, 0}));
         }).find("end[1] is 0, before first[1] is 1") != std::string::npos);
   const intervals mask{positions{0, 1}, positions{3, 4}};

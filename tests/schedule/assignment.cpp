@@ -2,7 +2,6 @@
 #include "orrery/schedule/assignment.hpp"
 
 #include <cstdint>
-#include <stdexcept>
 #include <string>
 
 #include <doctest/doctest.h>
@@ -12,6 +11,8 @@
 #include "orrery/topology/precomputed.hpp"
 #include "orrery/topology/ring.hpp"
 #include "orrery/verify/verify.hpp"
+
+#include "support/refusal.hpp"
 
 namespace {
 
@@ -26,16 +27,6 @@ block key(int shard, int chunk = 0) { return {side::key, static_cast<std::uint16
 /// Rank 0 computes all pairs of two shards but one.
 assignment lopsided() {
   return {2, 1, {{{{query(0)}, {key(0), key(1)}}, {{query(1)}, {key(1)}}}, {{{query(1)}, {key(0)}}}}};
-}
-
-template <class Make>
-std::string message_of(const Make& make) {
-  try {
-    make();
-    return "";
-  } catch (const std::invalid_argument& e) {
-    return e.what();
-  }
 }
 
 }  // namespace
@@ -62,7 +53,7 @@ TEST_CASE("an assignment that leaves a pair out, or computes one twice, is not p
 
 TEST_CASE("tiles that are none are refused by number") {
   const auto refused = [](assignment work) {
-    return message_of([&] { static_cast<void>(orrery::programs_of(work)); });
+    return refusal_of([&] { static_cast<void>(orrery::programs_of(work)); });
   };
   assignment work = lopsided();
   work.world = 3;
@@ -113,18 +104,18 @@ TEST_CASE("programs of any topology can be kept as data, and programs that do no
     CHECK(orrery::traffic(ring, 5, p).sent == orrery::traffic(orrery::ring{}, 5, p).sent);
   }
   const std::string expected = "expected the programs of the ranks of one world, in their order";
-  CHECK(message_of([&] {
+  CHECK(refusal_of([&] {
           orrery::precomputed{"mixed", of(5, pass::forward), of(4, pass::circulate_keys)};
         }).find(expected) != std::string::npos);
-  CHECK(message_of([&] {
+  CHECK(refusal_of([&] {
           orrery::precomputed{"mixed", of(5, pass::circulate_keys)};
         }).find(expected) != std::string::npos);
   auto turned = of(5, pass::forward);
   std::swap(turned[1], turned[2]);
-  CHECK(message_of([&] {
+  CHECK(refusal_of([&] {
           orrery::precomputed{"turned", turned};
         }).find("program 1 of pass forward is of rank 2 of 5") != std::string::npos);
-  CHECK(message_of([&] {
+  CHECK(refusal_of([&] {
           orrery::precomputed{"empty", orrery::schedule::list<orrery::program>{}};
         }) == "orrery: precomputed: empty: there are no programs, expected one for each rank");
 }

@@ -22,6 +22,7 @@
 #include "orrery/topology/half_ring.hpp"
 #include "orrery/verify/verify.hpp"
 
+#include "support/finished.hpp"
 #include "verify/every_topology.hpp"
 
 using namespace orrery;
@@ -30,11 +31,6 @@ using namespace orrery::schedule;
 namespace {
 
 constexpr pass backwards[] = {pass::circulate_keys, pass::circulate_queries};
-
-list<program> finished(list<program> all) {
-  for (program& p : all) finish(p);
-  return all;
-}
 
 /// A forward of somebody's own: each key shard spreads over the ranks by hops between random ranks, of random length,
 /// and each rank meets what it has in a random step, several shards at a time. Ranks may share slices of the heads.

@@ -12,6 +12,7 @@
 #include "orrery/topology/half_ring.hpp"
 #include "orrery/verify/verify.hpp"
 
+#include "support/finished.hpp"
 #include "support/planned.hpp"
 #include "support/topologies.hpp"
 #include "verify/every_topology.hpp"
@@ -26,11 +27,6 @@ struct shards_before {
   int most;
   constexpr bool operator()(int query, int key) const { return key <= query && key >= query - most; }
 };
-
-constexpr list<program> finished(list<program> all) {
-  for (program& p : all) finish(p);
-  return all;
-}
 
 template <class Topology, class Visible>
 constexpr list<program> pruned(const Topology& t, int world, schedule::pass p, const Visible& visible) {

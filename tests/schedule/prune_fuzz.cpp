@@ -24,6 +24,7 @@
 
 #include "schedule/random_routes.hpp"
 #include "support/any.hpp"
+#include "support/finished.hpp"
 #include "support/planned.hpp"
 #include "verify/every_topology.hpp"
 
@@ -64,11 +65,6 @@ relation random_relation(std::mt19937_64& random, int ranks, int chunks) {
         }
       },
       ranks, chunks);
-}
-
-list<orrery::program> finished(list<orrery::program> all) {
-  for (orrery::program& p : all) finish(p);
-  return all;
 }
 
 int longest(const list<orrery::program>& all) {

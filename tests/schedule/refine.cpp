@@ -21,6 +21,7 @@
 #include "orrery/transport/detail/describe.hpp"
 #include "orrery/verify/verify.hpp"
 
+#include "support/finished.hpp"
 #include "verify/editable.hpp"
 #include "verify/every_topology.hpp"
 
@@ -38,11 +39,6 @@ static_assert(verify(refined{ring{}, 2}, 64));
 static_assert(verify(refined{concentric<2, 2>{}, 3}, 16, pass::circulate_queries));
 static_assert(verify(refined{usp<2>{}, 3}, 6, pass::circulate_keys));
 static_assert(verify(refined{topologies::my_ring{}, 2}, 8, pass::circulate_keys));
-
-list<program> finished(list<program> programs) {
-  for (program& p : programs) finish(p);
-  return programs;
-}
 
 schedule_digest digest_of(const list<program>& programs) {
   schedule_digest digest;

@@ -4,7 +4,6 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
-#include <stdexcept>
 #include <string>
 #include <vector>
 
@@ -19,6 +18,8 @@
 #include "orrery/verify/verify.hpp"
 
 #include "support/document_lengths.hpp"
+#include "support/finished.hpp"
+#include "support/refusal.hpp"
 
 namespace {
 
@@ -35,11 +36,6 @@ relation visible_pairs(const Mask& mask, std::int64_t length, const orrery::assi
   return orrery::detail::relation_of(mask, shards, shards, work.chunks);
 }
 
-list<orrery::program> finished(list<orrery::program> all) {
-  for (orrery::program& one : all) orrery::schedule::finish(one);
-  return all;
-}
-
 /// Proves both passes of the plan for what the mask asks.
 void check_proof(const orrery::packed_plan& plan, const relation& visible) {
   const list<orrery::program> forward = orrery::detail::unallocated_programs(plan.work);
@@ -52,12 +48,7 @@ void check_proof(const orrery::packed_plan& plan, const relation& visible) {
 }
 
 std::string message_of(const std::vector<std::int64_t>& lengths, int world, const orrery::pack_options& options = {}) {
-  try {
-    static_cast<void>(orrery::pack(lengths, world, options));
-    return "";
-  } catch (const std::invalid_argument& e) {
-    return e.what();
-  }
+  return refusal_of([&] { static_cast<void>(orrery::pack(lengths, world, options)); });
 }
 
 /// What the plans of 20 batches of this size cost, on average; units are those of float, without shared key heads.

@@ -39,8 +39,6 @@ struct packed_plan {
   assignment work;
   std::int64_t visible_pairs = 0;  ///< of all ranks
   std::int64_t busiest_pairs = 0;  ///< visible pairs that the busiest rank computes
-  std::int64_t length = 0;         ///< tokens of the batch
-  bool causal = true;              ///< within documents
 
   /// The busiest rank's work divided by the average, 1 if there is none.
   [[nodiscard]] double imbalance() const noexcept {
@@ -58,28 +56,26 @@ struct packed_plan {
 ///         world, shape, orrery::documents{lengths} & orrery::causal{}, orrery::contiguous{},
 ///         orrery::precomputed{"packed", plan.work}};
 ///
-/// Each shard is cut into chunks. The work of a rank is, for each of its chunks of keys or of those before its shard
-/// that its queries see, the tile of that chunk with all its queries. Ranks above the tolerance give such tiles to
-/// ranks below the average, the busiest first. Of the tiles that would fit, it gives those which cost the fewest bytes
-/// for a pair: tiles whose keys the other rank owns save what they would cost here. Whatever is left above the
-/// tolerance goes by single pairs of chunks. The result follows from the arguments alone, in integers: all ranks,
-/// compilers and machines get the same.
+/// Each shard is cut into chunks. What the queries of a shard compute with one chunk of keys is a tile. Where few
+/// queries see many keys of another rank, that rank computes their tiles, if it has the time: it costs fewer bytes.
+/// Then ranks above the tolerance give tiles to ranks below the average, the busiest first, and of those that would fit
+/// the ones that cost the fewest bytes for a pair. What is still above the tolerance goes by single pairs of chunks.
+/// The result follows from the arguments alone, in integers: all ranks, compilers and machines get the same.
 ///
-/// Time: about world² tries of chunks² / 64 words, a millisecond for 64 ranks. Throws `std::invalid_argument` for a
-/// length that is not positive, lengths that add up to more than `length`, or options out of range.
+/// Time: for each tile that moves, about as many tries as there are ranks, each linear in the tiles of a rank. Throws
+/// `std::invalid_argument` for a length that is not positive, lengths that add up to more than `length`, or options out
+/// of range.
 [[nodiscard]] inline packed_plan pack(std::span<const std::int64_t> lengths, int world,
                                       const pack_options& options = {}) {
-  detail::check_pack(lengths, world, options.length, options.chunks, options.tolerance,
-                     {options.query_weight, options.key_weight, options.partial_weight});
+  const detail::token_weights weights{options.query_weight, options.key_weight, options.partial_weight};
+  detail::check_pack(lengths, world, options.length, options.chunks, options.tolerance, weights);
   const detail::document_work work{lengths, world, options.length, options.chunks, options.causal};
-  detail::work_balance balance{work, {options.query_weight, options.key_weight, options.partial_weight}};
+  detail::work_balance balance{work, weights};
   balance.level(options.tolerance);
   packed_plan plan;
   plan.work = balance.tiles();
   plan.visible_pairs = work.pairs();
   plan.busiest_pairs = balance.busiest_pairs();
-  plan.length = work.length();
-  plan.causal = options.causal;
   return plan;
 }
 

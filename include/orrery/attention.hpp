@@ -10,10 +10,11 @@
 #include <utility>
 
 #include "orrery/attention/calls.hpp"
-#include "orrery/attention/construct.hpp"
 #include "orrery/attention/kernel_members.hpp"
 #include "orrery/attention/output_part.hpp"
+#include "orrery/attention/planned_attention.hpp"
 #include "orrery/attention/planned_kernel.hpp"
+#include "orrery/attention/prepare.hpp"
 #include "orrery/attention/shape.hpp"
 #include "orrery/attention/started_forward.hpp"
 #include "orrery/attention/tile.hpp"
@@ -90,22 +91,8 @@ class attention {
   template <transport World, mask Mask = full, layout Layout = contiguous>
   attention(World& world, const attention_shape& shape, const Mask& mask = {}, const Layout& layout = {},
             const Topology& topology = {}) {
-    static_assert(
-        Kernel::template supports<Mask>,
-        "orrery: this kernel does not support this mask; orrery::flash and orrery::reference support every mask, and "
-        "kernels on a device those that are trivially copyable or have a table (see orrery::mask_with_table)");
-    try {
-      detail::constructed_attention<Kernel> made = detail::construct_attention<Kernel>(
-          world, shape, mask, detail::layout_source{layout}, any_topology{topology});
-      shape_ = made.shape;
-      query_positions_ = made.query_positions;
-      key_positions_ = made.key_positions;
-      traffic_ = {std::move(made.programs), std::move(made.note), shape_, std::move(made.sizes)};
-      calls_ = std::move(made.calls);
-    } catch (...) {  // an exception of this rank alone, as for want of memory
-      give_up_on_exception(world, "while it constructed an operator");
-      throw;
-    }
+    std::unique_ptr<detail::attention_calls<Kernel>> none;
+    plan(world, shape, mask, layout, topology, none);
   }
 
   /// out = softmax(scale · q kᵀ, masked) v and lse = log of the softmax's denominators (natural; -infinity, with out =
@@ -212,6 +199,32 @@ class attention {
     backward({q, k, v, out, lse, grad_out, grad_q, grad_k, grad_v}, on_final);
   }
 
+  /// Plans the calls that follow for another mask, layout or topology, as for the next batch of packed documents. The
+  /// shape stays. Buffers are taken anew only where they are too small.
+  ///
+  ///     for (const batch& next : batches) {
+  ///       const orrery::packed_plan plan = orrery::pack(next.lengths, world.size());
+  ///       attend.replan(world, orrery::documents{next.lengths} & orrery::causal{}, orrery::contiguous{},
+  ///                     orrery::precomputed{"packed", plan.work});
+  ///       attend.forward(q, k, v, out, lse);
+  ///     }
+  ///
+  /// Collective: all ranks call it between their other calls, with the same arguments, in the world of construction.
+  /// Costs what construction costs but for memory: a proof, unless this process has proven the same lately, and an
+  /// agreement of the ranks. What was captured of earlier calls (see `device_graph`) must not be replayed.
+  ///
+  /// Throws `std::invalid_argument`, on every rank, for what the constructor refuses; the operator then has the plan
+  /// that it had. Throws `memory_error` or `transport_error` as the constructor does; the operator may then have no
+  /// plan, and its other calls throw `std::logic_error`.
+  template <transport World, mask Mask, layout Layout = contiguous>
+  void replan(World& world, const Mask& mask, const Layout& layout = {}, const Topology& topology = {}) {
+    constexpr const char* call = "replan";
+    std::unique_ptr<detail::attention_calls<Kernel>> old;  // holds what `here` releases
+    const detail::exclusive_call here{calls_.get(), call};
+    expect_nothing_under_way(call);
+    plan(world, shape_, mask, layout, topology, old);
+  }
+
   /// The global positions of this rank's queries, and outputs, in their local order:
   ///
   ///     for (const std::int64_t p : attend.query_positions()) ...
@@ -257,8 +270,41 @@ class attention {
   }
 
  private:
+  /// Collective. The plan before this one, if there is one, moves to `old` and gives its buffers to the new one.
+  template <class World, class Mask, class Layout>
+  void plan(World& world, const attention_shape& shape, const Mask& mask, const Layout& layout,
+            const Topology& topology, std::unique_ptr<detail::attention_calls<Kernel>>& old) try {
+    static_assert(
+        Kernel::template supports<Mask>,
+        "orrery: this kernel does not support this mask; orrery::flash and orrery::reference support every mask, and "
+        "kernels on a device those that are trivially copyable or have a table (see orrery::mask_with_table)");
+    auto next =
+        detail::prepare_attention<Kernel>(world, shape, mask, detail::layout_source{layout}, any_topology{topology});
+    detail::plan_description made = next.description();
+    std::unique_ptr<detail::any_plan_memory> buffers;
+    if (calls_ != nullptr) {
+      old = std::move(calls_);
+      lost_plan_ = true;
+      buffers = old->release();
+    }
+    calls_ =
+        std::make_unique<detail::planned_attention<Kernel, World, Mask>>(world, std::move(next), std::move(buffers));
+    lost_plan_ = false;
+    shape_ = made.shape;
+    query_positions_ = std::move(made.query_positions);
+    key_positions_ = std::move(made.key_positions);
+    traffic_ = {std::move(made.programs), std::move(made.note), shape_, std::move(made.sizes)};
+  } catch (...) {  // an exception of this rank alone, as for want of memory
+    give_up_on_exception(world, "while it constructed an operator");
+    throw;
+  }
+
   void expect_not_moved_from(const char* call) const {
     if (calls_ != nullptr) return;
+    if (lost_plan_) {
+      throw std::logic_error{std::string{"orrery: attention::"} + call +
+                             ": this operator has no plan, since replan failed; construct another one"};
+    }
     throw std::logic_error{
         std::string{"orrery: attention::"} + call +
         ": this operator was moved from, and has nothing left to call; use the one that it was moved to"};
@@ -286,7 +332,8 @@ class attention {
   token_positions query_positions_;
   token_positions key_positions_;
   detail::attention_traffic traffic_;
-  std::unique_ptr<detail::attention_calls<Kernel>> calls_;  // none: moved from
+  std::unique_ptr<detail::attention_calls<Kernel>> calls_;  // none: moved from, or the plan is lost
+  bool lost_plan_ = false;                                  // replan failed when the old plan was gone
 };
 
 }  // namespace orrery

@@ -189,6 +189,36 @@ TEST_CASE(
   }
 }
 
+TEST_CASE("a rank without memory for an operator's next plan: no rank crashes or hangs, and all messages name it") {
+  constexpr int ranks = 3;
+  std::int64_t nth = 0;
+  for (;; ++nth) {
+    const int odd = static_cast<int>(nth) % ranks;
+    const std::vector<std::string> said = said_without_memory(ranks, odd, nth, false, [&](auto& on) {
+      const orrery::attention_shape shape{.length = 13, .query_heads = 2, .head_dim = 4};
+      orrery::attention<orrery::ring, orrery::flash<float>> attend{on, shape, orrery::causal{}};
+      try {
+        attend.replan(on, orrery::full{}, orrery::striped<1>{});
+      } catch (const std::bad_alloc&) {
+        // It has its old plan, or none: then its calls say so.
+        try {
+          static_cast<void>(attend.workspace_bytes());
+        } catch (const std::logic_error& e) {
+          if (std::string{e.what()}.find("has no plan, since replan failed") == std::string::npos) throw;
+        }
+        throw;
+      }
+    });
+    if (said.empty()) break;
+    for (std::size_t rank = 0; rank < said.size(); ++rank) {
+      INFO("allocation ", nth, " of rank ", odd, " fails; said: ", said[rank]);
+      CHECK(said[rank].find("orrery: rank " + std::to_string(rank) + " stops: rank " + std::to_string(odd) +
+                            " failed") == 0);
+    }
+  }
+  CHECK(nth > 100);
+}
+
 TEST_CASE("a thread that cannot be started: run throws, when the ranks that were started have ended") {
   std::string said;
   int failures = 0;

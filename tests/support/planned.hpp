@@ -178,15 +178,15 @@ template <class Kernel, class Mask>
   const orrery::attention_shape shape = partial_shape.completed();
   const auto p = oracle::random_problem<typename Kernel::storage>(conformance::oracle_shape(shape), seed);
   const auto make = [&](World& on) -> std::unique_ptr<conformance::any_attention<Kernel>> {
-    orrery::detail::attention_plan<Mask> plan{shape, on.rank(), mask, forward[0].slices};
+    orrery::detail::prepared_attention<Kernel, World, Mask> of{
+        shape, {shape, on.rank(), mask, forward[0].slices}, {}, forward[on.rank()], backward[on.rank()], {}};
+    of.shape.operand_messages =
+        seed % 2 == 0 ? orrery::operand_messages::per_tensor : orrery::operand_messages::per_block;
     const int chunks = forward[0].chunks;
-    plan.deal(chunks, deal(layout, world, shape.length, chunks), deal(layout, world, *shape.key_length, chunks));
-    const orrery::token_positions own_queries = plan.own_positions(orrery::schedule::side::query);
-    const orrery::token_positions own_keys = plan.own_positions(orrery::schedule::side::key);
-    auto calls = std::make_unique<orrery::detail::planned_attention<Kernel, World, Mask>>(
-        on, std::move(plan), orrery::detail::kernel_plan<Kernel, typename World::memory>{}, forward[on.rank()],
-        backward[on.rank()],
-        seed % 2 == 0 ? orrery::operand_messages::per_tensor : orrery::operand_messages::per_block);
+    of.plan.deal(chunks, deal(layout, world, shape.length, chunks), deal(layout, world, *shape.key_length, chunks));
+    const orrery::token_positions own_queries = of.plan.own_positions(orrery::schedule::side::query);
+    const orrery::token_positions own_keys = of.plan.own_positions(orrery::schedule::side::key);
+    auto calls = std::make_unique<orrery::detail::planned_attention<Kernel, World, Mask>>(on, std::move(of), nullptr);
     return std::make_unique<attention<Kernel>>(std::move(calls), own_queries, own_keys, shape);
   };
   return conformance::failures_of<Kernel>([](int ranks, auto&& body) { orrery::threads::run(ranks, body); }, world,

@@ -15,6 +15,7 @@
 #include "orrery/attention/plan.hpp"
 #include "orrery/attention/planned_mask.hpp"
 #include "orrery/attention/sizes.hpp"
+#include "orrery/host/plan_memory.hpp"
 #include "orrery/run/executor.hpp"
 
 namespace orrery::detail {
@@ -33,7 +34,8 @@ class attention_backward {
   /// All of a query block, and all of a key block.
   static constexpr std::array operands = attention_sizes::backward_tensors;
 
-  attention_backward(const attention_plan<Mask>& plan, const program& p, kernel_plan<Kernel, Memory>& own)
+  attention_backward(const attention_plan<Mask>& plan, const program& p, kernel_plan<Kernel, Memory>& own,
+                     plan_memory<Memory>& memory)
       : plan_{&plan}, sizes_{plan.template sizes<Kernel>(p.pass)}, kernel_{&own} {
     queries_.reserve(most_blocks_in_tile(p, side::query));
     keys_.reserve(most_blocks_in_tile(p, side::key));
@@ -50,12 +52,12 @@ class attention_backward {
     const std::int64_t queries_rows = plan.batch * plan.query_heads * own_tokens(side::query);
     const std::int64_t keys_rows = plan.batch * key_heads * own_tokens(side::key);
     if (is_whole()) return;
-    own_delta_ = array{queries_rows};
-    if constexpr (!lse_direct) own_lse_ = array{queries_rows};
-    if constexpr (!queries_direct) own_grad_q_ = array{queries_rows * plan.head_dim};
+    own_delta_ = take_array<accumulator>(memory, queries_rows);
+    if constexpr (!lse_direct) own_lse_ = take_array<accumulator>(memory, queries_rows);
+    if constexpr (!queries_direct) own_grad_q_ = take_array<accumulator>(memory, queries_rows * plan.head_dim);
     if (!keys_direct_) {
-      own_grad_k_ = array{keys_rows * plan.head_dim};
-      own_grad_v_ = array{keys_rows * plan.value_dim};
+      own_grad_k_ = take_array<accumulator>(memory, keys_rows * plan.head_dim);
+      own_grad_v_ = take_array<accumulator>(memory, keys_rows * plan.value_dim);
     }
   }
 
@@ -64,12 +66,6 @@ class attention_backward {
   row_view<const log_sum_exp> lse;
   tensor_view<storage> grad_q, grad_k, grad_v;
   output_listener on_final;
-
-  /// Bytes of delta, of a log-sum-exp in the type that the kernel sums in, and of gradients that the plan keeps until
-  /// they are complete: only of delta if the kernel sums in the type that it stores and no two slices share a key head.
-  [[nodiscard]] std::int64_t own_bytes() const noexcept {
-    return own_delta_.bytes() + own_lse_.bytes() + own_grad_q_.bytes() + own_grad_k_.bytes() + own_grad_v_.bytes();
-  }
 
   /// Computes delta, the row sums of grad_out * out.
   void prepare(const context& how) {
@@ -203,8 +199,6 @@ class attention_backward {
   /// Returns true if the kernel writes the gradients itself.
   [[nodiscard]] bool is_whole() const noexcept { return kernel_->is_whole(pass_); }
 
-  using array = plan_array<accumulator, Memory>;
-
   static constexpr bool queries_direct = std::is_same_v<storage, accumulator>;
   /// True if the kernel reads the trainer's log-sum-exp where it is.
   static constexpr bool lse_direct = std::is_same_v<log_sum_exp, accumulator>;
@@ -264,8 +258,8 @@ class attention_backward {
   [[nodiscard]] block_reader reader(const block& b, std::byte* memory) const {
     return {memory, plan_->batch, plan_->heads(b), plan_->tokens(b)};
   }
-  [[nodiscard]] row_view<accumulator> own_rows(const array& rows) const {
-    return batch_head_sequence(rows.data(), plan_->batch, plan_->query_heads, own_tokens(side::query));
+  [[nodiscard]] row_view<accumulator> own_rows(accumulator* rows) const {
+    return batch_head_sequence(rows, plan_->batch, plan_->query_heads, own_tokens(side::query));
   }
   [[nodiscard]] query_operands own_queries(const block& b) const {
     row_view<const accumulator> own_lse;
@@ -301,7 +295,7 @@ class attention_backward {
     if constexpr (queries_direct) {
       return plan_->part_of(grad_q, b);
     } else {
-      return plan_->part_of(batch_head_sequence_dim(own_grad_q_.data(), plan_->batch, plan_->query_heads,
+      return plan_->part_of(batch_head_sequence_dim(own_grad_q_, plan_->batch, plan_->query_heads,
                                                     own_tokens(side::query), plan_->head_dim),
                             b);
     }
@@ -318,10 +312,9 @@ class attention_backward {
       }
     }
     const std::int64_t first = own_key_heads_before_[b.slice];
-    const auto all = [&](const array& sums, std::int64_t dim) {
-      return plan_->part_of(
-          batch_head_sequence_dim(sums.data(), plan_->batch, own_key_heads_, own_tokens(side::key), dim), b, first,
-          plan_->heads(b));
+    const auto all = [&](accumulator* sums, std::int64_t dim) {
+      return plan_->part_of(batch_head_sequence_dim(sums, plan_->batch, own_key_heads_, own_tokens(side::key), dim), b,
+                            first, plan_->heads(b));
     };
     return {all(own_grad_k_, plan_->head_dim), all(own_grad_v_, plan_->value_dim)};
   }
@@ -331,11 +324,13 @@ class attention_backward {
   kernel_plan<Kernel, Memory>* kernel_;
   std::vector<backward_queries<storage, accumulator>> queries_;
   std::vector<backward_keys<storage, accumulator>> keys_;
-  array own_delta_;
-  array own_lse_;
-  array own_grad_q_;
-  array own_grad_k_;
-  array own_grad_v_;
+  // Delta, and what is kept until it is complete in the type that the kernel sums in: the log-sum-exp and gradients.
+  // Null: not needed, as all but delta if that is the type that it stores and no two slices share a key head.
+  accumulator* own_delta_ = nullptr;
+  accumulator* own_lse_ = nullptr;
+  accumulator* own_grad_q_ = nullptr;
+  accumulator* own_grad_k_ = nullptr;
+  accumulator* own_grad_v_ = nullptr;
   list<std::int64_t> own_key_heads_before_;  // of each slice, in own_grad_k_ and own_grad_v_
   std::int64_t own_key_heads_ = 0;
   // In this call:

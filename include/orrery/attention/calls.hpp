@@ -5,19 +5,18 @@
 
 #include <atomic>
 #include <cstdint>
-#include <optional>
+#include <functional>
+#include <memory>
 #include <stdexcept>
 #include <string>
-#include <utility>
 
-#include "orrery/attention/backward.hpp"
-#include "orrery/attention/forward.hpp"
-#include "orrery/attention/kernel_plan.hpp"
 #include "orrery/attention/output_part.hpp"
-#include "orrery/attention/plan.hpp"
+#include "orrery/attention/shape.hpp"
+#include "orrery/attention/sizes.hpp"
 #include "orrery/attention/tile.hpp"
-#include "orrery/run/executor.hpp"
-#include "orrery/schedule/detail/split_by_tensor.hpp"
+#include "orrery/host/plan_memory.hpp"
+#include "orrery/layout/token_positions.hpp"
+#include "orrery/schedule/list.hpp"
 #include "orrery/schedule/program.hpp"
 #include "orrery/tensor/view.hpp"
 
@@ -49,6 +48,16 @@ struct backward_arguments {
 
 namespace orrery::detail {
 
+/// What an operator says of its plan.
+struct plan_description {
+  attention_shape shape;  ///< completed
+  token_positions query_positions;
+  token_positions key_positions;
+  std::function<list<program>(pass)> programs;  ///< writes the finished programs of all ranks
+  std::function<std::string(pass)> note;        ///< says what became of the topology's schedule
+  attention_sizes sizes;
+};
+
 /// The calls of a planned attention operator, whatever its transport and mask.
 template <class Kernel>
 struct attention_calls {
@@ -70,6 +79,8 @@ struct attention_calls {
   virtual void backward(const backward_arguments<Kernel>& views, const output_listener& on_final) = 0;
   virtual void progress() = 0;
   [[nodiscard]] virtual std::int64_t workspace_bytes() const = 0;
+  /// Ends the plan and gives up its buffers. No call may follow.
+  [[nodiscard]] virtual std::unique_ptr<any_plan_memory> release() = 0;
 
   /// Leaves the forward that was begun, if it is not over: the other ranks fail at once.
   void leave_forward() noexcept {
@@ -113,88 +124,6 @@ class exclusive_call {
 
  private:
   std::atomic<bool>* taken_;
-};
-
-/// The same for one transport and mask: compiled once for them, whatever the topology and the layout.
-template <class Kernel, class World, class Mask>
-class planned_attention final : public attention_calls<Kernel> {
- public:
-  using storage = typename Kernel::storage;
-  using log_sum_exp = log_sum_exp_of<storage>;
-  using memory = typename World::memory;
-
-  /// Collective. The programs must be proven (see `verify`) and finished. Without a backward program there is no
-  /// backward to call.
-  planned_attention(World& world, attention_plan<Mask> plan, kernel_plan<Kernel, memory> own, program forward_program,
-                    const std::optional<program>& backward_program, operand_messages how)
-      : plan_{std::move(plan)},
-        kernel_{std::move(own)},
-        forward_{plan_, forward_program, kernel_},
-        backward_{backward_program ? std::optional<backward_work>{std::in_place, plan_, *backward_program, kernel_}
-                                   : std::optional<backward_work>{}},
-        run_forward_{world,
-                     how == operand_messages::per_tensor
-                         ? split_by_tensor(forward_program, decltype(forward_)::operands)
-                         : std::move(forward_program),
-                     forward_} {
-    if (backward_) run_backward_.emplace(world, *backward_program, *backward_);
-  }
-  ~planned_attention() override { this->leave_forward(); }
-
-  void begin_forward(const tensor_view<storage>& out, const row_view<log_sum_exp>& lse) override {
-    forward_.out = out;
-    forward_.lse = lse;
-    run_forward_.begin();
-  }
-  void give_queries(const tensor_view<const storage>& q) override {
-    forward_.q = q;
-    run_forward_.give(0);
-  }
-  void give_keys(const tensor_view<const storage>& k) override {
-    forward_.k = k;
-    run_forward_.give(1);
-  }
-  void give_values(const tensor_view<const storage>& v) override {
-    forward_.v = v;
-    run_forward_.give(2);
-  }
-  void finish_forward(const output_listener& on_final) override {
-    forward_.on_final = on_final;
-    run_forward_.finish();
-  }
-  void abandon_forward() override { run_forward_.abandon(": its forward was begun, but not finished"); }
-
-  void backward(const backward_arguments<Kernel>& views, const output_listener& on_final) override {
-    backward_->q = views.q;
-    backward_->k = views.k;
-    backward_->v = views.v;
-    backward_->out = views.out;
-    backward_->lse = views.lse;
-    backward_->grad_out = views.grad_out;
-    backward_->grad_q = views.grad_q;
-    backward_->grad_k = views.grad_k;
-    backward_->grad_v = views.grad_v;
-    backward_->on_final = on_final;
-    run_backward_->run();
-  }
-
-  void progress() override { run_forward_.progress(); }
-
-  [[nodiscard]] std::int64_t workspace_bytes() const override {
-    const std::int64_t forward = run_forward_.workspace_bytes() + forward_.own_bytes() + kernel_.bytes();
-    return backward_ ? forward + run_backward_->workspace_bytes() + backward_->own_bytes() : forward;
-  }
-
- private:
-  using backward_work = attention_backward<Kernel, Mask, memory>;
-  using backward_executor = executor<World, backward_work>;
-
-  attention_plan<Mask> plan_;
-  kernel_plan<Kernel, memory> kernel_;
-  attention_forward<Kernel, Mask, memory> forward_;
-  std::optional<backward_work> backward_;  // none: forward_only
-  executor<World, attention_forward<Kernel, Mask, memory>> run_forward_;
-  std::optional<backward_executor> run_backward_;
 };
 
 }  // namespace orrery::detail

@@ -16,6 +16,7 @@
 #include "orrery/attention/plan.hpp"
 #include "orrery/attention/planned_mask.hpp"
 #include "orrery/attention/sizes.hpp"
+#include "orrery/host/plan_memory.hpp"
 #include "orrery/run/executor.hpp"
 
 namespace orrery::detail {
@@ -33,15 +34,16 @@ class attention_forward {
   /// Q, K and V.
   static constexpr std::array operands = attention_sizes::forward_tensors;
 
-  attention_forward(const attention_plan<Mask>& plan, const program& p, kernel_plan<Kernel, Memory>& own)
+  attention_forward(const attention_plan<Mask>& plan, const program& p, kernel_plan<Kernel, Memory>& own,
+                    plan_memory<Memory>& memory)
       : plan_{&plan}, sizes_{plan.template sizes<Kernel>(pass::forward)}, kernel_{&own} {
     chunks_under_way_ = list<int>(plan.slices.size());
     queries_.reserve(most_blocks_in_tile(p, side::query));
     keys_.reserve(most_blocks_in_tile(p, side::key));
     if (own.is_whole(pass::forward)) return;
     if constexpr (!direct) {
-      own_out_ = array{plan.batch * plan.query_heads * own_tokens() * plan.value_dim};
-      own_lse_ = array{plan.batch * plan.query_heads * own_tokens()};
+      own_out_ = take_array<accumulator>(memory, plan.batch * plan.query_heads * own_tokens() * plan.value_dim);
+      own_lse_ = take_array<accumulator>(memory, plan.batch * plan.query_heads * own_tokens());
     }
   }
 
@@ -50,9 +52,6 @@ class attention_forward {
   tensor_view<storage> out;
   row_view<log_sum_exp> lse;
   output_listener on_final;
-
-  /// Bytes of results that the plan keeps until they are complete: none if the kernel sums in the type that it stores.
-  [[nodiscard]] std::int64_t own_bytes() const noexcept { return own_out_.bytes() + own_lse_.bytes(); }
 
   void prepare(const context&) {
     kernel_->begin();
@@ -143,8 +142,6 @@ class attention_forward {
   }
 
  private:
-  using array = plan_array<accumulator, Memory>;
-
   /// True if the kernel accumulates in the trainer's own types. Then it does so in the trainer's memory.
   static constexpr bool direct = std::is_same_v<storage, accumulator> && std::is_same_v<log_sum_exp, accumulator>;
 
@@ -167,10 +164,10 @@ class attention_forward {
     if constexpr (direct) {
       return {plan_->part_of(out, b), plan_->part_of(lse, b)};
     } else {
-      return {plan_->part_of(batch_head_sequence_dim(own_out_.data(), plan_->batch, plan_->query_heads, own_tokens(),
-                                                     plan_->value_dim),
-                             b),
-              plan_->part_of(batch_head_sequence(own_lse_.data(), plan_->batch, plan_->query_heads, own_tokens()), b)};
+      return {
+          plan_->part_of(
+              batch_head_sequence_dim(own_out_, plan_->batch, plan_->query_heads, own_tokens(), plan_->value_dim), b),
+          plan_->part_of(batch_head_sequence(own_lse_, plan_->batch, plan_->query_heads, own_tokens()), b)};
     }
   }
 
@@ -180,8 +177,9 @@ class attention_forward {
   std::vector<forward_queries<storage, accumulator>> queries_;
   std::vector<forward_keys<storage>> keys_;
   list<int> chunks_under_way_;  // of the own queries in each slice, in this call
-  array own_out_;
-  array own_lse_;
+  // The results, until they are complete; null if the kernel sums in the type that it stores.
+  accumulator* own_out_ = nullptr;
+  accumulator* own_lse_ = nullptr;
 };
 
 }  // namespace orrery::detail

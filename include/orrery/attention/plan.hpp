@@ -10,7 +10,7 @@
 #include "orrery/attention/shape.hpp"
 #include "orrery/attention/sizes.hpp"
 #include "orrery/attention/tile.hpp"
-#include "orrery/host/memory.hpp"
+#include "orrery/host/plan_memory.hpp"
 #include "orrery/layout/layout.hpp"
 #include "orrery/layout/token_positions.hpp"
 #include "orrery/schedule/block.hpp"
@@ -155,21 +155,12 @@ class block_reader {
   std::int64_t tokens_;
 };
 
-/// A plan's own array, in memory of the transport's kind.
+/// Takes a plan's own array of `count` elements.
 template <class T, class Memory>
-class plan_array {
- public:
-  plan_array() = default;
-  explicit plan_array(std::int64_t count)
-      : bytes_{count * static_cast<std::int64_t>(sizeof(T))},
-        memory_{memory_for<Memory>("delta and the results under way of a plan", bytes_)} {}
-  [[nodiscard]] T* data() const noexcept { return reinterpret_cast<T*>(memory_.data()); }
-  [[nodiscard]] std::int64_t bytes() const noexcept { return bytes_; }
-
- private:
-  std::int64_t bytes_ = 0;
-  Memory memory_;
-};
+[[nodiscard]] T* take_array(plan_memory<Memory>& memory, std::int64_t count) {
+  return reinterpret_cast<T*>(
+      memory.take("delta and the results under way of a plan", count * static_cast<std::int64_t>(sizeof(T))));
+}
 
 // An operand is only read; its address comes without const because a received block is written by the transport.
 [[nodiscard]] inline std::byte* writable(const std::byte* memory) noexcept { return const_cast<std::byte*>(memory); }

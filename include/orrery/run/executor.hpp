@@ -12,7 +12,7 @@
 #include <utility>
 #include <vector>
 
-#include "orrery/host/memory.hpp"
+#include "orrery/host/plan_memory.hpp"
 #include "orrery/run/executor_plan.hpp"
 #include "orrery/transport/transport.hpp"
 
@@ -74,23 +74,16 @@ concept interaction = requires(Interaction& work, const Context& context, int te
 /// message.
 template <class World, class Interaction>
 class executor {
+  using plan_memory = detail::plan_memory<typename World::memory>;
+
  public:
   /// Collective. The program must be proven (see `verify`), and its slots allocated. Throws `std::invalid_argument` if
   /// it adds nothing to a result of this rank and the interaction has no `clear`.
-  executor(World& world, const schedule::program& p, Interaction& work)
-      : work_{&work},
-        plan_{give_up_on_throw(world,
-                               [&] {
-                                 return detail::executor_plan{p, detail::block_sizes{work}};
-                               })},
-        workspace_{give_up_on_throw(world,
-                                    [&] {
-                                      return detail::memory_for<typename World::memory>(
-                                          "the slots and packed operands of a plan", plan_.workspace_bytes());
-                                    })},
-        channel_{give_up_on_throw(world, [&] { return world.open(p, placed(p)); })} {
-    static_assert(transport<World>, "orrery: the executor's first argument is not a transport; see orrery::transport");
-  }
+  executor(World& world, const schedule::program& p, Interaction& work) : executor{world, p, work, nullptr} {}
+
+  /// The same. Takes the slots and packed operands from `memory`, which must outlive the executor.
+  executor(World& world, const schedule::program& p, Interaction& work, plan_memory& memory)
+      : executor{world, p, work, &memory} {}
 
   /// Runs a call.
   void run() {
@@ -162,6 +155,21 @@ class executor {
   static constexpr bool can_clear =
       detail::clearing<Interaction, decltype(std::declval<detail::channel_of<World>&>().context())>;
 
+  executor(World& world, const schedule::program& p, Interaction& work, plan_memory* shared)
+      : work_{&work},
+        plan_{give_up_on_throw(world,
+                               [&] {
+                                 return detail::executor_plan{p, detail::block_sizes{work}};
+                               })},
+        workspace_{give_up_on_throw(world,
+                                    [&] {
+                                      return (shared == nullptr ? own_memory_ : *shared)
+                                          .take("the slots and packed operands of a plan", plan_.workspace_bytes());
+                                    })},
+        channel_{give_up_on_throw(world, [&] { return world.open(p, placed(p)); })} {
+    static_assert(transport<World>, "orrery: the executor's first argument is not a transport; see orrery::transport");
+  }
+
   void require_clear() const {
     if (can_clear || plan_.untouched.empty()) return;
     const schedule::block& result = plan_.untouched[0];
@@ -185,7 +193,7 @@ class executor {
 
   /// Places the plan in the workspace, and returns its pieces.
   const std::vector<exchange_pieces>& placed(const schedule::program& p) {
-    plan_.place(p, detail::block_sizes{*work_}, workspace_.data());
+    plan_.place(p, detail::block_sizes{*work_}, workspace_);
     require_clear();
     return plan_.pieces;
   }
@@ -224,7 +232,8 @@ class executor {
   Interaction* work_;
   detail::executor_plan plan_;
   const detail::executor_plan::planned_step* now_ = nullptr;
-  typename World::memory workspace_;
+  plan_memory own_memory_;  // none taken: the workspace is in memory of the caller
+  std::byte* workspace_;
   detail::channel_of<World> channel_;
 };
 

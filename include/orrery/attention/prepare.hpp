@@ -5,9 +5,7 @@
 
 #include <cstdint>
 #include <exception>
-#include <functional>
 #include <limits>
-#include <memory>
 #include <new>
 #include <optional>
 #include <string>
@@ -27,7 +25,6 @@
 #include "orrery/layout/detail/check_shards.hpp"
 #include "orrery/layout/detail/layout_source.hpp"
 #include "orrery/layout/layout.hpp"
-#include "orrery/layout/token_positions.hpp"
 #include "orrery/mask/mask_error.hpp"
 #include "orrery/schedule/relation.hpp"
 #include "orrery/topology/any_topology.hpp"
@@ -35,18 +32,6 @@
 #include "orrery/verify/detail/specialize.hpp"
 
 namespace orrery::detail {
-
-/// What an operator of attention is made of.
-template <class Kernel>
-struct constructed_attention {
-  attention_shape shape;  ///< completed
-  token_positions query_positions;
-  token_positions key_positions;
-  std::function<list<program>(pass)> programs;  ///< writes the finished programs of all ranks
-  std::function<std::string(pass)> note;        ///< says what became of the topology's schedule
-  attention_sizes sizes;
-  std::unique_ptr<attention_calls<Kernel>> calls;
-};
 
 /// The schedules of an operator.
 struct attention_schedules {
@@ -156,13 +141,35 @@ template <class Kernel, class Memory, class Mask>
   return message.compare(0, prefix.size(), prefix) == 0 ? message.substr(prefix.size()) : message;
 }
 
-/// Collective: checks the arguments, proves the schedule, lets the kernel plan, compares all of this between the ranks,
-/// and takes the memory. Throws as the constructor of `attention` does. Compiled once for each kernel, transport and
-/// mask, whatever the topology and the layout.
+/// What the calls of an operator need, for one transport and mask: checked, proven and agreed on, without memory.
 template <class Kernel, class World, class Mask>
-[[nodiscard]] constructed_attention<Kernel> construct_attention(World& world, const attention_shape& shape,
-                                                                const Mask& mask, const layout_source& layout,
-                                                                const any_topology& topology) {
+struct prepared_attention {
+  using memory = typename World::memory;
+
+  attention_shape shape;  ///< completed
+  attention_plan<planned_mask<Mask, memory>> plan;
+  kernel_plan<Kernel, memory> kernel;
+  program forward;
+  std::optional<program> backward;  ///< unless forward_only
+  attention_schedules schedules;
+
+  [[nodiscard]] plan_description description() const {
+    return {shape,
+            plan.own_positions(side::query),
+            plan.own_positions(side::key),
+            [of = schedules](pass p) { return of.of(p).of_all(); },
+            [of = schedules](pass p) { return of.of(p).note(); },
+            plan.template sizes<Kernel>(pass::forward)};
+  }
+};
+
+/// Collective: checks the arguments, proves the schedule, lets the kernel plan, and compares all of this between the
+/// ranks. Throws as the constructor of `attention` does.
+/// Compiled once for each kernel, transport and mask, whatever the topology and the layout.
+template <class Kernel, class World, class Mask>
+[[nodiscard]] prepared_attention<Kernel, World, Mask> prepare_attention(World& world, const attention_shape& shape,
+                                                                        const Mask& mask, const layout_source& layout,
+                                                                        const any_topology& topology) {
   using memory = typename World::memory;
   static_assert(!has_planned<Kernel> || planned_kernel<Kernel, memory>,
                 "orrery: Kernel::planned<Memory> needs take_memory(), begin() and bytes(); see "
@@ -179,25 +186,15 @@ template <class Kernel, class World, class Mask>
   if (!error.empty()) require_agreement(world, request.fields(error));  // throws: here, and on the other ranks below
   request.shards = digest_of(shards.queries, digest_of(shards.keys));
   using mask_of_plan = planned_mask<Mask, memory>;
-  attention_plan<mask_of_plan> plan{request.shape, world.rank(), mask_of_plan(mask), request.slices};
-  plan.deal(shards.chunks, std::move(shards.queries), std::move(shards.keys));
-  program forward = schedules.forward.of_rank(world.rank());
-  std::optional<program> backward;
-  if (!request.shape.forward_only) backward = schedules.backward.of_rank(world.rank());
-  kernel_plan<Kernel, memory> own;
+  prepared_attention<Kernel, World, Mask> made{
+      request.shape, {request.shape, world.rank(), mask_of_plan(mask), request.slices}, {}, {}, {}, schedules};
+  made.plan.deal(shards.chunks, std::move(shards.queries), std::move(shards.keys));
+  made.forward = schedules.forward.of_rank(world.rank());
+  if (!request.shape.forward_only) made.backward = schedules.backward.of_rank(world.rank());
   if constexpr (planned_kernel<Kernel, memory> || device_checked_kernel<Kernel>) {
-    error = kernel_error(own, plan, forward, backward);
+    error = kernel_error(made.kernel, made.plan, made.forward, made.backward);
   }
   require_agreement(world, request.fields(error));
-  constructed_attention<Kernel> made{request.shape,
-                                     plan.own_positions(side::query),
-                                     plan.own_positions(side::key),
-                                     [schedules](pass p) { return schedules.of(p).of_all(); },
-                                     [schedules](pass p) { return schedules.of(p).note(); },
-                                     plan.template sizes<Kernel>(pass::forward),
-                                     nullptr};
-  made.calls = std::make_unique<planned_attention<Kernel, World, mask_of_plan>>(
-      world, std::move(plan), std::move(own), std::move(forward), std::move(backward), request.shape.operand_messages);
   return made;
 }
 

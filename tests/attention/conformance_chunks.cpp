@@ -9,11 +9,13 @@
 #include <vector>
 
 #include "orrery/kernel/reference.hpp"
+#include "orrery/layout/dispatched.hpp"
 #include "orrery/layout/per_document.hpp"
 #include "orrery/mask/documents.hpp"
 #include "orrery/mask/window.hpp"
 #include "orrery/topology/detail/refined.hpp"
 #include "orrery/transport/counted.hpp"
+#include "orrery/tune/balanced.hpp"
 
 #include "attention/matrix.hpp"
 
@@ -109,6 +111,21 @@ TEST_CASE("a layout that gives no whole shards is run in its chunks, with any to
     check_policies<orrery::flash<double>>(my_ring{}, world, grouped, orrery::full{}, uneven{}, seed);
     if (world % 2 == 0)
       check_policies<orrery::flash<double>>(orrery::usp<2>{}, world, grouped, orrery::causal{}, uneven{}, seed);
+  }
+}
+
+TEST_CASE("pieces that are dealt out for a mask") {
+  std::uint64_t seed = 360;
+  for (const int world : {1, 2, 3, 5, 8}) {
+    for (const orrery::dispatched& layout :
+         {orrery::balanced(orrery::causal{}, world, {.length = grouped.length, .chunks = 3}),
+          orrery::balanced(orrery::causal{} & orrery::window{.left = 9}, world,
+                           {.length = grouped.length, .chunks = 4})}) {
+      check_policies<orrery::flash<double>>(orrery::ring{}, world, grouped, orrery::causal{}, layout, seed);
+      check_policies<orrery::flash<double>>(my_ring{}, world, grouped, orrery::full{}, layout, seed);
+      if (world % 2 == 0)
+        check_policies<orrery::flash<double>>(orrery::usp<2>{}, world, grouped, orrery::causal{}, layout, seed);
+    }
   }
 }
 

@@ -12,6 +12,7 @@
 #include <type_traits>
 #include <utility>
 
+#include "orrery/detail/number_digest.hpp"
 #include "orrery/layout/layout.hpp"
 #include "orrery/layout/segment.hpp"
 #include "orrery/schedule/list.hpp"
@@ -112,15 +113,8 @@ class per_document {
 
   /// "per_document<zigzag>(2 documents, 3e12ab...)".
   [[nodiscard]] std::string name() const {
-    std::uint64_t digest = 0xcbf29ce484222325U;  // FNV-1a
-    for (const std::int64_t begin : begins_) {
-      for (int byte = 0; byte < 8; ++byte)
-        digest = (digest ^ (static_cast<std::uint64_t>(begin) >> (8 * byte) & 0xffU)) * 0x100000001b3U;
-    }
-    std::string digits;
-    for (int i = 60; i >= 0; i -= 4) digits += "0123456789abcdef"[digest >> i & 15U];
     return "per_document<" + each_.name() + ">(" + std::to_string(documents()) +
-           (documents() == 1 ? " document, " : " documents, ") + digits + ")";
+           (documents() == 1 ? " document, " : " documents, ") + detail::digest_text(begins_) + ")";
   }
 
   constexpr bool operator==(const per_document& other) const

@@ -9,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include "orrery/detail/number_digest.hpp"
 #include "orrery/layout/segment.hpp"
 #include "orrery/schedule/list.hpp"
 
@@ -252,21 +253,17 @@ class shard_check {
   return found;
 }
 
-/// A number by which ranks can tell whether they have the same shards (FNV-1a).
+/// A number by which ranks can tell whether they have the same shards. Continues from `begun`.
 [[nodiscard]] inline std::uint64_t digest_of(const schedule::list<segments>& shards,
-                                             std::uint64_t digest = 0xcbf29ce484222325U) noexcept {
-  const auto add = [&](std::int64_t number) {
-    for (int byte = 0; byte < 8; ++byte) {
-      digest = (digest ^ (static_cast<std::uint64_t>(number) >> (8 * byte) & 0xffU)) * 0x100000001b3U;
-    }
-  };
+                                             std::uint64_t begun = number_digest{}.value()) noexcept {
+  number_digest digest{begun};
   for (const segments& shard : shards) {
-    add(shard.size());
+    digest.add(shard.size());
     for (const segment& piece : shard) {
-      for (const std::int64_t number : {piece.begin, piece.count, piece.run, piece.stride}) add(number);
+      for (const std::int64_t number : {piece.begin, piece.count, piece.run, piece.stride}) digest.add(number);
     }
   }
-  return digest;
+  return digest.value();
 }
 
 }  // namespace orrery::detail

@@ -4,11 +4,13 @@
 #include "orrery/config.hpp"
 
 #include <concepts>
+#include <cstddef>
 #include <cstdint>
+#include <span>
 #include <string>
 #include <type_traits>
 
-#include "orrery/mask/detail/digest.hpp"
+#include "orrery/detail/number_digest.hpp"
 #include "orrery/mask/full.hpp"
 #include "orrery/mask/intersection.hpp"
 #include "orrery/mask/mask.hpp"
@@ -128,7 +130,8 @@ class document_mask {
   [[nodiscard]] std::string name() const {
     std::string text = "documents<" + std::to_string(count_) + " of " + std::to_string(queries());
     text += apart_ ? " queries and " + std::to_string(keys()) + " keys" : " tokens";
-    text += ", digest " + digest_of(query_begins(), table_size()) + (top_left_ ? ", top left>" : ">");
+    text += ", digest " + digest_text(std::span{query_begins(), static_cast<std::size_t>(table_size())}) +
+            (top_left_ ? ", top left>" : ">");
     if constexpr (!std::same_as<Inner, full>) text += " & " + std::string{inner_.name()};
     return text;
   }

@@ -3,10 +3,12 @@
 
 #include "orrery/config.hpp"
 
+#include <cstddef>
 #include <cstdint>
+#include <span>
 #include <string>
 
-#include "orrery/mask/detail/digest.hpp"
+#include "orrery/detail/number_digest.hpp"
 #include "orrery/mask/mask.hpp"
 
 namespace orrery::detail {
@@ -69,7 +71,8 @@ class interval_mask {
   }
 
   [[nodiscard]] std::string name() const {
-    return "intervals<" + std::to_string(keys_) + " keys, digest " + digest_of(&table_[0], table_size()) + ">";
+    return "intervals<" + std::to_string(keys_) + " keys, digest " +
+           digest_text(std::span{&table_[0], static_cast<std::size_t>(table_size())}) + ">";
   }
 
   [[nodiscard]] std::string wrong_lengths(std::int64_t query_length, std::int64_t key_length) const {

@@ -15,8 +15,13 @@
 #include "orrery/attention/plan.hpp"
 #include "orrery/attention/planned_mask.hpp"
 #include "orrery/attention/sizes.hpp"
+#include "orrery/attention/tile.hpp"
 #include "orrery/host/plan_memory.hpp"
-#include "orrery/run/executor.hpp"
+#include "orrery/run/executor_plan.hpp"
+#include "orrery/schedule/block.hpp"
+#include "orrery/schedule/list.hpp"
+#include "orrery/schedule/program.hpp"
+#include "orrery/tensor/view.hpp"
 
 namespace orrery::detail {
 

@@ -10,7 +10,6 @@
 
 #include "orrery/attention/tile.hpp"
 #include "orrery/mask/full.hpp"
-#include "orrery/mask/mask.hpp"
 #include "orrery/tensor/view.hpp"
 
 namespace orrery::detail {

@@ -7,14 +7,12 @@
 #include <cstdint>
 #include <memory>
 #include <span>
-#include <type_traits>
 #include <vector>
 
 #include "orrery/attention/plan.hpp"
 #include "orrery/attention/planned_kernel.hpp"
 #include "orrery/attention/tile.hpp"
 #include "orrery/mask/full.hpp"
-#include "orrery/mask/mask.hpp"
 #include "orrery/schedule/block.hpp"
 #include "orrery/schedule/program.hpp"
 #include "orrery/tensor/view.hpp"

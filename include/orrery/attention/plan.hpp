@@ -11,11 +11,12 @@
 #include "orrery/attention/sizes.hpp"
 #include "orrery/attention/tile.hpp"
 #include "orrery/host/plan_memory.hpp"
-#include "orrery/layout/layout.hpp"
+#include "orrery/layout/segment.hpp"
 #include "orrery/layout/token_positions.hpp"
 #include "orrery/schedule/block.hpp"
 #include "orrery/schedule/list.hpp"
 #include "orrery/schedule/program.hpp"
+#include "orrery/tensor/view.hpp"
 
 namespace orrery::detail {
 

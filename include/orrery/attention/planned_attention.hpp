@@ -16,10 +16,11 @@
 #include "orrery/attention/plan.hpp"
 #include "orrery/attention/planned_mask.hpp"
 #include "orrery/attention/prepare.hpp"
+#include "orrery/attention/tile.hpp"
 #include "orrery/host/plan_memory.hpp"
 #include "orrery/run/executor.hpp"
+#include "orrery/schedule/block.hpp"
 #include "orrery/schedule/detail/split_by_tensor.hpp"
-#include "orrery/schedule/program.hpp"
 #include "orrery/tensor/view.hpp"
 
 namespace orrery::detail {

@@ -3,6 +3,7 @@
 
 #include "orrery/config.hpp"
 
+#include <cstddef>
 #include <cstdint>
 #include <memory>
 #include <type_traits>

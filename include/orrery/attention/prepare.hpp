@@ -6,7 +6,6 @@
 #include <cstdint>
 #include <exception>
 #include <limits>
-#include <new>
 #include <optional>
 #include <string>
 #include <type_traits>
@@ -20,14 +19,18 @@
 #include "orrery/attention/planned_mask.hpp"
 #include "orrery/attention/relation_of.hpp"
 #include "orrery/attention/shape.hpp"
-#include "orrery/attention/sizes.hpp"
 #include "orrery/host/context.hpp"
 #include "orrery/layout/detail/check_shards.hpp"
 #include "orrery/layout/detail/layout_source.hpp"
-#include "orrery/layout/layout.hpp"
+#include "orrery/layout/segment.hpp"
+#include "orrery/mask/mask.hpp"
 #include "orrery/mask/mask_error.hpp"
+#include "orrery/schedule/block.hpp"
+#include "orrery/schedule/list.hpp"
+#include "orrery/schedule/program.hpp"
 #include "orrery/schedule/relation.hpp"
 #include "orrery/topology/any_topology.hpp"
+#include "orrery/topology/topology.hpp"
 #include "orrery/transport/transport.hpp"
 #include "orrery/verify/detail/specialize.hpp"
 

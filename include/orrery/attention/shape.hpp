@@ -3,7 +3,6 @@
 
 #include "orrery/config.hpp"
 
-#include <cstddef>
 #include <cstdint>
 #include <cstdio>
 #include <optional>

@@ -13,6 +13,7 @@
 #include "orrery/attention/shape.hpp"
 #include "orrery/layout/detail/layout_source.hpp"
 #include "orrery/layout/layout.hpp"
+#include "orrery/layout/segment.hpp"
 #include "orrery/schedule/block.hpp"
 #include "orrery/schedule/list.hpp"
 

@@ -5,8 +5,6 @@
 
 #include <cstdint>
 
-#include "orrery/tensor/view.hpp"
-
 namespace orrery::detail {
 
 /// The bytes of a view: a run of `run` bytes at `begin` + i * stride[0] + j * stride[1] + k * stride[2], for 0 <= i <=

@@ -91,9 +91,7 @@ class dispatched {
   constexpr bool operator==(const dispatched&) const = default;
 
  private:
-  [[noreturn]] static void refuse(const std::string& why) {
-    throw std::invalid_argument{"orrery: dispatched: " + why};
-  }
+  [[noreturn]] static void refuse(const std::string& why) { throw std::invalid_argument{"orrery: dispatched: " + why}; }
 
   int world_;
   int chunks_ = 1;

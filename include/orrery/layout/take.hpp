@@ -9,6 +9,7 @@
 #include <string>
 #include <type_traits>
 
+#include "orrery/layout/segment.hpp"
 #include "orrery/layout/token_positions.hpp"
 #include "orrery/tensor/view.hpp"
 

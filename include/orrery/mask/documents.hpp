@@ -12,7 +12,6 @@
 #include "orrery/mask/detail/document_mask.hpp"
 #include "orrery/mask/detail/ranges.hpp"
 #include "orrery/mask/full.hpp"
-#include "orrery/mask/mask.hpp"
 #include "orrery/schedule/list.hpp"
 
 namespace orrery {

@@ -3,17 +3,14 @@
 
 #include "orrery/config.hpp"
 
-#include <concepts>
 #include <cstdint>
 #include <ranges>
 #include <stdexcept>
 #include <string>
-#include <type_traits>
 #include <utility>
 
 #include "orrery/mask/detail/interval_mask.hpp"
 #include "orrery/mask/detail/ranges.hpp"
-#include "orrery/mask/mask.hpp"
 #include "orrery/schedule/list.hpp"
 
 namespace orrery {

@@ -3,6 +3,7 @@
 
 #include "orrery/config.hpp"
 
+#include <concepts>
 #include <cstddef>
 #include <cstdint>
 #include <exception>
@@ -14,6 +15,8 @@
 
 #include "orrery/host/plan_memory.hpp"
 #include "orrery/run/executor_plan.hpp"
+#include "orrery/schedule/block.hpp"
+#include "orrery/schedule/program.hpp"
 #include "orrery/transport/transport.hpp"
 
 namespace orrery::detail {

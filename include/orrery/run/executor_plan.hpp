@@ -9,8 +9,10 @@
 #include <vector>
 
 #include "orrery/detail/function_ref.hpp"
+#include "orrery/schedule/block.hpp"
 #include "orrery/schedule/detail/slot_state.hpp"
 #include "orrery/schedule/list.hpp"
+#include "orrery/schedule/program.hpp"
 #include "orrery/schedule/walk.hpp"
 #include "orrery/transport/transport.hpp"
 

@@ -3,6 +3,10 @@
 
 #include "orrery/config.hpp"
 
+#include <cstdint>
+
+#include "orrery/schedule/block.hpp"
+#include "orrery/schedule/list.hpp"
 #include "orrery/schedule/program.hpp"
 
 namespace orrery::schedule {

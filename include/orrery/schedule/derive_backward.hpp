@@ -5,10 +5,12 @@
 
 #include <cstdint>
 
+#include "orrery/schedule/block.hpp"
 #include "orrery/schedule/builder.hpp"
 #include "orrery/schedule/detail/lockstep.hpp"
 #include "orrery/schedule/detail/return_routes.hpp"
 #include "orrery/schedule/detail/symmetry.hpp"
+#include "orrery/schedule/list.hpp"
 #include "orrery/schedule/program.hpp"
 
 namespace orrery::schedule {

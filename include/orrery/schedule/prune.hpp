@@ -3,6 +3,7 @@
 
 #include "orrery/config.hpp"
 
+#include "orrery/schedule/block.hpp"
 #include "orrery/schedule/builder.hpp"
 #include "orrery/schedule/detail/block_flow.hpp"
 #include "orrery/schedule/list.hpp"

@@ -8,6 +8,8 @@
 #include <stdexcept>
 #include <string>
 
+#include "orrery/schedule/block.hpp"
+#include "orrery/schedule/list.hpp"
 #include "orrery/schedule/program.hpp"
 
 namespace orrery::schedule {

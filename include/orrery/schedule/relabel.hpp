@@ -3,6 +3,8 @@
 
 #include "orrery/config.hpp"
 
+#include "orrery/schedule/block.hpp"
+#include "orrery/schedule/list.hpp"
 #include "orrery/schedule/program.hpp"
 
 namespace orrery::schedule {

@@ -5,6 +5,11 @@
 
 #include <string>
 
+#include "orrery/schedule/block.hpp"
+#include "orrery/schedule/builder.hpp"
+#include "orrery/schedule/list.hpp"
+#include "orrery/schedule/program.hpp"
+#include "orrery/topology/detail/refusing_part.hpp"
 #include "orrery/topology/ring.hpp"
 #include "orrery/topology/topology.hpp"
 

@@ -8,6 +8,10 @@
 #include <stdexcept>
 #include <string>
 
+#include "orrery/schedule/block.hpp"
+#include "orrery/schedule/list.hpp"
+#include "orrery/schedule/program.hpp"
+#include "orrery/topology/detail/refusing_part.hpp"
 #include "orrery/topology/placed.hpp"
 #include "orrery/topology/topology.hpp"
 

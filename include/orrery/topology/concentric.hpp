@@ -5,7 +5,9 @@
 
 #include <string>
 
+#include "orrery/schedule/block.hpp"
 #include "orrery/schedule/builder.hpp"
+#include "orrery/schedule/program.hpp"
 
 namespace orrery::detail {
 

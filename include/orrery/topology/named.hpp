@@ -3,11 +3,14 @@
 
 #include "orrery/config.hpp"
 
+#include <cstddef>
 #include <cstdint>
 #include <string>
 #include <string_view>
 
+#include "orrery/schedule/block.hpp"
 #include "orrery/schedule/detail/names.hpp"
+#include "orrery/schedule/program.hpp"
 #include "orrery/topology/all_gather.hpp"
 #include "orrery/topology/all_to_all.hpp"
 #include "orrery/topology/any_topology.hpp"

@@ -7,9 +7,12 @@
 #include <stdexcept>
 #include <string>
 
+#include "orrery/schedule/block.hpp"
+#include "orrery/schedule/detail/counted.hpp"
 #include "orrery/schedule/list.hpp"
 #include "orrery/schedule/program.hpp"
 #include "orrery/schedule/relabel.hpp"
+#include "orrery/topology/detail/refusing_part.hpp"
 #include "orrery/topology/topology.hpp"
 
 namespace orrery {

@@ -9,6 +9,7 @@
 #include <utility>
 
 #include "orrery/schedule/assignment.hpp"
+#include "orrery/schedule/block.hpp"
 #include "orrery/schedule/derive_backward.hpp"
 #include "orrery/schedule/detail/schedule_digest.hpp"
 #include "orrery/schedule/list.hpp"

@@ -5,6 +5,8 @@
 
 #include <string>
 
+#include "orrery/schedule/block.hpp"
+#include "orrery/schedule/program.hpp"
 #include "orrery/topology/concentric.hpp"
 
 namespace orrery {

@@ -8,9 +8,11 @@
 #include <string>
 #include <type_traits>
 
+#include "orrery/schedule/block.hpp"
 #include "orrery/schedule/derive_backward.hpp"
 #include "orrery/schedule/detail/counted.hpp"
 #include "orrery/schedule/detail/slot_allocation.hpp"
+#include "orrery/schedule/list.hpp"
 #include "orrery/schedule/program.hpp"
 #include "orrery/topology/detail/refusing_part.hpp"
 

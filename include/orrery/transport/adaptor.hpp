@@ -8,6 +8,7 @@
 #include <utility>
 #include <vector>
 
+#include "orrery/schedule/program.hpp"
 #include "orrery/transport/detail/collective_signature.hpp"
 #include "orrery/transport/transport.hpp"
 

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "orrery/schedule/list.hpp"
+#include "orrery/schedule/program.hpp"
 #include "orrery/transport/adaptor.hpp"
 #include "orrery/transport/transport.hpp"
 

@@ -4,6 +4,7 @@
 #include "orrery/config.hpp"
 
 #include <chrono>
+#include <cstddef>
 #include <cstdint>
 #include <functional>
 #include <memory>
@@ -13,8 +14,11 @@
 #include <utility>
 #include <vector>
 
+#include "orrery/schedule/program.hpp"
 #include "orrery/transport/adaptor.hpp"
+#include "orrery/transport/detail/collective_signature.hpp"
 #include "orrery/transport/detail/deadline.hpp"
+#include "orrery/transport/detail/describe.hpp"
 #include "orrery/transport/transport.hpp"
 
 namespace orrery::faults {

@@ -16,10 +16,12 @@
 
 #include <mpi.h>
 
+#include "orrery/schedule/program.hpp"
 #include "orrery/transport/detail/collective_signature.hpp"
 #include "orrery/transport/mpi/channel.hpp"
 #include "orrery/transport/mpi/communicator.hpp"
 #include "orrery/transport/mpi/memory.hpp"
+#include "orrery/transport/mpi_options.hpp"
 #include "orrery/transport/transport.hpp"
 
 /// Ranks that are processes of an MPI job.

@@ -7,7 +7,6 @@
 #include <cstdint>
 #include <cstring>
 #include <exception>
-#include <memory>
 #include <mutex>
 #include <new>
 #include <span>
@@ -22,6 +21,8 @@
 #include "orrery/host/memory.hpp"
 #include "orrery/host/thread_team.hpp"
 #include "orrery/host/time_slice.hpp"
+#include "orrery/schedule/program.hpp"
+#include "orrery/transport/detail/collective_signature.hpp"
 #include "orrery/transport/threads/channel.hpp"
 #include "orrery/transport/threads/shared_world.hpp"
 #include "orrery/transport/transport.hpp"

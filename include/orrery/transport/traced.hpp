@@ -20,7 +20,9 @@
 
 #include "orrery/detail/initializer_text.hpp"
 #include "orrery/draw/timeline.hpp"
+#include "orrery/schedule/program.hpp"
 #include "orrery/transport/adaptor.hpp"
+#include "orrery/transport/detail/collective_signature.hpp"
 #include "orrery/transport/detail/describe.hpp"
 #include "orrery/transport/detail/peer_text.hpp"
 #include "orrery/transport/transport.hpp"

@@ -16,7 +16,6 @@
 #include "orrery/schedule/list.hpp"
 #include "orrery/schedule/program.hpp"
 #include "orrery/transport/detail/collective_signature.hpp"
-#include "orrery/transport/detail/describe.hpp"
 
 namespace orrery {
 

@@ -11,13 +11,13 @@
 #include <queue>
 #include <stdexcept>
 #include <string>
-#include <tuple>
 #include <utility>
 #include <vector>
 
 #include "orrery/layout/detail/layout_source.hpp"
 #include "orrery/layout/dispatched.hpp"
 #include "orrery/layout/layout.hpp"
+#include "orrery/layout/segment.hpp"
 #include "orrery/mask/mask.hpp"
 #include "orrery/schedule/block.hpp"
 #include "orrery/schedule/list.hpp"

@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "orrery/schedule/block.hpp"
 #include "orrery/schedule/derive_backward.hpp"
 #include "orrery/schedule/list.hpp"
 #include "orrery/schedule/program.hpp"

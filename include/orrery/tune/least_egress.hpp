@@ -6,8 +6,8 @@
 #include <string>
 
 #include "orrery/predict/traffic.hpp"
+#include "orrery/schedule/block.hpp"
 #include "orrery/schedule/list.hpp"
-#include "orrery/schedule/program.hpp"
 #include "orrery/topology/topology.hpp"
 #include "orrery/tune/detail/egress_search.hpp"
 

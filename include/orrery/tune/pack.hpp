@@ -5,12 +5,9 @@
 
 #include <cstdint>
 #include <span>
-#include <string>
-#include <utility>
-#include <vector>
 
 #include "orrery/schedule/assignment.hpp"
-#include "orrery/topology/precomputed.hpp"
+#include "orrery/topology/precomputed.hpp"  // IWYU pragma: export
 #include "orrery/tune/detail/document_work.hpp"
 #include "orrery/tune/detail/work_balance.hpp"
 

@@ -250,4 +250,4 @@ inline std::string verdict::message() const {
 
 }  // namespace orrery
 
-#include "orrery/verify/detail/invalid_schedule.hpp"
+#include "orrery/verify/detail/invalid_schedule.hpp"  // IWYU pragma: keep

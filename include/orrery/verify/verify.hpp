@@ -5,8 +5,11 @@
 
 #include <concepts>
 
+#include "orrery/schedule/block.hpp"
 #include "orrery/schedule/detail/schedule_digest.hpp"
+#include "orrery/schedule/detail/slot_allocation.hpp"
 #include "orrery/schedule/detail/symmetry.hpp"
+#include "orrery/schedule/list.hpp"
 #include "orrery/schedule/program.hpp"
 #include "orrery/schedule/relation.hpp"
 #include "orrery/topology/topology.hpp"

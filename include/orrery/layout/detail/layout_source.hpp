@@ -3,6 +3,7 @@
 
 #include "orrery/config.hpp"
 
+#include <cstddef>
 #include <cstdint>
 #include <exception>
 #include <new>

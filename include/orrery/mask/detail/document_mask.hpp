@@ -12,9 +12,7 @@
 
 #include "orrery/detail/number_digest.hpp"
 #include "orrery/mask/full.hpp"
-#include "orrery/mask/intersection.hpp"
 #include "orrery/mask/mask.hpp"
-#include "orrery/schedule/list.hpp"
 
 namespace orrery::detail {
 

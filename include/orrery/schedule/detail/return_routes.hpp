@@ -5,6 +5,7 @@
 
 #include <cstdint>
 
+#include "orrery/schedule/block.hpp"
 #include "orrery/schedule/builder.hpp"
 #include "orrery/schedule/list.hpp"
 #include "orrery/schedule/program.hpp"

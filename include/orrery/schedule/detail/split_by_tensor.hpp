@@ -6,6 +6,8 @@
 #include <cstddef>
 #include <span>
 
+#include "orrery/schedule/block.hpp"
+#include "orrery/schedule/list.hpp"
 #include "orrery/schedule/program.hpp"
 
 namespace orrery::schedule {

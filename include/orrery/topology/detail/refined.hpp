@@ -5,7 +5,11 @@
 
 #include <string>
 
+#include "orrery/schedule/block.hpp"
+#include "orrery/schedule/list.hpp"
+#include "orrery/schedule/program.hpp"
 #include "orrery/schedule/refine.hpp"
+#include "orrery/topology/detail/refusing_part.hpp"
 #include "orrery/topology/topology.hpp"
 
 namespace orrery::detail {

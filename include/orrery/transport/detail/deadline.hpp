@@ -3,7 +3,7 @@
 
 #include "orrery/config.hpp"
 
-#include <condition_variable>  // brings the clocks too, at a quarter of the compile time of <chrono>
+#include <condition_variable>  // IWYU pragma: keep: brings the clocks too, at a quarter of the compile time of <chrono>
 #include <string>
 
 #include "orrery/tensor/math.hpp"

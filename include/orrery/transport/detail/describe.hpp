@@ -6,7 +6,9 @@
 #include <cstdint>
 #include <string>
 
+#include "orrery/schedule/block.hpp"
 #include "orrery/schedule/detail/describe_block.hpp"
+#include "orrery/schedule/list.hpp"
 #include "orrery/schedule/program.hpp"
 
 /// The parts of error messages that all transports share.

@@ -19,11 +19,14 @@
 
 #include "orrery/host/context.hpp"
 #include "orrery/schedule/program.hpp"
+#include "orrery/transport/detail/describe.hpp"
 #include "orrery/transport/detail/peer_text.hpp"
 #include "orrery/transport/mpi/collective.hpp"
 #include "orrery/transport/mpi/communicator.hpp"
 #include "orrery/transport/mpi/memory.hpp"
 #include "orrery/transport/mpi/message.hpp"
+#include "orrery/transport/mpi/wait_chain.hpp"
+#include "orrery/transport/mpi_options.hpp"
 #include "orrery/transport/transport.hpp"
 
 namespace orrery::mpi {

@@ -24,6 +24,7 @@
 #include "orrery/schedule/builder.hpp"
 #include "orrery/transport/detail/collective_signature.hpp"
 #include "orrery/transport/mpi/control_messages.hpp"
+#include "orrery/transport/mpi/wait_chain.hpp"
 #include "orrery/transport/mpi/waiting_communicator.hpp"
 #include "orrery/transport/mpi_options.hpp"
 #include "orrery/transport/transport.hpp"

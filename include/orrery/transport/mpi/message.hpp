@@ -11,6 +11,7 @@
 #include <mpi.h>
 
 #include "orrery/transport/mpi/communicator.hpp"
+#include "orrery/transport/mpi/memory.hpp"
 #include "orrery/transport/transport.hpp"
 
 namespace orrery::mpi {

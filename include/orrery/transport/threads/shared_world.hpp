@@ -20,11 +20,11 @@
 #include "orrery/detail/initializer_text.hpp"
 #include "orrery/host/thread_team.hpp"
 #include "orrery/schedule/detail/counted.hpp"
+#include "orrery/schedule/program.hpp"
 #include "orrery/transport/detail/collective_signature.hpp"
 #include "orrery/transport/detail/deadline.hpp"
 #include "orrery/transport/detail/describe.hpp"
 #include "orrery/transport/detail/failure_state.hpp"
-#include "orrery/transport/transport.hpp"
 
 namespace orrery::threads {
 

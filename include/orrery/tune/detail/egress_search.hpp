@@ -7,6 +7,7 @@
 
 #include "orrery/predict/traffic.hpp"
 #include "orrery/schedule/list.hpp"
+#include "orrery/schedule/program.hpp"
 
 namespace orrery::detail {
 

@@ -3,8 +3,7 @@
 
 #include "orrery/config.hpp"
 
-#include <cstdint>
-
+#include "orrery/schedule/block.hpp"
 #include "orrery/schedule/builder.hpp"
 #include "orrery/schedule/list.hpp"
 #include "orrery/schedule/program.hpp"

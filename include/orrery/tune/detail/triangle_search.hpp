@@ -6,7 +6,7 @@
 #include <cstdint>
 #include <initializer_list>
 
-#include "orrery/schedule/block.hpp"
+#include "orrery/schedule/block.hpp"  // IWYU pragma: keep: names of the schedule in detail
 #include "orrery/schedule/list.hpp"
 
 namespace orrery::detail {

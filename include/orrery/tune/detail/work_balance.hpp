@@ -12,6 +12,7 @@
 
 #include "orrery/schedule/assignment.hpp"
 #include "orrery/schedule/block.hpp"
+#include "orrery/schedule/program.hpp"
 #include "orrery/tune/detail/document_work.hpp"
 
 namespace orrery::detail {

@@ -3,9 +3,12 @@
 
 #include "orrery/config.hpp"
 
+#include "orrery/schedule/block.hpp"
+#include "orrery/schedule/list.hpp"
 #include "orrery/schedule/program.hpp"
 #include "orrery/verify/detail/fault_clue.hpp"
 #include "orrery/verify/detail/proof_subject.hpp"
+#include "orrery/verify/verdict.hpp"
 
 namespace orrery::detail {
 

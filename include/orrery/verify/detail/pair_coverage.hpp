@@ -5,9 +5,12 @@
 
 #include <cstdint>
 
+#include "orrery/schedule/block.hpp"
+#include "orrery/schedule/list.hpp"
 #include "orrery/schedule/program.hpp"
 #include "orrery/schedule/relation.hpp"
 #include "orrery/verify/detail/proof_subject.hpp"
+#include "orrery/verify/verdict.hpp"
 
 namespace orrery::detail {
 

@@ -11,8 +11,11 @@
 #include <string>
 #include <vector>
 
+#include "orrery/schedule/block.hpp"
 #include "orrery/schedule/detail/schedule_digest.hpp"
 #include "orrery/schedule/detail/slot_allocation.hpp"
+#include "orrery/schedule/list.hpp"
+#include "orrery/schedule/program.hpp"
 #include "orrery/schedule/prune.hpp"
 #include "orrery/schedule/refine.hpp"
 #include "orrery/schedule/relation.hpp"
@@ -20,6 +23,7 @@
 #include "orrery/topology/detail/refined.hpp"
 #include "orrery/topology/topology.hpp"
 #include "orrery/verify/detail/verify_once.hpp"
+#include "orrery/verify/verdict.hpp"
 #include "orrery/verify/verify.hpp"
 
 namespace orrery::detail {

@@ -7,9 +7,10 @@
 #include <mutex>
 #include <vector>
 
+#include "orrery/schedule/block.hpp"
 #include "orrery/schedule/detail/schedule_digest.hpp"
 #include "orrery/topology/any_topology.hpp"
-#include "orrery/topology/topology.hpp"
+#include "orrery/verify/verdict.hpp"
 #include "orrery/verify/verify.hpp"
 
 namespace orrery::detail {

@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <string>
 
+#include "orrery/mask/intersection.hpp"  // IWYU pragma: export
 #include "orrery/mask/mask.hpp"
 
 namespace orrery {

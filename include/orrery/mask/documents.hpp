@@ -12,6 +12,7 @@
 #include "orrery/mask/detail/document_mask.hpp"
 #include "orrery/mask/detail/ranges.hpp"
 #include "orrery/mask/full.hpp"
+#include "orrery/mask/intersection.hpp"  // IWYU pragma: export
 #include "orrery/schedule/list.hpp"
 
 namespace orrery {

@@ -11,6 +11,7 @@
 
 #include "orrery/mask/detail/interval_mask.hpp"
 #include "orrery/mask/detail/ranges.hpp"
+#include "orrery/mask/intersection.hpp"  // IWYU pragma: export
 #include "orrery/schedule/list.hpp"
 
 namespace orrery {

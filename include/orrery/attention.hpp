@@ -38,7 +38,7 @@ namespace orrery {
 /// A kernel of attention has
 ///
 /// - types `storage` and `accumulator`, of elements and sums, and `context`, with which it is called;
-/// - `max_head_dim`, the largest head dimension; `name()`; `supports<Mask>`: is it right for this mask?
+/// - `max_head_dim`, the largest head dimension; `name()`; `supports<Mask>`, true if it is right for this mask;
 /// - `forward` and `backward` of a tile, unless it is a `planned_kernel`, which needs handles or a workspace;
 /// - `copy`, `add`, `clear`, `merge` and `row_dot` of a backend.
 ///

@@ -196,7 +196,7 @@ class attention_backward {
   }
 
  private:
-  /// Counts the chunk of an own result that is complete. Is it the last of its slice?
+  /// Counts a complete chunk of an own result. Returns true if it was the last one of its slice.
   [[nodiscard]] bool is_last_chunk(const block& own) {
     return --chunks_under_way_[static_cast<std::size_t>(own.side)][own.slice] == 0;
   }

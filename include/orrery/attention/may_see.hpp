@@ -17,9 +17,9 @@ namespace orrery::detail {
   return {tokens.begin, tokens.position(tokens.count - 1)};
 }
 
-/// Does a query of these segments see a key of those? `false` is certain. `true` may be wrong where `classify` answers
-/// `some` of a rectangle without a visible pair, and where a segment consists of runs, between which only foreign
-/// tokens are seen.
+/// True if a query of these segments sees a key of those. `false` is certain; `true` may be wrong where `classify`
+/// answers `some` of a rectangle without a visible pair, and where a segment consists of runs, between which only
+/// foreign tokens are seen.
 ///
 /// Queries and Keys are ranges of `segment`, such as `segments`. Cost: a call of `classify` for each pair of segments;
 /// with `keys_of` only for those whose keys are in its answer.

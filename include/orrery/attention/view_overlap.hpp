@@ -64,7 +64,7 @@ class stride_sums {
     terms_[at] = {stride, least, most};
   }
 
-  /// Is a sum in [first, last]?
+  /// True if a sum is in [first, last].
   [[nodiscard]] constexpr overlap meet(std::int64_t first, std::int64_t last) noexcept {
     std::int64_t window = last - first + 1;
     bool dense = true;
@@ -164,7 +164,7 @@ class stride_sums {
   int steps_ = 0;
 };
 
-/// Do two views, of known extents, have a byte in common?
+/// Returns `yes` if two views, of known extents, have a byte in common.
 [[nodiscard]] constexpr overlap overlap_of(const footprint& a, const footprint& b) noexcept {
   if (a.run == 0 || b.run == 0) return overlap::no;
   if (a.begin >= b.begin + static_cast<std::uint64_t>(b.extent)) return overlap::no;
@@ -178,7 +178,7 @@ class stride_sums {
   return distances.meet(1 - a.run - begins, b.run - 1 - begins);
 }
 
-/// Do two elements of a view, of a known extent, that have different indices have a byte in common?
+/// Returns `yes` if two elements of a view, of a known extent, with different indices have a byte in common.
 [[nodiscard]] constexpr overlap overlap_within(const footprint& a) noexcept {
   if (a.run == 0) return overlap::no;
   for (int i = 0; i < 3; ++i) {

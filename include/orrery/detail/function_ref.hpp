@@ -51,7 +51,7 @@ class function_ref<Result(Arguments...)> {
 
   Result operator()(Arguments... arguments) const { return call_(object_, std::forward<Arguments>(arguments)...); }
 
-  /// Does it refer to something?
+  /// True if it refers to something.
   [[nodiscard]] explicit operator bool() const noexcept { return call_ != nullptr; }
 
  private:

@@ -33,7 +33,7 @@ class any_layout {
     return held_->shard(rank, world, length);
   }
   [[nodiscard]] bool has_whole_shards() const { return held_->has_whole_shards(); }
-  /// Is it there to cut shards into chunks (see `chunked`)?
+  /// True if it is there to cut shards into chunks (see `chunked`).
   [[nodiscard]] bool asks_for_chunks() const { return held_->asks_for_chunks(); }
   [[nodiscard]] int chunks(int world, std::int64_t length) const { return held_->chunks(world, length); }
   [[nodiscard]] segments chunk(int rank, int chunk, int world, std::int64_t length) const {

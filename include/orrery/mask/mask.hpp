@@ -17,7 +17,7 @@ enum class visibility : std::uint8_t { none, some, all };
 /// A mask is a functor over *global* positions, so that it means the same under every topology and layout. Positions
 /// are never negative.
 ///
-/// - `visible(query, key)`: may this query see this key?
+/// - `visible(query, key)`: true if this query may see this key.
 /// - `classify(query_first, query_last, key_first, key_last)`: the same for all pairs of two closed intervals of
 ///   positions. It may answer `some` whenever it does not know; `none` and `all` are promises, and what a kernel skips
 ///   or computes without testing pairs depends on them. Operators check samples of them when they are made (see
@@ -104,13 +104,13 @@ concept mask_with_table = mask<Mask> && requires(const Mask& m, std::int64_t* to
 
 namespace orrery::detail {
 
-/// Is `keys_of(i, i)` exactly what the query i sees?
+/// True if `keys_of(i, i)` is exactly what the query i sees.
 template <class Mask>
 concept mask_of_intervals = mask_with_keys_of<Mask> && requires {
   requires static_cast<bool>(Mask::rows_are_intervals);
 };
 
-/// May kernels on a device have this mask?
+/// True if kernels on a device may have this mask.
 template <class Mask>
 [[nodiscard]] constexpr bool is_mask_for_devices() noexcept {
   if constexpr (mask_with_table<Mask>) {
@@ -120,19 +120,19 @@ template <class Mask>
   }
 }
 
-/// In `documents & mask`: do positions count from the beginning of their document?
+/// True if positions count from the beginning of their document in `documents & mask`.
 template <class Mask>
 concept counts_in_documents = requires {
   requires static_cast<bool>(Mask::counts_in_documents);
 };
 
-/// Is it `documents`, alone or with masks inside?
+/// True of `documents`, alone or with masks inside.
 template <class Mask>
 concept packs_documents = requires {
   requires static_cast<bool>(Mask::is_documents);
 };
 
-/// Is it that, or an intersection with one?
+/// True of these and of intersections with one.
 template <class Mask>
 concept contains_documents = packs_documents<Mask> || requires {
   requires static_cast<bool>(Mask::contains_documents);
@@ -154,7 +154,7 @@ template <class Mask>
   return a >= INT64_MIN - b ? a + b : INT64_MIN;
 }
 
-/// Is this mask nothing but the diagonal that it names?
+/// True if this mask is nothing but the diagonal that it names.
 template <diagonal_mask Mask>
 [[nodiscard]] constexpr bool is_diagonal(const Mask& mask) noexcept {
   if constexpr (requires { mask.is_diagonal(); }) {

@@ -193,8 +193,9 @@ template <mask Mask>
 
 namespace orrery {
 
-/// Does a mask keep its promises for sequences of these lengths: is what `classify`, `keys_of` and `rows_are_intervals`
-/// say true of `visible`? Empty, or a message that names the pair. For tests of masks of your own:
+/// Checks for sequences of these lengths that a mask keeps its promises: that what `classify`, `keys_of` and
+/// `rows_are_intervals` say is true of `visible`. Empty, or a message that names the pair. For tests of masks of your
+/// own:
 ///
 ///     assert(orrery::mask_error(my_mask{}, 20, 30).empty());
 ///

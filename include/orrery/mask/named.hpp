@@ -51,7 +51,7 @@ class any_mask {
     if (parts_[0] == part::prefix) return prefix_.keys_of(query_first, query_last);
     return intersection{causal_, window_}.keys_of(query_first, query_last);
   }
-  /// Is it `full` or causal, so that `diagonal()` is all of it?
+  /// True if it is `full` or causal, so that `diagonal()` is all of it.
   [[nodiscard]] constexpr bool is_diagonal() const noexcept {
     return parts_[0] <= part::causal && parts_[1] == part::none;
   }

@@ -12,7 +12,7 @@
 
 namespace orrery::schedule {
 
-/// Does `prune` let blocks that only pass through a rank go past it?
+/// Says whether `prune` lets blocks that only pass through a rank go past it.
 enum class shortcuts : bool { no, yes };
 
 /// The pass behind `prune`.
@@ -247,7 +247,7 @@ class pruning {
 
   // 5. Collectives.
 
-  /// Does the k-th collective of a rank have everything that it had?
+  /// True if the k-th collective of a rank has everything that it had.
   [[nodiscard]] constexpr bool is_whole(int rank, const collective& c) const {
     const program& p = flow_.programs.items[rank];
     for (int e = c.exchanges.first; e < c.exchanges.end(); ++e) {

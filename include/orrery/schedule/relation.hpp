@@ -79,7 +79,7 @@ class relation {
   /// The `words()` words of a query's row; bit key % 64 of word key / 64 is the pair with this key.
   [[nodiscard]] constexpr const word* row(int query) const noexcept { return bits_.items + query * words_; }
 
-  /// Is every pair in it? Then schedules need no pruning.
+  /// True if every pair is in it. Then schedules need no pruning.
   [[nodiscard]] constexpr bool is_full() const noexcept {
     for (int query = 0; query < blocks(); ++query) {
       for (int w = 0; w < words_; ++w) {

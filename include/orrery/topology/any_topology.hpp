@@ -55,9 +55,9 @@ class any_topology {
                                                                    schedule::pass p = schedule::pass::forward) const {
     return held_->programs(world, p);
   }
-  /// Is a rank's program written cheaply without those of the others?
+  /// True if a rank's program is written cheaply without those of the others.
   [[nodiscard]] bool writes_each_rank_alone(schedule::pass p) const { return held_->writes_each_rank_alone(p); }
-  /// Can another value be equal to this one, now or later? If not, an answer about it need not be remembered.
+  /// True if another value can be equal to this one, now or later. If not, an answer about it need not be remembered.
   [[nodiscard]] bool may_equal_another() const { return held_->comparable() || held_.use_count() > 1; }
   [[nodiscard]] bool operator==(const any_topology& other) const {
     return held_ == other.held_ || (held_->type() == other.held_->type() && held_->equals(*other.held_));

@@ -22,7 +22,7 @@ struct half_ring_steps {
 
   /// The shard that `rank` meets in step t.
   [[nodiscard]] constexpr int met(int rank, int t) const { return ((rank - t) % world + world) % world; }
-  /// Does a rank meet its shard in step t? The farthest pairs of an even world would be met twice: from both sides.
+  /// True if a rank meets its shard in step t. The farthest pairs of an even world would be met twice: from both sides.
   [[nodiscard]] constexpr bool meets(int rank, int t) const {
     const int half = world / 2;
     return t >= 0 && t <= (world % 2 == 1 || met(rank, t) < half ? half : half - 1);
@@ -35,7 +35,7 @@ struct half_ring_steps {
   [[nodiscard]] constexpr bool leaves_partial(int rank, int t) const {
     return t > 0 && meets(rank, t) && has_partials(pass, met_block(rank, t).side);
   }
-  /// Does the next rank not go on with what this rank met in step t?
+  /// True if the next rank does not go on with what this rank met in step t.
   [[nodiscard]] constexpr bool is_last(int rank, int t) const {
     const int next = (rank + 1) % world;
     return !meets(next, t + 1) || by_query(next, t + 1) != by_query(rank, t);

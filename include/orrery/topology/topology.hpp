@@ -44,15 +44,15 @@ concept topology = std::copy_constructible<Topology> &&(
       { t.program(0, 1, schedule::pass::forward) } -> std::convertible_to<schedule::program>;
     });
 
-/// Does the topology write backward programs itself? (Else they are derived from its forward.)
+/// True if the topology writes backward programs itself. Else they are derived from its forward.
 template <class Topology>
 concept topology_with_backward = requires(const Topology& t) {
   { t.program(0, 1, schedule::pass::forward) } -> std::convertible_to<schedule::program>;
 };
 
-/// Can two values of this type be told to be the same? All those of an empty type are; another type must have a member
-/// `bool operator==(const T&) const` of its own (defaulted, as a rule). One that it inherits does not count: it knows
-/// nothing of the members that were added.
+/// True if two values of this type can be compared. All those of an empty type are equal; another type must have a
+/// member `bool operator==(const T&) const` of its own (defaulted, as a rule). One that it inherits does not count: it
+/// knows nothing of the members that were added.
 template <class T>
 concept comparable_by_value = std::is_empty_v<T> || requires {
   static_cast<bool (T::*)(const T&) const>(&T::operator==);
@@ -62,7 +62,7 @@ concept comparable_by_value = std::is_empty_v<T> || requires {
 
 namespace orrery::detail {
 
-/// Are these two values of a topology, or a placement, the same?
+/// True if two values of a topology, or a placement, are the same.
 template <comparable_by_value T>
 [[nodiscard]] constexpr bool is_same_value(const T& a, const T& b) {
   if constexpr (std::is_empty_v<T>) {
@@ -124,7 +124,7 @@ template <topology Topology>
   }
 }
 
-/// Can a rank's program be written cheaply without those of the others?
+/// True if a rank's program can be written cheaply without those of the others.
 template <topology Topology>
 [[nodiscard]] constexpr bool writes_each_rank_alone(pass p) {
   if constexpr (requires(const Topology& t) { t.programs(1, p); }) {
@@ -144,7 +144,7 @@ template <topology Topology>
   }
 }
 
-/// Are the topology's backwards derived from its forward?
+/// True if the topology's backwards are derived from its forward.
 template <topology Topology>
 inline constexpr bool derives_backwards = !topology_with_backward<Topology> && !requires(const Topology& t) {
   t.programs(1, pass::forward);
@@ -213,7 +213,7 @@ template <topology Topology>
 
 namespace orrery::detail {
 
-/// Does the topology say itself which worlds it refuses? Those that hold other topologies ask them.
+/// True if the topology says itself which worlds it refuses. Those that hold other topologies ask them.
 template <topology Topology>
 [[nodiscard]] constexpr bool has_unsupported_reason(const Topology& t) {
   if constexpr (requires { t.has_unsupported_reason(); }) {

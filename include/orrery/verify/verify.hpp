@@ -71,7 +71,8 @@ class verification {
     return subject_.found;
   }
 
-  /// Do all exchanges overlap, in steps, with their counterparts? Only then is progress proven without all programs.
+  /// True if all exchanges overlap, in steps, with their counterparts. Only then is progress proven without all
+  /// programs.
   [[nodiscard]] constexpr bool in_step() const noexcept { return in_step_; }
 
  private:
@@ -80,7 +81,7 @@ class verification {
   bool in_step_ = true;
 };
 
-/// Can it be that the topology should have refused the world, but does not say which worlds it refuses?
+/// True if the topology may have meant to refuse the world, but does not say which worlds it refuses.
 template <topology Topology>
 [[nodiscard]] constexpr bool may_be_of_world(const verdict& v, const Topology& t) {
   if (v.found == fault::program_of_another || v.found == fault::lane_does_not_exist || v.found == fault::tensor_alone ||
@@ -116,7 +117,7 @@ template <topology Topology>
   return refusal;
 }
 
-/// Is the relation one of this world, with as many chunks a shard? Functions are of any number.
+/// True if the relation is one of this world, with as many chunks a shard. Functions are of any number.
 template <pair_relation Visible>
 [[nodiscard]] constexpr bool is_of_world(const Visible& visible, int world, int chunks) {
   if constexpr (std::same_as<Visible, schedule::relation>) {

@@ -77,10 +77,10 @@ class layout_source {
   }
 
   [[nodiscard]] std::string name() const { return name_(self_); }
-  /// Is it there to cut shards into chunks? Else those are for whom they serve.
+  /// True if it is there to cut shards into chunks; else an operator may leave its shards whole.
   [[nodiscard]] bool asks_for_chunks() const noexcept { return asks_for_chunks_; }
 
-  /// Can it be asked for whole shards, each of at most two segments? Else each has several chunks.
+  /// True if it can be asked for whole shards, each of at most two segments; else each has several chunks.
   [[nodiscard]] bool has_whole_shards() const noexcept { return shard_ != nullptr; }
   /// Sets into how many chunks it cuts each shard itself: 1 if it does not. Returns as `deal` does.
   [[nodiscard]] std::string count_chunks(int world, std::int64_t length, int& chunks) const try {

@@ -46,7 +46,7 @@ class block_flow {
     if (consistent_) follow_all();
   }
 
-  /// Does every message have its other end, and does every name exist? If not, the rest is not filled in: `verify`
+  /// True if every message has its other end and every name exists. If not, the rest is not filled in: `verify`
   /// finds out what is wrong.
   [[nodiscard]] constexpr bool is_consistent() const noexcept { return consistent_; }
 

@@ -75,8 +75,8 @@ class matched_messages {
   list<list<int>> sends_;  // of each rank, its exchanges by channel
 };
 
-/// Does every exchange overlap, in steps, with its counterpart? Then a step has the same number on all ranks. Messages
-/// without a counterpart are `verify`'s to name.
+/// True if every exchange overlaps, in steps, with its counterpart. Then a step has the same number on all ranks.
+/// Messages without a counterpart are `verify`'s to name.
 [[nodiscard]] constexpr bool in_lockstep(const list<program>& programs, int period) {
   const matched_messages messages{programs, period};
   bool overlap = true;

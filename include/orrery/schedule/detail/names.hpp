@@ -67,8 +67,8 @@ class parsed_name {
   [[nodiscard]] std::size_t arguments() const noexcept { return arguments_.size(); }
   [[nodiscard]] std::string_view argument(std::size_t i) const { return arguments_[i]; }
 
-  /// Is this `base` with a number of arguments from `least` to `most`? Throws `std::invalid_argument` if it has another
-  /// number of them.
+  /// True if this is `base` with a number of arguments from `least` to `most`. Throws `std::invalid_argument` if it has
+  /// another number of them.
   [[nodiscard]] bool is(std::string_view base, std::size_t least = 0, std::size_t most = 0) const {
     if (base_ != base) return false;
     if (arguments_.size() < least || arguments_.size() > most) {

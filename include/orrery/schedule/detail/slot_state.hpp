@@ -42,7 +42,7 @@ class slot_state {
       return link > 0 ? link - 1 : none;
     }
 
-    /// Has a block of this chunk ever been in a slot of this kind?
+    /// True if a block of this chunk has ever been in a slot of this kind.
     [[nodiscard]] constexpr bool ever_held(const block& what) const {
       return newest[what.shard * chunks + what.chunk] != 0;
     }

@@ -27,7 +27,7 @@ namespace orrery::schedule {
   out.completions = {};
   out.collectives = {};
 
-  // Does the part of a message for exchange::tensor t carry this block? `own`: all of the message's blocks are its
+  // True if the part of a message for exchange::tensor t carries this block. `own`: all of the message's blocks are its
   // sender's own.
   const auto carries = [&](int t, const block& b, bool own) {
     return own ? t != every_tensor && b.side == sides[static_cast<std::size_t>(t - 1)] : t == every_tensor;

@@ -9,8 +9,8 @@
 
 namespace orrery::schedule {
 
-/// Do two programs of one world differ in nothing but the names of peers, shards and slices? Compares what topologies
-/// write, not what `finish` adds. Costs time linear in the number of exchanges and steps.
+/// True if two programs of one world differ in nothing but the names of peers, shards and slices. Compares what
+/// topologies write, not what `finish` adds. Costs time linear in the number of exchanges and steps.
 [[nodiscard]] constexpr bool have_one_structure(const program& a, const program& b) {
   if (b.world != a.world || b.slices != a.slices || b.chunks != a.chunks || b.pass != a.pass ||
       a.steps.count != b.steps.count || a.exchanges.count != b.exchanges.count || a.sent.count != b.sent.count ||
@@ -32,7 +32,7 @@ namespace orrery::schedule {
   return true;
 }
 
-/// Does `agree(block of a, block of b)` hold for all blocks of two programs of one structure, place by place?
+/// True if `agree(block of a, block of b)` holds for all blocks of two programs of one structure, place by place.
 template <class Agree>
 [[nodiscard]] constexpr bool all_blocks(const program& a, const program& b, const Agree& agree) {
   for (int s = 0; s < a.sent.count; ++s)
@@ -46,9 +46,9 @@ template <class Agree>
   return true;
 }
 
-/// Is `b` what `a` becomes when all ranks and shards are counted on by `distance` (modulo the world), and all slices
-/// (modulo their number), with the same chunks? Such programs do the same in different places; what is true of one is
-/// true of the other. Costs time linear in the programs.
+/// True if `b` is what `a` becomes when all ranks and shards are counted on by `distance` (modulo the world), and all
+/// slices (modulo their number), with the same chunks. Such programs do the same in different places; what is true of
+/// one is true of the other. Costs time linear in the programs.
 [[nodiscard]] constexpr bool is_rotation(const program& a, const program& b, int distance) {
   if (b.rank != (a.rank + distance) % a.world || !have_one_structure(a, b)) return false;
   const int world = a.world;
@@ -106,9 +106,10 @@ template <class Agree>
   return period == 0 ? all.count : period;
 }
 
-/// Is `b` what `a` becomes when its shards and its slices are given other names, one to one, and its rank's own shard
-/// the other rank's own, with the same chunks? Such programs need the same slots, and hold the same in them in each
-/// step: they differ only in what they exchange with whom. Costs time linear in the programs, and memory in the world.
+/// True if `b` is what `a` becomes when its shards and its slices are given other names, one to one, and its rank's own
+/// shard the other rank's own, with the same chunks. Such programs need the same slots, and hold the same in them in
+/// each step: they differ only in what they exchange with whom. Costs time linear in the programs, and memory in the
+/// world.
 [[nodiscard]] constexpr bool is_relabeling(const program& a, const program& b) {
   if (!have_one_structure(a, b)) return false;
   const int world = a.world;

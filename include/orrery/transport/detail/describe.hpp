@@ -14,7 +14,7 @@
 /// The parts of error messages that all transports share.
 namespace orrery::detail {
 
-/// The two ends of a message: does this rank receive or send it?
+/// The two ends of a message: this rank receives or sends it.
 enum class direction : std::uint8_t { receiving, sending };
 
 /// Describes the blocks of a message: "key shard 3" or "query shard 0 (slice 2), query shard 1 (slice 2)"; where shards

@@ -31,7 +31,7 @@ class failure_state {
   failure_state(const failure_state&) = delete;
   failure_state& operator=(const failure_state&) = delete;
 
-  /// Has a failure been recorded? Then `why` does not change any more.
+  /// True if a failure has been recorded. Then `why` does not change any more.
   [[nodiscard]] bool happened() const noexcept { return happened_.load(std::memory_order_seq_cst); }
 
   /// Records the first failure: a clause, the concatenation of the parts. Returns true if this call did. Throws

@@ -62,11 +62,11 @@ class peer_text {
     return *this;
   }
 
-  /// Is this the next character?
+  /// True if this is the next character.
   [[nodiscard]] bool at(char next) const noexcept { return good_ && !rest_.empty() && rest_[0] == next; }
-  /// Has everything matched so far?
+  /// True if everything has matched so far.
   [[nodiscard]] bool good() const noexcept { return good_; }
-  /// Has everything matched, up to the end of the text?
+  /// True if everything has matched, up to the end of the text.
   [[nodiscard]] bool ended() const noexcept { return good_ && rest_.empty(); }
 
  private:

@@ -42,7 +42,7 @@ struct candidate {
   }
 };
 
-/// Can MPI_Iallgatherv do this all_gather? It can if each rank sends the same contiguous message to all, and all
+/// True if MPI_Iallgatherv can do this all_gather: if each rank sends the same contiguous message to all, and all
 /// messages are within reach of an int offset from each other.
 [[nodiscard]] inline bool gathers_in_one(const schedule::collective& c, const schedule::program& p,
                                          const std::vector<exchange_pieces>& pieces) {

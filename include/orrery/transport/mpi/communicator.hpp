@@ -50,7 +50,7 @@ class communicator final : public waiting_communicator {
     }
   }
 
-  /// Can this world make communicators of some of its ranks? See `make_groups`.
+  /// True if this world can make communicators of some of its ranks. See `make_groups`.
   [[nodiscard]] bool makes_groups() const noexcept { return any_number_may_call(); }
 
   /// Ranks that have a communicator of their own for one lane.

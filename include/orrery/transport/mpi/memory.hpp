@@ -20,7 +20,7 @@
 /// Memory of communications that were given up.
 namespace orrery::mpi {
 
-/// Is MPI initialised, and not finalised?
+/// True if MPI is initialised, and not finalised.
 [[nodiscard]] inline bool running() {
   int initialized = 0;
   int finalized = 0;

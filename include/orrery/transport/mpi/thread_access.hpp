@@ -65,13 +65,13 @@ class thread_access {
     thread_access* leaves_ = nullptr;  // null: the thread was inside before
   };
 
-  /// May this thread call MPI? Under MPI_THREAD_SERIALIZED and above every thread may. Otherwise only the thread that
-  /// initialised MPI may, which is the one that made the world.
+  /// True if this thread may call MPI. Under MPI_THREAD_SERIALIZED and above every thread may. Otherwise only the
+  /// thread that initialised MPI may, which is the one that made the world.
   [[nodiscard]] bool may_call_here() const noexcept {
     return level_ >= MPI_THREAD_SERIALIZED || std::this_thread::get_id() == maker_;
   }
 
-  /// Can a thread call MPI while another one does?
+  /// True if a thread can call MPI while another one does.
   [[nodiscard]] bool any_number_may_call() const noexcept { return level_ == MPI_THREAD_MULTIPLE; }
 
   /// Other threads are refused between these two. Call them inside.

@@ -216,7 +216,7 @@ class waiting_communicator : public thread_access {
     if (may_free() && own_ != MPI_COMM_NULL) MPI_Comm_free(&own_);
   }
 
-  /// May communicators be freed? Not after a failure, with which communications may be under way.
+  /// True if communicators may be freed. Not after a failure, with which communications may be under way.
   [[nodiscard]] bool may_free() const noexcept { return !failed() && running() && may_call_here(); }
 
   /// Duplicates a communicator. Collective.

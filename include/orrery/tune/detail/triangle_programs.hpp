@@ -104,7 +104,7 @@ class triangle_programs {
     }
   }
 
-  /// Does the block come to `rank` by way of `over`?
+  /// True if the block comes to `rank` by way of `over`.
   [[nodiscard]] constexpr bool comes_over(side s, int shard, int rank, int over) {
     while (rank != shard && rank != over) rank = deliveries_[delivery_of(s, shard, rank) - 1].from;
     return rank == over;

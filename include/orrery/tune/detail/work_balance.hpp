@@ -17,7 +17,7 @@
 
 namespace orrery::detail {
 
-/// Is a / b < c / d? b and d are positive. Exact, without products that could overflow.
+/// Returns a / b < c / d, for positive b and d. Exact, without products that could overflow.
 [[nodiscard]] constexpr bool is_less_ratio(std::int64_t a, std::int64_t b, std::int64_t c, std::int64_t d) noexcept {
   const auto floor = [](std::int64_t x, std::int64_t y) { return x / y - (x % y < 0 ? 1 : 0); };
   for (;;) {
@@ -267,7 +267,7 @@ class work_balance {
     has_query_[index(to, query)] = 1;
   }
 
-  /// May these queries and keys be one tile of this rank: does it compute all their visible pairs?
+  /// True if this rank computes all visible pairs of these queries and keys, so that they may be one tile of it.
   [[nodiscard]] bool is_of_rank(int rank, std::int64_t query, const std::vector<std::int64_t>& keys) const {
     return std::all_of(keys.begin(), keys.end(),
                        [&](std::int64_t k) { return work_.pairs(query, k) == 0 || who(query, k) == rank; });

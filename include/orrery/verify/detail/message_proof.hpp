@@ -19,7 +19,7 @@ class message_proof {
   constexpr message_proof(proof_subject& subject, int lanes)
       : subject_{subject}, programs_{subject.programs}, world_{subject.world}, period_{subject.period}, lanes_{lanes} {}
 
-  /// Do the k-th message from rank a to rank b in a lane, and the k-th that b awaits from a, name the same blocks?
+  /// True if the k-th message from rank a to rank b in a lane, and the k-th that b awaits from a, name the same blocks.
   constexpr bool match() {
     receives_ = list<receives>(period_);
     counterparts_ = list<counterparts>(period_);
@@ -41,11 +41,12 @@ class message_proof {
     return true;
   }
 
-  /// Do all exchanges overlap, in steps, with their counterparts? Only then is progress proven without all programs.
+  /// True if all exchanges overlap, in steps, with their counterparts. Only then is progress proven without all
+  /// programs.
   [[nodiscard]] constexpr bool in_step() const noexcept { return in_step_; }
 
-  /// Do all ranks reach their end even if no send completes before it is received? To be asked after `match`, if the
-  /// ranks are not in step, of finished programs of all ranks.
+  /// True if all ranks reach their end even if no send completes before it is received. To be asked after `match`, if
+  /// the ranks are not in step, of finished programs of all ranks.
   constexpr bool advance() {
     const int world = programs_.count;
     list<int> entered(world);
@@ -129,7 +130,7 @@ class message_proof {
     return true;
   }
 
-  /// May the rank begin `step`, with the others where they are? If not, `peer` is whom it waits for.
+  /// True if the rank may begin `step`, with the others where they are. If not, `peer` is whom it waits for.
   constexpr bool may_enter(int rank, int step, const list<int>& entered, int& peer) const {
     const program& p = programs_.items[rank];
     for (const int e : p.completed_before(step)) {

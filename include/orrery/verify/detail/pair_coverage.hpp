@@ -93,7 +93,7 @@ class pair_coverage {
     return false;
   }
 
-  /// Are all visible pairs of the first `period` query shards computed in this slice?
+  /// True if all visible pairs of the first `period` query shards are computed in this slice.
   template <pair_relation Visible>
   constexpr bool all_visible(const word* computed, int slice, const Visible& visible) {
     const int words = words_;
@@ -194,7 +194,7 @@ class pair_coverage {
     return true;
   }
 
-  /// Do any of these queries see the key?
+  /// True if any of these queries sees the key.
   template <pair_relation Visible>
   [[nodiscard]] constexpr bool is_seen(entries<const held_block> queries, int key, const Visible& visible) const {
     for (auto [query, end] = queries; query != end; ++query)

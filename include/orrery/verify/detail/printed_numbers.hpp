@@ -34,7 +34,7 @@ enum class number {
   end
 };
 
-/// Does this number belong to this fault?
+/// True if this number belongs to this fault.
 constexpr bool belongs(number n, const verdict& v) {
   using clue = detail::fault_clue::kind;
   const bool is_query = v.block.side == schedule::side::query;

@@ -58,7 +58,7 @@ class rank_walk {
   static constexpr int most_lanes = 16;
   static constexpr int never = 1 << 30;
 
-  /// Do the steps' ranges follow each other, so that every exchange is posted and awaited somewhere?
+  /// True if the steps' ranges follow each other, so that every exchange is posted and awaited somewhere.
   constexpr bool all_exchanges_have_steps(const program& p) {
     int posted = 0;
     int completed = 0;

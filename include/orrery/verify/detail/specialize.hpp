@@ -232,7 +232,7 @@ class operator_schedule {
   }
 
  private:
-  /// Are the programs those that the topology writes?
+  /// True if the programs are those that the topology writes.
   [[nodiscard]] bool is_written() const noexcept {
     return special_ == nullptr || special_->outcome == specialization::too_many;
   }

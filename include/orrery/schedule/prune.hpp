@@ -6,6 +6,7 @@
 #include "orrery/schedule/block.hpp"
 #include "orrery/schedule/builder.hpp"
 #include "orrery/schedule/detail/block_flow.hpp"
+#include "orrery/schedule/detail/whole_collectives.hpp"
 #include "orrery/schedule/list.hpp"
 #include "orrery/schedule/program.hpp"
 #include "orrery/schedule/relation.hpp"
@@ -37,9 +38,9 @@ class pruning {
       sort_shortcuts();
     }
     find_steps();
-    find_collectives();
+    const whole_collectives whole{flow_, sent_, received_};
     list<program> pruned(flow_.programs.count);
-    for (int rank = 0; rank < pruned.count; ++rank) pruned.items[rank] = rewritten(rank);
+    for (int rank = 0; rank < pruned.count; ++rank) pruned.items[rank] = rewritten(rank, whole);
     return pruned;
   }
 
@@ -245,60 +246,9 @@ class pruning {
     }
   }
 
-  // 5. Collectives.
+  // 5. What is left.
 
-  /// True if the k-th collective of a rank has everything that it had.
-  [[nodiscard]] constexpr bool is_whole(int rank, const collective& c) const {
-    const program& p = flow_.programs.items[rank];
-    for (int e = c.exchanges.first; e < c.exchanges.end(); ++e) {
-      const exchange& x = p.exchanges.items[e];
-      for (int s = x.sent.first; s < x.sent.end(); ++s)
-        if (!sent_.items[flow_.first_sent.items[rank] + s]) return false;
-      for (int n = x.received.first; n < x.received.end(); ++n)
-        if (!received_.items[flow_.first_received.items[rank] + n]) return false;
-    }
-    return true;
-  }
-
-  /// The collective `index` of a rank, as it is found at the first rank of its group: the same group's, as often met.
-  [[nodiscard]] constexpr int at_first_rank(int rank, int index) const {
-    const list<collective>& all = flow_.programs.items[rank].collectives;
-    const collective& c = all.items[index];
-    const auto same = [&](const collective& other) {
-      return other.kind == c.kind && other.first_rank == c.first_rank && other.ranks == c.ranks &&
-             other.rank_stride == c.rank_stride;
-    };
-    int before = 0;
-    for (int i = 0; i < index; ++i) before += same(all.items[i]) ? 1 : 0;
-    if (c.first_rank < 0 || c.first_rank >= flow_.programs.count) return none;
-    const list<collective>& there = flow_.programs.items[c.first_rank].collectives;
-    for (int i = 0; i < there.count; ++i)
-      if (same(there.items[i]) && before-- == 0) return i;
-    return none;
-  }
-
-  /// Counts, at the first rank of each group, the members whose part of the collective is whole.
-  constexpr void find_collectives() {
-    whole_ = list<list<int>>(flow_.programs.count);
-    for (int rank = 0; rank < whole_.count; ++rank)
-      whole_.items[rank] = list<int>(flow_.programs.items[rank].collectives.count);
-    for (int rank = 0; rank < whole_.count; ++rank) {
-      const list<collective>& all = flow_.programs.items[rank].collectives;
-      for (int c = 0; c < all.count; ++c) {
-        const int at = at_first_rank(rank, c);
-        if (at != none && is_whole(rank, all.items[c])) ++whole_.items[all.items[c].first_rank].items[at];
-      }
-    }
-  }
-  [[nodiscard]] constexpr bool stays(int rank, int index) const {
-    const collective& c = flow_.programs.items[rank].collectives.items[index];
-    const int at = at_first_rank(rank, index);
-    return at != none && whole_.items[c.first_rank].items[at] == c.ranks;
-  }
-
-  // 6. What is left.
-
-  constexpr program rewritten(int rank) const {
+  constexpr program rewritten(int rank, const whole_collectives& whole) const {
     const program& p = flow_.programs.items[rank];
     builder schedule{rank, p.world, p.pass, p.slices, p.chunks};
     list<int> renumbered(p.exchanges.count + 1);  // of each exchange: those that are left before it
@@ -325,7 +275,7 @@ class pruning {
       schedule.next_step();
     }
     for (int c = 0; c < p.collectives.count; ++c) {
-      if (!stays(rank, c)) continue;
+      if (!whole.contains(rank, c)) continue;
       const collective& one = p.collectives.items[c];
       const int first = renumbered.items[one.exchanges.first];
       schedule.mark_collective(one.kind, {one.first_rank, one.ranks, one.rank_stride},
@@ -389,7 +339,6 @@ class pruning {
   list<int> first_out_, out_, first_in_, in_;  // the shortcuts of each rank, by their ends
   list<bool> busy_;
   list<int> new_step_;
-  list<list<int>> whole_;
 };
 
 /// Leaves out what a relation does not ask for. Takes the programs of all ranks as a topology writes them, for every

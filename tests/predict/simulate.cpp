@@ -362,6 +362,21 @@ TEST_CASE("merging apart from the kernel, and what arrives, takes memory's time"
   CHECK(merges("concentric<2>") == doctest::Approx(3 * 4 * 1024.0 * 16 * 65 / 1e9));
 }
 
+TEST_CASE("where heads are cut, own tensors are copied before and after") {
+  machine m = flat(1e15, 0);
+  m.device.memory = 1e9;
+  const auto host = [&](const char* topology, pass p) {
+    return simulate(topology_named(topology), 4, m, shape, orrery::full{}, orrery::contiguous{}, {.pass = p})
+        .ranks[0]
+        .host;
+  };
+  CHECK(host("ring", pass::forward) == 0);
+  // Q, K, V and O of 1024 tokens, of two bytes: read and written, on both sides of the transposition.
+  const double bytes = 1024.0 * (2 * 16 + 2 * 4) * 64 * 2;
+  CHECK(host("ulysses", pass::forward) == doctest::Approx(4 * bytes / 1e9));
+  CHECK(host("ulysses", pass::circulate_keys) == doctest::Approx(8 * bytes / 1e9));
+}
+
 TEST_CASE("the host takes its time, and slow ranks take more of it") {
   machine m = flat(1e15, 0, 4);
   m.device.call = 1e-3;

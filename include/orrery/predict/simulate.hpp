@@ -159,9 +159,10 @@ namespace orrery {
 /// pairs, counted exactly, take at the machine's rates, and merging what it moves in memory. Ranks are numbered node by
 /// node; see `placed` for others.
 ///
-/// What to expect: on published tables of ring attention, its variants and all-to-all (78 rows, constants fixed
-/// beforehand) predictions were off by 6 % on average and by 28 % at worst; what was calibrated on the same machine and
-/// kernels by less. Not modelled: other work of a trainer, congestion inside switches, many ranks on one processor.
+/// What to expect: on published tables of ring attention, its variants and all-to-all (78 rows, all but 24 of tables to
+/// which constants were fitted) predictions were off by 6 % on average and by 29 % at worst; on calls of this library
+/// over a network, calibrated on its ring, by 4 % and 16 %. See bench/predict.md. Not modelled: other work of a
+/// trainer, congestion inside switches, many ranks on one processor.
 ///
 /// Costs the proof of the schedule, once in a process, and see the other `simulate`. Throws `std::invalid_argument`
 /// where the operator's constructor would, for sizes, heads, masks and layouts, and as the other `simulate` does.

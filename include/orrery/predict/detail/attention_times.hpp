@@ -14,7 +14,7 @@
 #include "orrery/attention/shape.hpp"
 #include "orrery/attention/sizes.hpp"
 #include "orrery/layout/segment.hpp"
-#include "orrery/predict/detail/program_simulation.hpp"
+#include "orrery/predict/detail/timed_schedule.hpp"
 #include "orrery/predict/detail/visible_pairs.hpp"
 #include "orrery/predict/machine.hpp"
 #include "orrery/predict/tile_work.hpp"

@@ -553,6 +553,12 @@ TEST_CASE("outputs of a backward that share memory") {
   against_inputs("grad_v", grad_v);
 }
 
+TEST_CASE("strides of dimensions of one are not read") {
+  double element = 0;
+  const orrery::tensor_view<double> view{&element, 1, 1, 1, 1, -100, -7, -1};
+  CHECK_NOTHROW(orrery::detail::expected_view{"forward", "q", 1, 1, 1, 1}.check(view));
+}
+
 TEST_CASE("strides that lead out of the address space") {
   constexpr std::int64_t far = std::numeric_limits<std::int64_t>::max();
   for (const std::int64_t stride : {far, far / 2, far / 8}) {

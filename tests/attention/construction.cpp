@@ -2,6 +2,7 @@
 //
 // What constructing an operator does once.
 #include <atomic>
+#include <cstdint>
 #include <memory>
 #include <optional>
 #include <stdexcept>
@@ -14,6 +15,7 @@
 #include "orrery/kernel/reference.hpp"
 #include "orrery/schedule/relabel.hpp"
 #include "orrery/topology/any_topology.hpp"
+#include "orrery/topology/concentric.hpp"
 #include "orrery/topology/placed.hpp"
 #include "orrery/topology/ring.hpp"
 #include "orrery/transport/threads.hpp"
@@ -221,4 +223,39 @@ TEST_CASE("the digest of a schedule does not depend on the type that holds the t
         digest_of(orrery::concentric<2>{}, 8, orrery::pass::forward));
   CHECK(orrery::detail::prove_once(orrery::ring{}, 8).digest.text() ==
         digest_of(orrery::wallfacer<1>{}, 8, orrery::pass::forward));
+}
+
+namespace {
+
+/// Every pair, but for those of the first quarter of 32 queries and the third quarter of the keys, if these are hidden.
+struct masks_of_one_name {
+  bool hides = false;
+
+  [[nodiscard]] bool visible(std::int64_t query, std::int64_t key) const {
+    return !hides || query >= 8 || key < 16 || key >= 24;
+  }
+  [[nodiscard]] orrery::visibility classify(std::int64_t query_first, std::int64_t query_last, std::int64_t key_first,
+                                            std::int64_t key_last) const {
+    if (!hides || query_first >= 8 || key_last < 16 || key_first >= 24) return orrery::visibility::all;
+    if (query_last < 8 && key_first >= 16 && key_last < 24) return orrery::visibility::none;
+    return orrery::visibility::some;
+  }
+  [[nodiscard]] static std::string name() { return "mask"; }
+};
+
+}  // namespace
+
+TEST_CASE("masks of one name that leave other pairs are told apart, if the programs are the same, too") {
+  // The tile of ranks 0 and 2 keeps all of its blocks: query 0 sees key 0, and key 2 is seen by query 1.
+  orrery::threads::run(4, [](auto& world) {
+    std::string said;
+    try {
+      const orrery::attention<orrery::concentric<2, 2>, orrery::reference<double>> attend{
+          world, {.length = 32, .query_heads = 1, .head_dim = 4}, masks_of_one_name{world.rank() == 1}};
+    } catch (const std::invalid_argument& e) {
+      said = e.what();
+    }
+    const std::string expected = "orrery: ranks disagree about visible pairs of shards (their digest): ranks 0, 2, 3 ";
+    if (said.find(expected) != 0) throw std::logic_error{"it says: " + said};
+  });
 }

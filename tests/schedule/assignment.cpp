@@ -42,6 +42,21 @@ TEST_CASE("programs of an assignment fetch what tiles need, once, and send parti
   CHECK(costs.total == 4);
 }
 
+TEST_CASE("what one rank sends another for a step is one message, in whatever order a tile names it") {
+  // Rank 0 computes everything, in one tile that names the keys of ranks 1 and 2 in turns.
+  const assignment work{3,
+                        2,
+                        {{{{query(0), query(0, 1), query(1), query(1, 1), query(2), query(2, 1)},
+                           {key(1), key(2), key(0), key(1, 1), key(2, 1), key(0, 1)}}},
+                         {},
+                         {}}};
+  const auto programs = orrery::programs_of(work);
+  CHECK(orrery::verify(programs).message() == "the schedule is right for 3 ranks");
+  // Of each of the two: operands to rank 0, and partials from it.
+  CHECK(programs[0].exchanges.size() == 4);
+  CHECK(programs[1].exchanges.size() == 2);
+}
+
 TEST_CASE("an assignment that leaves a pair out, or computes one twice, is not proven") {
   assignment work = lopsided();
   work.of_rank[1].clear();
@@ -76,6 +91,8 @@ TEST_CASE("tiles that are none are refused by number") {
         "orrery: assignment: tile 0 of rank 1 names chunk 1 of shard 0, slice 0, which does not exist");
   work.of_rank[1][0].keys[0] = key(2);
   CHECK(refused(work).find("names chunk 0 of shard 2") != std::string::npos);
+  work.of_rank[1][0].keys[0] = {side::key, 0, 0, 1};
+  CHECK(refused(work).find("names chunk 0 of shard 0, slice 1") != std::string::npos);
 }
 
 TEST_CASE("a schedule that is data is a topology") {

@@ -135,6 +135,18 @@ TEST_CASE("without a visible pair there is nothing to do") {
   CHECK(prune(list<program>{}, below_diagonal{}).empty());
 }
 
+/// A query sees its own shard, and the third before it.
+struct own_and_third {
+  constexpr bool operator()(int query, int key) const { return key == query || key == query - 3; }
+};
+
+TEST_CASE("steps in which no rank has anything left to do are dropped") {
+  const costs found = of(pruned(ring{}, 8, forward, own_and_third{}), own_and_third{});
+  // The own tiles; the messages, past two ranks; the other tiles. The step before the messages is gone.
+  CHECK(found.steps == 3);
+  CHECK(found.right);
+}
+
 TEST_CASE("without shortcuts, blocks still pass through ranks that need none of them") {
   const auto unpruned = orrery::detail::unallocated_programs(ring{}, 64, keys_travel);
   const costs found = of(prune(unpruned, shards_before{2}, shortcuts::no), shards_before{2});

@@ -317,6 +317,15 @@ TEST_CASE("all-gathers bring homes, reduce-scatters bring partials home") {
   CHECK((nested.collectives[1] == collective{collective_kind::all_gather, 5, 2, 2, nested.collectives[1].exchanges}));
 }
 
+TEST_CASE("a rank of an all-gather begins with its own keys") {
+  for (int rank = 0; rank < 5; ++rank) {
+    const program mine = program_of(all_gather{}, rank, 5);
+    const tile& t = mine.steps.back().tile;
+    REQUIRE(t.keys.count == 5);
+    CHECK(mine.keys[t.keys.first].block.shard == rank);
+  }
+}
+
 TEST_CASE("ulysses computes its slice of the heads over the whole sequence") {
   const int world = 6;
   for (int rank = 0; rank < world; ++rank) {

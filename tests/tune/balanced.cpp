@@ -119,6 +119,27 @@ TEST_CASE("the imbalance of the library's layouts") {
   CHECK(orrery::imbalance(orrery::window{.left = -1, .right = -1}, orrery::contiguous{}, 4, of) >= 1);
 }
 
+TEST_CASE("segments whose last run is shorter, and queries that see nothing, are counted as they are") {
+  const orrery::balance_options of{.length = 100};
+  const orrery::chunked striped{orrery::striped<7>{}, 1};
+  CHECK(orrery::imbalance(orrery::causal{}, striped, 3, of) ==
+        doctest::Approx(counted_imbalance(orrery::causal{}, striped, 3, 100, 100)));
+  const orrery::chunked contiguous{orrery::contiguous{}, 1};
+  CHECK(orrery::imbalance(orrery::causal{-30}, contiguous, 3, of) ==
+        doctest::Approx(counted_imbalance(orrery::causal{-30}, contiguous, 3, 100, 100)));
+}
+
+TEST_CASE("a few rows of a mask that says nothing of rectangles are counted exactly") {
+  // 4, 3 and 3 tokens.
+  CHECK(orrery::imbalance(silent{}, orrery::contiguous{}, 3, {.length = 10}) == doctest::Approx(1.2));
+}
+
+TEST_CASE("shards are cut into no more pieces than it takes") {
+  CHECK(orrery::balanced(orrery::causal{}, 4, {.length = 1000, .tolerance = 2000}).chunks(4, 1000) == 1);
+  // One query sees one key: more pieces balance nothing.
+  CHECK(orrery::balanced(orrery::causal{-7}, 2, {.length = 8}).chunks(2, 8) == 1);
+}
+
 TEST_CASE("pieces that were asked for are kept") {
   const orrery::dispatched layout = orrery::balanced(orrery::causal{}, 4, {.length = 1000, .chunks = 5});
   CHECK(layout.chunks(4, 1000) == 5);

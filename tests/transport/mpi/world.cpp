@@ -1,6 +1,8 @@
 // Copyright The Orrery authors. SPDX-License-Identifier: Apache-2.0
 //
 // What a world does beside attention: its collectives, its channels, and how it gets on with others.
+#include <algorithm>
+#include <climits>
 #include <cmath>
 #include <cstdint>
 #include <cstring>
@@ -229,6 +231,90 @@ TEST_CASE("marks that differ between members are not native collectives") {
   for (const int e : {0, 1}) channel.await(e);
   CHECK(taken == previous);
   CHECK(all_to_alls_called == before);
+}
+
+namespace {
+
+/// A step in which rank 0 of three exchanges one number with each other rank, marked as a collective of all.
+struct marked_exchanges {
+  orrery::builder schedule{0, 3};
+  std::vector<int> numbers = std::vector<int>(16);
+  std::vector<orrery::exchange_pieces> pieces;
+
+  [[nodiscard]] orrery::piece at(std::size_t i) {
+    return {reinterpret_cast<std::byte*>(&numbers[i]), static_cast<std::int64_t>(sizeof(int))};
+  }
+  /// Sends the number `sent` to rank 1, in lane 0, and to rank 2, in `lane`.
+  void add(std::size_t sent, int lane = 0) {
+    for (const int peer : {1, 2}) {
+      schedule.begin_exchange(peer, peer, {peer == 1 ? 0 : lane, 1});
+      schedule.send(orrery::key(0));
+      schedule.receive(orrery::key(peer));
+      pieces.push_back({{at(sent)}, {at(pieces.size() + 8)}});
+    }
+  }
+  void mark(orrery::schedule::collective_kind kind, int first) {
+    schedule.mark_collective(kind, orrery::schedule::rank_group{0, 3}, first);
+  }
+};
+
+}  // namespace
+
+using orrery::mpi::candidates_of;
+using orrery::schedule::collective_kind;
+
+TEST_CASE("an all_gather that sends one message to all is one MPI_Iallgatherv") {
+  marked_exchanges one;
+  one.add(0);
+  one.mark(collective_kind::all_gather, 0);
+  const orrery::program p = one.schedule;
+  const auto gathers = [&] {
+    const std::vector<orrery::mpi::candidate> found = candidates_of(p, one.pieces);
+    REQUIRE(found.size() == 1);
+    return found[0].gathers;
+  };
+  CHECK(gathers());
+  one.pieces[1].sent = {one.at(1)};  // as many bytes, of another address
+  CHECK_FALSE(gathers());
+  one.pieces[1].sent = {{one.at(0).data, 1}};
+  CHECK_FALSE(gathers());
+}
+
+TEST_CASE("exchanges of several lanes are no native collective") {
+  marked_exchanges lanes;
+  lanes.add(0, 1);
+  lanes.mark(collective_kind::all_to_all, 0);
+  const orrery::program p = lanes.schedule;
+  REQUIRE(p.collectives.size() == 1);
+  CHECK(candidates_of(p, lanes.pieces).empty());
+}
+
+TEST_CASE("two collectives of one group, lane and step are not native: members could not tell them apart") {
+  for (const bool in_two_steps : {false, true}) {
+    marked_exchanges twice;
+    twice.add(0);
+    twice.mark(collective_kind::all_to_all, 0);
+    if (in_two_steps) twice.schedule.next_step();
+    twice.add(1);
+    twice.mark(collective_kind::all_to_all, 2);
+    const orrery::program p = twice.schedule;
+    REQUIRE(p.collectives.size() == 2);
+    CHECK(candidates_of(p, twice.pieces).size() == (in_two_steps ? 2 : 0));
+  }
+}
+
+TEST_CASE("tags are used again when all have been taken") {
+  orrery::mpi::communicator world{MPI_COMM_WORLD, {}};
+  void* value = nullptr;
+  int found = 0;
+  MPI_Comm_get_attr(MPI_COMM_WORLD, MPI_TAG_UB, static_cast<void*>(&value), &found);
+  REQUIRE(found != 0);
+  const int last = (std::min)(*static_cast<const int*>(value), INT_MAX - 1);
+  const int first = world.take_tags(2);
+  CHECK(world.take_tags(last - first - 1) == first + 2);  // the rest
+  CHECK(world.take_tags(3) == first);
+  CHECK(world.take_tags(1) == first + 3);
+  CHECK(world.take_tags(last - first) == first);  // one more than are left
 }
 
 TEST_CASE("two operators share a world") {

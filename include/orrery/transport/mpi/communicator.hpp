@@ -41,7 +41,8 @@ class communicator final : public waiting_communicator {
     int known = 0;
     check(MPI_Comm_get_attr(MPI_COMM_WORLD, MPI_TAG_UB, static_cast<void*>(&bound), &known), "MPI_Comm_get_attr",
           nothing);
-    last_tag_ = known != 0 ? *static_cast<const int*>(bound) : 32767;
+    // The number after the last tag is an int, too.
+    last_tag_ = known != 0 ? (std::min)(*static_cast<const int*>(bound), INT_MAX - 1) : 32767;
   }
   ~communicator() {
     if (!may_free()) return;

@@ -92,6 +92,11 @@ void wake() {
   const std::lock_guard lock{runtime.mutex};
   runtime.changed();
 }
+bool becomes_idle(int device, const std::function<bool()>& also, double seconds) {
+  simulated_runtime& runtime = simulated_runtime::get();
+  std::unique_lock lock{runtime.mutex};
+  return runtime.becomes_idle(lock, device, also, seconds);
+}
 void announce(accesses what) { announced = std::move(what); }
 
 cudaError_t enqueue(cudaStream_t stream, accesses what, std::function<bool()> step) {
@@ -361,6 +366,7 @@ cudaError_t CUDARTAPI cudaGraphDestroy(cudaGraph_t graph) {
   return release("cudaGraphDestroy", [&](simulated_runtime& runtime, lock_type&) {
     runtime.graphs.erase(graph);
     delete graph;
+    runtime.changed();
     return cudaSuccess;
   });
 }
@@ -368,6 +374,7 @@ cudaError_t CUDARTAPI cudaGraphExecDestroy(cudaGraphExec_t executable) {
   return release("cudaGraphExecDestroy", [&](simulated_runtime& runtime, lock_type&) {
     runtime.executables.erase(executable);
     delete executable;
+    runtime.changed();
     return cudaSuccess;
   });
 }

@@ -42,6 +42,8 @@ class communicator {
   }
   [[nodiscard]] ncclComm_t get() const noexcept { return comm_; }
   [[nodiscard]] ncclComm_t* address() noexcept { return &comm_; }
+  void release() noexcept { comm_ = nullptr; }
+  /// Aborts this one alone. For one whose work no other work of the device waits for (see `reclamation`).
   void abort() noexcept {
     if (comm_ != nullptr) static_cast<void>(ncclCommAbort(std::exchange(comm_, nullptr)));
   }

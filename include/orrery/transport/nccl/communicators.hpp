@@ -31,6 +31,7 @@
 #include "orrery/transport/detail/failure_state.hpp"
 #include "orrery/transport/nccl/communicator.hpp"
 #include "orrery/transport/nccl/lane_communicators.hpp"
+#include "orrery/transport/nccl/reclamation.hpp"
 #include "orrery/transport/nccl/watchdog.hpp"
 #include "orrery/transport/nccl_options.hpp"
 #include "orrery/transport/transport.hpp"
@@ -75,6 +76,9 @@ class communicators {
         [&](lane_communicator& comm) { ended = ended && becomes_idle(comm.stream.get(), options_.deadline); });
     if (!ended) give_up("its last call does not end");
     if (failed()) settle();
+    reclamation_.destroy(lane_communicators_.handles(), device_);
+    lane_communicators_.release();
+    reclamation_.wait(detail::deadline_in(options_.deadline));  // longer only while a graph lives
   }
 
   [[nodiscard]] int rank() const noexcept { return rank_; }
@@ -334,8 +338,10 @@ class communicators {
            describe(state);
   }
   void abort(const std::string& why) {
+    std::vector<ncclComm_t> all = lane_communicators_.handles();  // before the record: it may throw
     if (!failure_.record(why)) return;
-    lane_communicators_.each([](lane_communicator& comm) { comm.comm.abort(); });
+    lane_communicators_.release();
+    reclamation_.abort(std::move(all), device_);
   }
   /// The periodic check of the watchdog, on its thread. Returns false when there is nothing left to watch.
   [[nodiscard]] bool check_once() noexcept {
@@ -377,6 +383,7 @@ class communicators {
   int size_ = 1;
   int device_ = 0;
   lane_communicators lane_communicators_;
+  reclamation reclamation_;
   detail::failure_state failure_{"; its communicators are aborted, and this world cannot be used any more"};
   std::string message_;
   bool settled_ = false;

@@ -8,6 +8,7 @@
 #include <string>
 #include <thread>
 #include <utility>
+#include <vector>
 
 #include <cuda_runtime_api.h>
 #include <nccl.h>
@@ -56,6 +57,16 @@ class lane_communicators {
     visit(control);
     for (auto& [number, comm] : lanes_) visit(comm);
     for (auto& [group, comm] : groups_) visit(comm);
+  }
+
+  [[nodiscard]] std::vector<ncclComm_t> handles() {
+    std::vector<ncclComm_t> all;
+    each([&](lane_communicator& comm) { all.push_back(comm.comm.get()); });
+    return all;
+  }
+  /// Gives up all communicators: whoever has their handles aborts or destroys them.
+  void release() noexcept {
+    each([](lane_communicator& comm) { comm.comm.release(); });
   }
 
   /// The communicator of a lane; made by make(color) at the first call.

@@ -94,6 +94,13 @@ if(CMAKE_CUDA_COMPILER)
   set_target_properties(test_cuda_architectures PROPERTIES CUDA_ARCHITECTURES "80;90a;100")
   add_dependencies(cuda_tests test_cuda_architectures)
 
+  # What nvcc makes of a kernel, disassembled.
+  find_program(ORRERY_PYTHON python3)
+  if(ORRERY_PYTHON)
+    add_cuda_test(kernel.cuda.sass ${ORRERY_PYTHON} ${PROJECT_SOURCE_DIR}/bench/kernel/cuda/sass.py --check --nvcc
+                  ${CMAKE_CUDA_COMPILER})
+  endif()
+
   foreach(example device_graph nccl_by_file nccl_by_mpi train_devices)
     if(TARGET ${example})
       add_dependencies(cuda_tests ${example})

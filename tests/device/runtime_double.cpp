@@ -92,6 +92,7 @@ void wake() {
   const std::lock_guard lock{runtime.mutex};
   runtime.changed();
 }
+int priority_of(cudaStream_t stream) { return stream->priority; }
 bool becomes_idle(int device, const std::function<bool()>& also, double seconds) {
   simulated_runtime& runtime = simulated_runtime::get();
   std::unique_lock lock{runtime.mutex};
@@ -210,6 +211,22 @@ cudaError_t CUDARTAPI cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned) 
   return call("cudaStreamCreateWithFlags", [&](simulated_runtime& runtime, lock_type&) {
     *stream = new CUstream_st;
     (*stream)->device = current_device;
+    runtime.add_stream(*stream);
+    return cudaSuccess;
+  });
+}
+cudaError_t CUDARTAPI cudaDeviceGetStreamPriorityRange(int* least, int* greatest) {
+  return call("cudaDeviceGetStreamPriorityRange", [&](simulated_runtime&, lock_type&) {
+    *least = 0;
+    *greatest = greatest_priority;
+    return cudaSuccess;
+  });
+}
+cudaError_t CUDARTAPI cudaStreamCreateWithPriority(cudaStream_t* stream, unsigned, int priority) {
+  return call("cudaStreamCreateWithPriority", [&](simulated_runtime& runtime, lock_type&) {
+    *stream = new CUstream_st;
+    (*stream)->device = current_device;
+    (*stream)->priority = priority;
     runtime.add_stream(*stream);
     return cudaSuccess;
   });

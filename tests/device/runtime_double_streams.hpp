@@ -47,6 +47,7 @@ struct operation {
 struct CUstream_st {
   int number = 0;
   int device = 0;
+  int priority = 0;
   std::deque<cuda_double::operation> queue;
   cuda_double::vector_clock clock;
   std::shared_ptr<cuda_double::captured_graph> capture;  // null: none is under way

@@ -11,6 +11,7 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <set>
 #include <string>
 #include <thread>
 #include <utility>
@@ -35,6 +36,8 @@ void reset() {
   nccl.alive.clear();
   nccl.by_id.clear();
   nccl.version = NCCL_VERSION_CODE;
+  nccl.priorities.clear();
+  nccl.max_ctas.clear();
 }
 void set_version(int version) {
   library& nccl = library::get();
@@ -66,11 +69,21 @@ bool is_enqueuing(int rank) {
   const guard lock{nccl.mutex};
   return nccl.is_enqueuing(rank);
 }
+std::set<int> priorities() {
+  library& nccl = library::get();
+  const guard lock{nccl.mutex};
+  return nccl.priorities;
+}
+std::set<int> max_ctas() {
+  library& nccl = library::get();
+  const guard lock{nccl.mutex};
+  return nccl.max_ctas;
+}
 std::string faults() {
   library& nccl = library::get();
   std::unique_lock lock{nccl.mutex};
   // Threads may still be at it.
-  nccl.changed.wait_for(lock, std::chrono::seconds{20}, [&] { return nccl.reclaiming == 0; });
+  nccl.changed.wait_for(lock, std::chrono::seconds{10}, [&] { return nccl.alive.empty(); });
   std::string all;
   for (const std::string& one : nccl.faults) all += one + "\n";
   if (!nccl.alive.empty()) all += std::to_string(nccl.alive.size()) + " communicators are left";
@@ -137,7 +150,7 @@ ncclResult_t ncclCommInitRankConfig(ncclComm_t* comm, int size, ncclUniqueId id,
   return ncclSuccess;
 }
 
-ncclResult_t ncclCommSplit(ncclComm_t parent, int color, int, ncclComm_t* made, ncclConfig_t*) {
+ncclResult_t ncclCommSplit(ncclComm_t parent, int color, int, ncclComm_t* made, ncclConfig_t* config) {
   library& nccl = library::get();
   std::unique_lock lock{nccl.mutex};
   *made = nullptr;
@@ -145,6 +158,7 @@ ncclResult_t ncclCommSplit(ncclComm_t parent, int color, int, ncclComm_t* made, 
   if (nccl.is_enqueuing(parent->world_rank)) {
     nccl.faults.push_back("a rank splits a communicator while its calls are not enqueued yet");
   }
+  nccl.max_ctas.insert(config->maxCTAs);
   const std::shared_ptr<clique> all = parent->all;
   const std::size_t index = all->splittings_of[parent->rank]++;
   if (all->splittings.size() <= index) all->splittings.resize(index + 1);

@@ -1,6 +1,7 @@
 // Copyright The Orrery authors. SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <set>
 #include <string>
 #include <vector>
 
@@ -26,6 +27,10 @@ namespace nccl_double {
 void reset();
 /// The n-th call (from 1, counted from now on) of a function by any rank returns this, and leaves these words.
 void fail(const std::string& function, int nth, ncclResult_t result, const std::string& words = "");
+/// The priorities of the streams that calls were enqueued on, and what communicators that were split off had as
+/// maxCTAs.
+[[nodiscard]] std::set<int> priorities();
+[[nodiscard]] std::set<int> max_ctas();
 /// What ncclGetVersion says until the next `reset`.
 void set_version(int version);
 /// From now on all communicators of this rank of the first communicator say so when they are asked.

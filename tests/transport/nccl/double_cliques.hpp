@@ -115,7 +115,8 @@ struct library {
   std::map<std::string, std::shared_ptr<clique>> by_id;
   int ids = 0;
   int version = NCCL_VERSION_CODE;
-  int reclaiming = 0;  // communicators that a thread aborts or destroys
+  std::set<int> priorities;
+  std::set<int> max_ctas;
 
   static library& get() {
     static library one;
@@ -153,7 +154,6 @@ struct library {
   }
   /// Returns false if it was aborted or destroyed before.
   [[nodiscard]] bool begin_reclaim(ncclComm& comm) {
-    ++reclaiming;
     return alive.count(&comm) > 0 && !std::exchange(comm.reclaimed, true);
   }
   /// It is gone: what it has asked for is not made any more.
@@ -195,7 +195,6 @@ inline void reclaim(const char* function, ncclComm_t comm) {
                           (comm->uses.use_count() == 1 ? "other work of its device" : "calls of its communicator"));
   }
   nccl.alive.erase(comm);
-  --nccl.reclaiming;
   nccl.changed.notify_all();
 }
 inline ncclResult_t reclaim_grouped(const char* function, ncclComm_t comm) {
@@ -312,6 +311,7 @@ inline ncclResult_t run_group() {
               std::to_string(one.bytes) + (one.sends ? " to " : " from ") + std::to_string(one.peer);
     }
     nccl.calls[comm->world_rank].push_back(text);
+    nccl.priorities.insert(cuda_double::priority_of(where.second));
     calls->push_back({comm, [group] { return connected(*group); },
                       [stream = where.second, touched, group] {
                         return cuda_double::enqueue(stream, touched, [group] { return meet(*group); }) == cudaSuccess
@@ -342,6 +342,7 @@ inline ncclResult_t collective(const char* function, const char* name, const voi
   if (const ncclResult_t result = usable(comm); result != ncclSuccess) return result;
   const std::shared_ptr<clique> all = comm->all;
   nccl.calls[comm->world_rank].push_back(std::string{name} + " " + std::to_string(bytes));
+  nccl.priorities.insert(cuda_double::priority_of(stream));
   all->asked_all.insert(comm->rank);
   const auto* const local = static_cast<const std::byte*>(from);
   auto* const target = static_cast<std::byte*>(to);

@@ -21,8 +21,8 @@ namespace orrery::nccl {
 
 /// A communicator and the stream that its calls are enqueued on.
 struct lane_communicator {
-  detail::cuda_stream stream;
-  communicator comm;
+  detail::cuda_stream stream = detail::cuda_stream::of_greatest_priority();
+  communicator comm{};
 };
 
 /// Waits until the stream is idle, at most so many seconds. Returns true if it is, without an error.

@@ -78,6 +78,12 @@ foreach(header IN LISTS headers)
 endforeach()
 add_dependencies(cuda_tests test_cuda_headers)
 
+# The script that runs everything on a GPU, with scripts in the place of programs.
+find_program(ORRERY_BASH bash)
+if(ORRERY_BASH)
+  add_cuda_test(gpu.on_gpu_steps ${ORRERY_BASH} ${CMAKE_CURRENT_SOURCE_DIR}/gpu/on_gpu_steps.sh)
+endif()
+
 # By nvcc, for GPUs: linked with the real libraries. Where there is no GPU these tests say so and are skipped.
 
 if(CMAKE_CUDA_COMPILER)

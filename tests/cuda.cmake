@@ -78,6 +78,12 @@ foreach(header IN LISTS headers)
 endforeach()
 add_dependencies(cuda_tests test_cuda_headers)
 
+# The script that runs everything on a GPU, with scripts in the place of programs.
+find_program(ORRERY_BASH bash)
+if(ORRERY_BASH)
+  add_cuda_test(gpu.on_gpu_steps ${ORRERY_BASH} ${CMAKE_CURRENT_SOURCE_DIR}/gpu/on_gpu_steps.sh)
+endif()
+
 # By nvcc, for GPUs: linked with the real libraries. Where there is no GPU these tests say so and are skipped.
 
 if(CMAKE_CUDA_COMPILER)
@@ -93,6 +99,13 @@ if(CMAKE_CUDA_COMPILER)
   target_link_libraries(test_cuda_architectures PRIVATE orrery::cuda orrery_development)
   set_target_properties(test_cuda_architectures PROPERTIES CUDA_ARCHITECTURES "80;90a;100")
   add_dependencies(cuda_tests test_cuda_architectures)
+
+  # What nvcc makes of a kernel, disassembled.
+  find_program(ORRERY_PYTHON python3)
+  if(ORRERY_PYTHON)
+    add_cuda_test(kernel.cuda.sass ${ORRERY_PYTHON} ${PROJECT_SOURCE_DIR}/bench/kernel/cuda/sass.py --check --nvcc
+                  ${CMAKE_CUDA_COMPILER})
+  endif()
 
   foreach(example device_graph nccl_by_file nccl_by_mpi train_devices)
     if(TARGET ${example})

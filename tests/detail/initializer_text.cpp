@@ -49,7 +49,8 @@ TEST_CASE("options print as they are written, without their defaults") {
   CHECK_PRINTS(threads::options, {.deadline = 0.5, .threads_per_rank = 4});
   CHECK_PRINTS(mpi::options, {.deadline = 30, .progress_interval = 0.001, .collectives = mpi::collectives::native});
   CHECK_PRINTS(mpi::options, {.threads_per_rank = 2});
-  CHECK_PRINTS(nccl::options, {.native_all_gather = false, .native_all_to_all = true, .watchdog_period = 0});
+  CHECK_PRINTS(nccl::options,
+               {.native_all_gather = false, .native_all_to_all = true, .watchdog_period = 0, .max_ctas = 4});
   CHECK_PRINTS(trace_options, {.events = 100, .file_on_failure = "a \"trace\" in C:\\"});
 }
 

@@ -92,6 +92,12 @@ void wake() {
   const std::lock_guard lock{runtime.mutex};
   runtime.changed();
 }
+int priority_of(cudaStream_t stream) { return stream->priority; }
+bool becomes_idle(int device, const std::function<bool()>& also, double seconds) {
+  simulated_runtime& runtime = simulated_runtime::get();
+  std::unique_lock lock{runtime.mutex};
+  return runtime.becomes_idle(lock, device, also, seconds);
+}
 void announce(accesses what) { announced = std::move(what); }
 
 cudaError_t enqueue(cudaStream_t stream, accesses what, std::function<bool()> step) {
@@ -205,6 +211,22 @@ cudaError_t CUDARTAPI cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned) 
   return call("cudaStreamCreateWithFlags", [&](simulated_runtime& runtime, lock_type&) {
     *stream = new CUstream_st;
     (*stream)->device = current_device;
+    runtime.add_stream(*stream);
+    return cudaSuccess;
+  });
+}
+cudaError_t CUDARTAPI cudaDeviceGetStreamPriorityRange(int* least, int* greatest) {
+  return call("cudaDeviceGetStreamPriorityRange", [&](simulated_runtime&, lock_type&) {
+    *least = 0;
+    *greatest = greatest_priority;
+    return cudaSuccess;
+  });
+}
+cudaError_t CUDARTAPI cudaStreamCreateWithPriority(cudaStream_t* stream, unsigned, int priority) {
+  return call("cudaStreamCreateWithPriority", [&](simulated_runtime& runtime, lock_type&) {
+    *stream = new CUstream_st;
+    (*stream)->device = current_device;
+    (*stream)->priority = priority;
     runtime.add_stream(*stream);
     return cudaSuccess;
   });
@@ -361,6 +383,7 @@ cudaError_t CUDARTAPI cudaGraphDestroy(cudaGraph_t graph) {
   return release("cudaGraphDestroy", [&](simulated_runtime& runtime, lock_type&) {
     runtime.graphs.erase(graph);
     delete graph;
+    runtime.changed();
     return cudaSuccess;
   });
 }
@@ -368,6 +391,7 @@ cudaError_t CUDARTAPI cudaGraphExecDestroy(cudaGraphExec_t executable) {
   return release("cudaGraphExecDestroy", [&](simulated_runtime& runtime, lock_type&) {
     runtime.executables.erase(executable);
     delete executable;
+    runtime.changed();
     return cudaSuccess;
   });
 }

@@ -67,5 +67,11 @@ void announce(accesses what);
 [[nodiscard]] cudaError_t enqueue(cudaStream_t stream, accesses what, std::function<bool()> step);
 /// Threads that wait for streams look again: what such work waits for has happened otherwise.
 void wake();
+/// What cudaDeviceGetStreamPriorityRange says.
+inline constexpr int greatest_priority = -5;
+[[nodiscard]] int priority_of(cudaStream_t stream);
+/// Waits until no stream of the device has work left and `also()` holds, at most so many seconds. Returns true if so.
+/// `also` is called with the lock of the double held.
+[[nodiscard]] bool becomes_idle(int device, const std::function<bool()>& also, double seconds);
 
 }  // namespace cuda_double

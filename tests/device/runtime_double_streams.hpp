@@ -47,6 +47,7 @@ struct operation {
 struct CUstream_st {
   int number = 0;
   int device = 0;
+  int priority = 0;
   std::deque<cuda_double::operation> queue;
   cuda_double::vector_clock clock;
   std::shared_ptr<cuda_double::captured_graph> capture;  // null: none is under way
@@ -263,6 +264,19 @@ class simulated_runtime {
     run_until(lock, [&] { return until->done; });
     join(known_, until->before);
     return broken.value_or(cudaSuccess);
+  }
+  bool becomes_idle(std::unique_lock<std::mutex>& lock, int device, const std::function<bool()>& also, double seconds) {
+    const auto deadline = std::chrono::steady_clock::now() + std::chrono::duration<double>{seconds};
+    const auto idle = [&] {
+      return broken || (also() && std::all_of(streams.begin(), streams.end(), [&](const CUstream_st* one) {
+                          return one->device != device || one->queue.empty();
+                        }));
+    };
+    while (!idle()) {
+      if (run_some(1)) continue;
+      if (enqueued.wait_until(lock, deadline) == std::cv_status::timeout) return idle();
+    }
+    return true;
   }
   /// A thread that has not chosen the relaxed mode ends the captures that are under way in the global one.
   cudaError_t disturb() {

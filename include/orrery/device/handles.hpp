@@ -49,6 +49,15 @@ class cuda_event {
 class cuda_stream {
  public:
   cuda_stream() { check_cuda(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "cudaStreamCreateWithFlags"); }
+  /// Makes a stream whose kernels start before those of other streams, as soon as there is room for them.
+  [[nodiscard]] static cuda_stream of_greatest_priority() {
+    int least = 0;
+    int greatest = 0;
+    check_cuda(cudaDeviceGetStreamPriorityRange(&least, &greatest), "cudaDeviceGetStreamPriorityRange");
+    cudaStream_t made = nullptr;
+    check_cuda(cudaStreamCreateWithPriority(&made, cudaStreamNonBlocking, greatest), "cudaStreamCreateWithPriority");
+    return cuda_stream{made};
+  }
   cuda_stream(cuda_stream&& other) noexcept : stream_{std::exchange(other.stream_, nullptr)} {}
   cuda_stream& operator=(cuda_stream&& other) noexcept {
     std::swap(stream_, other.stream_);
@@ -61,6 +70,8 @@ class cuda_stream {
   [[nodiscard]] cudaStream_t get() const noexcept { return stream_; }
 
  private:
+  explicit cuda_stream(cudaStream_t made) noexcept : stream_{made} {}
+
   cudaStream_t stream_ = nullptr;
 };
 

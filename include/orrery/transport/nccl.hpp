@@ -56,6 +56,12 @@ namespace orrery::nccl {
 /// Calls can be captured into a CUDA graph: they query no stream or event, and everything they order begins and ends on
 /// the trainer's stream. Make one call before, since NCCL connects ranks at their first message, which is not possible
 /// during capture. All ranks capture and launch the same calls in the same order.
+///
+/// NCCL keeps a communicator until all graphs that hold its calls are destroyed. So destroy, in this order: launchable
+/// graphs (cudaGraphExec_t) and graphs (cudaGraph_t), operators, worlds, the trainer's communicator and stream. A world
+/// that is destroyed before a graph of its calls waits for the graph up to the deadline, and then leaves its
+/// communicators to a thread that ends with the graph; launching such a graph is undefined. An abort does not wait for
+/// graphs: it ends what runs, and every call throws; destroy the graphs then, too.
 class world {
  public:
   using memory = detail::device_memory;

@@ -37,6 +37,11 @@ struct options {
   /// deadline, or when NCCL reports a failure, even while the rank's own thread waits in cudaStreamSynchronize or
   /// computes. It sees calls captured into a graph only inside `world::watch`. 0: no watchdog.
   double watchdog_period = 1;
+  /// The most thread blocks (CTAs) of one kernel of NCCL, from 1 to 64; 0: NCCL's choice. Each takes room on a
+  /// multiprocessor from the attention kernel beside it, so few blocks slow attention less, and more blocks send
+  /// faster. With it, lanes' streams have the greatest priority: a kernel of NCCL that is ready starts as soon as
+  /// thread blocks of the attention kernel end, before the next ones of these.
+  int max_ctas = 0;
 };
 
 /// The options as their designated initialiser, without what has its default: "{.native_all_gather = false}".
@@ -47,6 +52,7 @@ struct options {
       .member("native_all_gather", o.native_all_gather, defaults.native_all_gather)
       .member("native_all_to_all", o.native_all_to_all, defaults.native_all_to_all)
       .member("watchdog_period", o.watchdog_period, defaults.watchdog_period)
+      .member("max_ctas", o.max_ctas, defaults.max_ctas)
       .text();
 }
 

@@ -87,39 +87,60 @@ class step {
   cuda_test::device_tensors<kernel> tensors_;
 };
 
+/// What was enqueued, as a graph.
+class captured_step {
+ public:
+  captured_step(nccl::world& on, step& mine) {
+    orrery::detail::check_cuda(cudaStreamBeginCapture(on.stream(), cudaStreamCaptureModeThreadLocal),
+                               "cudaStreamBeginCapture");
+    mine.enqueue();
+    orrery::detail::check_cuda(cudaStreamEndCapture(on.stream(), &captured_), "cudaStreamEndCapture");
+    orrery::detail::check_cuda(cudaGraphInstantiate(&graph_, captured_, 0), "cudaGraphInstantiate");
+  }
+  captured_step(const captured_step&) = delete;
+  captured_step& operator=(const captured_step&) = delete;
+  ~captured_step() {
+    if (graph_ != nullptr) orrery::detail::ignore_cuda(cudaGraphExecDestroy(graph_));
+    if (captured_ != nullptr) orrery::detail::ignore_cuda(cudaGraphDestroy(captured_));
+  }
+  void launch(nccl::world& on) const {
+    on.watch([&] { orrery::detail::check_cuda(cudaGraphLaunch(graph_, on.stream()), "cudaGraphLaunch"); });
+  }
+
+ private:
+  cudaGraph_t captured_ = nullptr;
+  cudaGraphExec_t graph_ = nullptr;
+};
+
 /// A graph, launched again and again, gives the same bits as the calls.
 inline void check_graph(nccl::world& on) {
   step mine{on};
   mine.enqueue();
   const std::string expected = mine.results();
   on.barrier();
-  cudaGraph_t captured = nullptr;
-  cudaGraphExec_t graph = nullptr;
-  orrery::detail::check_cuda(cudaStreamBeginCapture(on.stream(), cudaStreamCaptureModeThreadLocal),
-                             "cudaStreamBeginCapture");
-  mine.enqueue();
-  orrery::detail::check_cuda(cudaStreamEndCapture(on.stream(), &captured), "cudaStreamEndCapture");
-  orrery::detail::check_cuda(cudaGraphInstantiate(&graph, captured, 0), "cudaGraphInstantiate");
-  for (int i = 0; i < 3; ++i) {
-    on.watch([&] { orrery::detail::check_cuda(cudaGraphLaunch(graph, on.stream()), "cudaGraphLaunch"); });
-    if (mine.results() != expected) {
-      throw std::runtime_error{"rank " + std::to_string(on.rank()) + " has other bits by a graph"};
+  {
+    const captured_step graph{on, mine};
+    for (int i = 0; i < 3; ++i) {
+      graph.launch(on);
+      if (mine.results() != expected) {
+        throw std::runtime_error{"rank " + std::to_string(on.rank()) + " has other bits by a graph"};
+      }
     }
   }
-  orrery::detail::check_cuda(cudaGraphExecDestroy(graph), "cudaGraphExecDestroy");
-  orrery::detail::check_cuda(cudaGraphDestroy(captured), "cudaGraphDestroy");
   mine.enqueue();
   if (mine.results() != expected) {
     throw std::runtime_error{"rank " + std::to_string(on.rank()) + " has other bits after a graph"};
   }
 }
 
-/// The last rank, at once, calls `leave()`; the others, which wait in cudaStreamSynchronize, are released, and told.
+/// The last rank, at once, calls `leave()`; the others, which wait in cudaStreamSynchronize for the several lanes of a
+/// step, are released, and told, while a graph of the same calls lives.
 template <class Leave>
 void check_release(nccl::world& on, const Leave& leave) {
   step mine{on};
   mine.enqueue();
   on.synchronize();
+  const captured_step alive{on, mine};
   on.barrier();
   if (on.rank() == on.size() - 1) return leave();
   std::string said;

@@ -3,6 +3,7 @@
 // The functions of NCCL.
 #include "transport/nccl/double.hpp"
 
+#include <chrono>
 #include <condition_variable>
 #include <cstddef>
 #include <cstring>
@@ -10,6 +11,7 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <set>
 #include <string>
 #include <thread>
 #include <utility>
@@ -33,6 +35,14 @@ void reset() {
   nccl.words.clear();
   nccl.alive.clear();
   nccl.by_id.clear();
+  nccl.version = NCCL_VERSION_CODE;
+  nccl.priorities.clear();
+  nccl.max_ctas.clear();
+}
+void set_version(int version) {
+  library& nccl = library::get();
+  const guard lock{nccl.mutex};
+  nccl.version = version;
 }
 void fail(const std::string& function, int nth, ncclResult_t result, const std::string& words) {
   library& nccl = library::get();
@@ -59,9 +69,21 @@ bool is_enqueuing(int rank) {
   const guard lock{nccl.mutex};
   return nccl.is_enqueuing(rank);
 }
-std::string faults() {
+std::set<int> priorities() {
   library& nccl = library::get();
   const guard lock{nccl.mutex};
+  return nccl.priorities;
+}
+std::set<int> max_ctas() {
+  library& nccl = library::get();
+  const guard lock{nccl.mutex};
+  return nccl.max_ctas;
+}
+std::string faults() {
+  library& nccl = library::get();
+  std::unique_lock lock{nccl.mutex};
+  // Threads may still be at it.
+  nccl.changed.wait_for(lock, std::chrono::seconds{10}, [&] { return nccl.alive.empty(); });
   std::string all;
   for (const std::string& one : nccl.faults) all += one + "\n";
   if (!nccl.alive.empty()) all += std::to_string(nccl.alive.size()) + " communicators are left";
@@ -128,7 +150,7 @@ ncclResult_t ncclCommInitRankConfig(ncclComm_t* comm, int size, ncclUniqueId id,
   return ncclSuccess;
 }
 
-ncclResult_t ncclCommSplit(ncclComm_t parent, int color, int, ncclComm_t* made, ncclConfig_t*) {
+ncclResult_t ncclCommSplit(ncclComm_t parent, int color, int, ncclComm_t* made, ncclConfig_t* config) {
   library& nccl = library::get();
   std::unique_lock lock{nccl.mutex};
   *made = nullptr;
@@ -136,6 +158,7 @@ ncclResult_t ncclCommSplit(ncclComm_t parent, int color, int, ncclComm_t* made, 
   if (nccl.is_enqueuing(parent->world_rank)) {
     nccl.faults.push_back("a rank splits a communicator while its calls are not enqueued yet");
   }
+  nccl.max_ctas.insert(config->maxCTAs);
   const std::shared_ptr<clique> all = parent->all;
   const std::size_t index = all->splittings_of[parent->rank]++;
   if (all->splittings.size() <= index) all->splittings.resize(index + 1);
@@ -192,20 +215,28 @@ ncclResult_t ncclCommAbort(ncclComm_t comm) {
     library& nccl = library::get();
     const guard lock{nccl.mutex};
     static_cast<void>(nccl.enter("ncclCommAbort"));
-    if (nccl.alive.erase(comm) == 0) nccl.faults.push_back("a communicator is aborted that is gone");
-    comm->aborted = true;  // its groups may still ask: not deleted
+    if (!nccl.begin_reclaim(*comm)) nccl.faults.push_back("a communicator is aborted that is gone");
+    comm->aborted = true;
     nccl.leave(*comm);
   }
   cuda_double::wake();
-  return ncclSuccess;
+  return reclaim_grouped("ncclCommAbort", comm);
 }
 ncclResult_t ncclCommDestroy(ncclComm_t comm) {
+  {
+    library& nccl = library::get();
+    const guard lock{nccl.mutex};
+    static_cast<void>(nccl.enter("ncclCommDestroy"));
+    if (!nccl.begin_reclaim(*comm)) nccl.faults.push_back("a communicator is destroyed that is gone");
+    if (comm->pending != nullptr) nccl.faults.push_back("a communicator is destroyed before its last call is enqueued");
+    nccl.leave(*comm);
+  }
+  return reclaim_grouped("ncclCommDestroy", comm);
+}
+ncclResult_t ncclGetVersion(int* version) {
   library& nccl = library::get();
   const guard lock{nccl.mutex};
-  static_cast<void>(nccl.enter("ncclCommDestroy"));
-  if (nccl.alive.erase(comm) == 0) nccl.faults.push_back("a communicator is destroyed that is gone");
-  if (comm->pending != nullptr) nccl.faults.push_back("a communicator is destroyed before its last call is enqueued");
-  nccl.leave(*comm);
+  *version = nccl.version;
   return ncclSuccess;
 }
 ncclResult_t ncclCommCount(ncclComm_t comm, int* count) {
@@ -230,19 +261,25 @@ ncclResult_t ncclCommCuDevice(ncclComm_t comm, int* device) {
 ncclResult_t ncclGroupStart() {
   library& nccl = library::get();
   const guard lock{nccl.mutex};
-  ++depth;
-  return nccl.enter("ncclGroupStart");
+  const ncclResult_t result = nccl.enter("ncclGroupStart");
+  if (result == ncclSuccess) ++depth;
+  return result;
 }
 ncclResult_t ncclGroupEnd() {
+  bool reclaims = false;
   {
     library& nccl = library::get();
     const guard lock{nccl.mutex};
     --depth;
-    if (const ncclResult_t result = nccl.enter("ncclGroupEnd"); result != ncclSuccess) {
+    reclaims = depth == 0 && !to_reclaim.empty();
+    if (const ncclResult_t result = nccl.enter("ncclGroupEnd"); result != ncclSuccess && !reclaims) {
       grouped.clear();
       grouped_collectives.clear();
       return result;
     }
+  }
+  if (reclaims) {
+    for (const auto& [function, comm] : std::exchange(to_reclaim, {})) reclaim(function, comm);
   }
   return depth > 0 ? ncclSuccess : run_group();
 }

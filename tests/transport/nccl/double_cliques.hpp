@@ -79,7 +79,9 @@ struct ncclComm {
   int device = 0;
   bool blocking = false;
   bool aborted = false;
+  bool reclaimed = false;  // or about to be
   std::unique_ptr<nccl_double::pending_call> pending;
+  std::shared_ptr<int> uses = std::make_shared<int>();  // shared by its work: on streams, and in graphs
 };
 
 namespace nccl_double {
@@ -112,6 +114,9 @@ struct library {
   std::set<ncclComm_t> alive;
   std::map<std::string, std::shared_ptr<clique>> by_id;
   int ids = 0;
+  int version = NCCL_VERSION_CODE;
+  std::set<int> priorities;
+  std::set<int> max_ctas;
 
   static library& get() {
     static library one;
@@ -147,6 +152,10 @@ struct library {
       if (!one.done && found != one.asked.end()) visit(one, found);
     }
   }
+  /// Returns false if it was aborted or destroyed before.
+  [[nodiscard]] bool begin_reclaim(ncclComm& comm) {
+    return alive.count(&comm) > 0 && !std::exchange(comm.reclaimed, true);
+  }
   /// It is gone: what it has asked for is not made any more.
   void leave(ncclComm& comm) {
     each_open(comm, [&](clique::splitting& one, auto entry) {
@@ -169,8 +178,33 @@ using grouped_calls = std::vector<grouped_call>;
 inline thread_local int depth = 0;
 inline thread_local std::vector<group_call> grouped;
 inline thread_local grouped_calls grouped_collectives;
+inline thread_local std::vector<std::pair<const char*, ncclComm_t>> to_reclaim;
 
 using guard = std::lock_guard<std::mutex>;
+
+/// The second half of an abort, or of a destruction: waits for all work of the device, as what frees its memory may,
+/// and for graphs that hold calls of the communicator. The object stays, since its groups may still ask.
+inline void reclaim(const char* function, ncclComm_t comm) {
+  constexpr double patience = 5;
+  const bool idle = cuda_double::becomes_idle(
+      comm->device, [&] { return comm->uses.use_count() == 1; }, patience);
+  library& nccl = library::get();
+  const guard lock{nccl.mutex};
+  if (!idle) {
+    nccl.faults.push_back(std::string{function} + " waits for ever, for " +
+                          (comm->uses.use_count() == 1 ? "other work of its device" : "calls of its communicator"));
+  }
+  nccl.alive.erase(comm);
+  nccl.changed.notify_all();
+}
+inline ncclResult_t reclaim_grouped(const char* function, ncclComm_t comm) {
+  if (depth > 0) {
+    to_reclaim.emplace_back(function, comm);
+  } else {
+    reclaim(function, comm);
+  }
+  return ncclSuccess;
+}
 
 /// May this communicator be given a call? With the lock held.
 inline ncclResult_t usable(ncclComm_t comm) {
@@ -199,6 +233,7 @@ struct group_ends {
   std::shared_ptr<clique> all;
   std::vector<one> ends;
   bool started = false;
+  std::shared_ptr<int> uses = comm->uses;
 };
 
 /// Moves what both ends have come for. Are all of the group's messages done? Then it can be run again.
@@ -264,10 +299,8 @@ inline ncclResult_t run_group() {
   for (const auto& [where, messages] : by_stream) {
     const ncclComm_t comm = where.first;
     if (const ncclResult_t result = usable(comm); result != ncclSuccess) return result;
-    auto group = std::make_shared<group_ends>();
+    auto group = std::make_shared<group_ends>(group_ends{.comm = comm, .all = comm->all, .ends = {}});
     cuda_double::accesses touched{"an NCCL group", {}, {}};
-    group->comm = comm;
-    group->all = comm->all;
     std::string text = "group:";
     for (const group_call& one : messages) {
       const std::pair<int, int> ranks = one.sends ? std::pair{comm->rank, one.peer} : std::pair{one.peer, comm->rank};
@@ -278,6 +311,7 @@ inline ncclResult_t run_group() {
               std::to_string(one.bytes) + (one.sends ? " to " : " from ") + std::to_string(one.peer);
     }
     nccl.calls[comm->world_rank].push_back(text);
+    nccl.priorities.insert(cuda_double::priority_of(where.second));
     calls->push_back({comm, [group] { return connected(*group); },
                       [stream = where.second, touched, group] {
                         return cuda_double::enqueue(stream, touched, [group] { return meet(*group); }) == cudaSuccess
@@ -308,12 +342,13 @@ inline ncclResult_t collective(const char* function, const char* name, const voi
   if (const ncclResult_t result = usable(comm); result != ncclSuccess) return result;
   const std::shared_ptr<clique> all = comm->all;
   nccl.calls[comm->world_rank].push_back(std::string{name} + " " + std::to_string(bytes));
+  nccl.priorities.insert(cuda_double::priority_of(stream));
   all->asked_all.insert(comm->rank);
   const auto* const local = static_cast<const std::byte*>(from);
   auto* const target = static_cast<std::byte*>(to);
   // The meeting of this run: none yet.
   const auto now = std::make_shared<std::shared_ptr<meeting>>();
-  const auto step = [=, &nccl, rank = comm->rank, what = std::string{name}] {
+  const auto step = [=, &nccl, rank = comm->rank, what = std::string{name}, uses = comm->uses] {
     const guard lock_now{nccl.mutex};
     if (nccl.alive.count(comm) == 0 || comm->aborted) return true;
     if (*now == nullptr) {

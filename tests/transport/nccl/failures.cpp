@@ -107,7 +107,7 @@ TEST_CASE("a call of NCCL or CUDA that fails is a message with its name") {
     }
   }
   for (const char* function : {"cudaEventRecord", "cudaStreamWaitEvent", "cudaMalloc", "cudaLaunchHostFunc",
-                               "cudaEventCreateWithFlags", "cudaStreamCreateWithFlags", "cudaStreamIsCapturing"}) {
+                               "cudaEventCreateWithFlags", "cudaStreamCreateWithPriority", "cudaStreamIsCapturing"}) {
     start(devices(3));
     cuda_double::fail(function, 7, cudaErrorIllegalAddress);
     INFO(function);
@@ -231,6 +231,9 @@ TEST_CASE("invalid arguments, and ranks that do not match") {
        "orrery: nccl::options: watchdog_period is -1.000000, expected seconds, or 0 for no watchdog");
   says(message_of_exception([] { run(2, {.watchdog_period = std::nan("")}, [](auto&) {}); }),
        "orrery: nccl::options: watchdog_period is nan, expected seconds, or 0 for no watchdog");
+  says(message_of_exception([] { run(2, {.max_ctas = 65}, [](auto&) {}); }),
+       "orrery: nccl::options: max_ctas is 65, expected 1 to 64, or 0 for NCCL's choice");
+  says(message_of_exception([] { run(2, {.max_ctas = -1}, [](auto&) {}); }), "max_ctas is -1, expected 1 to 64");
   CHECK(found_by_doubles() == "");
 
   // A stream of one device, and a communicator of another.

@@ -7,6 +7,7 @@
 #include <atomic>
 #include <barrier>
 #include <cstdint>
+#include <set>
 #include <span>
 #include <string>
 #include <thread>
@@ -351,4 +352,18 @@ TEST_CASE("the watchdog checks while calls are made, also more than it has timer
     CHECK(on.usable());
   });
   CHECK(found_by_doubles() == "");
+}
+
+TEST_CASE("calls of NCCL run at the greatest priority, with as many blocks as the options say") {
+  for (const int most : {0, 4}) {
+    start(devices(2));
+    run(2, {.max_ctas = most}, [](auto& on) {
+      trainer<orrery::ring> local{on};
+      local.step();
+      on.synchronize();
+    });
+    CHECK(nccl_double::priorities() == std::set<int>{cuda_double::greatest_priority});
+    CHECK(nccl_double::max_ctas() == std::set<int>{most == 0 ? NCCL_CONFIG_UNDEF_INT : most});
+    CHECK(found_by_doubles() == "");
+  }
 }

@@ -87,6 +87,32 @@ struct waiting_kernel : kernel {
   }
 };
 
+/// A forward, captured into a graph.
+class captured_step {
+ public:
+  template <class World, class Trainer>
+  captured_step(World& on, Trainer& local) {
+    orrery::detail::check_cuda(cudaStreamBeginCapture(on.stream(), cudaStreamCaptureModeThreadLocal), "begin");
+    local.tensors.forward(local.attend);
+    orrery::detail::check_cuda(cudaStreamEndCapture(on.stream(), &captured_), "end");
+    orrery::detail::check_cuda(cudaGraphInstantiate(&graph_, captured_, 0), "instantiate");
+  }
+  captured_step(const captured_step&) = delete;
+  captured_step& operator=(const captured_step&) = delete;
+  ~captured_step() {
+    cudaGraphExecDestroy(graph_);
+    cudaGraphDestroy(captured_);
+  }
+  template <class World>
+  void launch(World& on) const {
+    orrery::detail::check_cuda(cudaGraphLaunch(graph_, on.stream()), "launch");
+  }
+
+ private:
+  cudaGraph_t captured_ = nullptr;
+  cudaGraphExec_t graph_ = nullptr;
+};
+
 }  // namespace
 
 TEST_CASE("a rank that never comes to its first call: the others wait for NCCL, up to the deadline") {
@@ -197,22 +223,47 @@ TEST_CASE("a trainer that waits in cudaStreamSynchronize does not hang: the watc
   }
 }
 
-TEST_CASE("the same for the launch of a graph") {
+TEST_CASE("the same in a backward, whose lanes wait for each other: all communicators are aborted together") {
+  for (const int version : {NCCL_VERSION_CODE, 22105}) {  // with a group, and with a thread for each
+    const auto said = without_rank_2(true, {.deadline = 0.3, .watchdog_period = 0.02}, [&](auto& on, auto& local) {
+      nccl_double::set_version(version);
+      local.step();
+      orrery::detail::check_cuda(cudaStreamSynchronize(on.stream()), "cudaStreamSynchronize");
+    });
+    for (const int rank : {0, 1}) says(said[static_cast<std::size_t>(rank)], aborted);
+  }
+}
+
+TEST_CASE("the same for the launch of a graph, which lives on until the rank knows") {
   const auto said = without_rank_2(true, {.deadline = 0.3, .watchdog_period = 0.02}, [](auto& on, auto& local) {
-    cudaGraph_t captured = nullptr;
-    cudaGraphExec_t graph = nullptr;
-    orrery::detail::check_cuda(cudaStreamBeginCapture(on.stream(), cudaStreamCaptureModeThreadLocal), "begin");
-    local.tensors.forward(local.attend);
-    orrery::detail::check_cuda(cudaStreamEndCapture(on.stream(), &captured), "end");
-    orrery::detail::check_cuda(cudaGraphInstantiate(&graph, captured, 0), "instantiate");
-    on.watch([&] { orrery::detail::check_cuda(cudaGraphLaunch(graph, on.stream()), "launch"); });
+    const captured_step graph{on, local};
+    on.watch([&] { graph.launch(on); });
     orrery::detail::check_cuda(cudaStreamSynchronize(on.stream()), "cudaStreamSynchronize");
-    orrery::detail::check_cuda(cudaGraphExecDestroy(graph), "destroy");
-    orrery::detail::check_cuda(cudaGraphDestroy(captured), "destroy");
+    on.barrier();
   });
   for (const int rank : {0, 1}) {
     says(said[static_cast<std::size_t>(rank)],
          "has waited 0.3 s for its stream: for a peer that has not come, or a kernel that does not end");
+  }
+}
+
+TEST_CASE("a world that is destroyed before the graph of its calls waits up to the deadline, not for the graph") {
+  for (const bool stops : {false, true}) {
+    start(devices(2));
+    std::vector<std::unique_ptr<captured_step>> graphs(2);
+    static_cast<void>(message_of_exception([&] {
+      run(2, {.deadline = 0.3}, [&](auto& on) {
+        trainer<orrery::ring> local{on};
+        local.step();
+        on.synchronize();
+        graphs[static_cast<std::size_t>(on.rank())] = std::make_unique<captured_step>(on, local);
+        on.barrier();
+        if (stops) throw std::runtime_error{"this rank ends"};
+      });
+    }));
+    CHECK(nccl_double::calls("ncclCommAbort") == (stops ? 6 : 0));
+    graphs.clear();
+    CHECK(found_by_doubles() == "");
   }
 }
 

@@ -16,6 +16,9 @@
 #include <nccl.h>
 
 #include "orrery/device/handles.hpp"
+#include "orrery/tensor/math.hpp"
+#include "orrery/transport/detail/deadline.hpp"
+#include "orrery/transport/nccl_options.hpp"
 
 namespace orrery::nccl {
 
@@ -42,6 +45,8 @@ class communicator {
   }
   [[nodiscard]] ncclComm_t get() const noexcept { return comm_; }
   [[nodiscard]] ncclComm_t* address() noexcept { return &comm_; }
+  void release() noexcept { comm_ = nullptr; }
+  /// Aborts this one alone. For one whose work no other work of the device waits for (see `reclamation`).
   void abort() noexcept {
     if (comm_ != nullptr) static_cast<void>(ncclCommAbort(std::exchange(comm_, nullptr)));
   }
@@ -50,9 +55,22 @@ class communicator {
   ncclComm_t comm_ = nullptr;
 };
 
-[[nodiscard]] inline ncclConfig_t not_blocking() {
+/// Returns what is wrong with the options, or an empty string.
+[[nodiscard]] inline std::string options_error(const options& given) {
+  if (!(given.watchdog_period >= 0) || detail::math::is_nan(given.watchdog_period)) {
+    return "watchdog_period is " + std::to_string(given.watchdog_period) + ", expected seconds, or 0 for no watchdog";
+  }
+  if (given.max_ctas < 0 || given.max_ctas > 64) {
+    return "max_ctas is " + std::to_string(given.max_ctas) + ", expected 1 to 64, or 0 for NCCL's choice";
+  }
+  return detail::options_error(given.deadline, 1);
+}
+
+/// The configuration of nonblocking communicators. `max_ctas`: see `options`.
+[[nodiscard]] inline ncclConfig_t not_blocking(int max_ctas = 0) {
   ncclConfig_t config = NCCL_CONFIG_INITIALIZER;
   config.blocking = 0;
+  if (max_ctas > 0) config.maxCTAs = max_ctas;
   return config;
 }
 
@@ -73,9 +91,9 @@ class communicator {
 
 /// Makes a nonblocking communicator of the ranks of `parent` that pass the same color. Returns an error message, or an
 /// empty string. After an error NCCL may write to `made` until the parent is aborted.
-[[nodiscard]] inline std::string split(ncclComm_t parent, int color, int key,
+[[nodiscard]] inline std::string split(ncclComm_t parent, int color, int key, int max_ctas,
                                        std::chrono::steady_clock::time_point deadline, communicator& made) {
-  ncclConfig_t config = not_blocking();
+  ncclConfig_t config = not_blocking(max_ctas);
   const ncclResult_t result = ncclCommSplit(parent, color, key, made.address(), &config);
   std::string wrong = wait_for(parent, result, "ncclCommSplit", deadline);
   if (wrong.empty() && made.get() != nullptr) {
@@ -90,9 +108,10 @@ class communicator {
 class split_with_timeout {
  public:
   /// Returns an error message, or an empty string. `device` is that of the parent.
-  [[nodiscard]] static std::string make(ncclComm_t parent, int key, int device,
+  [[nodiscard]] static std::string make(ncclComm_t parent, int key, int max_ctas, int device,
                                         std::chrono::steady_clock::time_point deadline, communicator& made) {
     const auto split = std::make_shared<split_with_timeout>();
+    split->config_ = not_blocking(max_ctas);
     std::thread{[split, parent, key, device] { split->run(parent, key, device); }}.detach();
     std::string wrong = split->wait(parent, deadline);
     const std::lock_guard lock{split->mutex_};
@@ -137,7 +156,7 @@ class split_with_timeout {
   std::condition_variable changed_;
   bool returned_ = false;
   bool given_up_ = false;
-  ncclConfig_t config_ = not_blocking();
+  ncclConfig_t config_{};
   ncclComm_t child_ = nullptr;
   ncclResult_t result_ = ncclSuccess;
 };

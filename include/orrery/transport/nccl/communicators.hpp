@@ -24,13 +24,13 @@
 
 #include "orrery/device/context.hpp"
 #include "orrery/device/handles.hpp"
-#include "orrery/tensor/math.hpp"
 #include "orrery/transport/detail/collective_signature.hpp"
 #include "orrery/transport/detail/deadline.hpp"
 #include "orrery/transport/detail/describe.hpp"
 #include "orrery/transport/detail/failure_state.hpp"
 #include "orrery/transport/nccl/communicator.hpp"
 #include "orrery/transport/nccl/lane_communicators.hpp"
+#include "orrery/transport/nccl/reclamation.hpp"
 #include "orrery/transport/nccl/watchdog.hpp"
 #include "orrery/transport/nccl_options.hpp"
 #include "orrery/transport/transport.hpp"
@@ -44,12 +44,7 @@ class communicators {
  public:
   communicators(ncclComm_t parent, cudaStream_t compute, const options& options)
       : compute_{compute}, options_{options} {
-    if (const std::string wrong = detail::options_error(options.deadline, 1); !wrong.empty())
-      refuse("options: " + wrong);
-    if (!(options.watchdog_period >= 0) || detail::math::is_nan(options.watchdog_period)) {
-      refuse("options: watchdog_period is " + std::to_string(options.watchdog_period) +
-             ", expected seconds, or 0 for no watchdog");
-    }
+    if (const std::string wrong = options_error(options); !wrong.empty()) refuse("options: " + wrong);
     if (parent == nullptr) refuse("world: the communicator is null; make one by ncclCommInitRank or nccl::join");
     check(ncclCommUserRank(parent, &rank_), "ncclCommUserRank", nowhere);
     check(ncclCommCount(parent, &size_), "ncclCommCount", nowhere);
@@ -57,8 +52,9 @@ class communicators {
     make_current();
     compare_devices();
     lane_communicators_.control = lane_communicator{};  // its stream is of this device
-    const std::string wrong = split_with_timeout::make(parent, rank_, device_, detail::deadline_in(options.deadline),
-                                                       lane_communicators_.control.comm);
+    const std::string wrong =
+        split_with_timeout::make(parent, rank_, options.max_ctas, device_, detail::deadline_in(options.deadline),
+                                 lane_communicators_.control.comm);
     if (!wrong.empty()) fail("rank " + std::to_string(rank_) + " makes a communicator, and " + wrong);
     if (options.watchdog_period <= 0) return;
     timers_ = std::make_unique<call_timers>(options.deadline);
@@ -75,6 +71,9 @@ class communicators {
         [&](lane_communicator& comm) { ended = ended && becomes_idle(comm.stream.get(), options_.deadline); });
     if (!ended) give_up("its last call does not end");
     if (failed()) settle();
+    reclamation_.destroy(lane_communicators_.handles(), device_);
+    lane_communicators_.release();
+    reclamation_.wait(detail::deadline_in(options_.deadline));  // longer only while a graph lives
   }
 
   [[nodiscard]] int rank() const noexcept { return rank_; }
@@ -299,8 +298,8 @@ class communicators {
   [[nodiscard]] lane_communicator split_off(int color) {
     finish_pending();
     lane_communicator made;
-    const std::string wrong =
-        split(lane_communicators_.control.comm.get(), color, rank_, detail::deadline_in(options_.deadline), made.comm);
+    const std::string wrong = split(lane_communicators_.control.comm.get(), color, rank_, options_.max_ctas,
+                                    detail::deadline_in(options_.deadline), made.comm);
     if (wrong.empty()) return made;
     give_up("rank " + std::to_string(rank_) + " makes a communicator, and " + wrong);
     made.comm.abort();
@@ -334,8 +333,10 @@ class communicators {
            describe(state);
   }
   void abort(const std::string& why) {
+    std::vector<ncclComm_t> all = lane_communicators_.handles();  // before the record: it may throw
     if (!failure_.record(why)) return;
-    lane_communicators_.each([](lane_communicator& comm) { comm.comm.abort(); });
+    lane_communicators_.release();
+    reclamation_.abort(std::move(all), device_);
   }
   /// The periodic check of the watchdog, on its thread. Returns false when there is nothing left to watch.
   [[nodiscard]] bool check_once() noexcept {
@@ -377,6 +378,7 @@ class communicators {
   int size_ = 1;
   int device_ = 0;
   lane_communicators lane_communicators_;
+  reclamation reclamation_;
   detail::failure_state failure_{"; its communicators are aborted, and this world cannot be used any more"};
   std::string message_;
   bool settled_ = false;

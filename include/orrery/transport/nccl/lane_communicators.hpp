@@ -8,6 +8,7 @@
 #include <string>
 #include <thread>
 #include <utility>
+#include <vector>
 
 #include <cuda_runtime_api.h>
 #include <nccl.h>
@@ -20,8 +21,8 @@ namespace orrery::nccl {
 
 /// A communicator and the stream that its calls are enqueued on.
 struct lane_communicator {
-  detail::cuda_stream stream;
-  communicator comm;
+  detail::cuda_stream stream = detail::cuda_stream::of_greatest_priority();
+  communicator comm{};
 };
 
 /// Waits until the stream is idle, at most so many seconds. Returns true if it is, without an error.
@@ -56,6 +57,16 @@ class lane_communicators {
     visit(control);
     for (auto& [number, comm] : lanes_) visit(comm);
     for (auto& [group, comm] : groups_) visit(comm);
+  }
+
+  [[nodiscard]] std::vector<ncclComm_t> handles() {
+    std::vector<ncclComm_t> all;
+    each([&](lane_communicator& comm) { all.push_back(comm.comm.get()); });
+    return all;
+  }
+  /// Gives up all communicators: whoever has their handles aborts or destroys them.
+  void release() noexcept {
+    each([](lane_communicator& comm) { comm.comm.release(); });
   }
 
   /// The communicator of a lane; made by make(color) at the first call.

@@ -45,9 +45,9 @@ struct machine {
     bool operator==(const level&) const = default;
   };
 
-  /// How fast a device computes tiles of one pass. A tile takes launch + flop / rate + tail, with flop = factor *
-  /// (pairs
-  /// + rows * prologue + diagonal rows * block) * heads, and a tail of the longest row's block on one unit.
+  /// How fast a device computes tiles of one pass. A tile takes launch + flop / rate + tail, with
+  /// flop = factor * (pairs + rows * prologue + diagonal rows * block) * heads,
+  /// and a tail of the longest row's block on one unit.
   struct kernel_rates {
     double full = 0;       ///< flop per second of tiles of which the mask hides nothing
     double causal = 0;     ///< of tiles on the diagonal; 0: as full
@@ -158,7 +158,7 @@ class machine_checker {
   std::string where_;
 };
 
-/// Is this one word, as names of levels are?
+/// True of one word, as names of levels are.
 [[nodiscard]] inline bool is_word(const std::string& text) noexcept {
   if (text.empty()) return false;
   for (const char c : text) {

@@ -28,9 +28,9 @@ namespace orrery {
 /// function of (side, payload, block), and `tile_seconds(program, tile)` the seconds that a tile takes on a rank of
 /// speed 1. For interactions of one's own; there is another `simulate` for attention.
 ///
-///     const auto bytes = [](schedule::side, schedule::payload, const schedule::block&) { return std::int64_t{1} << 24;
-///     }; const auto seconds = [](const program&, const schedule::tile&) { return 1e-3; }; simulate(programs_of(ring{},
-///     4), machine_named("h100"), bytes, seconds).seconds;
+///     const auto bytes = [](auto, auto, auto) { return std::int64_t{1} << 24; };
+///     const auto seconds = [](const auto&, const auto&) { return 1e-3; };
+///     simulate(programs_of(ring{}, 4), machine_named("h100"), bytes, seconds).seconds;
 ///
 /// Each rank does its steps in order: it awaits what must have completed, posts its exchanges, and computes while they
 /// are under way. A message takes latency + bytes / bandwidth of the innermost level that both ranks share, from when

@@ -28,7 +28,7 @@ struct tile_work {
     const auto d = static_cast<double>(head_dim), v = static_cast<double>(value_dim);
     return pass == schedule::pass::forward ? 2 * (d + v) : 2 * (3 * d + 2 * v);
   }
-  /// Is it, by and large, a square with a diagonal? Then kernels compute it at their causal rate.
+  /// True if it is, by and large, a square with a diagonal: then kernels compute it at their causal rate.
   [[nodiscard]] bool is_diagonal() const noexcept {
     const double all = static_cast<double>(rows) * static_cast<double>(longest_row);
     const auto visible = static_cast<double>(pairs);

@@ -31,7 +31,7 @@ class begun_partials {
     begun_.resize(2 * of_side_);
   }
 
-  /// Has it been begun? It is from now on.
+  /// Returns true if the partial had been begun, and begins it.
   bool begin(const block& b) {
     const std::size_t at = static_cast<std::size_t>(b.side) * of_side_ +
                            (static_cast<std::size_t>(b.shard) * static_cast<std::size_t>(chunks_) + b.chunk) *
@@ -42,7 +42,7 @@ class begun_partials {
     touched_.push_back(at);
     return false;
   }
-  /// Another rank's turn.
+  /// Forgets all, for the next rank.
   void clear() {
     for (const std::size_t at : touched_) begun_[at] = false;
     touched_.clear();

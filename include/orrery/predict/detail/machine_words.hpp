@@ -125,14 +125,14 @@ class fact_reader {
     double value = 0;
     machine_word unit;
 
-    /// Is the unit written right behind it, as in 12us?
+    /// True if the unit is written right behind it, as in 12us.
     [[nodiscard]] bool is_attached() const noexcept { return !unit.text.empty() && unit.column < at.end(); }
   };
 
   explicit fact_reader(const machine_words::line& words) : words_{&words} {}
 
   [[nodiscard]] bool at_end() const noexcept { return next_ == words_->size(); }
-  /// Has no fact been read yet?
+  /// True if no fact has been read yet.
   [[nodiscard]] bool at_first_fact() const noexcept { return next_ == 1; }
   /// The next word; empty at the end.
   [[nodiscard]] std::string_view text() const noexcept { return at_end() ? std::string_view{} : peek().text; }

@@ -51,7 +51,7 @@ class shared_ports {
     mark(of_class);
   }
 
-  /// Is this completion still to come?
+  /// True if this completion is still to come.
   [[nodiscard]] bool is_valid(const completion& c) const noexcept {
     return classes_[static_cast<std::size_t>(c.of_class)].version == c.version;
   }

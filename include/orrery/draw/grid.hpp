@@ -7,7 +7,9 @@
 #include <string>
 #include <utility>
 
+#include "orrery/schedule/block.hpp"
 #include "orrery/schedule/list.hpp"
+#include "orrery/schedule/program.hpp"
 #include "orrery/schedule/walk.hpp"
 #include "orrery/topology/topology.hpp"
 

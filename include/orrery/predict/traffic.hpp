@@ -4,13 +4,15 @@
 #include "orrery/config.hpp"
 
 #include <array>
-#include <concepts>
 #include <cstdint>
 #include <stdexcept>
 #include <string>
 #include <type_traits>
 
 #include "orrery/detail/initializer_text.hpp"
+#include "orrery/schedule/block.hpp"
+#include "orrery/schedule/list.hpp"
+#include "orrery/schedule/program.hpp"
 #include "orrery/topology/topology.hpp"
 
 namespace orrery {

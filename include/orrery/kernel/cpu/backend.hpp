@@ -7,7 +7,6 @@
 #include <type_traits>
 
 #include "orrery/attention/merge.hpp"
-#include "orrery/attention/tile.hpp"
 #include "orrery/host/context.hpp"
 #include "orrery/tensor/view.hpp"
 

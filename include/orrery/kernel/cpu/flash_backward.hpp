@@ -10,6 +10,7 @@
 #include "orrery/attention/tile.hpp"
 #include "orrery/attention/token_blocks.hpp"
 #include "orrery/host/context.hpp"
+#include "orrery/host/thread_team.hpp"
 #include "orrery/kernel/cpu/flash_backward_workspace.hpp"
 #include "orrery/kernel/cpu/flash_tile.hpp"
 #include "orrery/kernel/cpu/microkernels.hpp"
@@ -18,6 +19,7 @@
 #include "orrery/kernel/flash_policies.hpp"
 #include "orrery/mask/mask.hpp"
 #include "orrery/tensor/math.hpp"
+#include "orrery/tensor/view.hpp"
 
 namespace orrery::detail {
 

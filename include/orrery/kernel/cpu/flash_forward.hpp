@@ -5,12 +5,14 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <limits>
 #include <span>
 #include <utility>
 
 #include "orrery/attention/tile.hpp"
 #include "orrery/attention/token_blocks.hpp"
 #include "orrery/host/context.hpp"
+#include "orrery/kernel/cpu/exponential.hpp"
 #include "orrery/kernel/cpu/flash_forward_workspace.hpp"
 #include "orrery/kernel/cpu/flash_tile.hpp"
 #include "orrery/kernel/cpu/microkernels.hpp"

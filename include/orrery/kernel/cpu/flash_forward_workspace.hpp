@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <limits>
 
+#include "orrery/kernel/cpu/exponential.hpp"
 #include "orrery/kernel/cpu/microkernels.hpp"
 #include "orrery/kernel/cpu/scratch.hpp"
 #include "orrery/tensor/math.hpp"

@@ -10,6 +10,7 @@
 
 #include "orrery/attention/token_blocks.hpp"
 #include "orrery/kernel/cpu/microkernels.hpp"
+#include "orrery/tensor/float16.hpp"
 #include "orrery/tensor/view.hpp"
 
 namespace orrery::detail {

@@ -13,7 +13,9 @@
 #include "orrery/attention/shape.hpp"
 #include "orrery/attention/sizes.hpp"
 #include "orrery/predict/traffic.hpp"
+#include "orrery/schedule/block.hpp"
 #include "orrery/schedule/detail/split_by_tensor.hpp"
+#include "orrery/schedule/list.hpp"
 #include "orrery/schedule/program.hpp"
 
 namespace orrery {

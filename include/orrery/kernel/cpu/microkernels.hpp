@@ -5,13 +5,13 @@
 
 #include <cstddef>
 #include <cstdint>
-#include <limits>  // IWYU pragma: keep
+#include <limits>       // IWYU pragma: keep
 #include <type_traits>  // IWYU pragma: keep
 
 #include "orrery/kernel/cpu/exponential.hpp"  // IWYU pragma: keep
 #include "orrery/kernel/cpu/simd.hpp"
 #include "orrery/tensor/float16.hpp"  // IWYU pragma: keep
-#include "orrery/tensor/math.hpp"  // IWYU pragma: keep
+#include "orrery/tensor/math.hpp"     // IWYU pragma: keep
 
 namespace orrery::detail {
 

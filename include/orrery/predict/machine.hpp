@@ -3,9 +3,11 @@
 
 #include "orrery/config.hpp"
 
+#include <cstddef>
 #include <cstdint>
 #include <stdexcept>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "orrery/detail/initializer_text.hpp"

@@ -4,10 +4,13 @@
 #include "orrery/config.hpp"
 
 #include <cstddef>
+#include <stdexcept>
 #include <string>
 #include <string_view>
 
+#include "orrery/detail/initializer_text.hpp"
 #include "orrery/predict/detail/machine_reader.hpp"
+#include "orrery/predict/detail/machine_words.hpp"
 #include "orrery/predict/detail/quantity.hpp"
 #include "orrery/predict/machine.hpp"
 

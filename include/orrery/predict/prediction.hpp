@@ -10,7 +10,6 @@
 #include <vector>
 
 #include "orrery/schedule/block.hpp"
-#include "orrery/schedule/list.hpp"
 
 namespace orrery {
 

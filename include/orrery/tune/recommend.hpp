@@ -24,6 +24,7 @@
 #include "orrery/topology/any_topology.hpp"
 #include "orrery/topology/named.hpp"
 #include "orrery/topology/placed.hpp"
+#include "orrery/topology/ring.hpp"
 
 namespace orrery {
 

@@ -22,9 +22,11 @@
 #include "orrery/predict/detail/visible_pairs.hpp"
 #include "orrery/predict/machine.hpp"
 #include "orrery/predict/simulation_options.hpp"
+#include "orrery/schedule/block.hpp"
 #include "orrery/schedule/list.hpp"
 #include "orrery/schedule/program.hpp"
 #include "orrery/topology/any_topology.hpp"
+#include "orrery/topology/topology.hpp"
 
 namespace orrery::detail {
 

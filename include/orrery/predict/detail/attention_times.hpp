@@ -18,6 +18,7 @@
 #include "orrery/predict/detail/visible_pairs.hpp"
 #include "orrery/predict/machine.hpp"
 #include "orrery/predict/tile_work.hpp"
+#include "orrery/schedule/block.hpp"
 #include "orrery/schedule/list.hpp"
 #include "orrery/schedule/program.hpp"
 

@@ -18,6 +18,7 @@
 #include "orrery/predict/detail/timed_schedule.hpp"
 #include "orrery/predict/machine.hpp"
 #include "orrery/predict/prediction.hpp"
+#include "orrery/schedule/block.hpp"
 #include "orrery/schedule/program.hpp"
 
 namespace orrery::detail {

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "orrery/predict/machine.hpp"
+#include "orrery/schedule/block.hpp"
 #include "orrery/schedule/list.hpp"
 #include "orrery/schedule/program.hpp"
 

@@ -4,6 +4,7 @@
 #include "orrery/config.hpp"
 
 #include <cstddef>
+#include <stdexcept>
 #include <string>
 #include <string_view>
 
@@ -41,8 +42,9 @@ namespace orrery {
 /// GF, TF. Without `name`, the first machine of the text is read.
 ///
 /// Throws `std::invalid_argument` with line, column and the nearest thing that there is: for a key or unit that is not
-/// known, a number without a unit, "Gb" (bits or bytes?), numbers that are negative, zero or huge where no machine has
-/// them, a level without members or bandwidth, a fact that is given twice, a machine that is like itself.
+/// known, a number without a unit, "Gb", which some read as bits and some as bytes, numbers that are negative, zero or
+/// huge where no machine has them, a level without members or bandwidth, a fact that is given twice, a machine that is
+/// like itself.
 [[nodiscard]] inline machine read_machine(std::string_view text, std::string_view name = {}) {
   return detail::machine_reader{text}.read(name);
 }

@@ -63,8 +63,8 @@ struct recommendation {
   }
 };
 
-/// A table for people: a line for each schedule, with its time, how many times the best's that is, its memory, and what
-/// limits it; then those that were refused. At most `rows` of each.
+/// A table for people: a line for each schedule, with its time relative to the first one's, its time, its memory, and
+/// what limits the longer of its passes; then those that were refused. At most `rows` of each.
 [[nodiscard]] inline std::string to_string(const recommendation& r, std::size_t rows = 20) {
   std::string text;
   std::size_t widest = 0;
@@ -119,8 +119,8 @@ struct recommendation {
   return all;
 }
 
-/// Ranks schedules for attention over the ranks of a machine, by the predicted time of a forward and a backward: which
-/// one should this cluster run?
+/// Ranks schedules for attention over the ranks of a machine by the predicted time of a forward and a backward, the
+/// best first.
 ///
 ///     const auto found = orrery::recommend(16, machine, {.length = 131072, .query_heads = 32, .key_heads = 8,
 ///                                          .head_dim = 128}, orrery::causal{}, orrery::zigzag{});

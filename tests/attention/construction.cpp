@@ -227,31 +227,33 @@ TEST_CASE("the digest of a schedule does not depend on the type that holds the t
 
 namespace {
 
-/// Every pair, but for those of the first quarter of 32 queries and the third quarter of the keys, if these are hidden.
-struct masks_of_one_name {
-  bool hides = false;
+/// Every pair, but for those of one quarter of 32 queries and one of the keys.
+struct hole {
+  std::int64_t query;  ///< the first
+  std::int64_t key;
 
-  [[nodiscard]] bool visible(std::int64_t query, std::int64_t key) const {
-    return !hides || query >= 8 || key < 16 || key >= 24;
+  [[nodiscard]] bool visible(std::int64_t q, std::int64_t k) const {
+    return q < query || q >= query + 8 || k < key || k >= key + 8;
   }
   [[nodiscard]] orrery::visibility classify(std::int64_t query_first, std::int64_t query_last, std::int64_t key_first,
                                             std::int64_t key_last) const {
-    if (!hides || query_first >= 8 || key_last < 16 || key_first >= 24) return orrery::visibility::all;
-    if (query_last < 8 && key_first >= 16 && key_last < 24) return orrery::visibility::none;
-    return orrery::visibility::some;
+    if (query_last < query || query_first >= query + 8 || key_last < key || key_first >= key + 8)
+      return orrery::visibility::all;
+    const bool inside = query_first >= query && query_last < query + 8 && key_first >= key && key_last < key + 8;
+    return inside ? orrery::visibility::none : orrery::visibility::some;
   }
-  [[nodiscard]] static std::string name() { return "mask"; }
+  [[nodiscard]] static std::string name() { return "hole"; }
 };
 
 }  // namespace
 
 TEST_CASE("masks of one name that leave other pairs are told apart, if the programs are the same, too") {
-  // The tile of ranks 0 and 2 keeps all of its blocks: query 0 sees key 0, and key 2 is seen by query 1.
+  // Query shard 1 misses key shard 0, or query shard 0 key shard 2: the tile of these four keeps all of its blocks.
   orrery::threads::run(4, [](auto& world) {
     std::string said;
     try {
       const orrery::attention<orrery::concentric<2, 2>, orrery::reference<double>> attend{
-          world, {.length = 32, .query_heads = 1, .head_dim = 4}, masks_of_one_name{world.rank() == 1}};
+          world, {.length = 32, .query_heads = 1, .head_dim = 4}, world.rank() == 1 ? hole{0, 16} : hole{8, 0}};
     } catch (const std::invalid_argument& e) {
       said = e.what();
     }

@@ -58,6 +58,10 @@ TEST_CASE("results on all GPUs") {
   for (const int world : {2, 4, 8}) check_topologies(world, {});
 }
 
+TEST_CASE("all kernels of the program are loaded when an operator is made, not at their first launch") {
+  CHECK(orrery::detail::program_kernels::count() > 0);
+}
+
 TEST_CASE("a graph, launched again and again, gives the same bits as the calls") {
   device::run(4, {.devices = {0}}, [](auto& on) {
     cuda_test::trainer<orrery::ring, kernel, device::world> mine{

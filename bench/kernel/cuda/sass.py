@@ -3,11 +3,11 @@
 """Reads what nvcc makes of the kernels of device_flash, without a GPU: compiles them, and disassembles them by nvdisasm.
 
     pip install nvidia-cuda-nvdisasm             # where the toolkit has none
-    bench/kernel/cuda/sass.py                    # a table of registers, spills and instructions a tile of keys
+    bench/kernel/cuda/sass.py                    # a table of registers, spills and instructions, of every kernel
     bench/kernel/cuda/sass.py --check            # fails if the forward's exponentials do not overlap a product
 
-Instructions of a tile are those between two products of queries and keys in the loop without partly visible tiles, as
-one warp executes them. Exits with 77 where nvcc or nvdisasm is missing.
+Instructions are those of the whole program of a kernel, not those that run. Of them, products are the tensor cores' and
+exponentials are MUFU.EX2. Exits with 77 where nvcc or nvdisasm is missing.
 """
 import argparse
 import importlib.util
@@ -109,6 +109,39 @@ def check(nvcc):
     return 0 if exponentials >= expected and not spilled else 1
 
 
+def kernels():
+    """All that device_flash<bfloat16> launches under a causal mask: as `source_of` takes them."""
+    for key_dim, value_dim in DIMS:
+        both = key_dim + value_dim
+        yield "forward", "80", "causal", key_dim, value_dim, None
+        for gradient in GRADIENTS[:2] if both <= 320 else GRADIENTS[:1] + GRADIENTS[2:]:
+            yield "backward", "80", "causal", key_dim, value_dim, gradient
+    for key_dim, value_dim in DIMS:
+        wide_key, wide_value = (128 if dim == 96 else dim for dim in (key_dim, value_dim))  # see warpgroup_columns
+        yield "wgmma forward", "90a", "causal", key_dim, wide_value, None
+        if key_dim == 96:
+            continue  # the backward is that of 128
+        for gradient in GRADIENTS[:2] if wide_key + wide_value <= 256 else GRADIENTS[:1] + GRADIENTS[2:]:
+            yield "wgmma backward", "90a", "causal", wide_key, wide_value, gradient
+
+
+def table(nvcc):
+    """Prints the table."""
+    print("| kernel | target | head dimensions | registers | spilled bytes (stores) | instructions | products "
+          "| exponentials |\n| --- | --- | --- | --- | --- | --- | --- | --- |")
+    for kernel in kernels():
+        with tempfile.TemporaryDirectory() as folder:
+            text, said = disassemble(kernel, folder, nvcc)
+        names = [name for name, _ in instructions(text) if name != "label"]
+        registers = max(int(number) for number in re.findall(r"Used (\d+) registers", said))
+        spilled = max(int(number) for number in re.findall(r"(\d+) bytes spill stores", said))
+        name, architecture, _, key_dim, value_dim, gradient = kernel
+        products = sum(one.startswith(("HMMA", "HGMMA")) for one in names)
+        print(f"| {name}{' ' + gradient if gradient else ''} | sm_{architecture} | {key_dim}, {value_dim} | {registers} "
+              f"| {spilled} | {len(names)} | {products} | {names.count('MUFU.EX2')} |", flush=True)
+    return 0
+
+
 def main():
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments.add_argument("--check", action="store_true", help="test the order of the forward by warpgroups")
@@ -118,7 +151,7 @@ def main():
         if not there:
             print(f"skipped: there is no {what} (Python package nvidia-cuda-{what})")
             return 77
-    return check(given.nvcc)
+    return check(given.nvcc) if given.check else table(given.nvcc)
 
 
 if __name__ == "__main__":

@@ -12,8 +12,10 @@
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
+#include <mutex>
 #include <string>
 #include <type_traits>
+#include <vector>
 
 #include <cuda.h>
 #include <cuda_runtime.h>
@@ -62,21 +64,62 @@ __global__ void is_compiled_for_warpgroups([[maybe_unused]] int* never) {
 #endif
 }
 
+/// All kernels of the program that are launched by `gpu`. CUDA loads a kernel to a device at its first use, which can
+/// wait for everything that runs there: for a kernel of NCCL that waits for a peer, even for ever. So all are loaded
+/// when the first operator is made.
+class program_kernels {
+ public:
+  /// Adds a kernel, before main, or when a library is loaded. Its value has no meaning.
+  static bool add(const void* kernel) {
+    list& all = get();
+    const std::lock_guard lock{all.mutex};
+    all.kernels.push_back(kernel);
+    all.count.fetch_add(1, std::memory_order_release);
+    return true;
+  }
+  [[nodiscard]] static std::size_t count() noexcept { return get().count.load(std::memory_order_acquire); }
+  /// Loads all to the current device. A kernel that the device cannot run is left out: its launch says so.
+  static void load() {
+    list& all = get();
+    const std::lock_guard lock{all.mutex};
+    for (const void* kernel : all.kernels) {
+      cudaFuncAttributes attributes{};
+      if (cudaFuncGetAttributes(&attributes, kernel) != cudaSuccess) static_cast<void>(cudaGetLastError());
+    }
+  }
+
+ private:
+  struct list {
+    std::mutex mutex;
+    std::vector<const void*> kernels;
+    std::atomic<std::size_t> count{0};
+  };
+  static list& get() {
+    static list all;
+    return all;
+  }
+};
+/// Is instantiated where a kernel is launched, which adds it.
+template <auto kernel>
+inline const bool is_in_program = program_kernels::add(reinterpret_cast<const void*>(kernel));
+
 /// The current CUDA device.
 struct gpu {
   /// Returns the limits of the device. Throws `device_error` if there is no device.
   [[nodiscard]] static device_limits limits() { return limits_of_current_device(); }
 
   /// Throws `device_error` if there is no device. Throws `std::invalid_argument` if it lacks what `kernel` needs, or if
-  /// the program contains no code for it.
+  /// the program contains no code for it. The first time, loads all kernels of the program to it.
   static void require(const std::string& kernel, const device_needs& needs) {
     const device_limits has = limits();
     has.require(kernel, needs);
-    static std::atomic<std::uint64_t> known{0};  // bit i: the code for device i has been found
-    const std::uint64_t device_bit = std::uint64_t{1} << (has.device % 64);
-    if ((known.load(std::memory_order_relaxed) & device_bit) != 0) return;
+    static std::array<std::atomic<std::size_t>, 64> loaded{};  // by device: how many kernels
+    std::atomic<std::size_t>& on_device = loaded[static_cast<std::size_t>(has.device) % loaded.size()];
+    const std::size_t count = program_kernels::count();
+    if (on_device.load(std::memory_order_relaxed) == count + 1) return;
     static_cast<void>(require_code(kernel, has, reinterpret_cast<const void*>(is_compiled_for_warpgroups<void>)));
-    known.fetch_or(device_bit, std::memory_order_relaxed);
+    program_kernels::load();
+    on_device.store(count + 1, std::memory_order_relaxed);
   }
 
   /// Can kernels that use `gpu_warpgroup_threads` and this much shared memory run? They need compute capability 9.0, a
@@ -119,6 +162,7 @@ struct gpu {
   template <int threads, class Body>
   static void launch(const device_context& context, std::int64_t blocks, int shared_bytes, const Body& body) {
     static_assert(threads % 32 == 0 && threads <= 1024);
+    static_cast<void>(is_in_program<run_on_gpu<threads, Body>>);
     enqueue(run_on_gpu<threads, Body>, context, blocks, threads, shared_bytes, body);
   }
   /// Enqueues a body that is called with `gpu_warpgroup_threads`, on a device that `has_warpgroups`.
@@ -126,6 +170,7 @@ struct gpu {
   static void launch_warpgroups(const device_context& context, std::int64_t blocks, int shared_bytes,
                                 const Body& body) {
     static_assert(threads % 128 == 0 && threads <= 1024);
+    static_cast<void>(is_in_program<run_on_gpu_by_warpgroups<threads, Body>>);
     enqueue(run_on_gpu_by_warpgroups<threads, Body>, context, blocks, threads, shared_bytes, body);
   }
 

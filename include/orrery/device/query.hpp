@@ -28,6 +28,14 @@ namespace orrery::detail {
   return limits;
 }
 
+/// Can kernels and copies of one device read the memory of another? Throws `device_error`.
+[[nodiscard]] inline bool can_access(int device, int memory_of) {
+  if (device == memory_of) return true;
+  int can = 0;
+  check_cuda(cudaDeviceCanAccessPeer(&can, device, memory_of), "cudaDeviceCanAccessPeer");
+  return can != 0;
+}
+
 /// Returns the attributes of `function`, one of the program's kernels, on the current device, whose limits are `has`.
 /// Throws `std::invalid_argument`, which names `kernel`, if the program contains no code that the device can run, and
 /// `device_error` if CUDA fails otherwise. May load the program's code to the device.

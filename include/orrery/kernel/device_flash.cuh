@@ -113,11 +113,14 @@ struct device_flash : detail::device_backend<Device> {
          ...);
       });
       if constexpr (limit == device_instructions::wgmma) {
-        text +=
-            "forward by warpgroups: " + policy_of<detail::device_flash_wgmma_forward<T, full, key, value, Policies>>();
-        with_gradients<(key + value <= 256)>([&]<device_gradient... gradient>(gradients<gradient>...) {
-          ((text += "backward by warpgroups: " +
-                    policy_of<detail::device_flash_wgmma_backward<T, full, key, value, gradient, Policies>>()),
+        text += "forward by warpgroups: " +
+                policy_of<detail::device_flash_wgmma_forward<T, full, key, columns_of(value), Policies>>();
+        constexpr int wide_key = columns_of(key);
+        constexpr int wide_value = columns_of(value);
+        with_gradients<(wide_key + wide_value <= 256)>([&]<device_gradient... gradient>(gradients<gradient>...) {
+          ((text +=
+            "backward by warpgroups: " +
+            policy_of<detail::device_flash_wgmma_backward<T, full, wide_key, wide_value, gradient, Policies>>()),
            ...);
         });
       }
@@ -150,7 +153,9 @@ struct device_flash : detail::device_backend<Device> {
       require_bytes(body::shared_bytes);
       detail::for_device_blocks(queries, keys, [&](const auto& some_queries, const auto& some_keys) {
         if constexpr (limit == device_instructions::wgmma) {
-          if (forward_by_warpgroups<key_dim, value_dim>(context, some_queries, some_keys, heads, scale, mask)) return;
+          if (forward_by_warpgroups<key_dim, columns_of(value_dim)>(context, some_queries, some_keys, heads, scale,
+                                                                    mask))
+            return;
         }
         launch(context, body{some_queries, some_keys, heads, scale, mask});
       });
@@ -176,7 +181,9 @@ struct device_flash : detail::device_backend<Device> {
       require_bytes(detail::device_flash_backward<T, Mask, key_dim, value_dim, of_queries, Policies>::shared_bytes);
       detail::for_device_blocks(queries, keys, [&](const auto& some_queries, const auto& some_keys) {
         if constexpr (limit == device_instructions::wgmma) {
-          if (backward_by_warpgroups<key_dim, value_dim>(context, some_queries, some_keys, heads, scale, mask)) return;
+          if (backward_by_warpgroups<columns_of(key_dim), columns_of(value_dim)>(context, some_queries, some_keys,
+                                                                                 heads, scale, mask))
+            return;
         }
         with_gradients<(key_dim + value_dim <= 320)>([&]<device_gradient... gradient>(gradients<gradient>...) {
           (launch(context,
@@ -304,6 +311,7 @@ struct device_flash : detail::device_backend<Device> {
     });
   }
 
+  static constexpr int columns_of(int dim) { return Policies::warpgroup_columns(dim); }
   static constexpr std::size_t launch_bytes = 4096;  ///< of arguments
 
   /// Can tensor copies read the tokens of a shard? One without elements they never read.

@@ -21,6 +21,7 @@
 #include "orrery/detail/initializer_text.hpp"
 #include "orrery/device/context.hpp"
 #include "orrery/device/handles.hpp"
+#include "orrery/device/query.hpp"
 #include "orrery/schedule/detail/counted.hpp"
 #include "orrery/transport/detail/deadline.hpp"
 #include "orrery/transport/threads.hpp"
@@ -224,6 +225,7 @@ class message {
 
   void connect(const end& sender, const std::vector<piece>& sent) {
     from_device_ = sender.streams->device();
+    reaches_ = detail::can_access(to_device_, from_device_);
     sender_.emplace();
     std::vector<transfer_range> joined;
     for (std::size_t i = 0; i < sent.size(); ++i) {
@@ -247,10 +249,10 @@ class message {
     receiver_->order(copies_);
     for (const transfer_range& transfer : transfers_) {
       const auto bytes = static_cast<std::size_t>(transfer.bytes);
-      if (from_device_ == to_device_) {
-        detail::check_cuda(cudaMemcpyAsync(transfer.to, transfer.from, bytes, cudaMemcpyDeviceToDevice, copies_),
+      if (reaches_) {
+        detail::check_cuda(cudaMemcpyAsync(transfer.to, transfer.from, bytes, cudaMemcpyDefault, copies_),
                            "cudaMemcpyAsync");
-      } else {  // through the host where the devices do not reach each other's memory
+      } else {  // through the host; cannot be captured everywhere
         detail::check_cuda(cudaMemcpyPeerAsync(transfer.to, to_device_, transfer.from, from_device_, bytes, copies_),
                            "cudaMemcpyPeerAsync");
       }
@@ -271,6 +273,7 @@ class message {
   cudaStream_t copies_ = nullptr;
   int to_device_ = 0;
   int from_device_ = 0;
+  bool reaches_ = true;  // the receiver's device, the memory of the sender's
   std::vector<transfer_range> transfers_;
   std::optional<detail::cuda_event> sender_;    // on the sender's device: what is sent is complete
   std::optional<detail::cuda_event> receiver_;  // on the receiver's device: the destination may be written
@@ -349,10 +352,7 @@ class world {
  private:
   /// Enables peer access from this rank's device to the other device, if the hardware has it.
   void reach(int other) const {
-    if (other == device()) return;
-    int can = 0;
-    detail::check_cuda(cudaDeviceCanAccessPeer(&can, device(), other), "cudaDeviceCanAccessPeer");
-    if (can == 0) return;
+    if (other == device() || !detail::can_access(device(), other)) return;
     const cudaError_t code = cudaDeviceEnablePeerAccess(other, 0);
     // A device can have at most eight peers without a switch; copies from the rest go through the host.
     if (code == cudaErrorPeerAccessAlreadyEnabled || code == cudaErrorTooManyPeers) {

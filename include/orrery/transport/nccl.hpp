@@ -49,9 +49,10 @@ namespace orrery::nccl {
 /// Use a world from one thread at a time. All members but `rank`, `size`, `stream`, `usable`, `synchronize` and `watch`
 /// are collective.
 ///
-/// Each lane is a communicator, and lanes work concurrently. A GPU must have room for the kernels of all of them, or
-/// NCCL must be told to keep their order (NCCL_LAUNCH_ORDER_IMPLICIT=1, from 2.26 on). All ranks issue their calls in
-/// one order, whatever the schedule (see nccl/order.hpp). NCCL refuses two ranks on one GPU.
+/// Each lane is a communicator, and lanes work concurrently: a GPU must have room for the kernels of all of them. Leave
+/// NCCL_LAUNCH_ORDER_IMPLICIT at 0: with 1, NCCL's kernels on a device run one after the other, in an order that may
+/// differ between ranks, which can deadlock. All ranks issue their calls in one order, whatever the schedule (see
+/// nccl/order.hpp). NCCL refuses two ranks on one GPU.
 ///
 /// Calls can be captured into a CUDA graph: they query no stream or event, and everything they order begins and ends on
 /// the trainer's stream. Make one call before, since NCCL connects ranks at their first message, which is not possible

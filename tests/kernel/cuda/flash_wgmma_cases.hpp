@@ -201,7 +201,21 @@ struct other_tiles : orrery::device_flash_policies {
   }
 };
 
+/// 96 columns as they are, for a GPU to decide whether it multiplies them.
+struct narrow_columns : orrery::device_flash_policies {
+  static constexpr int warpgroup_columns(int dim) { return dim; }
+};
+
 }  // namespace
+
+TEST_CASE("wgmma: 96 columns at once, chosen by a policy; by default they are 128, of which the last are zeros") {
+  CHECK(orrery::device_flash_policies::warpgroup_columns(96) == 128);
+  using narrow =
+      orrery::device_flash<bfloat16, 96, cuda_test::tested, orrery::device_instructions::wgmma, narrow_columns>;
+  const oracle::shape shape{1, 70, 270, 1, 1, 96, 88, 0.1};
+  const auto p = oracle::random_problem<bfloat16>(shape, 7);
+  cuda_test::check<narrow>(p, orrery::causal{200}, cut(shape, 1, 1), tolerance<bfloat16>);
+}
 
 TEST_CASE("wgmma: tiles of other sizes, chosen by a policy") {
   using chosen = orrery::device_flash<bfloat16, 64, cuda_test::tested, orrery::device_instructions::wgmma, other_tiles>;

@@ -85,8 +85,8 @@ TEST_CASE("results on several devices, with and without access to each other's m
           4, topology, {.batch = 2, .length = 21, .query_heads = 4, .head_dim = 3}, causal, orrery::striped<2>{},
           {.seed = ++seed, .compute_capabilities = {{9, 0}, {9, 0}, {9, 0}}, .peer_access = peer_access});
     }
+    CHECK((cuda_double::calls("cudaMemcpyPeerAsync") > 0) == !peer_access);  // which graphs cannot hold everywhere
   }
-  CHECK(cuda_double::calls("cudaMemcpyPeerAsync") > 0);
   CHECK(cuda_double::calls("cudaDeviceEnablePeerAccess") == 0);
 }
 

@@ -12,6 +12,7 @@
 #include "orrery/kernel/cuda/flash_pairs.cuh"
 #include "orrery/kernel/cuda/masked_columns.cuh"
 #include "orrery/kernel/cuda/shared_tiles.cuh"
+#include "orrery/kernel/cuda/visible_columns.cuh"
 #include "orrery/kernel/device_flash_policies.hpp"
 #include "orrery/mask/mask.hpp"
 #include "orrery/tensor/math.hpp"
@@ -225,11 +226,10 @@ struct device_flash_backward {
     ORRERY_UNROLL
     for (int half = 0; half < 2; ++half) {
       const std::int64_t row = shared_positions{row_positions_at}(threads, pairs::row_of(threads, half));
-      visible.of[half] = visible_columns(threads, count, [&](int column) {
-        if (seen == visibility::all) return true;
-        const std::int64_t other = shared_positions{stage + column_positions_at}(threads, column);
-        return rows_are_queries ? mask.visible(row, other) : mask.visible(other, row);
-      });
+      const auto position = [&](int column) { return shared_positions{stage + column_positions_at}(threads, column); };
+      visible.of[half] = seen == visibility::all ? columns_before(threads, count)
+                         : rows_are_queries      ? visible_keys(threads, mask, row, count, position)
+                                                 : visible_queries(threads, mask, row, count, position);
     }
     return visible;
   }

@@ -11,6 +11,7 @@
 #include "orrery/kernel/cuda/masked_columns.cuh"
 #include "orrery/kernel/cuda/shared_tiles.cuh"
 #include "orrery/kernel/cuda/softmax_rows.cuh"
+#include "orrery/kernel/cuda/visible_columns.cuh"
 #include "orrery/kernel/device_flash_policies.hpp"
 #include "orrery/mask/mask.hpp"
 
@@ -138,9 +139,10 @@ struct device_flash_forward {
     visible_pairs visible{};
     running.for_rows(threads, [&](int m, int half, int row) {
       const std::int64_t query = shared_positions{row_positions_at}(threads, row);
-      visible.of[m][half] = visible_columns(threads, count, [&](int column) {
-        return seen == visibility::all || mask.visible(query, shared_positions{column_positions_at}(threads, column));
-      });
+      visible.of[m][half] = seen == visibility::all ? columns_before(threads, count)
+                                                    : visible_keys(threads, mask, query, count, [&](int column) {
+                                                        return shared_positions{column_positions_at}(threads, column);
+                                                      });
     });
     return visible;
   }

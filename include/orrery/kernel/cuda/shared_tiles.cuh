@@ -181,18 +181,4 @@ struct shared_positions {
   }
 };
 
-/// Returns which of a thread's columns, among the first `count` of a tile, are visible in one row: bit 2n + i belongs
-/// to the i-th column of column tile n. The loop is not unrolled, so that a mask's code is there once for a row and not
-/// once for a pair.
-template <class Threads, class Visible>
-ORRERY_DEVICE std::uint32_t visible_columns(const Threads& threads, int count, const Visible& visible) {
-  std::uint32_t bits = 0;
-  const int pairs = (count + 7) / 8 * 2;
-  for (int i = 0; i < pairs; ++i) {
-    const int column = i / 2 * 8 + threads.lane() % 4 * 2 + i % 2;
-    if (column < count && visible(column)) bits |= std::uint32_t{1} << i;
-  }
-  return bits;
-}
-
 }  // namespace orrery::detail

@@ -53,6 +53,10 @@
 /// all its ranks: each of these has entered a call that contains it, or will. A call that contains groups before and
 /// after it contains it, too, since they are adjacent; and a call that contains only groups before it returns.
 ///
+/// Inside a call, NCCL orders communicators by a hash, not by the order of calls, and the calls of two ranks need not
+/// hold the same lanes. That does not matter: the argument orders groups of one lane only, and kernels of different
+/// lanes are on different streams. It would if the device ran these one after the other: see `world`.
+///
 /// Cost: a message does not start later than its later end, if no rank is ahead. When a plan is made, every rank reads
 /// the messages of the whole world once.
 namespace orrery::nccl {

@@ -13,6 +13,7 @@
 #include "orrery/kernel/cuda/blocks.hpp"
 #include "orrery/kernel/cuda/flash_backward.cuh"
 #include "orrery/kernel/cuda/shared_tiles.cuh"
+#include "orrery/kernel/cuda/visible_columns.cuh"
 #include "orrery/kernel/cuda/wgmma/backward_layout.cuh"
 #include "orrery/kernel/cuda/wgmma/pairs.cuh"
 #include "orrery/kernel/cuda/wgmma/shared_tiles.cuh"
@@ -367,9 +368,10 @@ struct device_flash_wgmma_backward : wgmma_backward_layout<key_dim, value_dim, g
     ORRERY_UNROLL
     for (int half = 0; half < 2; ++half) {
       const std::int64_t row = row_positions()(threads, pairs::row_of(threads, warp, half));
-      visible.of[half] = visible_columns(threads, tile.count(), [&](int column) {
-        return tile.seen() == visibility::all || is_visible(row, positions_of(stage)(threads, column));
-      });
+      const auto position = [&](int column) { return positions_of(stage)(threads, column); };
+      visible.of[half] = tile.seen() == visibility::all ? columns_before(threads, tile.count())
+                         : rows_are_queries             ? visible_keys(threads, mask, row, tile.count(), position)
+                                                        : visible_queries(threads, mask, row, tile.count(), position);
     }
     return visible;
   }

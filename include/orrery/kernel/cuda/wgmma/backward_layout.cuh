@@ -41,6 +41,9 @@ struct wgmma_backward_layout {
   /// One where there is no room for two: the last product of a tile needs its first columns.
   static constexpr int second_stages =
       row_bytes + first_stages * first_columns::bytes + 2 * second_columns::bytes <= 220 * 1024 ? 2 : 1;
+  static_assert(
+      sums_first || second_stages == first_stages,
+      "a kernel that sums only the second columns releases both at one time: a stage less would be waited for");
   static constexpr int first_columns_at = row_bytes;
   static constexpr int second_columns_at = first_columns_at + first_stages * first_columns::bytes;
   static constexpr int row_positions_at = second_columns_at + second_stages * second_columns::bytes;

@@ -11,6 +11,7 @@
 #include "orrery/kernel/cuda/blocks.hpp"
 #include "orrery/kernel/cuda/shared_tiles.cuh"
 #include "orrery/kernel/cuda/softmax_rows.cuh"
+#include "orrery/kernel/cuda/visible_columns.cuh"
 #include "orrery/kernel/cuda/wgmma/shared_tiles.cuh"
 #include "orrery/kernel/device_flash_policies.hpp"
 #include "orrery/mask/mask.hpp"
@@ -298,9 +299,10 @@ struct device_flash_wgmma_forward {
     if (!hides(tile)) return visible;
     running.for_rows(threads, [&](int m, int half, int) {
       const std::int64_t query = query_positions[half];
-      visible.of[m][half] = visible_columns(threads, tile.count(), [&](int column) {
-        return tile.seen() == visibility::all || mask.visible(query, positions_of(stage)(threads, column));
-      });
+      visible.of[m][half] = tile.seen() == visibility::all
+                                ? columns_before(threads, tile.count())
+                                : visible_keys(threads, mask, query, tile.count(),
+                                               [&](int column) { return positions_of(stage)(threads, column); });
     });
     return visible;
   }

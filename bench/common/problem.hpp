@@ -43,6 +43,15 @@ inline double flop_of(const orrery::attention_shape& shape, bool causal, orrery:
 template <class T>
 using accumulator_of = std::conditional_t<std::is_same_v<T, double>, double, float>;
 
+/// The largest error that is rounding. Sums of n terms err by about sqrt(n) roundings; a few hundred terms by no more
+/// than 2e-6 (float) or 1e-10 (double). Narrower types are only stored: what is compared was rounded to them, on either
+/// side.
+template <class T>
+double tolerance(std::int64_t tokens) {
+  if constexpr (sizeof(T) == 2) return 2 * static_cast<double>(std::numeric_limits<T>::epsilon());
+  return (std::is_same_v<T, double> ? 1e-10 : 2e-6) * std::sqrt(std::fmax(1, static_cast<double>(tokens) / 256));
+}
+
 /// Calls of an operator on the tensors of a `Shard`, which derives from this.
 template <class Shard>
 class calls_on {

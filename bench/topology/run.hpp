@@ -14,7 +14,6 @@
 #include <exception>
 #include <fstream>
 #include <iostream>
-#include <limits>
 #include <optional>
 #include <stdexcept>
 #include <string>
@@ -72,15 +71,6 @@ struct row {
   double egress = 0;
   std::int64_t workspace = 0;  // bytes, of the rank with most
 };
-
-/// The largest error that is rounding. Sums of n terms err by about sqrt(n) roundings; a few hundred terms by no more
-/// than 2e-6 (float) or 1e-10 (double). Narrower types are only stored: what is compared was rounded to them, on either
-/// side.
-template <class T>
-double tolerance(std::int64_t tokens) {
-  if constexpr (sizeof(T) == 2) return 2 * static_cast<double>(std::numeric_limits<T>::epsilon());
-  return (std::is_same_v<T, double> ? 1e-10 : 2e-6) * std::sqrt(std::fmax(1, static_cast<double>(tokens) / 256));
-}
 
 inline orrery::attention_shape shape_of(const flags& f, std::int64_t tokens) {
   orrery::attention_shape shape;

@@ -160,6 +160,7 @@ template <topology Topology, mask Mask = full, layout Layout = contiguous>
   const detail::timed_schedule schedule =
       detail::time_attention(any_topology{topology}, world, m, shape, mask, detail::layout_source{layout}, options);
   std::vector<std::string> all;
+  all.reserve(static_cast<std::size_t>(world));
   for (int rank = 0; rank < world; ++rank) all.push_back(detail::chakra_of(schedule, rank));
   return all;
 }

@@ -83,7 +83,8 @@ class timeline_drawing {
   void axis(double bottom) {
     double tick = 1e-9;
     for (int i = 0; tick * 6 < p_.seconds && i < 60; ++i) tick *= i % 3 == 1 ? 2.5 : 2;
-    for (double at = 0; at <= p_.seconds * (1 + 1e-9); at += tick) {
+    for (int i = 0; i * tick <= p_.seconds * (1 + 1e-9); ++i) {
+      const double at = i * tick;
       const std::string x = number(x_of(at));
       svg_ += "<line class=\"grid\" x1=\"" + x + "\" y1=\"" + number(top) + "\" x2=\"" + x + "\" y2=\"" +
               number(bottom) + "\"/>\n";

@@ -110,6 +110,7 @@ struct recommendation {
   }
   if (world > 1) names.emplace_back("ulysses");
   std::vector<any_topology> all;
+  all.reserve(2 * names.size());
   for (const std::string& name : names) all.push_back(topology_named(name));
   if (m.levels.size() < 2 || node == 1 || node >= world) return all;
   for (const std::string& name : names) {

@@ -264,7 +264,8 @@ class attention_times {
                                   int chunks) {
     tile_key key;
     for (const auto& blocks : {queries, keys}) {
-      for (const held_block& b : blocks) key.add(static_cast<std::uint64_t>(b.block.shard * chunks + b.block.chunk));
+      for (const held_block& b : blocks)
+        key.add(static_cast<std::uint64_t>(b.block.shard) * static_cast<std::uint64_t>(chunks) + b.block.chunk);
       key.add(~std::uint64_t{0});
     }
     const auto [known, is_new] = tiles_.try_emplace(key);

@@ -3,13 +3,12 @@
 
 #include "orrery/config.hpp"
 
-#include <concepts>
 #include <cstdint>
-#include <ranges>
 #include <stdexcept>
 #include <string>
 #include <utility>
 
+#include "orrery/detail/integer_range.hpp"
 #include "orrery/detail/number_digest.hpp"
 #include "orrery/layout/layout.hpp"
 #include "orrery/layout/segment.hpp"
@@ -32,8 +31,7 @@ class dispatched {
  public:
   /// `owners` are ranks, 0 to `world` - 1. Throws `std::invalid_argument` if `world` is less than 1, if an owner is not
   /// a rank, if not all ranks own equally many pieces, at least one, or if there are more than 2^16 - 1 pieces a rank.
-  template <std::ranges::forward_range Owners>
-    requires std::integral<std::ranges::range_value_t<Owners>>
+  template <detail::integer_range Owners>
   constexpr dispatched(int world, const Owners& owners) : world_{world} {
     if (world < 1) refuse("world is " + std::to_string(world) + ", expected at least 1");
     schedule::list<int> of_rank{world};

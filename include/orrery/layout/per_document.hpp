@@ -6,12 +6,12 @@
 #include <concepts>
 #include <cstdint>
 #include <limits>
-#include <ranges>
 #include <stdexcept>
 #include <string>
 #include <type_traits>
 #include <utility>
 
+#include "orrery/detail/integer_range.hpp"
 #include "orrery/detail/number_digest.hpp"
 #include "orrery/layout/layout.hpp"
 #include "orrery/layout/segment.hpp"
@@ -42,8 +42,7 @@ class per_document {
  public:
   /// `lengths` are the tokens of each document, in order: each at least 1, together at most the sequence's length,
   /// which an operator checks. Throws `std::invalid_argument`.
-  template <std::ranges::input_range Lengths>
-    requires std::integral<std::ranges::range_value_t<Lengths>>
+  template <detail::integer_range Lengths>
   constexpr explicit per_document(const Lengths& lengths, const Layout& of_each) : each_(of_each) {
     begins_.push_back(0);
     for (const auto length : lengths) {
@@ -53,14 +52,12 @@ class per_document {
     }
     if (begins_.size() == 1) throw std::invalid_argument{"orrery: per_document: there are no documents; expected one"};
   }
-  template <std::ranges::input_range Lengths>
-    requires std::integral<std::ranges::range_value_t<Lengths>>
+  template <detail::integer_range Lengths>
   constexpr explicit per_document(const Lengths& lengths) : per_document{lengths, Layout{}} {}
 
   /// Document i is the tokens from `cu_seqlens[i]` to before `cu_seqlens[i + 1]`: increasing, from 0 on, one number
   /// more than documents. Throws `std::invalid_argument`.
-  template <std::ranges::input_range Positions>
-    requires std::integral<std::ranges::range_value_t<Positions>>
+  template <detail::integer_range Positions>
   [[nodiscard]] static constexpr per_document from_cu_seqlens(const Positions& cu_seqlens, const Layout& of_each) {
     schedule::list<std::int64_t> lengths;
     int i = 0;
@@ -76,8 +73,7 @@ class per_document {
     }
     return per_document{lengths, of_each};
   }
-  template <std::ranges::input_range Positions>
-    requires std::integral<std::ranges::range_value_t<Positions>>
+  template <detail::integer_range Positions>
   [[nodiscard]] static constexpr per_document from_cu_seqlens(const Positions& cu_seqlens) {
     return from_cu_seqlens(cu_seqlens, Layout{});
   }

@@ -4,13 +4,13 @@
 #include "orrery/config.hpp"
 
 #include <cstdint>
-#include <ranges>
+#include <iterator>
 #include <stdexcept>
 #include <string>
 #include <utility>
 
+#include "orrery/detail/integer_range.hpp"
 #include "orrery/mask/detail/document_mask.hpp"
-#include "orrery/mask/detail/ranges.hpp"
 #include "orrery/mask/full.hpp"
 #include "orrery/mask/intersection.hpp"  // IWYU pragma: export
 #include "orrery/schedule/list.hpp"
@@ -46,23 +46,23 @@ class documents : public detail::document_mask<full, schedule::list<std::int64_t
  public:
   /// `lengths` are the tokens of each document, in order: each at least 1, together at most the sequence's length,
   /// which an operator checks. Throws `std::invalid_argument`.
-  template <detail::range_of_integers Lengths>
+  template <detail::integer_range Lengths>
   constexpr explicit documents(const Lengths& lengths) : documents{table{begins_of("lengths", lengths)}} {}
 
   /// Document i has `query_lengths[i]` queries and `key_lengths[i]` keys. Throws `std::invalid_argument`.
-  template <detail::range_of_integers QueryLengths, detail::range_of_integers KeyLengths>
+  template <detail::integer_range QueryLengths, detail::integer_range KeyLengths>
   constexpr documents(const QueryLengths& query_lengths, const KeyLengths& key_lengths)
       : documents{table{"query_lengths", begins_of("query_lengths", query_lengths), "key_lengths",
                         begins_of("key_lengths", key_lengths)}} {}
 
   /// Document i is the tokens from `cu_seqlens[i]` to before `cu_seqlens[i + 1]`: increasing, from 0 on, one number
   /// more than documents. Throws `std::invalid_argument`.
-  template <detail::range_of_integers Positions>
+  template <detail::integer_range Positions>
   [[nodiscard]] static constexpr documents from_cu_seqlens(const Positions& cu_seqlens) {
     return documents{table{checked("cu_seqlens", cu_seqlens)}};
   }
   /// The same of queries and keys apart.
-  template <detail::range_of_integers QueryPositions, detail::range_of_integers KeyPositions>
+  template <detail::integer_range QueryPositions, detail::integer_range KeyPositions>
   [[nodiscard]] static constexpr documents from_cu_seqlens(const QueryPositions& cu_seqlens_q,
                                                            const KeyPositions& cu_seqlens_k) {
     return documents{table{"cu_seqlens_q", checked("cu_seqlens_q", cu_seqlens_q), "cu_seqlens_k",
@@ -103,7 +103,7 @@ class documents : public detail::document_mask<full, schedule::list<std::int64_t
   /// A list that has room for `count` documents.
   template <class Range>
   [[nodiscard]] static constexpr list room_for(const char* name, const Range& range, const char* expected) {
-    const auto size = std::ranges::size(range);
+    const auto size = std::size(range);
     if (std::cmp_less(size, 1) || std::cmp_greater(size, most_documents)) {
       refuse(std::string{name} + " has " + std::to_string(size) + " numbers, expected " + expected);
     }

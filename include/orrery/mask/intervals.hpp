@@ -4,13 +4,13 @@
 #include "orrery/config.hpp"
 
 #include <cstdint>
-#include <ranges>
+#include <iterator>
 #include <stdexcept>
 #include <string>
 #include <utility>
 
+#include "orrery/detail/integer_range.hpp"
 #include "orrery/mask/detail/interval_mask.hpp"
-#include "orrery/mask/detail/ranges.hpp"
 #include "orrery/mask/intersection.hpp"  // IWYU pragma: export
 #include "orrery/schedule/list.hpp"
 
@@ -38,14 +38,14 @@ class intervals : public detail::interval_mask<schedule::list<std::int64_t>> {
  public:
   /// For each key the first query that sees it and the one behind the last: 0 <= first[j] <= end[j] <= the query
   /// length, which an operator checks, as it does that there are not more than keys. Throws `std::invalid_argument`.
-  template <detail::range_of_integers First, detail::range_of_integers End>
+  template <detail::integer_range First, detail::integer_range End>
   constexpr intervals(const First& first, const End& end) : intervals{table{first, end}} {}
 
   /// Key j is visible to the queries from j to before end[j]; j <= end[j]. Throws `std::invalid_argument`.
-  template <detail::range_of_integers End>
+  template <detail::integer_range End>
   [[nodiscard]] static constexpr intervals causal_until(const End& end) {
     list first;
-    for (int key = 0; std::cmp_less(key, std::ranges::size(end)); ++key) first.push_back(key);
+    for (int key = 0; std::cmp_less(key, std::size(end)); ++key) first.push_back(key);
     return {first, end};
   }
 
@@ -67,9 +67,9 @@ class intervals : public detail::interval_mask<schedule::list<std::int64_t>> {
 
     template <class First, class End>
     constexpr table(const First& first, const End& ends) {
-      const auto size = std::ranges::size(first);
-      if (!std::cmp_equal(size, std::ranges::size(ends))) {
-        refuse("first has " + std::to_string(size) + " numbers and end has " + std::to_string(std::ranges::size(ends)) +
+      const auto size = std::size(first);
+      if (!std::cmp_equal(size, std::size(ends))) {
+        refuse("first has " + std::to_string(size) + " numbers and end has " + std::to_string(std::size(ends)) +
                ", expected as many: one for each key");
       }
       if (std::cmp_less(size, 1) || std::cmp_greater(size, most_keys)) {
@@ -78,7 +78,7 @@ class intervals : public detail::interval_mask<schedule::list<std::int64_t>> {
       keys = static_cast<std::int64_t>(size);
       numbers = list{static_cast<int>(size_of_table(keys))};
       std::int64_t* to = numbers.begin();
-      auto of_end = std::ranges::begin(ends);
+      auto of_end = std::begin(ends);
       for (const auto begin : first) {
         check(static_cast<std::int64_t>(to - numbers.begin()) / 2, begin, *of_end);
         *to++ = static_cast<std::int64_t>(begin);

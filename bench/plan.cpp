@@ -60,7 +60,7 @@ int main(int argc, char** argv) try {
   for (int i = 3; i < argc; ++i) {
     const orrery::attention_shape shape{.length = number(argv[i]), .query_heads = 32, .key_heads = 4, .head_dim = 128};
     const auto found = orrery::recommend(ranks, m, shape, orrery::causal{}, orrery::zigzag{});
-    std::cout << "\n## " << ranks << " ranks of " << m.name << ", " << shape.length << " tokens\n\n```\n"
+    std::cout << "\n## " << ranks << " ranks of " << m.name << ", " << shape.length << " tokens\n\n```text\n"
               << to_string(found, 10) << "```\n";
   }
   return std::cout ? 0 : 1;

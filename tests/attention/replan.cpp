@@ -115,7 +115,8 @@ TEST_CASE("what is refused leaves the plan as it was") {
     operator_type attend{world, shape, causal, orrery::zigzag{}, orrery::ring{}};
     const std::string refused =
         refusal_of([&] { attend.replan(world, everything, orrery::zigzag{}, orrery::concentric<3>{}); });
-    if (refused.find("concentric<3,1> over 2 ranks") == std::string::npos) throw std::logic_error{"not refused: " + refused};
+    if (refused.find("concentric<3,1> over 2 ranks") == std::string::npos)
+      throw std::logic_error{"not refused: " + refused};
     // Each rank gives another mask.
     const std::string disagreement = refusal_of(
         [&] { attend.replan(world, world.rank() == 0 ? causal : window, orrery::zigzag{}, orrery::ring{}); });

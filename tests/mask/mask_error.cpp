@@ -121,3 +121,33 @@ TEST_CASE("what an operator asks finds what is often wrong") {
   CHECK(orrery::detail::wrong_mask(batch & causal{}, 6, 7).find("mask documents<2 of 7 tokens, digest ") == 0);
   CHECK(mask_error(batch, 6, 7).find("the 2 documents have 7 queries, but length is 6") != std::string::npos);
 }
+
+namespace {
+
+/// Causal, but its classify takes keys for `shift` further ahead than they are.
+struct shifted_causal {
+  std::int64_t shift = 1;
+
+  [[nodiscard]] static bool visible(std::int64_t query, std::int64_t key) { return key <= query; }
+  [[nodiscard]] visibility classify(std::int64_t q0, std::int64_t q1, std::int64_t k0, std::int64_t k1) const {
+    return causal{}.classify(q0, q1, k0 + shift, k1 + shift);
+  }
+  [[nodiscard]] static std::string name() { return "shifted causal"; }
+};
+
+}  // namespace
+
+TEST_CASE("a classify that is off by one is noticed at every length") {
+  for (std::int64_t length = 2; length < 600; ++length) {
+    for (const std::int64_t shift : {-1, 1}) {
+      INFO(length, " tokens, shifted by ", shift);
+      CHECK(orrery::detail::wrong_mask(shifted_causal{shift}, length, length) != "");
+    }
+    for (const std::int64_t ahead : {-1, 1}) {
+      if (length > 8) {
+        CHECK(orrery::detail::wrong_mask(window_of_four{.ahead = ahead}, length, length) != "");
+      }
+    }
+  }
+  CHECK(orrery::detail::wrong_mask(shifted_causal{0}, 100, 100) == "");
+}

@@ -20,22 +20,15 @@ class mask_check {
       : mask_{mask}, query_length_{query_length}, key_length_{key_length} {}
 
   /// Asks for rectangles of all sizes, the same ones in every process, and of each for its corners and some other
-  /// pairs. Empty, or a message.
+  /// pairs; and for rectangles that end or begin where what some query sees does. Empty, or a message.
   [[nodiscard]] std::string samples(int count) {
     if (query_length_ < 1 || key_length_ < 1) return "";
     for (int i = 0; i < count; ++i) {
       const position_interval queries = some_interval(query_length_);
       // Half of them near the queries, where most masks change.
       const position_interval keys = i % 2 == 0 ? some_interval(key_length_) : some_interval_near(queries);
-      const visibility said = mask_.classify(queries.first, queries.last, keys.first, keys.last);
-      if (said != visibility::some) {
-        for (int pair = 0; pair < 8; ++pair) {
-          // The corners first.
-          const std::int64_t query = pair < 4 ? (pair % 2 == 0 ? queries.first : queries.last) : some_of(queries);
-          const std::int64_t key = pair < 4 ? (pair / 2 == 0 ? keys.first : keys.last) : some_of(keys);
-          if (mask_.visible(query, key) != (said == visibility::all)) return broken(queries, keys, said, query, key);
-        }
-      }
+      if (std::string wrong = rectangle(queries, keys); !wrong.empty()) return wrong;
+      if (std::string wrong = edge(some_of(queries)); !wrong.empty()) return wrong;
       if constexpr (mask_with_keys_of<Mask>) {
         const position_interval seen = mask_.keys_of(queries.first, queries.last);
         const std::int64_t outside[] = {seen.empty() ? some_of(keys) : seen.first - 1,
@@ -113,6 +106,50 @@ class mask_check {
   }
 
  private:
+  /// Compares what `classify` says of a rectangle with its corners and some other pairs. Empty, or a message.
+  [[nodiscard]] std::string rectangle(const position_interval& queries, const position_interval& keys) {
+    const visibility said = mask_.classify(queries.first, queries.last, keys.first, keys.last);
+    if (said == visibility::some) return "";
+    for (int pair = 0; pair < 8; ++pair) {
+      // The corners first.
+      const std::int64_t query = pair < 4 ? (pair % 2 == 0 ? queries.first : queries.last) : some_of(queries);
+      const std::int64_t key = pair < 4 ? (pair / 2 == 0 ? keys.first : keys.last) : some_of(keys);
+      if (mask_.visible(query, key) != (said == visibility::all)) return broken(queries, keys, said, query, key);
+    }
+    return "";
+  }
+
+  /// Finds two neighbouring keys of which the query sees one, if it sees some and not all, and asks for rectangles with
+  /// a corner there: where a `classify` that is off by one is wrong. Empty, or a message.
+  [[nodiscard]] std::string edge(std::int64_t query) {
+    const std::int64_t last = key_length_ - 1;
+    std::int64_t low = 0;
+    std::int64_t high = last;
+    const std::int64_t between[] = {query < last ? query : last, number(last), number(last)};
+    for (const std::int64_t key : between) {
+      if (mask_.visible(query, low) == mask_.visible(query, high)) (number(1) == 0 ? low : high) = key;
+    }
+    if (low > high) return "";
+    const bool before = mask_.visible(query, low);
+    if (before == mask_.visible(query, high)) return "";
+    while (high - low > 1) {
+      const std::int64_t middle = low + (high - low) / 2;
+      (mask_.visible(query, middle) == before ? low : high) = middle;
+    }
+    const std::int64_t more = number(3);
+    const std::int64_t from_query = query > more ? query - more : 0;
+    const std::int64_t to_query = query < query_length_ - 1 - more ? query + more : query_length_ - 1;
+    const std::int64_t from_key = low > more ? low - more : 0;
+    const std::int64_t to_key = high < last - more ? high + more : last;
+    for (const position_interval& queries : {position_interval{query, query}, {from_query, query}, {query, to_query}}) {
+      for (const position_interval& keys :
+           {position_interval{low, low}, {high, high}, {from_key, low}, {high, to_key}}) {
+        if (std::string wrong = rectangle(queries, keys); !wrong.empty()) return wrong;
+      }
+    }
+    return "";
+  }
+
   /// A number from 0 to `most` (splitmix64).
   [[nodiscard]] std::int64_t number(std::int64_t most) {
     std::uint64_t z = state_ += 0x9e3779b97f4a7c15U;

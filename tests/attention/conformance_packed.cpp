@@ -70,4 +70,5 @@ TEST_CASE("a plan for other documents, another world or another layout is refuse
   CHECK(contains(message_of(3, orrery::documents{std::vector{20, 66}} & orrery::causal{}, orrery::contiguous{}),
                  "never meets chunk"));
   CHECK(contains(message_of(3, mask & orrery::causal{}, orrery::zigzag{}), "never meets chunk"));
+  CHECK(contains(message_of(3, mask & orrery::causal{}, orrery::zigzag{}), "orrery::pack takes lengths"));
 }

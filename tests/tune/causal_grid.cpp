@@ -146,3 +146,9 @@ TEST_CASE("a mask that needs other pairs is refused") {
                                        }),
                   std::invalid_argument);
 }
+
+TEST_CASE("pairs that it leaves out are told with what would do") {
+  CHECK(
+      orrery::verify(orrery::causal_grid{}, 4).message().find("use it with a causal mask and the layout contiguous") !=
+      std::string::npos);
+}

@@ -23,7 +23,8 @@ namespace orrery {
 ///     orrery::attention<orrery::precomputed, orrery::flash<float>> attend{world, shape, mask, layout, plan};
 ///
 /// Like every topology it is proven before anything is sent, and can be counted, drawn and placed. Where its programs
-/// cut shards into chunks, the layout must cut them into as many. Copies share the programs. Two are equal if they have
+/// cut shards into chunks, an operator cuts the layout's shards into as many; a layout that cuts them itself must cut
+/// them into as many, or into a divisor of that. Copies share the programs. Two are equal if they have
 /// one name and the digests of their programs are equal.
 class precomputed {
  public:
@@ -54,6 +55,11 @@ class precomputed {
       : precomputed{std::move(name), detail::unallocated_programs(work)} {}
 
   [[nodiscard]] std::string name() const { return name_; }
+  [[nodiscard]] static constexpr const char* pairs_left_out() {
+    return "is precomputed, and not for all pairs that this mask and layout ask for: plan it for the same documents, "
+           "length and mask (orrery::pack takes lengths, .length with padding, and .causal), and give the operator the "
+           "layout that it was planned for (of pack, contiguous)";
+  }
   /// Into how many chunks its programs cut each shard.
   [[nodiscard]] int chunks() const noexcept { return forward()[0].chunks; }
   [[nodiscard]] int slices(int) const noexcept { return forward()[0].slices; }

@@ -41,6 +41,10 @@ struct causal_grid {
   static constexpr int most_searched = 20;
 
   [[nodiscard]] static std::string name() { return "causal_grid"; }
+  [[nodiscard]] static constexpr const char* pairs_left_out() {
+    return "computes only pairs whose key shard is not after the query shard: use it with a causal mask and the layout "
+           "contiguous, or take concentric";
+  }
 
   /// How the schedule for a world is made: "search", "squares of 8 pieces", or "concentric<4,1>, for all pairs: ...".
   [[nodiscard]] static std::string method(int world) {

@@ -155,6 +155,10 @@ TEST_CASE("arguments out of range are refused") {
         "orrery: balanced: tolerance is 999, expected at least 1000, thousandths of the average");
   CHECK(message_of(1000, {.length = 10, .chunks = 1000}) ==
         "orrery: balanced: chunks is 1000, which are 1000000 on all ranks, expected at most 32768");
+  const std::vector<std::int64_t> too_long{60, 60};
+  CHECK(refusal_of([&] {
+          static_cast<void>(orrery::balanced(orrery::documents{too_long}, 4, {.length = 64}));
+        }).find("orrery: balanced: mask documents<2 of 120 tokens") == 0);
   const std::string of_layout = refusal_of([] {
     static_cast<void>(orrery::imbalance(
         orrery::full{}, orrery::per_document<orrery::zigzag>{std::vector<std::int64_t>{100}}, 2, {.length = 10}));

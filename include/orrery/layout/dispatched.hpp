@@ -44,6 +44,7 @@ class dispatched {
       ++of_rank[static_cast<int>(owner)];
       ++pieces;
     }
+    if (pieces == 0) refuse("owners is empty, expected a rank for each piece");
     chunks_ = of_rank[0];
     if (chunks_ > schedule::most_chunks) {
       refuse("rank 0 owns " + std::to_string(chunks_) + " pieces, expected at most " +

@@ -41,10 +41,14 @@ struct balance_options {
 
 namespace orrery::detail {
 
-/// Rectangles of masks that say nothing of rows are cut down to a 512th of the sequence.
+/// Rectangles of masks that say nothing of rows are cut down to a 512th of the sequence. Throws if the mask is not one
+/// of these lengths.
 template <mask Mask>
-[[nodiscard]] visible_area<Mask> area_of(const Mask& mask, const balance_options& options) {
+[[nodiscard]] visible_area<Mask> area_of(const char* call, const Mask& mask, const balance_options& options) {
   const std::int64_t keys = options.key_length > 0 ? options.key_length : options.length;
+  if (const std::string wrong = wrong_lengths_of(mask, options.length, keys); !wrong.empty()) {
+    throw std::invalid_argument{std::string{"orrery: "} + call + ": mask " + std::string{mask.name()} + ": " + wrong};
+  }
   return {mask, keys, (std::max)(options.length, keys) / 512 + 16};
 }
 
@@ -128,7 +132,7 @@ namespace orrery {
 template <mask Mask>
 [[nodiscard]] dispatched balanced(const Mask& mask, int world, const balance_options& options) {
   detail::check_balance("balanced", world, options);
-  const auto area = detail::area_of(mask, options);
+  const auto area = detail::area_of("balanced", mask, options);
   std::optional<dispatched> best;
   double best_imbalance = 0;
   const bool asked = options.chunks > 0;
@@ -173,7 +177,7 @@ template <mask Mask, layout Layout>
   std::string wrong = source.count_chunks(world, options.length, chunks);
   if (wrong.empty()) wrong = source.deal(world, options.length, chunks, shards);
   if (!wrong.empty()) throw std::invalid_argument{"orrery: imbalance: layout " + source.name() + " " + wrong};
-  const auto area = detail::area_of(mask, options);
+  const auto area = detail::area_of("imbalance", mask, options);
   std::vector<std::int64_t> work(static_cast<std::size_t>(world));
   for (int i = 0; i < shards.size(); ++i) {
     for (const segment& piece : shards[i]) {

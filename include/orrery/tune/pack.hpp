@@ -21,7 +21,8 @@ struct pack_options {
   bool causal = true;
   /// Into how many chunks each rank's shard is cut. More balance better, and take longer to plan and to prove.
   int chunks = 8;
-  /// The busiest rank may have this many thousandths of the average work.
+  /// The busiest rank should have no more than this many thousandths of the average work. A goal: few tokens cannot
+  /// always be divided so (see `packed_plan::imbalance`).
   int tolerance = 1050;
   /// What a token of a block weighs on the wire, relative to each other: a query operand, a key operand (K and V), and
   /// a query partial. The default is that of one query head for each key head and 32-bit storage. With g query heads

@@ -13,9 +13,16 @@
 #include <doctest/doctest.h>
 
 #include "orrery/kernel/reference.hpp"
+#include "orrery/layout/chunked.hpp"
 #include "orrery/layout/layout.hpp"
+#include "orrery/layout/per_document.hpp"
+#include "orrery/topology/all_gather.hpp"
+#include "orrery/topology/all_to_all.hpp"
 #include "orrery/topology/any_topology.hpp"
+#include "orrery/topology/half_ring.hpp"
+#include "orrery/topology/ring.hpp"
 #include "orrery/transport/device_graph.hpp"
+#include "orrery/tune/balanced.hpp"
 
 #include "device/enqueued.hpp"
 #include "device/messages.hpp"
@@ -74,6 +81,27 @@ TEST_CASE("results on one device") {
           world, topology, {.length = 3, .query_heads = 8, .head_dim = 2, .value_dim = 1, .key_length = 11}, {},
           orrery::contiguous{}, {.seed = ++seed});
     }
+  }
+}
+
+TEST_CASE("schedules of chunks, pruned for their mask") {
+  constexpr orrery::attention_shape shape{.length = 37, .query_heads = 4, .key_heads = 2, .head_dim = 3};
+  constexpr any::mask window{.reach = 5, .ahead = 0}, holes{.reach = 11, .hole = 3};
+  std::uint64_t seed = 0;
+  for (const int world : {2, 3, 4, 8}) {
+    for (const any::mask& mask : {causal, window, holes}) {
+      for (const conformance::any_layout& layout :
+           {conformance::any_layout{orrery::chunked{orrery::contiguous{}, 3}},
+            conformance::any_layout{orrery::per_document<orrery::zigzag>{std::vector<std::int64_t>{20, 1, 12}}},
+            conformance::any_layout{orrery::balanced(causal, world, {.length = shape.length, .chunks = 2})}}) {
+        for (const orrery::any_topology& topology :
+             {orrery::any_topology{orrery::ring{}}, {orrery::all_gather{}}, {orrery::usp<2>{}}}) {
+          check<enqueued<orrery::reference<double>>>(world, topology, shape, mask, layout, {.seed = ++seed});
+        }
+      }
+    }
+    check<enqueued<orrery::reference<double>>>(world, orrery::half_ring{}, shape, causal, orrery::contiguous{},
+                                               {.seed = ++seed});
   }
 }
 

@@ -16,12 +16,14 @@
 #include <doctest/doctest.h>
 
 #include "orrery/kernel/device_cudnn.cuh"
+#include "orrery/layout/chunked.hpp"
 #include "orrery/topology/all_to_all.hpp"
 #include "orrery/topology/any_topology.hpp"
 #include "orrery/topology/concentric.hpp"
 #include "orrery/topology/double_ring.hpp"
 #include "orrery/topology/ring.hpp"
 #include "orrery/topology/wallfacer.hpp"
+#include "orrery/tune/balanced.hpp"
 #include "orrery/verify/verify.hpp"
 
 #include "device/messages.hpp"
@@ -104,6 +106,30 @@ TEST_CASE("results") {
                                               .circulate = circulate};
           INFO(topology.name(), " over ", world, ", ", orrery::name_of(circulate));
           CHECK(failures(world, shape, options, seed, topology) == "");
+        }
+      }
+    }
+  }
+}
+
+TEST_CASE("schedules of chunks, pruned for their mask") {
+  constexpr orrery::attention_shape shape{.length = 37, .query_heads = 4, .key_heads = 2, .head_dim = 3};
+  constexpr any::mask causal{.ahead = 0}, window{.reach = 5, .ahead = 0};
+  std::uint64_t seed = 0;
+  for (const int world : {2, 3, 4}) {
+    for (const any::mask& mask : {causal, window}) {
+      for (const conformance::any_layout& layout :
+           {conformance::any_layout{orrery::chunked{orrery::contiguous{}, 3}},
+            conformance::any_layout{orrery::balanced(causal, world, {.length = shape.length, .chunks = 2})}}) {
+        for (const orrery::any_topology& topology :
+             {orrery::any_topology{orrery::ring{}}, {orrery::concentric<2>{}}, {orrery::usp<2>{}}}) {
+          if (topology.unsupported_reason(world) != nullptr) continue;
+          INFO(topology.name(), " over ", world, ", ", mask.name(), ", ", layout.name());
+          start(devices(world, ++seed));
+          const auto on_nccl = [&](int ranks, auto&& body) { run(ranks, {.watchdog_period = 0}, body); };
+          CHECK(cuda_test::failures<orrery::any_topology, kernel, nccl::world>(on_nccl, world, shape, mask, layout,
+                                                                               seed, topology) == "");
+          CHECK(found_by_doubles() == "");
         }
       }
     }

@@ -1,8 +1,9 @@
 // Copyright The Orrery authors. SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-// Everything that needs nothing but the standard library. Other transports are headers, and CMake targets, of their
-// own.
+// What most programs need: operators, kernels, masks, layouts, topologies, threads and verification, with nothing but
+// the standard library. Other headers: transport/mpi.hpp, nccl.hpp, device.hpp, traced.hpp and faulty.hpp;
+// topology/named.hpp, mask/named.hpp, layout/named.hpp; topology/precomputed.hpp, tune/ and predict/.
 
 #include "orrery/config.hpp"
 

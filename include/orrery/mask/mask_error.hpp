@@ -29,6 +29,9 @@ class mask_check {
       const position_interval keys = i % 2 == 0 ? some_interval(key_length_) : some_interval_near(queries);
       if (std::string wrong = rectangle(queries, keys); !wrong.empty()) return wrong;
       if (std::string wrong = edge(some_of(queries)); !wrong.empty()) return wrong;
+      if (queries.last < key_length_) {
+        if (std::string wrong = rectangle(queries, queries); !wrong.empty()) return wrong;  // on the diagonal
+      }
       if constexpr (mask_with_keys_of<Mask>) {
         const position_interval seen = mask_.keys_of(queries.first, queries.last);
         const std::int64_t outside[] = {seen.empty() ? some_of(keys) : seen.first - 1,

@@ -68,8 +68,8 @@ namespace orrery {
 /// node; see `placed` for others.
 ///
 /// What to expect: on published tables of ring attention, its variants and all-to-all (78 rows, constants fixed
-/// beforehand) predictions were off by 6 % on average and by 28 % at worst; what was calibrated on the same machine and
-/// kernels by less. Not modelled: other work of a trainer, congestion inside switches, many ranks on one processor.
+/// beforehand) predictions were off by 5.6 % on average and by 28.7 % at worst; what was calibrated on the same machine
+/// and kernels by less. Not modelled: other work of a trainer, congestion inside switches, many ranks on one processor.
 ///
 /// Costs the proof of the schedule, once in a process, and see the other `simulate`. Throws `std::invalid_argument`
 /// where the operator's constructor would, for sizes, heads, masks and layouts, and as the other `simulate` does.

@@ -269,7 +269,8 @@ class attention {
   /// `std::invalid_argument` for a pass that this operator does not have.
   [[nodiscard]] operator_traffic traffic(schedule::pass p = schedule::pass::forward) const {
     expect_not_moved_from("traffic");
-    return traffic_(p);
+    detail::require_pass(shape_, p);
+    return detail::attention_traffic(shape_, calls_->planned(p), p);
   }
 
  private:
@@ -281,24 +282,15 @@ class attention {
         Kernel::template supports<Mask>,
         "orrery: this kernel does not support this mask; orrery::flash and orrery::reference support every mask, and "
         "kernels on a device those that are trivially copyable or have a table (see orrery::mask_with_table)");
-    auto next =
-        detail::prepare_attention<Kernel>(world, shape, mask, detail::layout_source{layout}, any_topology{topology});
-    detail::plan_description made = next.description();
-    std::unique_ptr<detail::any_plan_memory> buffers;
-    if (calls_ != nullptr) {
-      old = std::move(calls_);
-      lost_plan_ = true;
-      buffers = old->release();
-    }
-    calls_ =
-        std::make_unique<detail::planned_attention<Kernel, World, Mask>>(world, std::move(next), std::move(buffers));
+    detail::plan_description made = detail::attention_planner<Kernel, World, Mask>::plan(
+        world, shape, mask, detail::layout_source{layout}, any_topology{topology}, calls_, old);
     lost_plan_ = false;
     shape_ = made.shape;
     query_positions_ = std::move(made.query_positions);
     key_positions_ = std::move(made.key_positions);
-    traffic_ = {std::move(made.programs), std::move(made.note), shape_, std::move(made.sizes)};
   } catch (...) {  // an exception of this rank alone, as for want of memory
     give_up_on_exception(world, "while it constructed an operator");
+    lost_plan_ = lost_plan_ || (calls_ == nullptr && old != nullptr);
     throw;
   }
 
@@ -334,7 +326,6 @@ class attention {
   attention_shape shape_;
   token_positions query_positions_;
   token_positions key_positions_;
-  detail::attention_traffic traffic_;
   std::unique_ptr<detail::attention_calls<Kernel>> calls_;  // none: moved from, or the plan is lost
   bool lost_plan_ = false;                                  // replan failed when the old plan was gone
 };

@@ -9,6 +9,8 @@
 #include "orrery/predict/traffic.hpp"
 #include "orrery/topology/ring.hpp"
 
+namespace block_sizes_test {
+
 using orrery::attention_sizes;
 using orrery::pass;
 using orrery::schedule::payload;
@@ -72,3 +74,5 @@ TEST_CASE("programs of another world are refused") {
                        "and the slices that the sizes were made for",
                        std::invalid_argument);
 }
+
+}  // namespace block_sizes_test

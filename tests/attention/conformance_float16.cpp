@@ -11,6 +11,8 @@
 
 #include "attention/matrix.hpp"
 
+namespace conformance_float16_test {
+
 using attention_test::check;
 using orrery::bfloat16;
 using orrery::flash;
@@ -77,3 +79,5 @@ TEST_CASE("the names say the element type") {
   CHECK(flash<float16>::name() == "flash<float16>");
   CHECK(orrery::reference<bfloat16>::name() == "reference<bfloat16>");
 }
+
+}  // namespace conformance_float16_test

@@ -15,6 +15,8 @@
 #include "support/any.hpp"
 #include "support/conformance.hpp"
 
+namespace determinism_test {
+
 namespace {
 
 using kernel = orrery::flash<float>;
@@ -103,3 +105,5 @@ TEST_CASE("operators that share a world do not disturb each other, interleaved a
     if (second_tensors.bits() != second_alone) throw std::logic_error{"the second has other bits"};
   });
 }
+
+}  // namespace determinism_test

@@ -21,6 +21,8 @@
 #include "support/any.hpp"
 #include "support/conformance.hpp"
 
+namespace hand_over_test {
+
 namespace {
 
 using kernel = orrery::flash<float>;
@@ -486,3 +488,5 @@ TEST_CASE("ranks that disagree about the hand-over are refused") {
         "orrery: ranks disagree about operand_messages: rank 0 has together; rank 1 has by_tensor; give all ranks the "
         "same");
 }
+
+}  // namespace hand_over_test

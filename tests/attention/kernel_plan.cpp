@@ -19,6 +19,8 @@
 #include "support/any.hpp"
 #include "support/conformance.hpp"
 
+namespace kernel_plan_test {
+
 namespace {
 
 /// What a plan can know of one pair of blocks before it is called: sizes, strides and positions.
@@ -306,3 +308,5 @@ TEST_CASE("what a plan refuses is said on every rank") {
     if (!world.usable()) throw std::runtime_error{"the world cannot be used any more"};
   });
 }
+
+}  // namespace kernel_plan_test

@@ -30,6 +30,8 @@
 #include "support/conformance.hpp"
 #include "support/refusal.hpp"
 
+namespace replan_test {
+
 namespace {
 
 using kernel = orrery::flash<orrery::bfloat16>;  // which keeps results apart from the trainer's tensors
@@ -163,3 +165,5 @@ TEST_CASE("an operator plans in another world, of another kind, too") {
     if (!wrong.empty()) throw std::logic_error{wrong};
   });
 }
+
+}  // namespace replan_test

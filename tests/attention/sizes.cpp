@@ -20,6 +20,8 @@
 #include "support/any.hpp"
 #include "support/conformance.hpp"
 
+namespace sizes_test {
+
 namespace {
 
 using kernel = orrery::reference<float>;
@@ -156,3 +158,5 @@ TEST_CASE("random strides") {
   CHECK(taken > 100);
   CHECK(refused > 100);
 }
+
+}  // namespace sizes_test

@@ -12,6 +12,8 @@
 #include "orrery/layout/named.hpp"
 #include "orrery/layout/token_positions.hpp"
 
+namespace per_document_test {
+
 using orrery::contiguous;
 using orrery::per_document;
 using orrery::segments;
@@ -146,3 +148,5 @@ TEST_CASE("a layout of documents by its name") {
   CHECK(refusal([&] { return orrery::layout_named("per_document<zigzak>", lengths); }).find("zigzag") !=
         std::string::npos);
 }
+
+}  // namespace per_document_test

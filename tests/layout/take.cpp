@@ -13,6 +13,8 @@
 #include "orrery/layout/layout.hpp"
 #include "orrery/tensor/float16.hpp"
 
+namespace take_test {
+
 using orrery::put;
 using orrery::row_view;
 using orrery::take;
@@ -130,3 +132,5 @@ TEST_CASE("views that do not fit are refused, and nothing is written") {
   CHECK(said([&] { take(of_rows, positions, of_rows); }) ==
         "orrery: take: the shard has sequence 12, expected 4, as there are positions");
 }
+
+}  // namespace take_test

@@ -17,6 +17,8 @@
 
 #include "mask/brute_force.hpp"
 
+namespace intersection_test {
+
 using orrery::causal;
 using orrery::full;
 using orrery::intersection;
@@ -78,3 +80,5 @@ TEST_CASE("names of intersections, and what is wrong with an operand") {
   CHECK((causal{} & window{.left = -7}).wrong_lengths(4, 4).find("window::left is -7") == 0);
   CHECK((prefix{-1} & window{}).wrong_lengths(4, 4).find("prefix::length is -1") == 0);
 }
+
+}  // namespace intersection_test

@@ -18,6 +18,8 @@
 #include "mask/brute_force.hpp"
 #include "support/refusal.hpp"
 
+namespace intervals_test {
+
 using orrery::intervals;
 
 namespace {
@@ -158,3 +160,5 @@ TEST_CASE("intervals that are wrong are refused by name") {
   CHECK(mask.wrong_lengths(4, 1) ==
         "the intervals are of 2 keys, but key_length is 1; expected at most one for each key");
 }
+
+}  // namespace intervals_test

@@ -12,6 +12,8 @@
 
 #include "mask/brute_force.hpp"
 
+namespace named_test {
+
 using orrery::causal;
 using orrery::prefix;
 using orrery::window;
@@ -82,3 +84,5 @@ TEST_CASE("names that no mask has") {
         "orrery: mask_named: \"causal & prefix<3>\" is no mask; of two names, one is causal and one is "
         "window<Left,Right>");
 }
+
+}  // namespace named_test

@@ -7,6 +7,8 @@
 
 #include "mask/brute_force.hpp"
 
+namespace window_test {
+
 using orrery::position_interval;
 using orrery::window;
 
@@ -45,3 +47,5 @@ TEST_CASE("names of windows, and windows that are refused") {
         "window::left is -4, expected at least 0 tokens, or -1 (window::unbounded) for all; an offset is causal's");
   CHECK(window{.right = -2}.wrong_lengths(9, 9).find("window::right is -2, expected at least 0") == 0);
 }
+
+}  // namespace window_test

@@ -23,6 +23,8 @@
 #include "predict/reference_times.hpp"
 #include "support/refusal.hpp"
 
+namespace simulate_test {
+
 using orrery::machine;
 using orrery::pass;
 using orrery::prediction;
@@ -479,3 +481,5 @@ TEST_CASE("what cannot be simulated is refused") {
   CHECK(contains(refusal_of([&] { (void)simulate(crossed, m, bytes, seconds); }),
                  "the schedule does not end: rank 0 waits for ever before step 1"));
 }
+
+}  // namespace simulate_test

@@ -14,6 +14,8 @@
 
 #include "support/refusal.hpp"
 
+namespace assignment_test {
+
 namespace {
 
 using orrery::assignment;
@@ -136,3 +138,5 @@ TEST_CASE("programs of any topology can be kept as data, and programs that do no
           orrery::precomputed{"empty", orrery::schedule::list<orrery::program>{}};
         }) == "orrery: precomputed: empty: there are no programs, expected one for each rank");
 }
+
+}  // namespace assignment_test

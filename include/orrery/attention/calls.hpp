@@ -5,7 +5,6 @@
 
 #include <atomic>
 #include <cstdint>
-#include <functional>
 #include <memory>
 #include <stdexcept>
 #include <string>
@@ -54,8 +53,12 @@ struct plan_description {
   attention_shape shape;  ///< completed
   token_positions query_positions;
   token_positions key_positions;
-  std::function<list<program>(pass)> programs;  ///< writes the finished programs of all ranks
-  std::function<std::string(pass)> note;        ///< says what became of the topology's schedule
+};
+
+/// What the calls of one pass run.
+struct planned_pass {
+  list<program> programs;  ///< the finished ones of all ranks
+  std::string note;        ///< says what became of the topology's schedule
   attention_sizes sizes;
 };
 
@@ -80,6 +83,8 @@ struct attention_calls {
   virtual void backward(const backward_arguments<Kernel>& views, const output_listener& on_final) = 0;
   virtual void progress() = 0;
   [[nodiscard]] virtual std::int64_t workspace_bytes() const = 0;
+  /// Writes the programs of a pass that the operator has.
+  [[nodiscard]] virtual planned_pass planned(pass p) const = 0;
   /// Ends the plan and gives up its buffers. No call may follow.
   [[nodiscard]] virtual std::unique_ptr<any_plan_memory> release() = 0;
 

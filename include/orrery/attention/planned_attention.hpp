@@ -65,7 +65,9 @@ class planned_attention final : public attention_calls<Kernel> {
 
   /// Collective. Takes the buffers of the plan before, if there was one and they are of this transport's memory.
   planned_attention(World& world, prepared_attention<Kernel, World, Mask> of, std::unique_ptr<any_plan_memory> kept)
-      : buffers_{plan_memory<memory>::reuse(std::move(kept))} {
+      : buffers_{plan_memory<memory>::reuse(std::move(kept))},
+        schedules_{std::move(of.schedules)},
+        sizes_{of.plan.template sizes<Kernel>(pass::forward)} {
     now_.emplace(world, std::move(of), *buffers_);
   }
   ~planned_attention() override { this->leave_forward(); }
@@ -112,6 +114,11 @@ class planned_attention final : public attention_calls<Kernel> {
 
   [[nodiscard]] std::int64_t workspace_bytes() const override { return buffers_->bytes() + now_->kernel.bytes(); }
 
+  [[nodiscard]] planned_pass planned(pass p) const override {
+    const operator_schedule& of = schedules_.of(p);
+    return {of.of_all(), of.note(), sizes_};
+  }
+
   [[nodiscard]] std::unique_ptr<any_plan_memory> release() override {
     this->leave_forward();
     now_.reset();
@@ -122,7 +129,37 @@ class planned_attention final : public attention_calls<Kernel> {
   using memory = typename World::memory;
 
   std::unique_ptr<plan_memory<memory>> buffers_;
+  attention_schedules schedules_;
+  attention_sizes sizes_;
   std::optional<attention_executors<Kernel, World, Mask>> now_;  // none: released
 };
+
+/// Makes the plans of an operator for one transport and mask, whatever its topology and layout: with all that they run,
+/// by far the most of what a compiler makes of an operator. A class, so that it can be compiled once and not in every
+/// source file that uses it (see compiled.hpp).
+template <class Kernel, class World, class Mask>
+struct attention_planner {
+  using calls = std::unique_ptr<attention_calls<Kernel>>;
+
+  /// Collective. Plans `now`, after which the plan before it, if there was one, is `old` and has given its buffers to
+  /// the new one. Throws as the constructor of `attention` does: `now` is as it was then, or null and its plan lost.
+  static plan_description plan(World& world, const attention_shape& shape, const Mask& mask,
+                               const layout_source& layout, const any_topology& topology, calls& now, calls& old);
+};
+
+template <class Kernel, class World, class Mask>
+plan_description attention_planner<Kernel, World, Mask>::plan(World& world, const attention_shape& shape,
+                                                              const Mask& mask, const layout_source& layout,
+                                                              const any_topology& topology, calls& now, calls& old) {
+  auto next = prepare_attention<Kernel>(world, shape, mask, layout, topology);
+  plan_description made = next.description();
+  std::unique_ptr<any_plan_memory> buffers;
+  if (now != nullptr) {
+    old = std::move(now);
+    buffers = old->release();
+  }
+  now = std::make_unique<planned_attention<Kernel, World, Mask>>(world, std::move(next), std::move(buffers));
+  return made;
+}
 
 }  // namespace orrery::detail

@@ -157,12 +157,7 @@ struct prepared_attention {
   attention_schedules schedules;
 
   [[nodiscard]] plan_description description() const {
-    return {shape,
-            plan.own_positions(side::query),
-            plan.own_positions(side::key),
-            [of = schedules](pass p) { return of.of(p).of_all(); },
-            [of = schedules](pass p) { return of.of(p).note(); },
-            plan.template sizes<Kernel>(pass::forward)};
+    return {shape, plan.own_positions(side::query), plan.own_positions(side::key)};
   }
 };
 

@@ -4,7 +4,7 @@ include("${CMAKE_CURRENT_LIST_DIR}/orrery-targets.cmake")
 
 # `find_package(orrery COMPONENTS mpi)` brings orrery::mpi, for a project that has the language CXX; `cuda` brings
 # orrery::cuda, `nccl` that and orrery::nccl, and `cudnn` that and orrery::cudnn. A project with .cu files sets
-# CMAKE_CUDA_STANDARD to 20.
+# CMAKE_CUDA_STANDARD to 20. `compiled` brings orrery::compiled, a static library that the project builds.
 
 # Says that there is a component, and makes its target by orrery_use_<component>, unless a call before this one did.
 macro(orrery_provide component)
@@ -15,6 +15,13 @@ macro(orrery_provide component)
   endif()
 endmacro()
 
+if(orrery_FIND_COMPONENTS MATCHES "(^|;)compiled(;|$)")
+  set(orrery_compiled_FOUND TRUE)
+  if(NOT TARGET orrery::compiled)
+    include("${CMAKE_CURRENT_LIST_DIR}/compiled.cmake")
+    orrery_add_compiled()
+  endif()
+endif()
 if(orrery_FIND_COMPONENTS MATCHES "(^|;)mpi(;|$)")
   find_package(MPI QUIET COMPONENTS CXX)
   if(MPI_CXX_FOUND)

@@ -28,6 +28,16 @@
 /// \def ORRERY_NO_UNROLL
 /// Tells nvcc not to unroll the loop that follows: it seldom runs, and unrolled it would take registers from loops that
 /// run often.
+///
+/// \def ORRERY_EXTERN
+/// Before an explicit instantiation: `extern`, but in the source file that defines ORRERY_IMPLEMENTATION (see
+/// compiled.hpp).
+#ifdef ORRERY_IMPLEMENTATION
+#define ORRERY_EXTERN
+#else
+#define ORRERY_EXTERN extern
+#endif
+
 #ifdef __CUDACC__
 #define ORRERY_DEVICE __device__
 #define ORRERY_UNROLL _Pragma("unroll")

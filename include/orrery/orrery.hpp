@@ -8,6 +8,7 @@
 #include "orrery/config.hpp"
 
 #include "orrery/attention.hpp"
+#include "orrery/compiled.hpp"
 #include "orrery/draw/grid.hpp"
 #include "orrery/kernel/flash.hpp"
 #include "orrery/kernel/reference.hpp"

@@ -218,6 +218,25 @@ inline void run_ranks(shared_world& shared, detail::function_ref<void(int rank)>
   if (secondary_error != nullptr) std::rethrow_exception(secondary_error);
 }
 
+}  // namespace orrery::threads
+
+namespace orrery::detail {
+
+/// Calls `body` on new threads as `threads::run` does. A template, so that it can be compiled once and not in every
+/// source file that uses it (see compiled.hpp).
+template <class World>
+void run_worlds(int ranks, const threads::options& options, function_ref<void(World&)> body) {
+  threads::shared_world shared{ranks, options, "threads::run"};
+  threads::run_ranks(shared, [&](int rank) {
+    World local{shared, rank};
+    body(local);
+  });
+}
+
+}  // namespace orrery::detail
+
+namespace orrery::threads {
+
 /// Calls `body(world&)` on `ranks` new threads, each with its own rank, and returns when all have ended. If one of them
 /// throws, the others fail at their next communication. Rethrows the root cause: the first exception that is not a
 /// `transport_error`. If all are, rethrows the first of them.
@@ -236,11 +255,7 @@ inline void run_ranks(shared_world& shared, detail::function_ref<void(int rank)>
 /// `std::system_error` if the system refuses the thread of a rank, after the ranks that had started have ended.
 template <class Body>
 void run(int ranks, const options& options, Body&& body) {
-  shared_world shared{ranks, options, "threads::run"};
-  run_ranks(shared, [&](int rank) {
-    world local{shared, rank};
-    body(local);
-  });
+  detail::run_worlds<world>(ranks, options, [&](world& local) { body(local); });
 }
 
 template <class Body>

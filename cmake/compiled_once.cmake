@@ -1,0 +1,11 @@
+# Fails if the object file WITH defines plans of masks that orrery::compiled has, or WITHOUT does not: NM lists them.
+foreach(object WITH WITHOUT)
+  execute_process(COMMAND ${NM} --demangle --defined-only ${${object}} OUTPUT_VARIABLE symbols COMMAND_ERROR_IS_FATAL ANY)
+  string(REGEX MATCHALL "attention_planner<[^\n]*>::plan\\(" defined_${object} "${symbols}")
+endforeach()
+list(FILTER defined_WITH EXCLUDE REGEX "own_mask")
+list(FILTER defined_WITHOUT EXCLUDE REGEX "own_mask")
+list(LENGTH defined_WITHOUT without)
+if(defined_WITH OR without LESS 3)
+  message(FATAL_ERROR "With the library defined: ${defined_WITH}; without, ${without} plans, expected at least 3.")
+endif()

@@ -20,6 +20,8 @@
 #include "support/conformance.hpp"
 #include "support/topologies.hpp"
 
+namespace arguments_test {
+
 namespace {
 
 using orrery::attention_shape;
@@ -741,3 +743,5 @@ TEST_CASE("the shape is completed") {
     CHECK(attend.workspace_bytes() == 3 * 6 * 8);  // one rank: delta alone
   });
 }
+
+}  // namespace arguments_test

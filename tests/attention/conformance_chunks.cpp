@@ -19,6 +19,8 @@
 
 #include "attention/matrix.hpp"
 
+namespace conformance_chunks_test {
+
 using attention_test::check_policies;
 using orrery::any_topology;
 using orrery::detail::refined;
@@ -264,3 +266,5 @@ TEST_CASE("bytes do not depend on chunks, nor does memory but for its alignment"
     CHECK(memory[0] == memory[1]);
   }
 }
+
+}  // namespace conformance_chunks_test

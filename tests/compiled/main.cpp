@@ -2,11 +2,11 @@
 //
 // Operators of orrery::compiled beside those of headers alone, in one program.
 #define DOCTEST_CONFIG_IMPLEMENT_WITH_MAIN
-#include <doctest/doctest.h>
-
 #include <stdexcept>
 #include <string>
 #include <vector>
+
+#include <doctest/doctest.h>
 
 #include "compiled/results.hpp"
 

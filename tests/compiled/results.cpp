@@ -49,8 +49,15 @@ std::vector<unsigned char> run(const question& asked, const Topology& topology, 
     };
     const auto rows = orrery::batch_head_sequence(lse.data(), 1, heads, tokens);
     attend.forward(view(0), view(1), view(2), view(4), rows);
-    attend.backward({.q = view(0), .k = view(1), .v = view(2), .out = view(4), .lse = rows, .grad_out = view(3),
-                     .grad_q = view(5), .grad_k = view(6), .grad_v = view(7)});
+    attend.backward({.q = view(0),
+                     .k = view(1),
+                     .v = view(2),
+                     .out = view(4),
+                     .lse = rows,
+                     .grad_out = view(3),
+                     .grad_q = view(5),
+                     .grad_k = view(6),
+                     .grad_v = view(7)});
     std::vector<unsigned char>& bytes = of_ranks[static_cast<std::size_t>(world.rank())];
     const auto append = [&](const auto& values) {
       const auto* const first = reinterpret_cast<const unsigned char*>(values.data());

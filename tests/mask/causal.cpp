@@ -9,6 +9,8 @@
 
 #include "mask/brute_force.hpp"
 
+namespace causal_test {
+
 using orrery::causal;
 using orrery::position_interval;
 using orrery::visibility;
@@ -52,3 +54,5 @@ TEST_CASE("aligned at the bottom right, the last query sees the last key and non
   CHECK(causal::bottom_right(7, 7).name() == "causal");
   CHECK(causal::bottom_right(3, 8).name() == "causal with offset 5");
 }
+
+}  // namespace causal_test

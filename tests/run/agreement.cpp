@@ -23,6 +23,8 @@
 #include "support/topologies.hpp"
 #include "transport/collectives.hpp"
 
+namespace agreement_test {
+
 namespace {
 
 using orrery::detail::agreement;
@@ -256,3 +258,5 @@ TEST_CASE("blocks in messages") {
   several.push_back({side::query, 0, 0, 2});
   CHECK(orrery::detail::describe_blocks(several) == "key shard 3, query shard 1, query shard 0 (slice 2)");
 }
+
+}  // namespace agreement_test

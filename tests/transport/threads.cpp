@@ -30,6 +30,8 @@
 
 #include "support/time_limit.hpp"
 
+namespace threads_test {
+
 namespace {
 
 namespace threads {
@@ -762,3 +764,5 @@ TEST_CASE("host_memory is aligned and zeroed") {
   CHECK(zero);
   CHECK(orrery::detail::host_memory{0}.data() == nullptr);
 }
+
+}  // namespace threads_test

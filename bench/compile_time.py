@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 # Copyright The Orrery authors. SPDX-License-Identifier: Apache-2.0
-"""What Orrery costs a compiler, in user seconds: each header over an empty file, and proofs by static_assert over their
-headers alone. Medians. With --only depth, instead: the smallest -ftemplate-depth that each of them compiles with, which
+"""What Orrery costs a compiler, in user seconds: each header over an empty file, proofs by static_assert over their
+headers alone, and programs at -O2, by headers alone and with operators compiled once (see orrery/compiled.hpp). Medians. With --only depth, instead: the smallest -ftemplate-depth that each of them compiles with, which
 no number of ranks may change. Exits with 1 if something takes longer than its limit times the allowance for noise, or does not
 compile with the compiler's default limits."""
 import argparse
@@ -17,6 +17,7 @@ import tempfile
 INCLUDE = pathlib.Path(__file__).resolve().parent.parent / "include"
 HEADER_LIMITS = {"orrery/orrery.hpp": 0.8}  # seconds over an empty file
 PROOF_LIMITS = {16: 0.3, 64: 3.0}  # seconds over the headers alone, by ranks
+PROGRAM_LIMITS = {"compiled": 2.0, "compiled, three element types": 5.0}  # seconds
 DEPTH_LIMIT = 100  # of nested templates; a compiler's own limit is 900 or 1024
 PROOFS = {
     "ring": "orrery/topology/ring.hpp",
@@ -28,17 +29,42 @@ PROOFS = {
     "ulysses": "orrery/topology/all_to_all.hpp",
 }
 
+PROGRAM = """#include <orrery/orrery.hpp>
+
+template <class Topology, class T>
+void step(orrery::threads::world& world, T* memory, typename orrery::flash<T>::accumulator* sums) {{
+  orrery::attention<Topology, orrery::flash<T>> attend{{
+      world, {{.length = 4096, .query_heads = 8, .head_dim = 64}}, orrery::causal{{}}, orrery::zigzag{{}}}};
+  const std::int64_t tokens = attend.query_positions().size();
+  const auto view = [&](int i) {{
+    return orrery::batch_sequence_head_dim(memory + i * tokens * 512, 1, tokens, 8, 64);
+  }};
+  const auto lse = orrery::batch_head_sequence(sums, 1, 8, tokens);
+  attend.forward(view(0), view(1), view(2), view(3), lse);
+  attend.backward({{.q = view(0), .k = view(1), .v = view(2), .out = view(3), .lse = lse, .grad_out = view(4),
+                   .grad_q = view(5), .grad_k = view(6), .grad_v = view(7)}});
+}}
+
+template <class T>
+void run(T* memory, typename orrery::flash<T>::accumulator* sums) {{
+  orrery::threads::run(4, [&](orrery::threads::world& world) {{ step<orrery::{topology}>(world, memory, sums); }});
+}}
+
+{runs}"""
+FLOAT = "template void run(float*, float*);\n"
+THREE = FLOAT + "template void run(double*, double*);\ntemplate void run(orrery::bfloat16*, float*);\n"
+
 
 class DoesNotCompile(Exception):
     pass
 
 
-def user_seconds(compiler, text, runs):
+def user_seconds(compiler, text, runs, flags=()):
     """Median of the compiler's user time on a file with this text."""
     with tempfile.TemporaryDirectory() as folder:
         source = pathlib.Path(folder) / "source.cpp"
         source.write_text(text)
-        command = [compiler, "-std=c++20", f"-I{INCLUDE}", "-c", str(source), "-o", os.devnull]
+        command = [compiler, "-std=c++20", *flags, f"-I{INCLUDE}", "-c", str(source), "-o", os.devnull]
         times = []
         for _ in range(runs):
             before = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime
@@ -81,9 +107,9 @@ class Report:
         self.arguments = arguments
         self.failures = []
 
-    def line(self, what, text, base, limit):
+    def line(self, what, text, base, limit, flags=()):
         try:
-            seconds = user_seconds(self.compiler, text, self.arguments.runs) - base
+            seconds = user_seconds(self.compiler, text, self.arguments.runs, flags) - base
         except DoesNotCompile as error:
             self.failures.append(f"{self.compiler}: {what} does not compile")
             print(f"  {what:<44} {'-':>8}  does not compile:\n{error}", flush=True)
@@ -116,6 +142,15 @@ class Report:
                     proof = f"static_assert(orrery::verify(orrery::{topology}{{}}, {ranks}, orrery::pass::{which}));\n"
                     self.line(f"{topology} {which}, {ranks} ranks", headers + proof, alone, PROOF_LIMITS.get(ranks))
 
+    def programs(self):
+        self.title("programs at -O2")
+        for topology in self.arguments.topology or ["ring", "wallfacer<2>", "ulysses"]:
+            for what, runs in ("", FLOAT), (", three element types", THREE):
+                text = PROGRAM.format(topology=topology, runs=runs)
+                self.line(f"{topology}, headers alone{what}", text, 0, None, ["-O2"])
+                self.line(f"{topology}, compiled{what}", text, 0, PROGRAM_LIMITS[f"compiled{what}"],
+                          ["-O2", "-DORRERY_COMPILED"])
+
     def depths(self):
         texts = {header: includes(header) for header in self.every_header()}
         for topology in self.arguments.topology or PROOFS:
@@ -140,7 +175,7 @@ def main():
     parser.add_argument("--compilers", default="g++,clang++", help="those of them that are installed (%(default)s)")
     parser.add_argument("--runs", type=int, default=5, help="of each compilation; the median counts (%(default)s)")
     parser.add_argument("--noise", type=float, default=2, help="how often its limit a time may be (%(default)s)")
-    parser.add_argument("--only", choices=["headers", "proofs", "depth"], help="times of one half only, or no times")
+    parser.add_argument("--only", choices=["headers", "proofs", "programs", "depth"], help="one part of the times only, or no times")
     parser.add_argument("--header", action="append", help="this header only, such as orrery/orrery.hpp; repeatable")
     parser.add_argument("--topology", action="append", choices=PROOFS, help="this proof only; repeatable")
     parser.add_argument("--passes", default="forward,circulate_keys", help="and circulate_queries, as long as circulate_keys (%(default)s)")
@@ -163,6 +198,8 @@ def main():
             report.headers()
         if arguments.only in (None, "proofs"):
             report.proofs()
+        if arguments.only in (None, "programs"):
+            report.programs()
         failures += report.failures
         print()
     for failure in failures:

@@ -18,6 +18,8 @@
 #include "orrery/transport/threads.hpp"
 #include "orrery/transport/traced.hpp"
 
+namespace initializer_text_test {
+
 // What is printed is what was compiled.
 #define CHECK_PRINTS(type, ...) CHECK(to_string(type __VA_ARGS__) == #__VA_ARGS__)
 
@@ -76,3 +78,5 @@ TEST_CASE("numbers print as briefly as they can be read again") {
   CHECK(initializer_text::code_of(std::array<double, 0>{}) == "{}");
   CHECK(initializer_text::code_of(std::vector<std::string>{"a", "b"}) == "{\"a\", \"b\"}");
 }
+
+}  // namespace initializer_text_test

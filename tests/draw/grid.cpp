@@ -14,6 +14,8 @@
 #include "orrery/topology/ring.hpp"
 #include "orrery/topology/wallfacer.hpp"
 
+namespace grid_test {
+
 using namespace orrery;
 
 using namespace orrery::schedule;
@@ -159,3 +161,5 @@ TEST_CASE("of sixteen ranks nothing is left out, and no line is wider than asked
 TEST_CASE("a refused world is not drawn") {
   CHECK_THROWS_AS(static_cast<void>(draw_grid(wallfacer<2>{}, 6)), std::invalid_argument);
 }
+
+}  // namespace grid_test

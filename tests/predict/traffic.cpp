@@ -15,6 +15,8 @@
 
 #include "verify/every_topology.hpp"
 
+namespace traffic_test {
+
 using namespace orrery;
 
 using namespace orrery::schedule;
@@ -526,3 +528,5 @@ TEST_CASE("a report can be had at compile time") {
   static_assert(traffic(concentric<2>{}, 8).node_egress(4) == 2 * 2 * 3);
   CHECK(measure(ring{}, 8).messages_sent == 7);
 }
+
+}  // namespace traffic_test

@@ -7,6 +7,8 @@
 
 #include "orrery/schedule/detail/slot_allocation.hpp"
 
+namespace builder_test {
+
 using namespace orrery;
 
 using namespace orrery::schedule;
@@ -265,3 +267,5 @@ TEST_CASE("a step of another program can be written again") {
   REQUIRE(copy.collectives.size() == 1);
   CHECK((copy.collectives[0] == collective{collective_kind::all_gather, 0, 4, 1, {2, 3}}));
 }
+
+}  // namespace builder_test

@@ -25,6 +25,8 @@
 #include "support/finished.hpp"
 #include "verify/every_topology.hpp"
 
+namespace derive_backward_test {
+
 using namespace orrery;
 using namespace orrery::schedule;
 
@@ -334,3 +336,5 @@ TEST_CASE("what is wrong with a forward is wrong with its backward, and named") 
     }
   }));
 }
+
+}  // namespace derive_backward_test

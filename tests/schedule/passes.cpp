@@ -17,6 +17,8 @@
 
 #include "verify/every_topology.hpp"
 
+namespace passes_test {
+
 using namespace orrery;
 
 using namespace orrery::schedule;
@@ -397,3 +399,5 @@ TEST_CASE("programs that differ in more than names are not renamed") {
   CHECK_FALSE(is_relabeling(receives(1, 1), receives(1, 2)));
   CHECK_FALSE(is_relabeling(receives(1, 2), receives(1, 0)));  // rank 0's own shard keeps its name
 }
+
+}  // namespace passes_test

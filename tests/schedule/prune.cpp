@@ -17,6 +17,8 @@
 #include "support/topologies.hpp"
 #include "verify/every_topology.hpp"
 
+namespace prune_test {
+
 using namespace orrery;
 using namespace orrery::schedule;
 
@@ -344,3 +346,5 @@ TEST_CASE("a rank that receives nothing but empty shards still knows them from i
                                          finished(pruned(ring{}, 4, keys_travel, visible)), shape,
                                          planned::shard_mask{visible, 8, 1}, contiguous{}) == "");
 }
+
+}  // namespace prune_test

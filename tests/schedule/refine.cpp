@@ -25,6 +25,8 @@
 #include "verify/editable.hpp"
 #include "verify/every_topology.hpp"
 
+namespace refine_test {
+
 using namespace orrery;
 using namespace orrery::schedule;
 using orrery::detail::refined;
@@ -327,3 +329,5 @@ TEST_CASE("drawings and transports name chunks") {
   CHECK(orrery::detail::describe_wait(programs_of(ring{}, 3)[1], 0, orrery::detail::direction::receiving) ==
         "in step 1 for key shard 0 from rank 0");
 }
+
+}  // namespace refine_test

@@ -13,6 +13,8 @@
 
 #include "verify/every_topology.hpp"
 
+namespace equivalences_test {
+
 using namespace orrery;
 
 using namespace orrery::schedule;
@@ -196,3 +198,5 @@ TEST_CASE("a program on its own is the one among all") {
     }
   }
 }
+
+}  // namespace equivalences_test

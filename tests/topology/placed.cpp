@@ -17,6 +17,8 @@
 
 #include "verify/every_topology.hpp"
 
+namespace placed_test {
+
 using namespace orrery;
 
 using namespace orrery::schedule;
@@ -374,3 +376,5 @@ TEST_CASE("at compile time") {
   static_assert(verify(placed<concentric<2, 2>, best_on_pairs>{}, 8));
   static_assert(traffic(placed{concentric<2, 2>{}, least_egress{4}}, 16).node_egress(4) == 16);
 }
+
+}  // namespace placed_test

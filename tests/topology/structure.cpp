@@ -16,6 +16,8 @@
 
 #include "verify/every_topology.hpp"
 
+namespace structure_test {
+
 using namespace orrery;
 
 using namespace orrery::schedule;
@@ -343,3 +345,5 @@ TEST_CASE("ulysses computes its slice of the heads over the whole sequence") {
     CHECK(shards.size() == static_cast<std::size_t>(world));
   }
 }
+
+}  // namespace structure_test

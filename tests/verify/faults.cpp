@@ -22,6 +22,8 @@
 #include "verify/editable.hpp"
 #include "verify/every_topology.hpp"
 
+namespace faults_test {
+
 using namespace orrery;
 
 using namespace orrery::schedule;
@@ -746,3 +748,5 @@ TEST_CASE("a partial does not arrive in a slot that holds another one") {
   CHECK(v.step == 4);
   CHECK((v.block == block{side::query, 0, 2, 0}));
 }
+
+}  // namespace faults_test

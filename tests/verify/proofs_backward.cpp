@@ -6,6 +6,8 @@
 
 #include "verify/every_topology.hpp"
 
+namespace proofs_backward_test {
+
 using namespace orrery;
 
 using namespace orrery::schedule;
@@ -54,3 +56,5 @@ static_assert(verify(topologies::my_three_rings<2, 2>{}, 64, pass::circulate_que
 static_assert(verify(all_to_all<2, topologies::my_ring>{}, 8, pass::circulate_keys));
 
 TEST_CASE("the compiler has proved backward schedules") { CHECK(both_backwards<ring>(8)); }
+
+}  // namespace proofs_backward_test

@@ -12,6 +12,8 @@
 #include "orrery/topology/wallfacer.hpp"
 #include "orrery/verify/verify.hpp"
 
+namespace proofs_forward_test {
+
 using namespace orrery;
 
 using namespace orrery::schedule;
@@ -34,3 +36,5 @@ static_assert(verify(wallfacer<2>{}, 6).reason != nullptr);
 static_assert(!verify(ring{}, 0).ok());
 
 TEST_CASE("the compiler has proved forward schedules of 64 ranks") { CHECK(verify(ring{}, 64)); }
+
+}  // namespace proofs_forward_test

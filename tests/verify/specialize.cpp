@@ -19,6 +19,8 @@
 #include "support/topologies.hpp"
 #include "verify/every_topology.hpp"
 
+namespace specialize_test {
+
 using namespace orrery::detail;
 using orrery::below_diagonal;
 using orrery::fault;
@@ -196,3 +198,5 @@ TEST_CASE("the oldest of many schedules is forgotten, whoever holds it keeps it"
   CHECK(specialize_once(ring{}, 20, forward, with_one_pair(0)) != first);
   CHECK(first->programs.size() == 20);
 }
+
+}  // namespace specialize_test

@@ -190,6 +190,16 @@ TEST_CASE("all_reduce_sum: every rank gets the sums, added in the order of the r
   }
 }
 
+TEST_CASE("all_reduce_sum takes an array, through adaptors, too") {
+  CHECK_NOTHROW(threads::run(3, [](threads::world& on) {
+    orrery::counted<threads::world> counting{on};
+    std::array<int, 2> values{on.rank(), 5};
+    on.all_reduce_sum(std::span{values});
+    counting.all_reduce_sum(std::span{values});
+    if (values != std::array<int, 2>{9, 45}) throw std::logic_error{"sum"};
+  }));
+}
+
 TEST_CASE("all_reduce_sum of different numbers of values is refused on every rank") {
   std::vector<std::string> said(3);
   threads::run(3, [&](auto& on) {

@@ -3,6 +3,7 @@
 
 #include "orrery/config.hpp"
 
+#include <cstddef>
 #include <span>
 #include <string>
 #include <utility>
@@ -45,8 +46,8 @@ class transport_adaptor {
                                                     detail::collective_call call) requires detail::naming_calls<World> {
     return self().collective([&] { return world_->all_gather(text, call); });
   }
-  template <class T>
-  void all_reduce_sum(std::span<T> values) {
+  template <class T, std::size_t extent>
+  void all_reduce_sum(std::span<T, extent> values) {
     self().collective([&] { world_->all_reduce_sum(values); });
   }
   void abandon(const std::string& why) requires detail::abandonable<World> { world_->abandon(why); }

@@ -329,8 +329,8 @@ class world {
   /// Gives up: the other ranks fail at once with "rank 2 failed " and `why`. Not collective.
   void abandon(const std::string& why) noexcept { host_.abandon(why); }
   /// Sums values in host memory; see `threads::world::all_reduce_sum`.
-  template <class T>
-  void all_reduce_sum(std::span<T> values) {
+  template <class T, std::size_t extent>
+  void all_reduce_sum(std::span<T, extent> values) {
     streams_->make_current();
     const rank_streams::pause waiting{*streams_};
     host_.all_reduce_sum(values);

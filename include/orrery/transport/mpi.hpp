@@ -120,8 +120,9 @@ class world {
   /// Replaces the values of all ranks by their sums, added in the order of the ranks, so that every rank gets the same
   /// bits. Throws `std::invalid_argument` on every rank if ranks pass different counts or types. Each rank adds one
   /// part of the values. Sends 2 (P - 1) / P of the bytes, and allocates up to 16 MiB temporarily.
-  template <class T>
-  void all_reduce_sum(std::span<T> values) {
+  template <class T, std::size_t extent>
+  void all_reduce_sum(std::span<T, extent> given) {
+    const std::span<T> values = given;
     static_assert(std::is_trivially_copyable_v<T>, "orrery: all_reduce_sum: the values are sent as bytes");
     constexpr std::size_t most = (std::size_t{8} << 20) / sizeof(T);
     const communicator::presence here = own_->enter();

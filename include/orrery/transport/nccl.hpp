@@ -120,8 +120,9 @@ class world {
   /// Replaces the values of all ranks, in host memory, by their sums, added in the order of the ranks, so that every
   /// rank gets the same bits. Each rank receives P times the bytes of the values. Throws `std::invalid_argument` on
   /// every rank if ranks pass different counts or types.
-  template <class T>
-  void all_reduce_sum(std::span<T> values) {
+  template <class T, std::size_t extent>
+  void all_reduce_sum(std::span<T, extent> given) {
+    const std::span<T> values = given;
     static_assert(std::is_trivially_copyable_v<T>, "orrery: all_reduce_sum: the values are sent as bytes");
     std::string local(values.size_bytes(), '\0');
     if (!local.empty()) std::memcpy(local.data(), values.data(), local.size());

@@ -97,8 +97,9 @@ class world {
 
   /// Replaces the values of all ranks by their sums, added in the order of the ranks, so that every rank gets the same
   /// bits. Throws `std::invalid_argument` on every rank if ranks pass different counts or types.
-  template <class T>
-  void all_reduce_sum(std::span<T> values) {
+  template <class T, std::size_t extent>
+  void all_reduce_sum(std::span<T, extent> given) {
+    const std::span<T> values = given;
     const auto call = detail::collective_signature::sum<T>(values.size());
     shared_->publish(rank_, &values, call, [&](const std::vector<void*>& published) {
       const std::size_t ranks = published.size();

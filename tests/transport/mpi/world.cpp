@@ -2,6 +2,7 @@
 //
 // What a world does beside attention: its collectives, its channels, and how it gets on with others.
 #include <algorithm>
+#include <array>
 #include <climits>
 #include <cmath>
 #include <cstdint>
@@ -80,6 +81,13 @@ TEST_CASE("ranks, barrier and texts") {
   const std::vector<std::string> all = world.all_gather(text_of(rank()));
   REQUIRE(all.size() == static_cast<std::size_t>(ranks()));
   for (int r = 0; r < ranks(); ++r) CHECK(all[static_cast<std::size_t>(r)] == text_of(r));
+}
+
+TEST_CASE("sums of an array") {
+  orrery::mpi::world world{MPI_COMM_WORLD};
+  std::array<int, 2> values{rank(), 5};
+  world.all_reduce_sum(std::span{values});
+  CHECK(values == std::array<int, 2>{ranks() * (ranks() - 1) / 2, 5 * ranks()});
 }
 
 TEST_CASE("sums are added in the order of the ranks") {

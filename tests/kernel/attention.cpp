@@ -286,7 +286,7 @@ TEST_CASE_TEMPLATE("backward: a pair whose score is minus infinity contributes n
   std::vector<S> k(keys_count * dim, S{0});
   for (const std::int64_t key : hidden) std::fill_n(k.begin() + key * dim, dim, -large);
   for (const bool infinite_query : {false, true}) {
-    std::vector<S> q(dim, large);
+    std::vector<S> q(dim, infinite_query ? S{0} : large);
     if (infinite_query) q[0] = std::numeric_limits<S>::infinity();
     const std::vector<S> ones(keys_count * dim, S{1});
     std::vector<A> grad_q(dim), grad_k(keys_count * dim), grad_v(keys_count * dim);

@@ -280,29 +280,36 @@ TEST_CASE_TEMPLATE("backward: a pair whose score is minus infinity contributes n
                    orrery::reference<float>, orrery::flash<float>, orrery::flash<double>) {
   using S = typename Kernel::storage;
   using A = typename Kernel::accumulator;
-  constexpr std::int64_t keys_count = 3, dim = 8;
+  constexpr std::int64_t keys_count = 100, dim = 8;
+  constexpr std::int64_t hidden[] = {1, 70};  // in parts of a block that are computed one after the other
   const S large = std::sqrt((std::numeric_limits<S>::max)());
-  const std::vector<S> q(dim, large), ones(keys_count * dim, S{1});
   std::vector<S> k(keys_count * dim, S{0});
-  std::fill(k.begin() + dim, k.begin() + 2 * dim, -large);  // of key 1
-  std::vector<A> grad_q(dim), grad_k(keys_count * dim), grad_v(keys_count * dim);
-  const std::vector<A> lse(1, A{0}), delta(1, std::numeric_limits<A>::quiet_NaN());
-  const auto view = [](auto& data, std::int64_t tokens) {
-    return orrery::batch_sequence_head_dim(data.data(), 1, tokens, 1, dim);
-  };
-  const auto rows = [](auto& data) { return orrery::batch_head_sequence(data.data(), 1, 1, 1); };
-  const orrery::segments query = kernel_test::piece(0, 1), key = kernel_test::piece(0, keys_count);
-  const orrery::backward_queries<S, A> queries{view(q, 1),      view(ones, 1), rows(lse), rows(delta),
-                                               view(grad_q, 1), query,         true};
-  const orrery::backward_keys<S, A> keys{
-      view(k, keys_count), view(ones, keys_count), view(grad_k, keys_count), view(grad_v, keys_count), key, true};
-  Kernel::backward(orrery::host_context{}, std::span(&queries, 1), std::span(&keys, 1), orrery::head_map{}, A{1},
-                   orrery::full{});
-  for (std::size_t i = 0; i < dim; ++i) {
-    CHECK(std::isnan(grad_k[i]));
-    CHECK(grad_k[dim + i] == 0);
-    CHECK(grad_v[i] == 1);
-    CHECK(grad_v[dim + i] == 0);
+  for (const std::int64_t key : hidden) std::fill_n(k.begin() + key * dim, dim, -large);
+  for (const bool infinite_query : {false, true}) {
+    std::vector<S> q(dim, infinite_query ? S{0} : large);
+    if (infinite_query) q[0] = std::numeric_limits<S>::infinity();
+    const std::vector<S> ones(keys_count * dim, S{1});
+    std::vector<A> grad_q(dim), grad_k(keys_count * dim), grad_v(keys_count * dim);
+    const std::vector<A> lse(1, A{0}), delta(1, std::numeric_limits<A>::quiet_NaN());
+    const auto view = [](auto& data, std::int64_t tokens) {
+      return orrery::batch_sequence_head_dim(data.data(), 1, tokens, 1, dim);
+    };
+    const auto rows = [](auto& data) { return orrery::batch_head_sequence(data.data(), 1, 1, 1); };
+    const orrery::segments query = kernel_test::piece(0, 1), key = kernel_test::piece(0, keys_count);
+    const orrery::backward_queries<S, A> queries{view(q, 1),      view(ones, 1), rows(lse), rows(delta),
+                                                 view(grad_q, 1), query,         true};
+    const orrery::backward_keys<S, A> keys{
+        view(k, keys_count), view(ones, keys_count), view(grad_k, keys_count), view(grad_v, keys_count), key, true};
+    Kernel::backward(orrery::host_context{}, std::span(&queries, 1), std::span(&keys, 1), orrery::head_map{}, A{1},
+                     orrery::full{});
+    for (std::size_t i = 0; i < dim; ++i) {
+      CHECK(std::isnan(grad_k[i]));
+      if (!infinite_query) CHECK(grad_v[i] == 1);
+      for (const std::int64_t of : hidden) {
+        CHECK(grad_k[static_cast<std::size_t>(of * dim) + i] == 0);
+        CHECK(grad_v[static_cast<std::size_t>(of * dim) + i] == 0);
+      }
+    }
   }
 }
 

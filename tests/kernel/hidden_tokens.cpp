@@ -5,6 +5,9 @@
 
 #include <array>
 #include <cstdint>
+#include <limits>
+#include <span>
+#include <vector>
 
 #include <doctest/doctest.h>
 
@@ -64,4 +67,30 @@ TEST_CASE("NaN in a token that is seen reaches no token that is far from those t
     kernel_test::check_visible_nan<orrery::flash<float>>({1, 900, 900, 1, 1, 8, 8, 0.25}, mask,
                                                          tile_of<orrery::flash<float>>);
   }
+}
+
+TEST_CASE_TEMPLATE("backward: a query that sees no key of a call, but others elsewhere, may hold NaN", Kernel,
+                   KERNELS) {
+  using S = typename Kernel::storage;
+  using A = typename Kernel::accumulator;
+  constexpr std::int64_t n = 100, dim = 8;
+  const hiding_mask mask{hiding_mask::kind::full, 0, true};
+  const auto gradients = [&](S of_hidden) {
+    std::vector<S> ones(n * dim, S{1}), q = ones;
+    for (std::int64_t i = 0; i < n * dim; ++i) {
+      if (mask.is_padding(i / dim)) q[static_cast<std::size_t>(i)] = of_hidden;
+    }
+    std::vector<A> lse(n, A{10}), delta(n, A{1}), grad_q(n * dim), grad_k(n * dim), grad_v(n * dim);
+    const auto view = [&](auto& data) { return orrery::batch_sequence_head_dim(data.data(), 1, n, 1, dim); };
+    const auto rows = [&](auto& data) { return orrery::batch_head_sequence(data.data(), 1, 1, n); };
+    const orrery::segments positions = kernel_test::piece(0, n);
+    const orrery::backward_queries<S, A> queries{view(q),      view(q),   rows(lse), rows(delta),
+                                                 view(grad_q), positions, true};
+    const orrery::backward_keys<S, A> keys{view(ones), view(ones), view(grad_k), view(grad_v), positions, true};
+    Kernel::backward(orrery::host_context{}, std::span(&queries, 1), std::span(&keys, 1), orrery::head_map{}, A{1},
+                     mask);
+    CHECK(grad_v[0] > 0);
+    return std::array{grad_q, grad_k, grad_v};
+  };
+  CHECK(gradients(S{0}) == gradients(std::numeric_limits<S>::quiet_NaN()));
 }

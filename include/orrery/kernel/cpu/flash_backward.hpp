@@ -16,6 +16,7 @@
 #include "orrery/kernel/cpu/microkernels.hpp"
 #include "orrery/kernel/cpu/scratch.hpp"
 #include "orrery/kernel/cpu/visible_keys.hpp"
+#include "orrery/kernel/cpu/visible_pairs.hpp"
 #include "orrery/kernel/flash_policies.hpp"
 #include "orrery/mask/mask.hpp"
 #include "orrery/tensor/math.hpp"
@@ -31,6 +32,11 @@ namespace orrery::detail {
 /// there are enough for all; the blocks of the remaining ones then follow each other through the query blocks, one
 /// thread behind the other, so that each sum in grad_q is added up in the same order. Five products per pair of blocks;
 /// K and V are transposed once per block of keys. Scratch: `flash_backward_scratch_bytes` of stack.
+///
+/// Where the steps say so (`flash_steps::keys_at_once`), a block of queries meets a block of keys part by part: scores
+/// then stay in the nearest caches, and the gradients of queries are still added to the caller's memory once for each
+/// block of keys. Of each part only those rows are computed that lie between the first and the last that see some of
+/// it.
 ///
 /// Gradients of keys are summed in parts of 32 blocks of queries, which are added to the caller's memory together with
 /// what the addition before has lost (see flash_steps::carry), so that their error does not grow with the number of
@@ -105,7 +111,9 @@ class flash_backward : flash_tile<backward_queries<S, A>, backward_keys<S, A>, A
 
   static_assert(most_keys >= 32 && most_keys % 32 == 0 && blocks_in_part >= 1,
                 "orrery: a policy of flash needs .most_keys a multiple of 32, and .blocks_in_part of at least 1");
+  static constexpr std::int64_t most_rows = 128;
   using seen_keys = flash_seen_keys<most_keys>;
+  using visible_pairs = flash_visible_pairs<Mask, most_rows, most_keys>;
 
   /// The turn of one that nobody precedes or follows.
   struct alone {
@@ -117,19 +125,29 @@ class flash_backward : flash_tile<backward_queries<S, A>, backward_keys<S, A>, A
   std::int64_t granule() const noexcept { return steps_.lanes > steps_.tile_rows ? steps_.lanes : steps_.tile_rows; }
   std::int64_t key_width() const noexcept { return round_up(key_dim_, steps_.lanes); }
   std::int64_t value_width() const noexcept { return round_up(value_dim_, steps_.lanes); }
-  std::int64_t score_ld() const noexcept { return scratch_cursor<A>::padded(key_block_); }
+
+  /// Does the backward compute with parts of a block of keys? Else a block is one part.
+  bool has_parts() const noexcept { return steps_.keys_at_once > 0 && steps_.keys_at_once < key_block_; }
+  std::int64_t key_part() const noexcept { return has_parts() ? steps_.keys_at_once : key_block_; }
+  std::int64_t score_ld() const noexcept { return score_ld(key_part()); }
+  std::int64_t score_ld(std::int64_t part) const noexcept {
+    return steps_.keys_at_once > 0 ? scratch_cursor<A>::row_distance(part) : scratch_cursor<A>::padded(part);
+  }
+  /// Parts of the largest block of keys.
+  std::int64_t parts() const noexcept { return (key_block_ + key_part() - 1) / key_part(); }
 
   std::int64_t elements(std::int64_t rows, std::int64_t keys) const noexcept {
-    constexpr std::int64_t slack = 12 * 16;  // what `padded` may add to each array
-    const std::int64_t keys_ld = scratch_cursor<A>::padded(keys);
-    return keys * (2 * key_ld() + value_ld()) + keys_ld * (key_dim_ + value_dim_) +
-           rows * (key_ld() + value_ld() + 2 * keys_ld + 3) + slack;
+    const bool has_parts = steps_.keys_at_once > 0 && steps_.keys_at_once < keys;
+    const std::int64_t part = has_parts ? steps_.keys_at_once : keys;
+    const std::int64_t slack = (has_parts ? 13 : 12) * 16;  // what `padded` may add to each array
+    return keys * (2 * key_ld() + value_ld()) + (keys + part - 1) / part * score_ld(part) * (key_dim_ + value_dim_) +
+           rows * ((has_parts ? 2 : 1) * key_ld() + value_ld() + 2 * score_ld(part) + 3) + slack;
   }
 
   /// Copying a query, its gradient and adding to grad_q costs about as much as 25 keys' arithmetic with them where
   /// memory is far, and a block of rows a load and a store of the gradients of the keys, about as much as 5 rows.
   void choose_block_sizes(std::int64_t most) noexcept {
-    tile::choose_block_sizes({steps_.tile_rows, 128, granule(), most, scratch_elements, 5.0, 25.0},
+    tile::choose_block_sizes({steps_.tile_rows, most_rows, granule(), most, scratch_elements, 5.0, 25.0},
                              [&](std::int64_t rows, std::int64_t keys) { return elements(rows, keys); });
   }
 
@@ -189,11 +207,12 @@ class flash_backward : flash_tile<backward_queries<S, A>, backward_keys<S, A>, A
     work.value_ld = value_ld();
     work.score_ld = score_ld();
     work.keys = cursor.take(key_block_ * key_ld());
-    work.keys_transposed = cursor.take(key_dim_ * score_ld());
-    work.values_transposed = cursor.take(value_dim_ * score_ld());
+    work.keys_transposed = cursor.take(parts() * key_dim_ * score_ld());
+    work.values_transposed = cursor.take(parts() * value_dim_ * score_ld());
     work.grad_keys = cursor.take(key_block_ * key_ld());
     work.grad_values = cursor.take(key_block_ * value_ld());
     work.queries = cursor.take(row_block_ * key_ld());
+    work.grad_queries = has_parts() ? cursor.take(row_block_ * key_ld()) : work.queries;
     work.grad_out = cursor.take(row_block_ * value_ld());
     work.probabilities = cursor.take(row_block_ * score_ld());
     work.grad_scores = cursor.take(row_block_ * score_ld());
@@ -213,11 +232,15 @@ class flash_backward : flash_tile<backward_queries<S, A>, backward_keys<S, A>, A
         finite = finite && is_finite;
       }
     }
-    const std::int64_t width = round_up(keys.count, granule());
-    transpose_tokens(steps_, side->k, b, key_head, keys.first, keys.count, scale_ * log2_e<A>, work.keys_transposed,
-                     score_ld(), width);
-    transpose_tokens(steps_, side->v, b, key_head, keys.first, keys.count, A{1}, work.values_transposed, score_ld(),
-                     width);
+    for (std::int64_t begin = 0, part = 0; begin < keys.count; begin += key_part(), ++part) {
+      const std::int64_t left = keys.count - begin;
+      const std::int64_t count = left < key_part() ? left : key_part();
+      const std::int64_t width = round_up(count, granule());
+      transpose_tokens(steps_, side->k, b, key_head, keys.first + begin, count, scale_ * log2_e<A>,
+                       work.keys_transposed + part * key_dim_ * score_ld(), score_ld(), width);
+      transpose_tokens(steps_, side->v, b, key_head, keys.first + begin, count, A{1},
+                       work.values_transposed + part * value_dim_ * score_ld(), score_ld(), width);
+    }
     for (std::int64_t i = 0; i < key_block_ * key_ld(); ++i) work.grad_keys[i] = A{0};
     for (std::int64_t i = 0; i < key_block_ * value_ld(); ++i) work.grad_values[i] = A{0};
 
@@ -238,8 +261,8 @@ class flash_backward : flash_tile<backward_queries<S, A>, backward_keys<S, A>, A
           if (lost != nullptr) lost += rows.count * block.q.dim;
           turn.leave(stage++);
           if (++met == blocks_in_part) {
-            carry(work.grad_keys, key_ld(), scale_, side->grad_k, fresh, b, key_head, keys);
-            carry(work.grad_values, value_ld(), A{1}, side->grad_v, fresh, b, key_head, keys);
+            carry_tokens(steps_, work.grad_keys, key_ld(), scale_, side->grad_k, fresh, b, key_head, keys);
+            carry_tokens(steps_, work.grad_values, value_ld(), A{1}, side->grad_v, fresh, b, key_head, keys);
             fresh = false;
             met = 0;
           }
@@ -247,8 +270,8 @@ class flash_backward : flash_tile<backward_queries<S, A>, backward_keys<S, A>, A
         context.poll();
       }
     }
-    store(work.grad_keys, key_ld(), scale_, side->grad_k, fresh, b, key_head, keys);
-    store(work.grad_values, value_ld(), A{1}, side->grad_v, fresh, b, key_head, keys);
+    add_tokens(work.grad_keys, key_ld(), scale_, side->grad_k, fresh, b, key_head, keys);
+    add_tokens(work.grad_values, value_ld(), A{1}, side->grad_v, fresh, b, key_head, keys);
   }
 
   /// One block of queries meets one block of keys; `next` are the queries that probably come then. `finite`: no key
@@ -257,8 +280,11 @@ class flash_backward : flash_tile<backward_queries<S, A>, backward_keys<S, A>, A
             const token_block& next, const token_block& keys, bool finite, A* lost, const workspace& work) const {
     const visibility seen = classify(rows, 0, rows.count, keys, 0, keys.count);
     if (seen == visibility::none) return;
-    copy_tokens(steps_, block.q, b, head, rows, work.queries, key_ld(), key_width());
-    copy_tokens(steps_, block.grad_out, b, head, rows, work.grad_out, value_ld(), value_width());
+    const token_range some = this->seen_part(seen, rows, 0, rows.count, keys, granule());
+    if (some.first == some.last) return;
+    visible_pairs pairs;
+    if (seen == visibility::some) pairs.ask(mask_, rows, keys, some.first, some.last, granule());
+
     const std::int64_t padded_rows = round_up(rows.count, steps_.tile_rows);
     bool some_empty = false;
     for (std::int64_t i = 0; i < padded_rows; ++i) {
@@ -272,54 +298,89 @@ class flash_backward : flash_tile<backward_queries<S, A>, backward_keys<S, A>, A
       work.delta[i] = empty ? A{0} : *block.delta.at(b, head, rows.first + i);
       if (i >= rows.count) continue;
       if (!empty) finite = finite && math::is_finite(lse) && math::is_finite(work.delta[i]);
-      if (!empty) continue;
-      // Nothing depends on a row that has seen no key, whatever it holds.
-      some_empty = true;
-      work.clear_row(i);
+      some_empty = some_empty || empty;
     }
+    // Nothing depends on a row that has seen no key, or sees none of these, whatever it holds.
+    const auto load_queries = [&] {
+      copy_tokens(steps_, block.q, b, head, rows, work.queries, key_ld(), key_width());
+      for (std::int64_t i = 0; i < rows.count; ++i) {
+        if (work.is_empty_row(i) || (seen == visibility::some && pairs.is_hidden(i))) work.clear_row(i);
+      }
+    };
+    copy_tokens(steps_, block.grad_out, b, head, rows, work.grad_out, value_ld(), value_width());
+    load_queries();
 
-    const token_range some = this->seen_part(seen, rows, 0, rows.count, keys, granule());
-    if (some.first == some.last) return;
-    const std::int64_t first = some.first;
-    const std::int64_t last = some.last;
-
-    const std::int64_t ld = score_ld();
-    const std::int64_t count = last - first;
-    const std::int64_t padded_keys = round_up(count, granule());
+    const bool whole = !has_parts() && lost == nullptr && block.grad_q.dim == key_width() && rows.count == padded_rows;
+    A* const grads = whole ? block.grad_q.at(b, rows.first, head) : work.grad_queries;
+    const std::int64_t ld_grads = whole ? block.grad_q.sequence_stride : key_ld();
+    bool has_gradient = whole;
     const auto product = steps_.product;
-    A* const probabilities = work.probabilities + first;
-    A* const grad_scores = work.grad_scores + first;
-    if (!finite) {  // the scores themselves
-      product(true, work.queries, key_ld(), work.keys_transposed + first, ld, key_dim_, grad_scores, ld, padded_rows,
-              padded_keys, false);
+    const std::int64_t ld = score_ld();
+    for (std::int64_t part = some.first / key_part(); part * key_part() < some.last; ++part) {
+      const std::int64_t origin = part * key_part();
+      const std::int64_t first = some.first > origin ? some.first : origin;
+      const std::int64_t last = some.last < origin + key_part() ? some.last : origin + key_part();
+      token_range rows_of{0, rows.count};
+      if (seen == visibility::some) rows_of = pairs.rows_of(rows.count, first, last);
+      if (rows_of.first == rows_of.last) continue;
+      if (!finite && has_parts()) load_queries();  // `clear_hidden_scores` changes them
+      const std::int64_t row = rows_of.first / steps_.tile_rows * steps_.tile_rows;
+      const std::int64_t end_row = round_up(rows_of.last, steps_.tile_rows);
+      rows_of = {row, end_row < rows.count ? end_row : rows.count};
+      const std::int64_t tile_rows = end_row - row;
+      const std::int64_t depth = rows_of.last - row;
+
+      const std::int64_t column = first - origin;
+      const std::int64_t count = last - first;
+      const std::int64_t padded_keys = round_up(count, granule());
+      const A* const keys_transposed = work.keys_transposed + part * key_dim_ * ld + column;
+      const A* const queries = work.queries + row * key_ld();
+      const A* const grad_out = work.grad_out + row * value_ld();
+      A* const probabilities = work.probabilities + row * ld + column;
+      A* const grad_scores = work.grad_scores + row * ld + column;
+      if (!finite) {  // the scores themselves
+        product(true, queries, key_ld(), keys_transposed, ld, key_dim_, grad_scores, ld, tile_rows, padded_keys, false);
+      }
+      steps_.probabilities(queries, key_ld(), keys_transposed, key_dim_, work.base + row, work.factors + row,
+                           probabilities, ld, tile_rows, padded_keys);
+      if (!finite) work.mark_hidden_scores(rows_of, column, count);
+      steps_.score_gradients(grad_out, value_ld(), work.values_transposed + part * value_dim_ * ld + column, value_dim_,
+                             work.delta + row, probabilities, grad_scores, ld, tile_rows, padded_keys);
+      if (!finite) work.clear_hidden_scores(rows_of, column, count);
+      if (some_empty) work.clear_empty_rows(rows_of, column, count);
+      seen_keys seen_by_some;
+      if (seen == visibility::some) {
+        pairs.clear_others(rows_of, first, last, {work.probabilities + column, work.grad_scores + column}, ld,
+                           seen_by_some);
+      }
+      const bool is_last = last == some.last;
+      if (is_last) prefetch_tokens(block.q, b, head, next.first, next.first + next.count);
+      product(false, probabilities, ld, grad_out, value_ld(), depth, work.grad_values + first * value_ld(), value_ld(),
+              padded_keys, value_width(), true);
+      if (is_last) prefetch_tokens(block.grad_out, b, head, next.first, next.first + next.count);
+      product(false, grad_scores, ld, queries, key_ld(), depth, work.grad_keys + first * key_ld(), key_ld(),
+              padded_keys, key_width(), true);
+      bool adds = has_gradient;
+      seen_by_some.for_runs(first, last, [&](std::int64_t begin, std::int64_t end) {
+        product(true, grad_scores + (begin - first), ld, work.keys + begin * key_ld(), key_ld(), end - begin,
+                grads + row * ld_grads, ld_grads, tile_rows, key_width(), adds);
+        adds = true;
+      });
+      if (has_gradient || !adds) continue;
+      for (std::int64_t i = 0; i < padded_rows; ++i) {
+        if (i < row || i >= end_row) fill_zero(work.grad_queries + i * key_ld(), key_width());
+      }
+      has_gradient = true;
     }
-    steps_.probabilities(work.queries, key_ld(), work.keys_transposed + first, key_dim_, work.base, work.factors,
-                         probabilities, ld, padded_rows, padded_keys);
-    if (!finite) work.mark_hidden_scores(rows.count, first, count);
-    steps_.score_gradients(work.grad_out, value_ld(), work.values_transposed + first, value_dim_, work.delta,
-                           probabilities, grad_scores, ld, padded_rows, padded_keys);
-    if (!finite) work.clear_hidden_scores(rows.count, first, count);
-    if (some_empty) work.clear_empty_rows(rows.count, first, count);
-    seen_keys seen_by_some;
-    if (seen == visibility::some) work.hide(mask_, rows, keys, first, last, granule(), seen_by_some);
-    prefetch_tokens(block.q, b, head, next.first, next.first + next.count);
-    product(false, probabilities, ld, work.grad_out, value_ld(), rows.count, work.grad_values + first * value_ld(),
-            value_ld(), padded_keys, value_width(), true);
-    prefetch_tokens(block.grad_out, b, head, next.first, next.first + next.count);
-    product(false, grad_scores, ld, work.queries, key_ld(), rows.count, work.grad_keys + first * key_ld(), key_ld(),
-            padded_keys, key_width(), true);
-    const bool whole = lost == nullptr && block.grad_q.dim == key_width() && rows.count == padded_rows;
-    A* const grads = whole ? block.grad_q.at(b, rows.first, head) : work.queries;
-    bool adds = whole;
-    seen_by_some.for_runs(first, last, [&](std::int64_t begin, std::int64_t end) {
-      product(true, grad_scores + (begin - first), ld, work.keys + begin * key_ld(), key_ld(), end - begin, grads,
-              whole ? block.grad_q.sequence_stride : key_ld(), padded_rows, key_width(), adds);
-      adds = true;
-    });
-    if (whole || !adds) return;
+    if (!whole && has_gradient) add_gradients(block, b, head, rows, lost, work);
+  }
+
+  /// Adds the gradients of a block of queries to the caller's memory.
+  void add_gradients(const backward_queries<S, A>& block, std::int64_t b, std::int64_t head, const token_block& rows,
+                     A* lost, const workspace& work) const {
     for (std::int64_t i = 0; i < rows.count; ++i) {
       A* grad = block.grad_q.at(b, rows.first + i, head);
-      const A* from = work.queries + i * key_ld();
+      const A* from = work.grad_queries + i * key_ld();
       if (lost == nullptr) {
         for (std::int64_t c = 0; c < block.grad_q.dim; ++c) grad[c] += from[c];
       } else {
@@ -327,26 +388,6 @@ class flash_backward : flash_tile<backward_queries<S, A>, backward_keys<S, A>, A
         steps_.carry(lost, A{1}, A{1}, grad, block.grad_q.dim);
         lost += block.grad_q.dim;
       }
-    }
-  }
-
-  /// to = factor * from if `fresh`, else to += factor * from. Leaves in `from` what the addition has lost.
-  void carry(A* from, std::int64_t ld, A factor, const tensor_view<A>& to, bool fresh, std::int64_t b,
-             std::int64_t head, const token_block& tokens) const {
-    const A inverse = A{1} / factor;
-    const A back = math::is_finite(inverse) ? inverse : A{0};
-    for (std::int64_t i = 0; i < tokens.count; ++i) {
-      A* line = to.at(b, tokens.first + i, head);
-      if (fresh) fill_zero(line, to.dim);
-      steps_.carry(from + i * ld, factor, back, line, to.dim);
-    }
-  }
-
-  void store(const A* from, std::int64_t ld, A factor, const tensor_view<A>& to, bool fresh, std::int64_t b,
-             std::int64_t head, const token_block& tokens) const {
-    for (std::int64_t i = 0; i < tokens.count; ++i) {
-      A* line = to.at(b, tokens.first + i, head);
-      for (std::int64_t c = 0; c < to.dim; ++c) line[c] = factor * from[i * ld + c] + (fresh ? A{0} : line[c]);
     }
   }
 };

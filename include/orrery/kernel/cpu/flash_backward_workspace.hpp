@@ -6,9 +6,10 @@
 #include <cstdint>
 
 #include "orrery/attention/token_blocks.hpp"
+#include "orrery/kernel/cpu/microkernels.hpp"
 #include "orrery/kernel/cpu/scratch.hpp"
-#include "orrery/mask/mask.hpp"
 #include "orrery/tensor/math.hpp"
+#include "orrery/tensor/view.hpp"
 
 namespace orrery::detail {
 
@@ -23,14 +24,15 @@ struct flash_backward_workspace {
   std::int64_t score_ld;
 
   A* keys;               // [key_block][key_width], scaled; 0 where they are infinite or NaN
-  A* keys_transposed;    // [key_dim][key_block], scaled to powers of two
-  A* values_transposed;  // [value_dim][key_block]
+  A* keys_transposed;    // [part][key_dim][key_part], scaled to powers of two
+  A* values_transposed;  // [part][value_dim][key_part]
   A* grad_keys;          // [key_block][key_width]
   A* grad_values;        // [key_block][value_width]
-  A* queries;            // [row_block][key_width]; last their gradients, where these do not fit the caller's memory
+  A* queries;            // [row_block][key_width]
+  A* grad_queries;       // [row_block][key_width]; the same memory as `queries` where a block of keys is one part
   A* grad_out;           // [row_block][value_width]
-  A* probabilities;      // [row_block][key_block]
-  A* grad_scores;        // [row_block][key_block], to be scaled
+  A* probabilities;      // [row_block][key_part]
+  A* grad_scores;        // [row_block][key_part], to be scaled
   A* base;               // [row_block]; +infinity for rows that contribute nothing
   A* factors;            // [row_block]: probabilities are factors * 2^(score - base)
   A* delta;              // [row_block]
@@ -42,9 +44,9 @@ struct flash_backward_workspace {
   }
 
   /// Gives pairs with a score of -infinity (scores are in `grad_scores`) the probability -1, which no other pair has,
-  /// among `keys_count` keys from `first` on.
-  void mark_hidden_scores(std::int64_t rows, std::int64_t first, std::int64_t keys_count) const {
-    for (std::int64_t i = 0; i < rows; ++i) {
+  /// among `keys_count` keys from column `first` on.
+  void mark_hidden_scores(const token_range& rows, std::int64_t first, std::int64_t keys_count) const {
+    for (std::int64_t i = rows.first; i < rows.last; ++i) {
       for (std::int64_t j = i * score_ld + first; j < i * score_ld + first + keys_count; ++j) {
         if (math::is_minus_infinity(grad_scores[j])) probabilities[j] = A{-1};
       }
@@ -53,8 +55,8 @@ struct flash_backward_workspace {
 
   /// Clears the marked pairs, which contribute nothing, even where their row's log-sum-exp or delta is NaN. What is
   /// infinite or NaN in queries becomes 0, since grad_k takes them from here: as for keys (see `keys`).
-  void clear_hidden_scores(std::int64_t rows, std::int64_t first, std::int64_t keys_count) const {
-    for (std::int64_t i = 0; i < rows; ++i) {
+  void clear_hidden_scores(const token_range& rows, std::int64_t first, std::int64_t keys_count) const {
+    for (std::int64_t i = rows.first; i < rows.last; ++i) {
       for (std::int64_t j = i * score_ld + first; j < i * score_ld + first + keys_count; ++j) {
         if (probabilities[j] == A{-1}) probabilities[j] = grad_scores[j] = A{0};
       }
@@ -63,62 +65,41 @@ struct flash_backward_workspace {
     }
   }
 
+  /// Has this row seen no key?
+  [[nodiscard]] bool is_empty_row(std::int64_t i) const { return math::is_minus_infinity(-base[i]); }
+
   /// Clears the pairs of rows that have seen no key.
-  void clear_empty_rows(std::int64_t rows, std::int64_t first, std::int64_t keys_count) const {
-    for (std::int64_t i = 0; i < rows; ++i) {
-      if (!math::is_minus_infinity(-base[i])) continue;
+  void clear_empty_rows(const token_range& rows, std::int64_t first, std::int64_t keys_count) const {
+    for (std::int64_t i = rows.first; i < rows.last; ++i) {
+      if (!is_empty_row(i)) continue;
       fill_zero(probabilities + i * score_ld + first, keys_count);
       fill_zero(grad_scores + i * score_ld + first, keys_count);
     }
   }
-
-  /// Clears invisible pairs of the keys [first, last). (Their probabilities may have overflowed: they are overwritten,
-  /// not used.) Clears rows that see none of these keys; `seen_by_some` becomes the keys that some row sees.
-  template <mask Mask, class SeenKeys>
-  void hide(const Mask& mask, const token_block& rows, const token_block& block, std::int64_t first, std::int64_t last,
-            std::int64_t granule, SeenKeys& seen_by_some) const {
-    seen_by_some.begin(first, last, false);
-    for (std::int64_t i = 0; i < rows.count; ++i) {
-      bool sees = false;
-      const std::int64_t position = rows.position(i);
-      A* probability = probabilities + i * score_ld;
-      A* grad = grad_scores + i * score_ld;
-      if constexpr (mask_of_intervals<Mask>) {
-        const token_range of_row = visible_tokens(mask, position, position, block);
-        const std::int64_t begin = of_row.first < first ? first : of_row.first < last ? of_row.first : last;
-        const std::int64_t end = of_row.last < begin ? begin : of_row.last < last ? of_row.last : last;
-        for (A* line : {probability, grad}) {
-          fill_zero(line + first, begin - first);
-          fill_zero(line + end, last - end);
-        }
-        if (begin < end) {
-          seen_by_some.set(begin, end, true);
-        } else {
-          clear_row(i);
-        }
-        continue;
-      }
-      for (std::int64_t group = first; group < last; group += granule) {
-        const std::int64_t end = group + granule < last ? group + granule : last;
-        const visibility seen = mask.classify(position, position, block.position(group), block.position(end - 1));
-        if (seen == visibility::all) {
-          sees = true;
-          seen_by_some.set(group, end, true);
-          continue;
-        }
-        for (std::int64_t key = group; key < end; ++key) {
-          if (seen == visibility::some && mask.visible(position, block.position(key))) {
-            sees = true;
-            seen_by_some.set(key, key + 1, true);
-            continue;
-          }
-          probability[key] = A{0};
-          grad[key] = A{0};
-        }
-      }
-      if (!sees) clear_row(i);
-    }
-  }
 };
+
+/// to = factor * from if `fresh`, else to += factor * from, for one head of a block of tokens. Leaves in `from` what
+/// the addition has lost.
+template <class A>
+inline void carry_tokens(const flash_steps<A>& steps, A* from, std::int64_t ld, A factor, const tensor_view<A>& to,
+                         bool fresh, std::int64_t b, std::int64_t head, const token_block& tokens) {
+  const A inverse = A{1} / factor;
+  const A back = math::is_finite(inverse) ? inverse : A{0};
+  for (std::int64_t i = 0; i < tokens.count; ++i) {
+    A* line = to.at(b, tokens.first + i, head);
+    if (fresh) fill_zero(line, to.dim);
+    steps.carry(from + i * ld, factor, back, line, to.dim);
+  }
+}
+
+/// to = factor * from if `fresh`, else to += factor * from, for one head of a block of tokens.
+template <class A>
+inline void add_tokens(const A* from, std::int64_t ld, A factor, const tensor_view<A>& to, bool fresh, std::int64_t b,
+                       std::int64_t head, const token_block& tokens) {
+  for (std::int64_t i = 0; i < tokens.count; ++i) {
+    A* line = to.at(b, tokens.first + i, head);
+    for (std::int64_t c = 0; c < to.dim; ++c) line[c] = factor * from[i * ld + c] + (fresh ? A{0} : line[c]);
+  }
+}
 
 }  // namespace orrery::detail

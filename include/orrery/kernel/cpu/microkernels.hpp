@@ -95,6 +95,10 @@ struct flash_steps {
   std::int64_t lanes;      ///< elements of a vector
   std::int64_t tile_rows;  ///< rows that a product computes at once
 
+  /// Keys of a block with which the backward computes at once, so that their scores stay in the nearest caches; 0: all
+  /// of the block. A multiple of `lanes` and `tile_rows`.
+  std::int64_t keys_at_once;
+
   /// to[dim x width] = from[rows x dim]^T * factor, and zero from column `rows` on; width is a multiple of `lanes`.
   void (*transpose)(const T* from, std::int64_t ld, std::int64_t rows, std::int64_t dim, T factor, T* to,
                     std::int64_t ld_to, std::int64_t width);
@@ -165,6 +169,7 @@ namespace baseline {
 inline constexpr int vector_bytes = 16;
 inline constexpr unsigned tile_rows = 4;
 inline constexpr unsigned tile_vectors = 2;
+inline constexpr std::int64_t keys_at_once = 48;
 #include "orrery/kernel/cpu/microkernels.inc"
 }  // namespace baseline
 
@@ -180,6 +185,7 @@ namespace avx2 {
 inline constexpr int vector_bytes = 32;
 inline constexpr unsigned tile_rows = 4;
 inline constexpr unsigned tile_vectors = 3;
+inline constexpr std::int64_t keys_at_once = 48;
 // NOLINTNEXTLINE(readability-duplicate-include): for other vectors
 #include "orrery/kernel/cpu/microkernels.inc"
 }  // namespace avx2
@@ -196,6 +202,7 @@ namespace avx512 {
 inline constexpr int vector_bytes = 64;
 inline constexpr unsigned tile_rows = 8;
 inline constexpr unsigned tile_vectors = 3;
+inline constexpr std::int64_t keys_at_once = 0;
 // NOLINTNEXTLINE(readability-duplicate-include): for other vectors
 #include "orrery/kernel/cpu/microkernels.inc"
 }  // namespace avx512

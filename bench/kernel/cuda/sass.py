@@ -160,7 +160,7 @@ def basic_blocks(text):
         if found:
             label = found.group(1)
             blocks[label] = []
-        found = re.search(r"/\*[0-9a-f]{4,}\*/\s+(@!?U?P\w+\s+)?([A-Z][A-Z0-9_.]*)\s*(.*?);", line)
+        found = re.search(r"/\*[0-9a-f]{4,}\*/\s+(@!?U?P\w+\s+)?([A-Z][\w.]*)\s*(.*?);", line)
         if found:
             blocks[label].append(Instruction(*found.groups()))
             if found.group(2).startswith(("BRA", "EXIT", "RET")):
@@ -217,7 +217,8 @@ def tensor_cycles(one):
     """Of the tensor core of a quarter of a multiprocessor: 256 multiplications a cycle on 8.0, 512 on 9.0."""
     if one.kind == "HMMA":
         return 16 * 8 * 16 / 256
-    return 16 * int(one.name.split(".")[1].split("x")[1]) * 16 / 512 if one.kind == "HGMMA" else 0
+    shape = re.search(r"\.64x(\d+)x16", one.name) if one.kind == "HGMMA" else None  # 16 rows for each quarter
+    return 16 * int(shape[1]) * 16 / 512 if shape else 0
 
 
 def pipe_cycles(one, architecture):

@@ -5,8 +5,10 @@
 #include <cstdint>
 #include <span>
 #include <string>
+#include <vector>
 
 #include "orrery/attention/tile.hpp"
+#include "orrery/kernel/device_flash.cuh"
 #include "orrery/kernel/device_reference.cuh"
 #include "orrery/layout/layout.hpp"
 #include "orrery/mask/causal.hpp"
@@ -20,6 +22,50 @@
 #include "timing.hpp"
 
 namespace bench {
+
+/// The forward of `device_flash` by warpgroups at head dimension 128, without the overlap of a product and the
+/// exponentials: what the overlap gains is the difference to `device_flash` in the same run.
+template <class Device>
+struct flash_without_overlap : orrery::detail::device_backend<Device> {
+  using storage = orrery::bfloat16;
+  static constexpr bool forward_only = true;
+
+  struct policies : orrery::device_flash_policies {
+    static constexpr orrery::device_warpgroup_policy warpgroup_forward(int key_dim, int value_dim) {
+      auto policy = orrery::device_flash_policies::warpgroup_forward(key_dim, value_dim);
+      policy.overlap_softmax = false;
+      return policy;
+    }
+  };
+
+  static std::string name() { return "device_flash<bfloat16, wgmma>, exponentials after the product"; }
+
+  template <class Mask>
+  static void forward(const orrery::device_context& context,
+                      std::span<const orrery::forward_queries<storage, float>> queries,
+                      std::span<const orrery::forward_keys<storage>> keys, const orrery::head_map& heads, float scale,
+                      const Mask& mask) {
+    using body_type = orrery::detail::device_flash_wgmma_forward<storage, Mask, 128, 128, policies>;
+    orrery::detail::for_device_blocks(queries, keys, [&](const auto& some_queries, const auto& some_keys) {
+      const auto body = body_type::template on<Device>(some_queries, some_keys, heads, scale, mask);
+      Device::template launch_warpgroups<body_type::threads_of_block>(context, body.blocks(), body_type::shared_bytes,
+                                                                      body);
+    });
+  }
+};
+
+/// Has a kernel no backward, and no head dimension but 128?
+template <class Kernel>
+inline constexpr bool is_forward_only = requires {
+  Kernel::forward_only;
+};
+
+/// The passes that a kernel has.
+template <class Kernel>
+std::vector<orrery::pass> passes_of() {
+  if (is_forward_only<Kernel>) return {orrery::pass::forward};
+  return {orrery::pass::forward, orrery::pass::circulate_keys};
+}
 
 /// Calls of a kernel without an operator, on a whole sequence. What a kernel sums is float; results are rounded to
 /// storage by `finish`.
@@ -54,7 +100,9 @@ class kernel_calls {
     Kernel::template backward<Mask>(context_, std::span(&queries, 1), std::span(&keys, 1), {}, scale(), mask_);
   }
   void call(orrery::pass p) const {
-    if (p == orrery::pass::forward) {
+    if constexpr (is_forward_only<Kernel>) {
+      forward();
+    } else if (p == orrery::pass::forward) {
       forward();
     } else {
       backward();
@@ -100,7 +148,7 @@ double kernel_error(const gpu_sizes& sizes, cudaStream_t stream, std::int64_t di
   kernel_calls<Kernel, Mask> tested{stream, shape, mask};
   kernel_calls<orrery::device_reference<storage, Device>, Mask> expected{stream, shape, mask};
   double worst = 0;
-  for (const orrery::pass p : {orrery::pass::forward, orrery::pass::circulate_keys}) {
+  for (const orrery::pass p : passes_of<Kernel>()) {
     tested.call(p);
     tested.finish(p);
     expected.call(p);
@@ -114,12 +162,13 @@ double kernel_error(const gpu_sizes& sizes, cudaStream_t stream, std::int64_t di
 template <class Kernel, class Device, class Mask>
 void measure_kernel(report& to, const gpu_sizes& sizes, const ceilings& most, cudaStream_t stream, const Mask& mask) {
   for (const std::int64_t dim : sizes.kernel_dims) {
+    if (is_forward_only<Kernel> && dim != 128) continue;
     const double error = kernel_error<Kernel, Device>(sizes, stream, dim, mask);
     for (const std::int64_t tokens : sizes.kernel_tokens) {
       const std::int64_t heads = sizes.kernel_elements / tokens / dim;
       const orrery::attention_shape shape{.length = tokens, .query_heads = heads, .head_dim = dim};
       const kernel_calls<Kernel, Mask> calls{stream, shape, mask};
-      for (const orrery::pass p : {orrery::pass::forward, orrery::pass::circulate_keys}) {
+      for (const orrery::pass p : passes_of<Kernel>()) {
         const double seconds = seconds_on_device(stream, sizes, [&] { calls.call(p); });
         calls.finish(p);
         const double speed = flop_of(shape, std::string{name_of_mask(mask)} == "causal", p) / seconds;

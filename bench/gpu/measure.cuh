@@ -57,7 +57,10 @@ void measure_gpu(report& to, const gpu_sizes& sizes, const std::vector<std::stri
       both_masks(std::type_identity<flash>{});  // another kernel is another line
       if constexpr (std::is_same_v<Device, orrery::detail::gpu>) {
         using by_warpgroups = orrery::device_flash<orrery::bfloat16, 128, Device, orrery::device_instructions::wgmma>;
-        if (Device::has_warpgroups(0)) both_masks(std::type_identity<by_warpgroups>{});
+        if (Device::has_warpgroups(0)) {
+          both_masks(std::type_identity<by_warpgroups>{});
+          both_masks(std::type_identity<flash_without_overlap<Device>>{});
+        }
       }
     } else if (section == "movement") {
       measure_movement<Device>(to, sizes, most, stream.get());

@@ -34,6 +34,7 @@ struct counts {
   std::int64_t matrix_replays = 0;   ///< additional accesses because two of those rows share a bank
   std::int64_t multiplications = 0;  ///< warp-wide m16n8k16
   std::int64_t products = 0;         ///< of a warpgroup
+  std::int64_t pairs = 0;            ///< of floats in global memory, read or written at once
 };
 inline counts counted;
 
@@ -71,6 +72,18 @@ class threads {
   void write_vector(void* to, const orrery::detail::vector_words& v, const place& here = place::current()) const {
     block_->require_aligned(to, 16, index_, here);
     std::memcpy(to, &v, sizeof v);
+  }
+
+  [[nodiscard]] orrery::detail::float_pair read_pair(const float* from, const place& here = place::current()) const {
+    block_->require_aligned(from, 8, index_, here);
+    ++counted.pairs;
+    return {{from[0], from[1]}};
+  }
+  void write_pair(float* to, const orrery::detail::float_pair& v, const place& here = place::current()) const {
+    block_->require_aligned(to, 8, index_, here);
+    ++counted.pairs;
+    to[0] = v.of[0];
+    to[1] = v.of[1];
   }
 
   void copy_async(int offset, const void* from, bool present, const place& here = place::current()) const {

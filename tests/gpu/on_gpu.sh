@@ -157,6 +157,14 @@ call() {
   shift
   "$path" "$@"
 }
+# both STATUS STATUS: of two programs: what failed counts more than what is missing.
+both() {
+  local one
+  for one in "$@"; do
+    [ "$one" = 0 ] || [ "$one" = 77 ] || return "$one"
+  done
+  [ "$1" = 0 ] && [ "$2" = 0 ] || return 77
+}
 tests() { call test_gpu --no-intro --duration=true "$@"; }
 
 # each_case SECONDS FILTER...: every test case in a process of its own, so that one that hangs does not hide the others.
@@ -166,9 +174,11 @@ each_case() {
   path=$(program test_gpu)
   [ -x "$path" ] || { say "there is no test_gpu"; return 77; }
   while read -r name; do
-    timeout -k 5 "$seconds" "$path" --no-intro "$@" "--test-case=${name//,/\\,}" </dev/null >"$out/case.part" 2>&1
+    # In the foreground: then it is in the step's group of processes, and ends with the step if that is stopped.
+    timeout --foreground -k 5 "$seconds" "$path" --no-intro "$@" "--test-case=${name//,/\\,}" </dev/null \
+      >"$out/case.part" 2>&1
     status=$?
-    [ $status != 77 ] || return 77
+    [ $status != 77 ] || { tail -n 1 "$out/case.part"; return 77; }
     if [ $status = 0 ]; then
       echo "passed: $name"
     else
@@ -192,20 +202,26 @@ readonly few="batches; strides*,slices of heads*,rows that see nothing*,backward
 
 sanitize() {
   command -v compute-sanitizer >/dev/null || { say "there is no compute-sanitizer here"; return 77; }
+  [ -x "$(program test_gpu)" ] || { say "there is no test_gpu"; return 77; }
   compute-sanitizer --tool "$1" --error-exitcode 9 --print-limit 20 "$(program test_gpu)" --no-intro \
     "--test-case=$few"
 }
 step_memcheck() { sanitize memcheck; }
 step_racecheck() { sanitize racecheck; }
 
-# Forward, backward, movement and operators, beside PyTorch's kernels.
-step_speed() { python3 bench/gpu.py --program "$(program bench_gpu)" --out "$out"; }
+# Forward (by warpgroups also without the overlap of products and exponentials), backward, movement and operators, beside
+# PyTorch's kernels, in one run.
+step_speed() {
+  [ -x "$(program bench_gpu)" ] || { say "there is no bench_gpu"; return 77; }
+  command -v python3 >/dev/null || { say "there is no python3"; return 77; }
+  python3 bench/gpu.py --program "$(program bench_gpu)" --out "$out"
+}
 step_graph() { call device_graph; }
 step_train() {
-  local failed=0
-  call train --device cuda --steps 8 || failed=$?
-  call train --device cuda --dtype bfloat16 --steps 8 || failed=$?
-  return $failed
+  local first=0 second=0
+  call train --device cuda --steps 8 || first=$?
+  call train --device cuda --dtype bfloat16 --steps 8 || second=$?
+  both $first $second
 }
 
 step_nccl() { call test_gpu_nccl --no-intro; }
@@ -217,10 +233,10 @@ step_topology() {
   call bench_topology_cuda -b 4K -e 16K -f 4 -n 10 -w 2 -r 8 --pass both --dim 128 --json "$out/topology.json"
 }
 step_movement() {
-  local failed=0
-  call bench_kernel_cuda_backend || failed=$?
-  call bench_kernel_cudnn_attention || failed=$?
-  return $failed
+  local first=0 second=0
+  call bench_kernel_cuda_backend || first=$?
+  call bench_kernel_cudnn_attention || second=$?
+  both $first $second
 }
 
 # Libraries that Python's packages bring.

@@ -19,8 +19,9 @@ program test_gpu 'case "$*" in' '*--list-test-cases*) printf "first, of two\nsec
   '*second*) echo "second says why"; exit 3 ;;' '*a?thousand*) kill -9 $$ ;;' 'esac' 'exit 0'
 program test_gpu_nccl 'exit 77'
 program train 'exit 0'
+program bench_kernel_cuda_backend 'exit 4'
 cd "$folder" || exit 1
-tests/gpu/on_gpu.sh run out 1 products mma_sync bits graph train nccl nccl2 >printed.txt 2>&1
+tests/gpu/on_gpu.sh run out 1 products mma_sync bits graph train nccl nccl2 speed movement >printed.txt 2>&1
 status=$?
 
 failed=0
@@ -41,5 +42,14 @@ expect out/log.txt '^passed: first, of two'
 expect out/log.txt '^FAILED with 3 .*: second'
 expect out/log.txt '^second says why'
 expect printed.txt '^\| train \| passed '
+expect out/steps.md '^\| speed \| skipped: there is no bench_gpu '
+expect out/steps.md '^\| movement \| FAILED with 4 ' # although the other program is missing
+program test_gpu 'echo "there is no GPU"' 'exit 77'
+tests/gpu/on_gpu.sh run none 1 products wgmma device train >none.txt 2>&1
+[ $? = 0 ] || { echo "on_gpu.sh fails without a GPU"; failed=1; }
+expect none/steps.md '^\| products \| skipped: there is no GPU '
+expect none/steps.md '^\| wgmma \| skipped: there is no GPU '
+expect none/steps.md '^\| device \| skipped: there is no GPU '
+expect none/steps.md '^\| train \| passed '
 [ $failed = 0 ] || cat out/steps.md
 exit $failed

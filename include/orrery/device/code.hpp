@@ -12,6 +12,11 @@ struct alignas(16) vector_words {
   std::uint32_t word[4];
 };
 
+/// Two adjacent floats in memory, aligned to 8 bytes.
+struct alignas(8) float_pair {
+  float of[2];
+};
+
 /// The device that kernels run on by default: the current CUDA device. Defined in device/gpu.cuh.
 ///
 /// Kernels are functors, `body(threads)`, and use no syntax of CUDA: everything that one thread can do is a member of

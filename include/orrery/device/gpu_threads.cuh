@@ -52,6 +52,15 @@ struct gpu_threads {
     *static_cast<uint4*>(to) = uint4{v.word[0], v.word[1], v.word[2], v.word[3]};
   }
 
+  /// Reads or writes two floats of global memory, at a multiple of eight bytes.
+  [[nodiscard]] __device__ float_pair read_pair(const float* from) const {
+    const float2 v = *reinterpret_cast<const float2*>(from);
+    return {{v.x, v.y}};
+  }
+  __device__ void write_pair(float* to, const float_pair& v) const {
+    *reinterpret_cast<float2*>(to) = float2{v.of[0], v.of[1]};
+  }
+
   /// Starts to copy sixteen bytes, aligned on both sides, from global to shared memory. Writes zeros if not `present`.
   __device__ void copy_async(int offset, const void* from, bool present) const {
     const int bytes = present ? 16 : 0;

@@ -32,6 +32,7 @@ struct device_warpgroup_policy {
   int producer_registers = 56;  ///< of a thread that copies; a multiple of 8, as the next
   int compute_registers = 224;  ///< of a thread that computes
   bool take_turns = false;      ///< whether warpgroups take turns in beginning products; of the forward only
+  bool overlap_softmax = true;  ///< whether exponentials come before the wait for a product; of the forward only
 
   constexpr bool operator==(const device_warpgroup_policy&) const = default;
 };
@@ -52,6 +53,7 @@ struct device_warpgroup_policy {
       .member("producer_registers", p.producer_registers)
       .member("compute_registers", p.compute_registers)
       .member("take_turns", p.take_turns)
+      .member("overlap_softmax", p.overlap_softmax)
       .text();
 }
 

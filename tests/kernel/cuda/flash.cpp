@@ -33,6 +33,11 @@ struct only_lane {
   void converge() const {}
   [[nodiscard]] float shuffle_xor(float value, int) const { return adds ? 0 : value; }
   [[nodiscard]] float exp2(float x) const { return std::exp2(x); }
+  [[nodiscard]] orrery::detail::float_pair read_pair(const float* from) const { return {{from[0], from[1]}}; }
+  void write_pair(float* to, const orrery::detail::float_pair& v) const {
+    to[0] = v.of[0];
+    to[1] = v.of[1];
+  }
   template <class T>
   [[nodiscard]] T load(int at) const {
     T value;
@@ -118,6 +123,27 @@ TEST_CASE("no two rows of a matrix share a bank, whatever the head dimension") {
     CHECK(emulator::counted.matrix_loads > 0);
     CHECK(emulator::counted.matrix_replays == 0);
   }
+}
+
+TEST_CASE("results go to memory by pairs of floats where addresses and head dimensions allow") {
+  constexpr std::int64_t queries = 9, keys = 11;
+  const auto pairs_of = [](std::int64_t dim, std::int64_t margin, bool clear_first) {
+    const oracle::shape shape{1, queries, keys, 1, 1, dim, dim, 1.0};
+    plan how = cut(shape, 1, 1);
+    how.margin = margin;
+    how.clear_first = clear_first;
+    emulator::counted = {};
+    check<bfloat16>(oracle::random_problem<bfloat16>(shape, 13), any_mask{}, how);
+    return emulator::counted.pairs;
+  };
+  constexpr std::int64_t out = queries * 4, gradients = (queries + 2 * keys) * 4;
+  CHECK(pairs_of(8, 0, false) == out + gradients);
+  CHECK(pairs_of(8, 2, false) == out + gradients);
+  CHECK(pairs_of(8, 0, true) == out + 2 * gradients);
+  CHECK(pairs_of(7, 0, false) == 0);
+  CHECK(pairs_of(7, 1, true) == 0);
+  // Rows begin at 4 + 36 i bytes: every other one is aligned.
+  CHECK(pairs_of(8, 1, false) == 4 * 4 + (4 + 2 * 5) * 4);
 }
 
 TEST_CASE("what the kernel or the device cannot do is refused before anything is enqueued") {

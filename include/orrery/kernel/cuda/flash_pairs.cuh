@@ -9,6 +9,7 @@
 
 #include "orrery/device/code.hpp"
 #include "orrery/kernel/cuda/blocks.hpp"
+#include "orrery/kernel/cuda/row_pairs.cuh"
 #include "orrery/kernel/cuda/shared_tiles.cuh"
 #include "orrery/tensor/math.hpp"
 #include "orrery/tensor/view.hpp"
@@ -146,15 +147,14 @@ struct device_flash_pairs {
       const int row = row_of(threads, half);
       if (row >= item.tokens.count) continue;
       float* const target = to.at(item.batch, item.tokens.first + row, item.head);
-      ORRERY_UNROLL
-      for (int n = 0; n < tiles; ++n) {
+      const auto add = [&](int n, float_pair& pair) {
         ORRERY_UNROLL
-        for (int i = 0; i < 2; ++i) {
-          const int column = column_of(threads, n, i);
-          if (column >= to.dim) continue;
-          const float sum = factor * sums.of[0][n][2 * half + i];
-          target[column] = fresh ? sum : target[column] + sum;
-        }
+        for (int i = 0; i < 2; ++i) pair.of[i] += factor * sums.of[0][n][2 * half + i];
+      };
+      if (fresh) {
+        for_row_pairs<tiles, false, true>(threads, target, to.dim, true, add);
+      } else {
+        for_row_pairs<tiles, true, true>(threads, target, to.dim, true, add);
       }
     }
   }

@@ -10,6 +10,7 @@
 
 #include "orrery/device/code.hpp"
 #include "orrery/kernel/cuda/blocks.hpp"
+#include "orrery/kernel/cuda/row_pairs.cuh"
 #include "orrery/kernel/cuda/shared_tiles.cuh"
 #include "orrery/tensor/math.hpp"
 
@@ -89,7 +90,7 @@ struct device_flash_rows {
     out = fragments<row_tiles, value_dim / 8>::zeros();
     for_rows(threads, [&](int m, int half, int row) {
       float lse = nothing;
-      if (!block.fresh && row < item.tokens.count) lse = *block.lse.at(item.batch, item.head, item.tokens.first + row);
+      if (!block.fresh && is_present(item, row)) lse = *block.lse.at(item.batch, item.head, token_of(item, row));
       const bool is_counted = !math::is_minus_infinity(lse) && threads.lane() % 4 == 0;
       origin.of[m][half] = lse * log2_e;
       threads.store(flushed_of(threads, m, half), origin.of[m][half]);
@@ -167,17 +168,15 @@ struct device_flash_rows {
   ORRERY_DEVICE void flush(const Threads& threads, const Block& block, const device_item& item) {
     for_rows(threads, [&](int m, int half, int row) {
       threads.store(flushed_of(threads, m, half), origin.of[m][half]);
-      const bool present = row < item.tokens.count;
-      float* const to = block.out.at(item.batch, item.tokens.first + (present ? row : 0), item.head);
-      ORRERY_UNROLL
-      for (int n = 0; n < value_dim / 8; ++n) {
+      const bool present = is_present(item, row);
+      float* const to = block.out.at(item.batch, token_of(item, present ? row : 0), item.head);
+      for_row_pairs<value_dim / 8, false, true>(threads, to, block.out.dim, present, [&](int n, float_pair& pair) {
         ORRERY_UNROLL
         for (int i = 0; i < 2; ++i) {
-          const int column = 8 * n + threads.lane() % 4 * 2 + i;
-          if (present && column < block.out.dim) to[column] = out.of[m][n][2 * half + i];
+          pair.of[i] = out.of[m][n][2 * half + i];
           out.of[m][n][2 * half + i] = 0;
         }
-      }
+      });
     });
   }
 
@@ -187,18 +186,13 @@ struct device_flash_rows {
     for_rows(threads, [&](int m, int half, int row) {
       const auto flushed = threads.template load<float>(flushed_of(threads, m, half));
       // A row that had seen nothing may hold anything.
-      const bool is_there = row < item.tokens.count && !math::is_minus_infinity(flushed);
+      const bool is_there = is_present(item, row) && !math::is_minus_infinity(flushed);
       const float factor = threads.exp2(flushed - exponent_of(origin.of[m][half]));
-      const float* const from = block.out.at(item.batch, item.tokens.first + (is_there ? row : 0), item.head);
-      ORRERY_UNROLL
-      for (int n = 0; n < value_dim / 8; ++n) {
+      const float* const from = block.out.at(item.batch, token_of(item, is_there ? row : 0), item.head);
+      for_row_pairs<value_dim / 8, true, false>(threads, from, block.out.dim, is_there, [&](int n, float_pair& pair) {
         ORRERY_UNROLL
-        for (int i = 0; i < 2; ++i) {
-          const int column = 8 * n + threads.lane() % 4 * 2 + i;
-          const bool is_read = is_there && column < block.out.dim;
-          out.of[m][n][2 * half + i] += is_read ? from[column] * factor : 0.0f;
-        }
-      }
+        for (int i = 0; i < 2; ++i) out.of[m][n][2 * half + i] += is_there ? pair.of[i] * factor : 0.0f;
+      });
     });
   }
 
@@ -206,8 +200,8 @@ struct device_flash_rows {
   template <class Threads, class Block>
   ORRERY_DEVICE void finish(const Threads& threads, const Block& block, const device_item& item) const {
     for_rows(threads, [&](int m, int half, int row) {
-      const bool present = row < item.tokens.count;
-      float* const lse = block.lse.at(item.batch, item.head, item.tokens.first + (present ? row : 0));
+      const bool present = is_present(item, row);
+      float* const lse = block.lse.at(item.batch, item.head, token_of(item, present ? row : 0));
       const float lse_before = block.fresh ? nothing : *lse;
       const float before = lse_before * log2_e;
       threads.converge();  // all lanes of a row have read what one of them writes
@@ -228,19 +222,24 @@ struct device_flash_rows {
         *lse = is_empty ? nothing : from == before ? lse_before + std::log(all) : fmaf(from, ln_2, std::log(all));
       }
       const float factor = 1.0f / all;
-      float* const to = block.out.at(item.batch, item.tokens.first + row, item.head);
-      ORRERY_UNROLL
-      for (int n = 0; n < value_dim / 8; ++n) {
+      float* const to = block.out.at(item.batch, token_of(item, row), item.head);
+      for_row_pairs<value_dim / 8, false, true>(threads, to, block.out.dim, true, [&](int n, float_pair& pair) {
         ORRERY_UNROLL
-        for (int i = 0; i < 2; ++i) {
-          const int column = 8 * n + threads.lane() % 4 * 2 + i;
-          if (column < block.out.dim) to[column] = is_empty ? 0.0f : out.of[m][n][2 * half + i] * factor;
-        }
-      }
+        for (int i = 0; i < 2; ++i) pair.of[i] = is_empty ? 0.0f : out.of[m][n][2 * half + i] * factor;
+      });
     });
   }
 
  private:
+  /// Are there so many tokens in the tile? And the shard's token of a row. Rows are widened as numbers without a sign:
+  /// their upper halves take no registers.
+  static ORRERY_DEVICE bool is_present(const device_item& item, int row) {
+    return row < static_cast<int>(item.tokens.count);
+  }
+  static ORRERY_DEVICE std::int64_t token_of(const device_item& item, int row) {
+    return item.tokens.first + static_cast<std::uint32_t>(row);
+  }
+
   static constexpr float log2_e = 1.44269504088896341f;
   static constexpr float ln_2 = 0.693147180559945309f;
   /// Weights are at most 2 to the power of this, which all types hold.

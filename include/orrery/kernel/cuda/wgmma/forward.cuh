@@ -247,10 +247,12 @@ struct device_flash_wgmma_forward {
         let_go(threads, keys_are_read(of_keys.stage));
         prepare(threads, running, scores, sign, tile, visible);
         const auto changes = running.weigh(threads, scores, factor.factor);
-        // Ends the basic block: compilers move the wait for products above exponentials of the same block. The values
-        // have come, so this wait returns at once.
-        threads.hold(scores.of[0]);
-        threads.mbarrier_wait(values_are_there(of_values.stage), of_values.parity);
+        if constexpr (policy.overlap_softmax) {
+          // Ends the basic block: compilers move the wait for products above exponentials of the same block. The values
+          // have come, so this wait returns at once.
+          threads.hold(scores.of[0]);
+          threads.mbarrier_wait(values_are_there(of_values.stage), of_values.parity);
+        }
         threads.template wait_for_products<0>();
         threads.hold(running.out.of[0]);
         threads.hold(scores.of[0]);

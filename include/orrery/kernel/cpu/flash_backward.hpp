@@ -126,7 +126,7 @@ class flash_backward : flash_tile<backward_queries<S, A>, backward_keys<S, A>, A
   std::int64_t key_width() const noexcept { return round_up(key_dim_, steps_.lanes); }
   std::int64_t value_width() const noexcept { return round_up(value_dim_, steps_.lanes); }
 
-  /// Does the backward compute with parts of a block of keys? Else a block is one part.
+  /// True if the backward computes with parts of a block of keys; else a block is one part.
   bool has_parts() const noexcept { return steps_.keys_at_once > 0 && steps_.keys_at_once < key_block_; }
   std::int64_t key_part() const noexcept { return has_parts() ? steps_.keys_at_once : key_block_; }
   std::int64_t score_ld() const noexcept { return score_ld(key_part()); }

@@ -65,7 +65,7 @@ struct flash_backward_workspace {
     }
   }
 
-  /// Has this row seen no key?
+  /// True if this row has seen no key.
   [[nodiscard]] bool is_empty_row(std::int64_t i) const { return math::is_minus_infinity(-base[i]); }
 
   /// Clears the pairs of rows that have seen no key.

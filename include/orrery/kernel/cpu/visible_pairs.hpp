@@ -44,7 +44,7 @@ class flash_visible_pairs {
     }
   }
 
-  /// Does row `i` see none of the keys that were asked for?
+  /// True if row `i` sees none of the keys that were asked for.
   [[nodiscard]] bool is_hidden(std::int64_t i) const noexcept { return seen_[i].first == seen_[i].last; }
 
   /// Rows of the first `count` from the first one to the last one that may see one of the keys [first, last).

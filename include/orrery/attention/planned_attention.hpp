@@ -110,7 +110,9 @@ class planned_attention final : public attention_calls<Kernel> {
 
   void progress() override { now_->run_forward.progress(); }
 
-  [[nodiscard]] std::int64_t workspace_bytes() const override { return buffers_->bytes() + now_->kernel.bytes(); }
+  [[nodiscard]] std::int64_t workspace_bytes() const override {
+    return buffers_->bytes() + now_->kernel.bytes() + bytes_of_mask(now_->plan.mask);
+  }
 
   [[nodiscard]] std::unique_ptr<any_plan_memory> release() override {
     this->leave_forward();

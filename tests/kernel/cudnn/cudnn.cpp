@@ -13,6 +13,7 @@
 #include <doctest/doctest.h>
 
 #include "orrery/kernel/device_cudnn.cuh"
+#include "orrery/layout/chunked.hpp"
 #include "orrery/layout/layout.hpp"
 #include "orrery/topology/any_topology.hpp"
 #include "orrery/transport/device.hpp"
@@ -328,6 +329,11 @@ TEST_CASE("what cuDNN or the kernel does not have is refused on every rank, befo
       "orrery: rank 0: mask mask 4/0/0 lets only some pairs be seen between queries at positions 0 to 7 and keys at 0 "
       "to 7, of which kernel device_cudnn<bfloat16> only knows full and causal masks; orrery::device_flash has every "
       "mask");
+  // In chunks the message has the positions of chunks.
+  CHECK(refusal({.length = 16, .head_dim = 8}, any::mask{4, 0}, orrery::chunked{orrery::contiguous{}, 2}) ==
+        "orrery: rank 0: mask mask 4/0/0 lets only some pairs be seen between queries at positions 0 to 3 and keys at "
+        "0 to 3, of which kernel device_cudnn<bfloat16> only knows full and causal masks; orrery::device_flash has "
+        "every mask");
   cudnn_double::all.refuses = [](const orrery::detail::cudnn_call& call) { return call.keys == 5 ? "odd" : ""; };
   CHECK(
       refusal({.length = 8, .query_heads = 2, .head_dim = 8, .key_length = 9}, orrery::full{}, orrery::contiguous{}) ==

@@ -99,6 +99,33 @@ TEST_CASE("results under masks and layouts, of lengths that do not divide, and o
   }
 }
 
+TEST_CASE("results of pruned schedules of chunks, and the plans of their tiles") {
+  for (const conformance::any_layout& layout : {conformance::any_layout{orrery::chunked{orrery::contiguous{}, 3}},
+                                                conformance::any_layout{orrery::chunked{orrery::zigzag{}, 2}}}) {
+    for (const orrery::any_topology& topology :
+         {orrery::any_topology{orrery::ring{}}, orrery::any_topology{orrery::all_gather{}}}) {
+      for (const std::int64_t offset : {0, -7}) check<bfloat16>(3, shape, orrery::causal{offset}, layout, topology);
+    }
+  }
+  // Own pairs of chunks, of 6 tokens each: triangles on the diagonal, and rectangles below it; and on rank 1 rectangles
+  // with the other rank's keys, of which rank 0 needs none, to whom nothing is sent.
+  cuda_double::reset({});
+  cudnn_double::reset();
+  orrery::device::run(2, [&](auto& on) {
+    const attention attend{on,
+                           {.length = 24, .head_dim = 8, .forward_only = true},
+                           orrery::causal{},
+                           orrery::chunked{orrery::contiguous{}, 2},
+                           orrery::ring{}};
+    CHECK(attend.traffic().ranks[0].messages_received == 0);
+  });
+  for (const cudnn_double::record& engine : cudnn_double::all.engines) {
+    for (const orrery::detail::cudnn_call& call : engine.planned) CHECK((call.queries == 6 && call.keys == 6));
+    CHECK((engine.planned.size() == 2 || engine.planned.size() == 3));
+  }
+  CHECK(found_by_doubles() == "");
+}
+
 TEST_CASE("plans are made once for each distinct call, before the first") {
   cuda_double::reset({});
   cudnn_double::reset();

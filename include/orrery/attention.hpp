@@ -251,8 +251,9 @@ class attention {
   /// Bytes of all the plan's buffers on this rank, forward and backward, taken when it was made: for each pass
   /// `traffic`'s slots times the size of a block (rounded up to 64 bytes), and one packed copy of each own block that
   /// the rank sends as an operand; delta (one number for each query and head) and, where the kernel sums in another
-  /// type than it stores, the results under way, unless the kernel writes them itself; and what the kernel needs, where
-  /// it is a `planned_kernel`. Without what only a backward needs, delta among it, if the operator is `forward_only`.
+  /// type than it stores, the results under way, unless the kernel writes them itself; what the kernel needs, where it
+  /// is a `planned_kernel`; and the table of a mask that a kernel of a device reads. Without what only a backward
+  /// needs, delta among it, if the operator is `forward_only`.
   [[nodiscard]] std::int64_t workspace_bytes() const {
     expect_not_moved_from("workspace_bytes");
     return calls_->workspace_bytes();

@@ -2,7 +2,7 @@
 #pragma once
 
 // What most programs need: operators, kernels, masks, layouts, topologies, threads and verification, with nothing but
-// the standard library. Other headers: transport/mpi.hpp, nccl.hpp, device.hpp, traced.hpp and faulty.hpp;
+// the standard library. Other headers: transport/mpi.hpp, nccl.hpp, device.hpp, nvtx.hpp, traced.hpp and faulty.hpp;
 // topology/named.hpp, mask/named.hpp, layout/named.hpp; topology/precomputed.hpp, tune/ and predict/.
 
 #include "orrery/config.hpp"

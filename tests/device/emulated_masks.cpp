@@ -80,6 +80,23 @@ TEST_CASE("masks with tables on emulated kernels") {
   check_masks<orrery::device_flash<orrery::bfloat16, 64, streamed_device>>();
 }
 
+TEST_CASE("workspace_bytes counts the table of a mask, also after replan") {
+  cuda_double::reset({});
+  using flash = orrery::device_flash<orrery::bfloat16, 64, streamed_device>;
+  const orrery::attention_shape shape{.length = 20, .head_dim = 8, .forward_only = true};
+  const documents one{std::array{20}}, three{std::array{3, 1, 9}};
+  orrery::device::run(2, [&](auto& world) {
+    orrery::attention<orrery::ring, flash> attend{world, shape, one & causal{}};
+    const std::int64_t of_one = attend.workspace_bytes();
+    attend.replan(world, three & causal{});
+    CHECK(attend.workspace_bytes() - of_one == 2 * 8);  // of each document where it begins, and where the last one ends
+    attend.replan(world, one & causal{});
+    CHECK(attend.workspace_bytes() == of_one);
+  });
+  cuda_test::enqueued_work::forget();
+  CHECK(cuda_double::leaks() == "");
+}
+
 TEST_CASE("views of masks answer as the masks") {
   const auto mask = intervals::causal_until(std::array{4, 3, 6, 4, 9, 9}) & documents{std::array{2, 5}} & causal{-1};
   std::vector<std::int64_t> table(static_cast<std::size_t>(mask.table_size()));

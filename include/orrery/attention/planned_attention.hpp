@@ -112,7 +112,9 @@ class planned_attention final : public attention_calls<Kernel> {
 
   void progress() override { now_->run_forward.progress(); }
 
-  [[nodiscard]] std::int64_t workspace_bytes() const override { return buffers_->bytes() + now_->kernel.bytes(); }
+  [[nodiscard]] std::int64_t workspace_bytes() const override {
+    return buffers_->bytes() + now_->kernel.bytes() + bytes_of_mask(now_->plan.mask);
+  }
 
   [[nodiscard]] planned_pass planned(pass p) const override {
     const operator_schedule& of = schedules_.of(p);

@@ -31,14 +31,18 @@ class mask_on_device : public Mask {
 
   /// For kernels.
   [[nodiscard]] const auto& on_device() const noexcept { return view_; }
+  /// The bytes of the table on the device.
+  [[nodiscard]] std::int64_t bytes_on_device() const noexcept { return bytes_of_table(*this); }
 
  private:
+  [[nodiscard]] static std::int64_t bytes_of_table(const Mask& mask) noexcept {
+    return std::int64_t{sizeof(std::int64_t)} * mask.table_size();
+  }
   [[nodiscard]] static Memory copied(const Mask& mask) {
     std::vector<std::int64_t> numbers(static_cast<std::size_t>(mask.table_size()));
     mask.write_table(numbers.data());
-    const auto bytes = static_cast<std::int64_t>(numbers.size() * sizeof(std::int64_t));
-    Memory memory = memory_for<Memory>("the table of a mask", bytes);
-    memory.write(numbers.data(), bytes);
+    Memory memory = memory_for<Memory>("the table of a mask", bytes_of_table(mask));
+    memory.write(numbers.data(), bytes_of_table(mask));
     return memory;
   }
   [[nodiscard]] const std::int64_t* address() const noexcept {
@@ -68,6 +72,16 @@ template <class Mask>
     return mask.on_device();
   } else {
     return mask;
+  }
+}
+
+/// The bytes that a plan's mask has taken of the transport's memory.
+template <class Mask>
+[[nodiscard]] std::int64_t bytes_of_mask(const Mask& mask) noexcept {
+  if constexpr (requires { mask.bytes_on_device(); }) {
+    return mask.bytes_on_device();
+  } else {
+    return 0;
   }
 }
 

@@ -125,6 +125,8 @@ class executor {
       }
       for (const detail::executor_plan::planned_step& now : plan_.steps) {
         now_ = &now;
+        const auto number = static_cast<int>(now_ - plan_.steps.items);
+        const detail::observed_part in_step{channel_, call_part::step, number};
         for (const detail::executor_plan::completion& done : now.completions) {
           channel_.await(done.exchange);
           for (const detail::executor_plan::arrival& merge : done.merges)
@@ -132,10 +134,14 @@ class executor {
           for (const schedule::block& result : done.results) work_->finish(context, result);
         }
         end_posting(post(now.exchanges));
-        if (!now.queries.empty()) work_->interact(context, now.queries, now.keys);
+        if (!now.queries.empty()) {
+          const detail::observed_part in_tile{channel_, call_part::tile, number};
+          work_->interact(context, now.queries, now.keys);
+        }
         for (const schedule::block& result : now.results) work_->finish(context, result);
       }
     });
+    end_observed_call();
   }
 
   /// Lets messages in flight make progress, on transports that need the processor for it.
@@ -219,15 +225,22 @@ class executor {
     }
   }
 
+  void end_observed_call() noexcept {
+    if constexpr (detail::observing<detail::channel_of<World>>) channel_.ended();
+  }
+
   template <class Part>
   void abandon_on_throw(const Part& part) try {
     part();
   } catch (const transport_error&) {
+    end_observed_call();
     throw;
   } catch (const std::exception& e) {
+    end_observed_call();
     abandon(std::string{": "} + e.what());
     throw;
   } catch (...) {
+    end_observed_call();
     abandon("");
     throw;
   }

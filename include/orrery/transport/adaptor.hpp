@@ -80,6 +80,9 @@ class channel_adaptor {
   void posted() requires detail::batching<Channel> { inner_.posted(); }
   void await(int exchange) { inner_.await(exchange); }
   void abandon(const std::string& why) requires detail::abandonable<Channel> { inner_.abandon(why); }
+  void enter(call_part part, int step) noexcept requires detail::observing<Channel> { inner_.enter(part, step); }
+  void leave() noexcept requires detail::observing<Channel> { inner_.leave(); }
+  void ended() noexcept requires detail::observing<Channel> { inner_.ended(); }
   [[nodiscard]] auto context() const { return inner_.context(); }
 
  private:

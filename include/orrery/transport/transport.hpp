@@ -38,6 +38,9 @@ struct exchange_pieces {
   std::vector<piece> received;
 };
 
+/// A part of a call that channels may observe.
+enum class call_part : std::uint8_t { step, tile };
+
 /// One rank's end of a plan, as `open` returns it.
 ///
 /// `begin()` starts a call. `post(e)` starts exchange e of the program. `await(e)` completes it: a host transport
@@ -50,6 +53,9 @@ struct exchange_pieces {
 /// - `posted()` is called after one or more consecutive posts, so that the channel can start them together.
 /// - `abandon(why)` reports that this rank leaves the call before its end, for example because its kernel threw. The
 ///   other ranks then fail at once, with this rank's name, instead of at their deadline. Does not throw.
+/// - `enter(part, step)`, `leave()` and `ended()` tell where a call is: a step or its tile begins, the last one that
+///   began ends, and the call has ended, returned or thrown. What follows the program's last step counts as a step
+///   more. An exception leaves what was entered. None of them throws.
 template <class Channel>
 concept transport_channel = requires(Channel& channel, int exchange) {
   channel.begin();
@@ -112,6 +118,31 @@ concept batching = requires(Channel& channel) {
 template <class Channel>
 concept abandonable = requires(Channel& channel, const std::string& why) {
   channel.abandon(why);
+};
+
+/// A channel that is told of each part of a call.
+template <class Channel>
+concept observing = requires(Channel& channel, call_part part, int step) {
+  channel.enter(part, step);
+  channel.leave();
+  channel.ended();
+};
+
+/// Tells a channel of a part of a call, if it observes, from construction to destruction.
+template <class Channel>
+class observed_part {
+ public:
+  observed_part(Channel& channel, call_part part, int step) noexcept : channel_{channel} {
+    if constexpr (observing<Channel>) channel_.enter(part, step);
+  }
+  observed_part(const observed_part&) = delete;
+  observed_part& operator=(const observed_part&) = delete;
+  ~observed_part() {
+    if constexpr (observing<Channel>) channel_.leave();
+  }
+
+ private:
+  Channel& channel_;
 };
 
 /// A world whose `all_gather` takes the collective call that it is a part of.

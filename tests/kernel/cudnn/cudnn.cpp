@@ -13,6 +13,7 @@
 #include <doctest/doctest.h>
 
 #include "orrery/kernel/device_cudnn.cuh"
+#include "orrery/layout/chunked.hpp"
 #include "orrery/layout/layout.hpp"
 #include "orrery/topology/any_topology.hpp"
 #include "orrery/transport/device.hpp"
@@ -96,6 +97,33 @@ TEST_CASE("results under masks and layouts, of lengths that do not divide, and o
     check<bfloat16>(3, how, orrery::causal{offset}, orrery::contiguous{}, orrery::ring{});
     check<bfloat16>(2, how, orrery::causal{offset}, orrery::zigzag{}, orrery::ulysses{});
   }
+}
+
+TEST_CASE("results of pruned schedules of chunks, and the plans of their tiles") {
+  for (const conformance::any_layout& layout : {conformance::any_layout{orrery::chunked{orrery::contiguous{}, 3}},
+                                                conformance::any_layout{orrery::chunked{orrery::zigzag{}, 2}}}) {
+    for (const orrery::any_topology& topology :
+         {orrery::any_topology{orrery::ring{}}, orrery::any_topology{orrery::all_gather{}}}) {
+      for (const std::int64_t offset : {0, -7}) check<bfloat16>(3, shape, orrery::causal{offset}, layout, topology);
+    }
+  }
+  // Own pairs of chunks, of 6 tokens each: triangles on the diagonal, and rectangles below it; and on rank 1 rectangles
+  // with the other rank's keys, of which rank 0 needs none, to whom nothing is sent.
+  cuda_double::reset({});
+  cudnn_double::reset();
+  orrery::device::run(2, [&](auto& on) {
+    const attention attend{on,
+                           {.length = 24, .head_dim = 8, .forward_only = true},
+                           orrery::causal{},
+                           orrery::chunked{orrery::contiguous{}, 2},
+                           orrery::ring{}};
+    CHECK(attend.traffic().ranks[0].messages_received == 0);
+  });
+  for (const cudnn_double::record& engine : cudnn_double::all.engines) {
+    for (const orrery::detail::cudnn_call& call : engine.planned) CHECK((call.queries == 6 && call.keys == 6));
+    CHECK((engine.planned.size() == 2 || engine.planned.size() == 3));
+  }
+  CHECK(found_by_doubles() == "");
 }
 
 TEST_CASE("plans are made once for each distinct call, before the first") {
@@ -328,6 +356,11 @@ TEST_CASE("what cuDNN or the kernel does not have is refused on every rank, befo
       "orrery: rank 0: mask mask 4/0/0 lets only some pairs be seen between queries at positions 0 to 7 and keys at 0 "
       "to 7, of which kernel device_cudnn<bfloat16> only knows full and causal masks; orrery::device_flash has every "
       "mask");
+  // In chunks the message has the positions of chunks.
+  CHECK(refusal({.length = 16, .head_dim = 8}, any::mask{4, 0}, orrery::chunked{orrery::contiguous{}, 2}) ==
+        "orrery: rank 0: mask mask 4/0/0 lets only some pairs be seen between queries at positions 0 to 3 and keys at "
+        "0 to 3, of which kernel device_cudnn<bfloat16> only knows full and causal masks; orrery::device_flash has "
+        "every mask");
   cudnn_double::all.refuses = [](const orrery::detail::cudnn_call& call) { return call.keys == 5 ? "odd" : ""; };
   CHECK(
       refusal({.length = 8, .query_heads = 2, .head_dim = 8, .key_length = 9}, orrery::full{}, orrery::contiguous{}) ==

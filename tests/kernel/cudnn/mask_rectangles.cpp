@@ -14,6 +14,7 @@
 #include "orrery/mask/causal.hpp"
 #include "orrery/mask/documents.hpp"
 #include "orrery/mask/intersection.hpp"
+#include "orrery/mask/intervals.hpp"
 #include "orrery/mask/named.hpp"
 #include "orrery/mask/prefix.hpp"
 #include "orrery/mask/window.hpp"
@@ -148,6 +149,9 @@ TEST_CASE("masks of the library that are no diagonals are refused by name, also 
   };
   CHECK(refused(orrery::documents{std::array{5, 7}} & causal{}));
   CHECK(refused(orrery::window{.left = 3}));
+  CHECK(refused(orrery::prefix{4}));
+  CHECK(refused(orrery::intervals{std::array{0, 0, 5}, std::array{3, 12, 9}}));
+  CHECK(refused(orrery::documents{std::array{5, 7}} & orrery::prefix{2}));
   CHECK(refused(orrery::any_mask{orrery::window{.left = 3, .right = 0}}));
   CHECK(refused(orrery::any_mask{orrery::prefix{4}}));
   CHECK(refused(causal{} & orrery::window{.left = 3}));

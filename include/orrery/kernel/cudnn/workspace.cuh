@@ -47,7 +47,8 @@ class device_cudnn_memory {
     own_tensor& tensor = own_[own_index(which)];
     tensor.strides = cudnn_strides::of(view);
     tensor.here.resize(static_cast<std::size_t>(heads));
-    needs(which, view.batch * view.sequence * heads * view.dim, sizeof(T));
+    // A chunk has the strides of the whole tensor.
+    needs(which, (std::max)(view.batch * view.sequence * heads * view.dim, view.batch * view.batch_stride), sizeof(T));
   }
   [[nodiscard]] std::int64_t bytes() const noexcept {
     std::int64_t sum = 0;
@@ -58,7 +59,7 @@ class device_cudnn_memory {
 
   /// Nothing is known of what the rank's own tensors hold now.
   void begin() noexcept {
-    for (own_tensor& one : own_) std::fill(one.here.begin(), one.here.end(), char{0});
+    for (own_tensor& one : own_) std::fill(one.here.begin(), one.here.end(), nullptr);
   }
 
   template <class U>
@@ -82,7 +83,7 @@ class device_cudnn_memory {
            (is.heads == 1 || is.head_stride == as.head) && (is.sequence == 1 || is.sequence_stride == as.sequence);
   }
   /// The rank's own tensor as it was expected, `first_head` its first one of the trainer's: as it is, or the plan's
-  /// copy, which is made once a call.
+  /// copy, which is made once a call, or for each chunk where there are several in turn.
   [[nodiscard]] tensor_view<const T> as_planned(const device_context& context, cudnn_region which,
                                                 const tensor_view<const T>& is, std::int64_t first_head) {
     own_tensor& tensor = own_[own_index(which)];
@@ -90,9 +91,9 @@ class device_cudnn_memory {
     const T* data = is.data;
     if (!fits(is, as)) {
       const tensor_view<T> copy = placed(is, region<T>(which) + first_head * as.head, as);
-      char& here = tensor.here[static_cast<std::size_t>(first_head)];
-      if (here == 0) device_backend<Device>::copy(context, is, copy);
-      here = 1;
+      const T*& here = tensor.here[static_cast<std::size_t>(first_head)];
+      if (here != is.data) device_backend<Device>::copy(context, is, copy);
+      here = is.data;
       data = copy.data;
     }
     return {data, is.batch, is.sequence, is.heads, is.dim, as.batch, as.sequence, as.head};
@@ -104,10 +105,10 @@ class device_cudnn_memory {
   }
 
  private:
-  /// The strides that calls are planned with, and, by first head, whether a slice is already in the plan's copy.
+  /// The strides that calls are planned with, and, by first head, of which data the plan's copy is.
   struct own_tensor {
     cudnn_strides strides;
-    std::vector<char> here;
+    std::vector<const T*> here;
   };
 
   static constexpr std::size_t index(cudnn_region which) noexcept { return static_cast<std::size_t>(which); }

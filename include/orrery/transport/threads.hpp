@@ -99,7 +99,7 @@ class world {
   /// bits. Throws `std::invalid_argument` on every rank if ranks pass different counts or types.
   template <class T, std::size_t extent>
   void all_reduce_sum(std::span<T, extent> given) {
-    const std::span<T> values = given;
+    std::span<T> values = given;
     const auto call = detail::collective_signature::sum<T>(values.size());
     shared_->publish(rank_, &values, call, [&](const std::vector<void*>& published) {
       const std::size_t ranks = published.size();

@@ -10,6 +10,7 @@
 #include <cstdlib>
 #include <stdexcept>
 #include <string>
+#include <string_view>
 #include <utility>
 #include <vector>
 
@@ -158,8 +159,8 @@ class calibrator {
       one.refusal = name + ": the samples do not grow with it; measure larger sizes";
     } else if (r.value() > limit_) {
       char text[160];
-      std::snprintf(text, sizeof text, "%s: its %d sample%s differ from the fit by %.0f %%, more than %.0f %%",
-                    name.c_str(), r.samples(), r.samples() == 1 ? "" : "s", 100 * r.value(), 100 * limit_);
+      std::snprintf(text, sizeof text, "%s: its %d sample%s from the fit by %.0f %%, more than %.0f %%", name.c_str(),
+                    r.samples(), r.samples() == 1 ? " differs" : "s differ", 100 * r.value(), 100 * limit_);
       one.refusal = std::string{text} + " (" + r.example() +
                     "); measure again with nothing else running and ranks pinned to cores, with more repetitions, or "
                     "write this constant into the file by hand";
@@ -167,13 +168,22 @@ class calibrator {
     made_.constants.push_back(one);
     return one.refusal.empty();
   }
-  /// To four digits: no measurement has more.
+  /// To four digits in the unit in which it is written: no measurement has more.
+  [[nodiscard]] static double rounded(double value, dimension of) {
+    double factor = 1;
+    for (const unit& one : every_unit) {
+      const bool is_written = std::string_view{one.name}.find('i') == std::string_view::npos;  // no GiB, Gbit/s
+      if (one.of == of && is_written && value >= one.factor) factor = one.factor;
+    }
+    char text[40];
+    std::snprintf(text, sizeof text, "%.4g", value / factor);
+    return std::strtod(text, nullptr) * factor;
+  }
   [[nodiscard]] static double rounded(double value) {
     char text[40];
     std::snprintf(text, sizeof text, "%.4g", value);
     return std::strtod(text, nullptr);
   }
-  static void round_to_text(double& value) { value = rounded(value); }
 
   void tiles(schedule::pass p) {
     const bool is_forward = p == schedule::pass::forward;
@@ -181,9 +191,11 @@ class calibrator {
     for (const auto& one : samples_.tiles) any = any || (one.work.pass == schedule::pass::forward) == is_forward;
     if (!any) return;
     machine::kernel_rates rates = fit_rates(samples_.tiles, p, m().device.forward, is_forward);
-    for (double* const one : {&rates.full, &rates.causal, &rates.launch, &rates.prologue, &rates.block}) {
-      round_to_text(*one);
-    }
+    rates.full = rounded(rates.full, dimension::computing);
+    rates.causal = rounded(rates.causal, dimension::computing);
+    rates.launch = rounded(rates.launch, dimension::time);
+    rates.prologue = rounded(rates.prologue);
+    rates.block = rounded(rates.block);
     constant_residual full, causal, launch, prologue, block;
     for (const auto& one : samples_.tiles) {
       if ((one.work.pass == schedule::pass::forward) != is_forward) continue;
@@ -230,13 +242,13 @@ class calibrator {
       const bool fit_message = !message_known && several;
       link_fit fit = fit_link(samples_.messages, static_cast<int>(l), fit_message, m().device.message);
       machine::level& level = m().levels[l];
-      level.bandwidth = fit.per_byte > 0 ? rounded(1 / fit.per_byte) : 0;
-      level.latency = rounded(fit.latency);
+      level.bandwidth = fit.per_byte > 0 ? rounded(1 / fit.per_byte, dimension::bandwidth) : 0;
+      level.latency = rounded(fit.latency, dimension::time);
       level.full_duplex = !fit.half_duplex;
       if (l > 0) level.shared_by = fit.is_shared ? m().levels[l - 1].name : "";
       fit.per_byte = level.bandwidth > 0 ? 1 / level.bandwidth : 0;
       fit.latency = level.latency;
-      fit.message = rounded(fit.message);
+      fit.message = rounded(fit.message, dimension::time);
       constant_residual bandwidth, latency, message;
       for (const auto& one : samples_.messages) {
         if (one.level != static_cast<int>(l)) continue;
@@ -257,7 +269,7 @@ class calibrator {
     if (samples_.copies.empty()) return;
     factor_fit fit;
     for (const auto& one : samples_.copies) fit.add(one.seconds, 0, one.bytes);
-    const double rate = fit.value() > 0 ? rounded(1 / fit.value()) : 0;
+    const double rate = fit.value() > 0 ? rounded(1 / fit.value(), dimension::bandwidth) : 0;
     constant_residual r;
     for (const auto& one : samples_.copies) {
       const double predicted = rate > 0 ? one.bytes / rate : 0;
@@ -300,7 +312,7 @@ class calibrator {
     for (const auto& one : samples_.hidden) {
       fit.add(one.seconds, one.tile_seconds, (std::min)(one.tile_seconds, one.transfer_seconds));
     }
-    const double share = (std::min)(rounded(fit.value()), 1.0);
+    const double share = (std::min)(rounded(fit.value(), dimension::share), 1.0);
     constant_residual r;
     for (const auto& one : samples_.hidden) {
       const double term = share * (std::min)(one.tile_seconds, one.transfer_seconds);
@@ -324,7 +336,7 @@ class calibrator {
       fit.add(one.seconds, explained(one), {1.0, static_cast<double>(one.steps), 0.0, 0.0});
     }
     const auto found = fit.solve();
-    const double call = rounded(found.values[0]), step = rounded(found.values[1]);
+    const double call = rounded(found.values[0], dimension::time), step = rounded(found.values[1], dimension::time);
     constant_residual of_call, of_step;
     for (const auto& one : samples_.calls) {
       const double predicted = explained(one) + call + one.steps * step;

@@ -156,7 +156,7 @@ int calibrate_and_compare(World& world, const sampling_options& o, bool every, c
     for (const candidate& c : admitted(world.size(), static_cast<int>(o.heads), passes)) {
       topologies.push_back(c.as_written);
     }
-    lengths = {512, 2048, 8192};
+    lengths = {512, 2048, 4096};
   }
   std::vector<comparison> rows;
   for (const std::int64_t n : lengths) {

@@ -352,9 +352,9 @@ class sampler {
       for (const bool all_of_node : {true, false}) {
         if (!all_of_node && (level == 0 || node == 1)) continue;
         for (const bool both_ways : {true, false}) {
-          for (std::int64_t bytes = 8; bytes <= options_.largest_message; bytes = bytes == 8 ? 1 << 16 : bytes * 16) {
+          for (std::int64_t bytes = 8; bytes <= options_.largest_message; bytes = bytes == 8 ? 1 << 16 : bytes * 4) {
             for (const int posted : {1, 8}) {
-              if (posted > 1 && (bytes > 1 << 16 || !both_ways)) continue;
+              if (posted > 1 && (bytes > 8 || !both_ways)) continue;
               const double seconds = shift(level, all_of_node, both_ways, bytes, posted);
               samples_.messages.push_back(
                   {level, bytes, seconds, posted, level > 0 && all_of_node ? node : 1, both_ways,

@@ -180,6 +180,8 @@ TEST_CASE("the text of a calibration is a machine with a comment for each consta
   CHECK(orrery::read_machine(text) == found.described);
   for (const calibration::constant& one : found.constants) CHECK(contains(text, "# " + one.name));
   CHECK(contains(text, "residual 0.0 % over"));
+  CHECK(contains(text, "# full                     90 GFLOP/s  residual 0.0 % over "));
+  CHECK(contains(text, "# level cluster latency    30 us  residual "));
 }
 
 TEST_CASE("noisy samples give nearly the machine, and residuals as large as the noise") {

@@ -149,8 +149,7 @@ class calibrator {
             const char* noun = nullptr) {
     constant one;
     one.name = name;
-    one.value =
-        noun == nullptr ? quantity_text(rounded(value), of) : initializer_text::code_of(rounded(value)) + " " + noun;
+    one.value = noun == nullptr ? quantity_text(value, of) : initializer_text::code_of(value) + " " + noun;
     one.residual = r.value();
     one.samples = r.samples();
     one.is_needed = is_needed;
@@ -240,7 +239,8 @@ class calibrator {
       }
       if (!any) continue;
       const bool fit_message = !message_known && several;
-      link_fit fit = fit_link(samples_.messages, static_cast<int>(l), fit_message, m().device.message);
+      const link_fitter fitter{samples_.messages, static_cast<int>(l), fit_message, m().device.message};
+      link_fit fit = fitter.run();
       machine::level& level = m().levels[l];
       level.bandwidth = fit.per_byte > 0 ? rounded(1 / fit.per_byte, dimension::bandwidth) : 0;
       level.latency = rounded(fit.latency, dimension::time);
@@ -251,7 +251,7 @@ class calibrator {
       fit.message = rounded(fit.message, dimension::time);
       constant_residual bandwidth, latency, message;
       for (const auto& one : samples_.messages) {
-        if (one.level != static_cast<int>(l)) continue;
+        if (!fitter.counts(one)) continue;
         bandwidth.add(one.what, one.seconds, fit.seconds(one), fit.transfer(one));
         latency.add(one.what, one.seconds, fit.seconds(one), fit.latency);
         message.add(one.what, one.seconds, fit.seconds(one), one.posted * fit.message);

@@ -3,6 +3,7 @@
 
 #include "orrery/config.hpp"
 
+#include <algorithm>
 #include <array>
 #include <cmath>
 #include <cstddef>
@@ -117,38 +118,60 @@ struct link_fit {
   }
 };
 
-/// Fits a level's messages under each assumption about who shares a port. Another one than "each its own, in both
-/// directions at once" is believed if its error is less than half.
-[[nodiscard]] inline link_fit fit_link(std::span<const calibration_samples::message> messages, int level,
-                                       bool fit_message, double message) {
-  link_fit best;
-  for (const bool is_shared : {false, true}) {
-    for (const bool half_duplex : {false, true}) {
-      link_fit one;
-      one.is_shared = is_shared;
-      one.half_duplex = half_duplex;
-      one.message = message;
-      relative_least_squares fit;
-      bool differs = !is_shared && !half_duplex;
-      for (const auto& m : messages) {
-        if (m.level != level) continue;
-        differs = differs || one.sharers(m) > (half_duplex && is_shared ? 2 : 1);
-        fit.add(m.seconds, fit_message ? 0 : m.posted * message,
-                {fit_message ? static_cast<double>(m.posted) : 0.0, 1.0,
-                 one.sharers(m) * m.posted * static_cast<double>(m.bytes), 0.0});
-      }
-      if (!differs) continue;
-      const auto found = fit.solve();
-      if (fit_message) one.message = found.values[0];
-      one.latency = found.values[1];
-      one.per_byte = found.values[2];
-      one.error = found.error;
-      const bool is_first = !is_shared && !half_duplex;
-      if (is_first || one.error < 0.25 * best.error) best = one;
+/// Fits a level's messages under each assumption about who shares a port: each rank has its own, in both directions at
+/// once, unless another assumption explains all messages clearly better. Latency and bandwidth are then those of the
+/// messages that schedules send: of all ranks of a group, in both directions, if there are such.
+class link_fitter {
+ public:
+  /// Unless `fit_message`, it is `message`.
+  link_fitter(std::span<const calibration_samples::message> messages, int level, bool fit_message, double message)
+      : messages_{messages}, level_{level}, fit_message_{fit_message}, message_{message} {
+    for (const auto& m : messages_) {
+      if (m.level == level_ && m.both_ways) most_senders_ = (std::max)(most_senders_, m.senders);
     }
   }
-  return best;
-}
+
+  [[nodiscard]] link_fit run() const {
+    link_fit best = fit(false, false, false);
+    for (const bool is_shared : {false, true}) {
+      for (const bool half_duplex : {false, true}) {
+        const link_fit one = fit(is_shared, half_duplex, false);
+        if (one.error < 0.7 * best.error) best = one;
+      }
+    }
+    return most_senders_ == 0 ? best : fit(best.is_shared, best.half_duplex, true);
+  }
+  /// True for the messages by which latency and bandwidth are judged.
+  [[nodiscard]] bool counts(const calibration_samples::message& m) const noexcept {
+    return m.level == level_ && (most_senders_ == 0 || (m.both_ways && m.senders == most_senders_));
+  }
+
+ private:
+  [[nodiscard]] link_fit fit(bool is_shared, bool half_duplex, bool only_counting) const {
+    link_fit made;
+    made.is_shared = is_shared;
+    made.half_duplex = half_duplex;
+    relative_least_squares least;
+    for (const auto& m : messages_) {
+      if (m.level != level_ || (only_counting && !counts(m))) continue;
+      least.add(m.seconds, fit_message_ ? 0 : m.posted * message_,
+                {fit_message_ ? static_cast<double>(m.posted) : 0.0, 1.0,
+                 made.sharers(m) * m.posted * static_cast<double>(m.bytes), 0.0});
+    }
+    const auto found = least.solve();
+    made.message = fit_message_ ? found.values[0] : message_;
+    made.latency = found.values[1];
+    made.per_byte = found.values[2];
+    made.error = found.error;
+    return made;
+  }
+
+  std::span<const calibration_samples::message> messages_;
+  int level_;
+  bool fit_message_;
+  double message_;
+  int most_senders_ = 0;  // of messages in both directions; 0: there are none
+};
 
 /// The factor of seconds = base + factor * term, by relative least squares; at least 0.
 class factor_fit {

@@ -200,6 +200,20 @@ TEST_CASE("noisy samples give nearly the machine, and residuals as large as the 
   CHECK(bandwidth->residual < 0.05);
 }
 
+TEST_CASE("a link is judged by messages of all ranks in both directions, whatever fewer of them take") {
+  // Both directions at once take 1.3 times as long as one, as where two ranks copy in one memory: neither the one
+  // assumption nor the other.
+  calibration_samples s = samples_of(truth(), no_noise);
+  for (auto& one : s.messages) {
+    if (one.level == 0 && one.both_ways) one.seconds += 0.3 * one.posted * static_cast<double>(one.bytes) / 6e9;
+  }
+  const calibration found = calibrate(s, frame());
+  CHECK(found.refusals().empty());
+  CHECK(found.described.levels[0].full_duplex);
+  CHECK(is_about(found.described.levels[0].bandwidth, 6e9 / 1.3, 2e-3));
+  CHECK(is_about(found.described.levels[0].latency, 2e-6, 2e-3));
+}
+
 TEST_CASE("a constant whose samples contradict each other is refused, and the others are not") {
   calibration_samples s = samples_of(truth(), no_noise);
   s.copies[0].seconds *= 3;

@@ -210,7 +210,8 @@ class nccl_topology {
     machine::level l{.name = "cluster", .count = nodes, .link = "network", .bandwidth = rate, .latency = latency};
     const auto devices = static_cast<int>(gpus_.size());
     if (ports % devices == 0) {
-      l.bandwidth = rate * (ports / devices);
+      const int of_each = ports / devices;
+      l.bandwidth = rate * of_each;
     } else {
       l.shared_by = "node";
       l.ports = ports;

@@ -406,8 +406,7 @@ class sampler {
     }
     const auto bytes = static_cast<std::int64_t>(
         std::clamp(0.5 * alone / per_byte, 4096.0, static_cast<double>(options_.largest_message)));
-    const auto [to, from] = peers(0, true, true);
-    if (to == world_.rank()) return;  // nodes of one rank
+    const auto [to, from] = peers(frame_.levels.front().count > 1 ? 0 : 1, true, true);
     constexpr int steps = 4;
     chain c{world_, to, from, bytes, 1, steps};
     const double transfer = largest(world_, seconds_of_this_rank([&] { c.run([] {}); }, 1)) / steps;

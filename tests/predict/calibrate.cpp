@@ -249,6 +249,35 @@ TEST_CASE("without a rate or a bandwidth there is no machine") {
   CHECK(contains(without.refusals(), "level node bandwidth: the samples do not grow with it; measure larger sizes"));
 }
 
+TEST_CASE("where nodes have one device each, calls wait for the network") {
+  machine truth_of_two = orrery::read_machine(
+      "machine two\ndevice full 90 GFLOP/s units 1 prologue 0 columns block 0 rows\nlevel node 1 device\nlevel cluster "
+      "2 nodes 2 GB/s 10 us\n"
+      "host call 5 us step 2 us\n");
+  calibration_samples s;
+  for (const std::int64_t n : {128, 512, 2048}) {
+    const tile_work w = work(pass::forward, n, n, false);
+    s.tiles.push_back({w, tile_seconds(w, truth_of_two.device.forward), "tile"});
+  }
+  for (const std::int64_t bytes : {8, 1 << 16, 1 << 20}) {
+    s.messages.push_back({1, bytes, 10e-6 + static_cast<double>(bytes) / 2e9, 1, 1, true, "message"});
+  }
+  const tile_work tiny = work(pass::forward, 1, 1, false, 1);
+  for (const int steps : {2, 16}) {
+    const double tile = tile_seconds(tiny, truth_of_two.device.forward);
+    const double arrival = 10e-6 + 512 / 2e9;
+    s.calls.push_back({steps, steps / 2, 512, tiny, 5e-6 + steps * 2e-6 + steps / 2 * (arrival + tile), "call"});
+  }
+  machine of_two = truth_of_two;
+  of_two.device = {};
+  of_two.levels[1].bandwidth = of_two.levels[1].latency = 0;
+  const calibration found = calibrate(s, of_two);
+  CHECK(found.refusals().empty());
+  CHECK(is_about(found.described.levels[1].latency, 10e-6, 1e-3));
+  CHECK(is_about(found.described.device.call, 5e-6, 2e-2));
+  CHECK(is_about(found.described.device.step, 2e-6, 2e-2));
+}
+
 TEST_CASE("samples that cannot be are refused with their name and number") {
   const auto refused = [](const auto& change) {
     calibration_samples s = samples_of(truth(), no_noise);

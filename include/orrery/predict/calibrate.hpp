@@ -156,7 +156,7 @@ class calibrator {
     const bool missing = is_needed && !(value > 0);
     if (missing) {
       one.refusal = name + ": the samples do not grow with it; measure larger sizes";
-    } else if (r.value() > limit_) {
+    } else if (r.samples() > 0 && r.value() > limit_) {
       char text[160];
       std::snprintf(text, sizeof text, "%s: its %d sample%s from the fit by %.0f %%, more than %.0f %%", name.c_str(),
                     r.samples(), r.samples() == 1 ? " differs" : "s differ", 100 * r.value(), 100 * limit_);
@@ -325,9 +325,11 @@ class calibrator {
   void calls() {
     if (samples_.calls.empty()) return;
     const machine::processor& d = m().device;
+    const auto joins = [](const machine::level& l) { return l.count > 1; };
+    const auto first = std::find_if(m().levels.begin(), m().levels.end(), joins);
+    const machine::level link = first == m().levels.end() ? machine::level{} : *first;
     const auto explained = [&](const calibration_samples::call& one) {
       const double tile = tile_seconds(one.work, d.rates(one.work.pass));
-      const machine::level& link = m().levels.front();
       const double transfer = link.latency + (link.bandwidth > 0 ? static_cast<double>(one.bytes) / link.bandwidth : 0);
       return one.messages * (d.message + (std::max)(tile, transfer)) + (one.steps - one.messages) * tile;
     };

@@ -94,7 +94,7 @@ class tuned {
   /// Calls `call` with the operator that was chosen, an `attention<Topology, Kernel>&`; returns what it returns.
   template <class Call>
   decltype(auto) visit(Call&& call) {
-    return std::visit(std::forward<Call>(call), *operator_);
+    return std::visit(std::forward<Call>(call), chosen_operator());
   }
 
   /// As `attention::forward`.
@@ -109,16 +109,17 @@ class tuned {
   }
   [[nodiscard]] const token_positions& query_positions() const {
     return std::visit([](const auto& attend) -> const token_positions& { return attend.query_positions(); },
-                      *operator_);
+                      chosen_operator());
   }
   [[nodiscard]] const token_positions& key_positions() const {
-    return std::visit([](const auto& attend) -> const token_positions& { return attend.key_positions(); }, *operator_);
+    return std::visit([](const auto& attend) -> const token_positions& { return attend.key_positions(); },
+                      chosen_operator());
   }
   [[nodiscard]] const attention_shape& shape() const {
-    return std::visit([](const auto& attend) -> const attention_shape& { return attend.shape(); }, *operator_);
+    return std::visit([](const auto& attend) -> const attention_shape& { return attend.shape(); }, chosen_operator());
   }
   [[nodiscard]] std::int64_t workspace_bytes() const {
-    return std::visit([](const auto& attend) { return attend.workspace_bytes(); }, *operator_);
+    return std::visit([](const auto& attend) { return attend.workspace_bytes(); }, chosen_operator());
   }
 
   /// Measures the best `count` candidates on the transport, and keeps the fastest. Collective.
@@ -142,6 +143,12 @@ class tuned {
   /// Sets the choice on all ranks, and what `remember` needs.
   template <class World, class Mask, class Layout>
   void choose(World& world, const attention_shape& shape, const machine& m, const Mask& mask, const Layout& layout);
+  /// Throws `std::logic_error` if there is none, since `measure` failed to construct one.
+  [[nodiscard]] operators& chosen_operator() {
+    if (operator_) return *operator_;
+    throw std::logic_error{"orrery: tuned: there is no operator, since measure failed; construct another one"};
+  }
+  [[nodiscard]] const operators& chosen_operator() const { return const_cast<tuned&>(*this).chosen_operator(); }
   [[nodiscard]] static const std::vector<any_topology>& candidates() {
     static const std::vector<any_topology> all{any_topology{Topologies{}}...};
     return all;
@@ -156,6 +163,7 @@ class tuned {
   }
   template <std::size_t index, class... Arguments>
   void construct(Arguments&... arguments) {
+    operator_.reset();  // two plans may not fit into memory
     using one = std::variant_alternative_t<index, operators>;
     one made{arguments...};
     operator_.emplace(std::in_place_index<index>, std::move(made));

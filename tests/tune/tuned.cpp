@@ -26,6 +26,7 @@
 #include "orrery/topology/concentric.hpp"
 #include "orrery/topology/ring.hpp"
 #include "orrery/topology/wallfacer.hpp"
+#include "orrery/transport/counted.hpp"
 #include "orrery/transport/threads.hpp"
 
 #include "support/refusal.hpp"
@@ -219,8 +220,14 @@ TEST_CASE("a choice is remembered for the same question, and for no other") {
   CHECK(is_new(choice_for(m, file.path, shape, orrery::causal{})));
   CHECK(is_new(choice_for(m, file.path, shape, orrery::window{8})));
   CHECK(is_new(choice_for(m, file.path, shape, orrery::window{9})));
+  orrery::threads::run(4, [&](auto& world) {  // another transport
+    orrery::counted counting{world};
+    const among_four attend{counting, shape, m, orrery::full{}, orrery::contiguous{}, {.remember = file.path}};
+    const bool is_predicted = attend.choice().from == schedule_choice::source::predicted;
+    if (world.rank() == 0) CHECK(is_predicted);
+  });
   // All of them stand beside each other.
-  CHECK(choice_text::parse(file.text()).choices.size() == 7);
+  CHECK(choice_text::parse(file.text()).choices.size() == 8);
   CHECK(choice_for(m, file.path, shape, orrery::window{8}).from == schedule_choice::source::remembered);
   CHECK(choice_for(m, file.path).from == schedule_choice::source::remembered);
 }

@@ -52,10 +52,10 @@ namespace orrery {
 /// Rank 0 predicts, and all ranks run what it has chosen: `attention<Topology, Kernel>`, with both policies of the
 /// backward tried unless the shape is `forward_only`. `visit` gives that operator itself.
 ///
-/// With a file, a choice is remembered with everything that it depends on: the world, the shape, the kernel, the
-/// machine's text, the candidates, the visible pairs of each two shards, and the version of the predictions. What a
-/// file says of anything else is not considered, a damaged choice is not believed, and a file that is none of choices
-/// is neither read nor written; `choice().file_note` says so.
+/// With a file, a choice is remembered with everything that it depends on: the world and its transport, the shape, the
+/// kernel, the machine's text, the candidates, the visible pairs of each two shards, and the version of the
+/// predictions. What a file says of anything else is not considered, a damaged choice is not believed, and a file that
+/// is none of choices is neither read nor written; `choice().file_note` says so.
 template <class Kernel, topology... Topologies>
 class tuned {
   static_assert(sizeof...(Topologies) > 0, "orrery::tuned needs topologies to choose from: tuned<Kernel, ring, ...>");
@@ -206,8 +206,8 @@ void tuned<Kernel, Topologies...>::choose(World& world, const attention_shape& s
       asked.circulate = schedule::pass::circulate_keys;
       detail::choice_file file{remember_};
       if (!remember_.empty()) {
-        key_ = detail::choice_key(world.size(), asked, Kernel::name(), mask, detail::layout_source{layout},
-                                  machine_text, names);
+        key_ = detail::choice_key(world.size(), detail::text_of_type<World>(), asked, Kernel::name(), mask,
+                                  detail::layout_source{layout}, machine_text, names);
         choice_ = detail::remembered(file, key_, candidates());
       }
       if (choice_.ranked.empty()) {

@@ -61,20 +61,26 @@ template <mask Mask>
   return digest.text();
 }
 
+/// A text that names a type. Compilers write it differently.
+template <class T>
+[[nodiscard]] std::string text_of_type() {
+  return __PRETTY_FUNCTION__;
+}
+
 /// All that a choice depends on, a line for each. Empty if that cannot be said: then nothing is remembered.
 template <mask Mask>
-[[nodiscard]] std::string choice_key(int world, const attention_shape& shape, const std::string& kernel,
-                                     const Mask& mask, const layout_source& layout, const std::string& machine_text,
-                                     const std::string& candidates) {
+[[nodiscard]] std::string choice_key(int world, const std::string& transport, const attention_shape& shape,
+                                     const std::string& kernel, const Mask& mask, const layout_source& layout,
+                                     const std::string& machine_text, const std::string& candidates) {
   const std::string pairs = digest_of_pairs(mask, layout, world, shape);
   if (pairs.empty()) return "";
   const auto line = [](const char* name, const std::string& value) {
     return std::string{name} + " " + in_one_line(value) + "\n";
   };
   return line("predictions", std::to_string(prediction_version)) + line("world", std::to_string(world)) +
-         line("shape", to_string(shape)) + line("kernel", kernel) + line("mask", std::string{mask.name()}) +
-         line("layout", layout.name()) + line("pairs", pairs) + line("candidates", candidates) +
-         line("machine", machine_text);
+         line("transport", transport) + line("shape", to_string(shape)) + line("kernel", kernel) +
+         line("mask", std::string{mask.name()}) + line("layout", layout.name()) + line("pairs", pairs) +
+         line("candidates", candidates) + line("machine", machine_text);
 }
 
 /// The number of a topology in the list; its length if it is not there.

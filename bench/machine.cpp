@@ -33,8 +33,7 @@ int main(int argc, char** argv) {
   try {
     int status = 0;
     orrery::threads::run(ranks, {.deadline = 600}, [&](auto& world) {
-      const int own =
-          bench::calibrate_and_compare<orrery::flash<float>>(world, o, every, "threads of one process, not bound");
+      const int own = bench::calibrate_and_compare<orrery::flash<float>>(world, o, every, "threads of one process");
       if (world.rank() == 0) status = own;
     });
     return status != 0 || std::fflush(stdout) == 0 ? status : 1;

@@ -111,6 +111,23 @@ inline void print(const std::vector<comparison>& rows, const char* begin) {
               100 * worst);
 }
 
+/// How far a calibration is from having no refusals: those of needed constants count most, then their residuals.
+inline double badness_of(const orrery::calibration& c) {
+  double sum = 0;
+  for (const orrery::calibration::constant& one : c.constants) {
+    if (!one.refusal.empty()) sum += (one.is_needed ? 100 : 1) + std::fmin(one.residual, 0.9);
+  }
+  return sum;
+}
+
+/// "each bound to a core of its own", or what ranks are else.
+inline const char* binding_of(const std::vector<orrery::rank_place>& places) {
+  for (const orrery::rank_place& one : places) {
+    if (one.cores.size() != 1) return "not bound to a core each";
+  }
+  return "each bound to a core";
+}
+
 /// Calibrates, writes the machine, and compares. Returns the status of the program.
 template <class Kernel, class World>
 int calibrate_and_compare(World& world, const sampling_options& o, bool every, const std::string& described) {
@@ -123,16 +140,24 @@ int calibrate_and_compare(World& world, const sampling_options& o, bool every, c
   }
   const orrery::machine frame = frame_of(places, Kernel::name());
   if (is_first) std::cerr << "bench_machine: measuring " << world.size() << " ranks, " << described << "\n";
-  sampler<Kernel, World> measuring{world, frame, o};
-  const orrery::calibration_samples samples = measuring.run();
-  const double share = measuring.share_of_cores();
+  // Other work disturbs: the first of three attempts that contradicts itself nowhere, else the one that does least.
+  orrery::calibration found;
+  double share = 1;
+  for (int attempt = 0; attempt < 3; ++attempt) {
+    sampler<Kernel, World> measuring{world, frame, o};
+    const orrery::calibration one = orrery::calibrate(measuring.run(), frame);
+    const double share_of_one = measuring.share_of_cores();
+    if (attempt > 0 && badness_of(one) >= badness_of(found)) continue;
+    found = one;
+    share = share_of_one;
+    if (found.refusals().empty()) break;
+  }
   if (is_first && share < 0.95) {
     std::fprintf(stderr,
                  "bench_machine: ranks had their cores for %.0f %% of the time while they computed: other work runs "
                  "here, and the constants are those of a loaded machine\n",
                  100 * share);
   }
-  const orrery::calibration found = orrery::calibrate(samples, frame);
   if (is_first) std::cerr << found.refusals();
   if (!found.is_usable()) {
     if (is_first) std::cerr << "bench_machine: no machine is written, since a constant above is needed\n";
@@ -140,9 +165,9 @@ int calibrate_and_compare(World& world, const sampling_options& o, bool every, c
   }
   if (is_first) {
     std::printf(
-        "# %d ranks, %s; %s, %lld query heads, %lld key heads of %lld; medians of %d; cores "
+        "# %d ranks, %s, %s; %s, %lld query heads, %lld key heads of %lld; medians of %d; cores "
         "were the ranks' for %.0f %% of the time\n%s",
-        world.size(), described.c_str(), Kernel::name().c_str(), static_cast<long long>(o.heads),
+        world.size(), described.c_str(), binding_of(places), Kernel::name().c_str(), static_cast<long long>(o.heads),
         static_cast<long long>(o.key_heads), static_cast<long long>(o.dim), o.repetitions, 100 * share,
         to_string(found).c_str());
   }

@@ -370,7 +370,8 @@ namespace orrery {
 ///
 /// Fits by least squares of relative errors, no constant below 0. From tiles: full, causal, launch, prologue, block and
 /// the backward's rates; from messages: message, and latency, bandwidth, duplex and sharing of each level; from the
-/// others: memory, merge, slowed, call, step. Constants without samples stay as `frame` has them.
+/// others: memory, merge, slowed, call, step. A level is judged by messages of all ranks in both directions, if there
+/// are such: schedules send them. Constants without samples stay as `frame` has them.
 ///
 /// The residual of a constant is the root mean square of the relative errors of its samples, each weighted by the
 /// constant's share of its time. One that exceeds `limit` is refused: it is left out of the machine, with a message

@@ -22,18 +22,11 @@ int main(int argc, char** argv) {
                          "bench_machine [ranks = cores] [query heads = 4] [key heads = query heads] [head dimension = "
                          "64] [repetitions = 7] [three | every]"};
   const auto ranks = static_cast<int>(given.number("ranks", cores > 1 ? cores : 2, 1, 1024));
-  bench::sampling_options o;
-  o.heads = given.number("query heads", 4, 1, 256);
-  o.key_heads = given.number("key heads", o.heads, 1, o.heads);
-  o.dim = given.number("head dimension", 64, 1, 256);
-  o.repetitions = static_cast<int>(given.number("repetitions", 7, 1, 1000));
-  const bool every = given.word("schedules", "three", "every") == "every";
-  given.finish();
-  if (o.heads % o.key_heads != 0) given.refuse("key heads must divide query heads");
+  const bench::machine_arguments o = bench::read_rest(given);
   try {
     int status = 0;
     orrery::threads::run(ranks, {.deadline = 600}, [&](auto& world) {
-      const int own = bench::calibrate_and_compare<orrery::flash<float>>(world, o, every, "threads of one process");
+      const int own = bench::calibrate_and_compare<orrery::flash<float>>(world, o, "threads of one process");
       if (world.rank() == 0) status = own;
     });
     return status != 0 || std::fflush(stdout) == 0 ? status : 1;

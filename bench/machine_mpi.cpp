@@ -12,20 +12,13 @@ int main(int argc, char** argv) {
   bench::arguments given{argc, argv,
                          "bench_machine_mpi [query heads = 4] [key heads = query heads] [head dimension = 64] "
                          "[repetitions = 7] [three | every]"};
-  bench::sampling_options o;
-  o.heads = given.number("query heads", 4, 1, 256);
-  o.key_heads = given.number("key heads", o.heads, 1, o.heads);
-  o.dim = given.number("head dimension", 64, 1, 256);
-  o.repetitions = static_cast<int>(given.number("repetitions", 7, 1, 1000));
-  const bool every = given.word("schedules", "three", "every") == "every";
-  given.finish();
-  if (o.heads % o.key_heads != 0) given.refuse("key heads must divide query heads");
+  const bench::machine_arguments o = bench::read_rest(given);
   MPI_Init(&argc, &argv);
   try {
     int status = 0;
     {
       orrery::mpi::world world{MPI_COMM_WORLD, {.deadline = 600}};
-      status = bench::calibrate_and_compare<orrery::flash<float>>(world, o, every, "processes of an MPI job");
+      status = bench::calibrate_and_compare<orrery::flash<float>>(world, o, "processes of an MPI job");
     }
     MPI_Finalize();
     return status != 0 || std::fflush(stdout) == 0 ? status : 1;

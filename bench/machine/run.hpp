@@ -21,6 +21,7 @@
 #include "orrery/predict/rank_places.hpp"
 #include "orrery/predict/simulate.hpp"
 
+#include "common/arguments.hpp"
 #include "common/problem.hpp"
 #include "common/statistics.hpp"
 #include "machine/places.hpp"
@@ -51,6 +52,24 @@ inline orrery::machine frame_of(const std::vector<orrery::rank_place>& places, c
     m.levels.push_back({.name = "cluster", .count = static_cast<int>(places.size() / node), .link = "network"});
   }
   return m;
+}
+
+/// What the program is told.
+struct machine_arguments : sampling_options {
+  bool every = false;  ///< compare every schedule, of several lengths, and not three
+};
+
+/// Reads the arguments that threads and processes share, which are the last ones.
+inline machine_arguments read_rest(arguments& given) {
+  machine_arguments o;
+  o.heads = given.number("query heads", o.heads, 1, 256);
+  o.key_heads = given.number("key heads", o.heads, 1, o.heads);
+  o.dim = given.number("head dimension", o.dim, 1, 256);
+  o.repetitions = static_cast<int>(given.number("repetitions", o.repetitions, 1, 1000));
+  o.every = given.word("schedules", "three", "every") == "every";
+  given.finish();
+  if (o.heads % o.key_heads != 0) given.refuse("key heads must divide query heads");
+  return o;
 }
 
 /// A schedule's time beside the predicted one, in seconds.
@@ -130,7 +149,7 @@ inline const char* binding_of(const std::vector<orrery::rank_place>& places) {
 
 /// Calibrates, writes the machine, and compares. Returns the status of the program.
 template <class Kernel, class World>
-int calibrate_and_compare(World& world, const sampling_options& o, bool every, const std::string& described) {
+int calibrate_and_compare(World& world, const machine_arguments& o, const std::string& described) {
   const bool is_first = world.rank() == 0;
   const auto begun = clock_type::now();
   const auto places = places_of(world, 1);
@@ -175,7 +194,7 @@ int calibrate_and_compare(World& world, const sampling_options& o, bool every, c
   const bool has_usp = world.size() > 2 && world.size() % 2 == 0;
   topologies.push_back(has_usp ? orrery::any_topology{orrery::usp<2>{}} : orrery::any_topology{orrery::all_gather{}});
   std::vector<std::int64_t> lengths{2048};
-  if (every) {
+  if (o.every) {
     topologies.clear();
     const std::vector<orrery::pass> passes{orrery::pass::forward, orrery::pass::circulate_keys};
     for (const candidate& c : admitted(world.size(), static_cast<int>(o.heads), passes)) {

@@ -129,6 +129,9 @@ measured twice; the shorter time counts.
 - 4 nodes of 4: calls that send to several nodes at once are slower than predicted, by up to 16 %. Two runs of one
   forward differ by up to 28 %.
 - Faster links than 100 Mbit/s: the ranks share two cores, which then limit. The model does not apply.
+
+What a machine predicts that `bench_machine` has calibrated, beside what it then measures, is in
+[machine.md](machine.md).
 )";
   return std::cout ? 0 : 1;
 }

@@ -399,6 +399,10 @@ TEST_CASE("messages slow the tile that they fly behind, where a machine says so"
   const double after = simulate(orrery::ring{}, 4, m, shape).ranks[0].tiles;
   const double tile = before / 4, hop = 2.0 * 1024 * 4 * 64 * 2 / 1e9;
   CHECK(after - before == doctest::Approx(3 * 0.5 * (tile < hop ? tile : hop)));
+  // Where both directions share a link, what a rank sends takes its time from what arrives.
+  m.levels[0].full_duplex = false;
+  const double shared = simulate(orrery::ring{}, 4, m, shape).ranks[0].tiles;
+  CHECK(shared - before == doctest::Approx(3 * 0.5 * (tile < 2 * hop ? tile : 2 * hop)));
 }
 
 TEST_CASE("memory is own tensors, slots and packed copies") {

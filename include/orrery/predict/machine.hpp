@@ -74,7 +74,9 @@ struct machine {
     double call = 0;            ///< seconds of the host for each call
     double step = 0;            ///< for each step
     double message = 0;         ///< for each exchange that is posted
-    double slowed = 0;          ///< share of the time of arriving messages by which they slow the tile of their step
+    /// Share of the time of arriving messages by which they slow the tile of their step; where both directions share a
+    /// link, of all messages that the rank sends and receives.
+    double slowed = 0;
 
     [[nodiscard]] const kernel_rates& rates(schedule::pass p) const noexcept {
       return p == schedule::pass::forward || backward.full == 0 ? forward : backward;

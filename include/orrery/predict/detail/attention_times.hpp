@@ -244,6 +244,9 @@ class attention_times {
                                                    x.from / machine_.ranks_of_level(static_cast<int>(l))) {
         ++l;
       }
+      if (!machine_.levels[l].full_duplex) {  // what is sent takes its time from what arrives
+        for (const block& b : p.sent_by(x)) bytes += sizes_(b.side, x.payload, b);
+      }
       seconds += static_cast<double>(bytes) / machine_.levels[l].bandwidth;
     }
     return machine_.device.slowed * (std::min)(tile, seconds);

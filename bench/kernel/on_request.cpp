@@ -198,9 +198,14 @@ int main(int argc, char** argv) try {
   bench::arguments given{argc, argv, "bench_kernel_on_request [threads = 2]"};
   orrery::thread_team team{static_cast<int>(given.number("threads", 2, 1, 1024))};
   given.finish();
-  std::string last, line;
-  std::unique_ptr<any_tensors> problem;
+  struct known {
+    std::string request;
+    std::unique_ptr<any_tensors> problem;
+  };
+  known of_attention, of_reading;  // the last ones
+  std::string line;
   while (std::getline(std::cin, line)) {
+    auto& [last, problem] = line.starts_with("read ") ? of_reading : of_attention;
     if (line != last) {
       problem = nullptr;
       std::istringstream words{line};

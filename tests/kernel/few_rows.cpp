@@ -146,8 +146,8 @@ TEST_CASE("few queries: a slice of the heads may begin within a group") {
   const auto p = oracle::random_problem<float>(shape_of(2, 50, 12, 3, 32, 32), 3);
   const oracle::answer expected = oracle::solve(p, orrery::full{});
   std::vector<float> q{p.q.begin(), p.q.end()}, k{p.k.begin(), p.k.end()}, v{p.v.begin(), p.v.end()};
-  for (const auto& [first, count] :
-       {std::pair{6, 3}, std::pair{5, 2}, std::pair{4, 8}, std::pair{2, 8}, std::pair{3, 1}}) {
+  for (const auto& heads : {std::pair{6, 3}, std::pair{5, 2}, std::pair{4, 8}, std::pair{2, 8}, std::pair{3, 1}}) {
+    const int first = heads.first, count = heads.second;
     for (const bool all_keys : {false, true}) {
       INFO(count, " heads from ", first);
       std::vector<float> out(static_cast<std::size_t>(2 * count * 32), 7.0f), lse(static_cast<std::size_t>(2 * count));

@@ -236,6 +236,16 @@ class flash_few_rows {
 
   static bool is_dense(const tensor_view<const S>& tensor) noexcept { return tensor.head_stride == tensor.dim; }
 
+  /// Asks for what lies some rows after a row of `count` elements: memory that is not there does no harm.
+  static void ask_ahead(const S* row, std::int64_t stride, std::int64_t count) noexcept {
+    constexpr std::int64_t rows = 8;
+    const auto at = reinterpret_cast<std::uintptr_t>(row) + static_cast<std::uintptr_t>(rows * stride) * sizeof(S);
+    for (std::uintptr_t byte = 0; byte < static_cast<std::uintptr_t>(count) * sizeof(S); byte += 64) {
+      // NOLINTNEXTLINE(performance-no-int-to-ptr): not a pointer into an array, perhaps
+      __builtin_prefetch(reinterpret_cast<const void*>(at + byte), 0, 2);
+    }
+  }
+
   /// The elements of `count` tokens from `first` on: where they are, if they are read once, or copied to scratch.
   operand operand_of(const some_heads& heads, std::int64_t first, std::int64_t count, A* scratch) const {
     const tensor_view<const S>& tensor = heads.of;
@@ -250,6 +260,7 @@ class flash_few_rows {
     for (std::int64_t i = 0; i < count; ++i) {
       const S* from = tensor.at(heads.batch, first + i, heads.first);
       A* to = scratch + i * ld;
+      ask_ahead(from, tensor.sequence_stride, (is_dense(tensor) ? all : 1) * tensor.dim);
       if (whole && is_dense(tensor)) {
         widen(steps_, from, to, all * width);
         continue;

@@ -164,7 +164,7 @@ TEST_CASE_TEMPLATE("shapes: tiny, odd, grouped heads, batches, unequal head dime
 }
 
 TEST_CASE_TEMPLATE("the largest head dimension", Kernel, KERNELS) {
-  const oracle::shape shape{1, 130, 75, 1, 1, 512, 512, 1 / std::sqrt(512.0)};
+  const oracle::shape shape{1, 130, 75, 1, 1, 576, 576, 1 / std::sqrt(576.0)};
   plan how;
   how.queries = contiguous(shape.queries, 1);
   how.keys = contiguous(shape.keys, 1);

@@ -13,7 +13,9 @@
 #include "orrery/host/context.hpp"
 #include "orrery/kernel/cpu/backend.hpp"
 #include "orrery/kernel/cpu/flash_backward.hpp"
+#include "orrery/kernel/cpu/flash_few_rows.hpp"
 #include "orrery/kernel/cpu/flash_forward.hpp"
+#include "orrery/kernel/cpu/grouped_heads.hpp"
 #include "orrery/kernel/cpu/microkernels.hpp"
 #include "orrery/kernel/cpu/simd.hpp"
 #include "orrery/kernel/flash_policies.hpp"
@@ -85,9 +87,22 @@ struct flash : detail::host_backend {
   static void forward(const host_context& context, std::span<const forward_queries<T, accumulator>> queries,
                       std::span<const forward_keys<T>> keys, const head_map& heads, accumulator scale,
                       const Mask& mask) {
-    const detail::flash_forward<T, accumulator, Mask, Policies> tile{
-        queries, keys, heads, scale, mask, detail::flash_steps_for<accumulator>(instructions()), context.threads()};
-    context.for_each(tile.items(), [&](std::int64_t item, const host_context& own) { tile.run(item, own); });
+    const detail::flash_steps<accumulator> steps = detail::flash_steps_for<accumulator>(instructions());
+    const auto run = [&](const auto& tile) {
+      context.for_each(tile.items(), [&](std::int64_t item, const host_context& own) { tile.run(item, own); });
+    };
+    const detail::flash_few_rows<T, accumulator, Mask, Policies> few{queries,          keys, heads, scale, mask, steps,
+                                                                     context.threads()};
+    if (few.suits()) return run(few);
+    const std::int64_t group = detail::query_heads_per_key_head(queries, heads);
+    if (group > 1 && queries.size() == 1 && detail::tokens_of(queries) == 1) {
+      const head_map one_by_one{heads.key_head(0), 0, 1};
+      const auto rows = detail::heads_as_tokens(queries.front(), group);
+      return run(detail::flash_forward<T, accumulator, Mask, Policies>{std::span(&rows, 1), keys, one_by_one, scale,
+                                                                       mask, steps, context.threads()});
+    }
+    run(detail::flash_forward<T, accumulator, Mask, Policies>{queries, keys, heads, scale, mask, steps,
+                                                              context.threads()});
   }
 
   /// The gradients of sum(out * grad_out) with respect to q, k and v accumulate; `lse` and `delta` are the forward's.

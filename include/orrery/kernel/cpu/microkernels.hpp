@@ -20,7 +20,7 @@ namespace orrery::detail {
 /// them is little beside the arithmetic. The forward, which goes through all of its scratch for each block of keys,
 /// stays within a second-level cache. The backward need not: what it holds of keys it reads and writes in order, and a
 /// block of keys twice as long halves the visits to rows of queries, which lie scattered.
-inline constexpr std::int64_t flash_max_head_dim = 512;
+inline constexpr std::int64_t flash_max_head_dim = 576;
 inline constexpr std::int64_t flash_forward_scratch_bytes = 640 * 1024;
 inline constexpr std::int64_t flash_backward_scratch_bytes = 1344 * 1024;
 
@@ -143,6 +143,26 @@ struct flash_steps {
   void (*score_gradients)(const T* grad_out, std::int64_t ld_grad_out, const T* values, std::int64_t depth,
                           const T* delta, const T* probabilities, T* to, std::int64_t ld, std::int64_t rows,
                           std::int64_t width);
+
+  /// For few rows of each of some heads: scores[head][rows x count] = queries[head][rows x depth] * keys[head][count x
+  /// depth]^T; depth is a multiple of `lanes`. Rows of queries and scores lie head by head, and keys of a head
+  /// `head_stride` after those of the one before. Scores after the last, up to a multiple of `lanes`, may become
+  /// anything.
+  void (*dots)(const T* queries, std::int64_t ld_queries, std::int64_t rows, std::int64_t heads, const T* keys,
+               std::int64_t ld_keys, std::int64_t head_stride, std::int64_t count, std::int64_t depth, T* scores,
+               std::int64_t ld);
+
+  /// For few rows: `softmax` of one row, whose scores lie side by side; count is a multiple of `lanes`.
+  void (*row_softmax)(T* scores, std::int64_t count, T& largest, T& sum, T& factor);
+
+  /// For few rows of each of some heads: out[head][rows x width] += weights[head][rows x keys] * values[head][keys x
+  /// width], likewise; width is a multiple of `lanes`.
+  void (*weigh)(const T* weights, std::int64_t ld_weights, std::int64_t rows, std::int64_t heads, const T* values,
+                std::int64_t ld_values, std::int64_t head_stride, std::int64_t keys, T* out, std::int64_t ld,
+                std::int64_t width);
+
+  /// to[i] += from[i], and from[i] = 0; count is a multiple of `lanes`.
+  void (*move_sums)(T* from, T* to, std::int64_t count);
 
   /// Carries a short sum over to a long one: total[i] += part[i] * factor, and part[i] becomes what that addition lost,
   /// times `back` (1 / factor), so that the long sum's roundings do not add up. For any count.

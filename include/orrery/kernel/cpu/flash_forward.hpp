@@ -28,12 +28,13 @@ namespace orrery::detail {
 /// rows), so that threads may share it in any way without changing a bit of the result.
 ///
 /// An item loads its queries and their running state once, meets all keys, and stores once. Scratch:
-/// `flash_forward_scratch_bytes` of stack. K and V are copied to scratch block by block, because their rows may lie a
-/// power of two apart, where the rows of a product would evict each other from the cache.
+/// `flash_forward_scratch_bytes` and `flash_forward_totals_bytes` of stack. K and V are copied to scratch block by
+/// block, because their rows may lie a power of two apart, where the rows of a product would evict each other from the
+/// cache.
 ///
 /// Sums over keys are made in three steps, so that their error does not grow with the number of keys: of a block of
 /// keys, from zero; of 16 blocks; and these are added to totals, together with what the addition before has lost (see
-/// flash_steps::carry). The totals take as much stack again, which is touched only where there are more keys.
+/// flash_steps::carry). The totals' stack is touched only where there are more keys.
 ///
 /// Source: Dao, arXiv 2307.08691, algorithm 1, transposed (see flash_steps).
 template <class S, class A, mask Mask, class Policies = flash_policies>
@@ -94,6 +95,7 @@ class flash_forward : flash_tile<forward_queries<S, A>, forward_keys<S>, A, Mask
                 "orrery: a policy of flash needs .most_keys a multiple of 32, and .blocks_in_part of at least 1");
   using seen_keys = flash_seen_keys<most_keys>;
   static constexpr std::int64_t scratch_elements = flash_forward_scratch_bytes / static_cast<std::int64_t>(sizeof(A));
+  static constexpr std::int64_t totals_elements = flash_forward_totals_bytes / static_cast<std::int64_t>(sizeof(A));
 
   std::int64_t items_of(const forward_queries<S, A>& block) const noexcept {
     return block.q.batch * block.q.heads * token_blocks{block.positions, row_block_, steps_.columns}.count();
@@ -103,6 +105,7 @@ class flash_forward : flash_tile<forward_queries<S, A>, forward_keys<S>, A, Mask
 
   std::int64_t elements(std::int64_t rows, std::int64_t keys) const noexcept {
     constexpr std::int64_t slack = 10 * 16;  // what `padded` may add to each array
+    if (rows * (value_rows() + 2) + slack > totals_elements) return scratch_elements + 1;
     return rows * (key_dim_ + value_rows() + 2) + keys * (2 * (key_ld() + value_ld()) + steps_.columns) +
            steps_.columns + slack;
   }
@@ -125,8 +128,7 @@ class flash_forward : flash_tile<forward_queries<S, A>, forward_keys<S>, A, Mask
     work.next_keys = cursor.take(key_block_ * key_ld());
     work.next_values = cursor.take(key_block_ * value_ld());
     work.scores = cursor.take(key_block_ * steps_.columns);
-    // No more than the other arrays of rows.
-    alignas(64) A memory_of_totals[static_cast<std::size_t>(scratch_elements)];
+    alignas(64) A memory_of_totals[static_cast<std::size_t>(totals_elements)];
     scratch_cursor<A> totals{memory_of_totals};
     work.total_out = totals.take(padded_rows * value_rows());
     work.total_sum = totals.take(padded_rows);

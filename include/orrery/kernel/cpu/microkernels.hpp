@@ -21,7 +21,8 @@ namespace orrery::detail {
 /// stays within a second-level cache. The backward need not: what it holds of keys it reads and writes in order, and a
 /// block of keys twice as long halves the visits to rows of queries, which lie scattered.
 inline constexpr std::int64_t flash_max_head_dim = 576;
-inline constexpr std::int64_t flash_forward_scratch_bytes = 640 * 1024;
+inline constexpr std::int64_t flash_forward_scratch_bytes = 1024 * 1024;
+inline constexpr std::int64_t flash_forward_totals_bytes = 320 * 1024;
 inline constexpr std::int64_t flash_backward_scratch_bytes = 1344 * 1024;
 
 /// How much larger than the largest score so far (of which weights are relative) a score may be, in powers of two: far

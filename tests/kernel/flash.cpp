@@ -18,7 +18,7 @@ namespace {
 
 /// Contiguous tensors of one small attention, and calls that run its work items in some order.
 struct tensors {
-  static constexpr std::int64_t batch = 2, n = 600, query_heads = 4, key_heads = 2, dim = 128;
+  static constexpr std::int64_t batch = 2, n = 900, query_heads = 4, key_heads = 2, dim = 128;
   std::vector<float> q, k, v, grad_out, out, grad_q, grad_k, grad_v, lse, delta;
   orrery::segments positions = kernel_test::piece(0, n);
   orrery::head_map heads{0, 0, query_heads / key_heads};

@@ -80,9 +80,12 @@ class schedule_page {
   }
 
  private:
-  /// 0: query operands, or both sides'; 1: key operands; 2: partials.
+  /// 0: query operands; 1: key operands; 2: partials; 3: operands of both sides.
   [[nodiscard]] static int kind(const program& p, const exchange& x) {
-    return x.payload == payload::partial ? 2 : p.sent_by(x)[0].side == side::query ? 0 : 1;
+    if (x.payload == payload::partial) return 2;
+    bool has[2] = {false, false};
+    for (const block& b : p.sent_by(x)) has[b.side == side::key ? 1 : 0] = true;
+    return has[0] && has[1] ? 3 : has[1] ? 1 : 0;
   }
   /// "query 0-3, key 0-3 in slice 2".
   [[nodiscard]] static std::string text_of(const program& p, const exchange& x) {

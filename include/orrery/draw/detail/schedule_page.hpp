@@ -8,10 +8,10 @@ namespace orrery::detail {
 /// The page of `schedule_html` before its data: a style, the elements, and a script that draws `schedule`.
 inline constexpr const char* schedule_page_head = R"page(<style>
 :root { --ink: #1f2328; --paper: #ffffff; --soft: #eaeef2; --line: #8c959f; --idle: #d1d9e0; --on: #ffffff;
-  --tile: #1f6fb5; --query: #9457b8; --key: #2f8f4e; --partial: #c9700c; }
+  --tile: #1f6fb5; --query: #9457b8; --key: #2f8f4e; --partial: #c9700c; --both: #c0396b; }
 @media (prefers-color-scheme: dark) {
   :root { --ink: #e6edf3; --paper: #0d1117; --soft: #161b22; --line: #6e7681; --idle: #30363d; --on: #ffffff;
-    --tile: #2f81cf; --query: #b07fd8; --key: #46b06a; --partial: #e08e2b; }
+    --tile: #2f81cf; --query: #b07fd8; --key: #46b06a; --partial: #e08e2b; --both: #e0679a; }
 }
 body { font: 14px "DejaVu Sans", Verdana, sans-serif; color: var(--ink); background: var(--paper); margin: 16px; }
 h1 { font-size: 18px; margin: 0 0 8px; }
@@ -47,6 +47,7 @@ svg .late { stroke-dasharray: 6 4; }
 <div class="legend">
 <span><i style="background:var(--tile)"></i>computes</span><span><i style="background:var(--idle)"></i>does not</span>
 <span><i style="background:var(--query)"></i>query operands</span><span><i style="background:var(--key)"></i>key operands</span>
+<span><i style="background:var(--both)"></i>both</span>
 <span><i style="background:var(--partial)"></i>partials</span><span>dashed: posted in a step before</span>
 </div>
 <div id="main">
@@ -60,8 +61,8 @@ svg .late { stroke-dasharray: 6 4; }
 /// messages as [posted, complete before, to, lane, kind, text of blocks, bytes].
 inline constexpr const char* schedule_page_script = R"page(
 const $ = id => document.getElementById(id), world = schedule.ranks.length;
-const colours = ["var(--query)", "var(--key)", "var(--partial)"];
-const kinds = ["query operands", "key operands", "partials"];
+const colours = ["var(--query)", "var(--key)", "var(--partial)", "var(--both)"];
+const kinds = ["query operands", "key operands", "partials", "operands"];
 const make = (name, attributes, text) => {
   const made = document.createElementNS("http://www.w3.org/2000/svg", name);
   for (const key in attributes) made.setAttribute(key, attributes[key]);
@@ -115,7 +116,7 @@ const draw = () => {
     if (m[0] === now) { ++posted; bytes += m[6]; }
     shown.push([rank, m]);
   }));
-  const faint = shown.length > 400 ? 0.25 : shown.length > 100 ? 0.55 : 0.9;
+  const faint = shown.length > 2000 ? 0.05 : shown.length > 400 ? 0.25 : shown.length > 100 ? 0.55 : 0.9;
   for (const [rank, m] of shown) {
     const a = at(rank, radius - disc - 2), b = at(m[2], radius - disc - 2);
     // Bent towards the centre, the two directions apart.

@@ -208,6 +208,7 @@ TEST_CASE("cards of nodes, several ports, half duplex and buses") {
   machine bus = flat(1e9, 1e-5, 4);
   bus.levels[0].shared_by = "cluster";
   CHECK(seconds(bus, {{0, 1}, {2, 3}}, 1000000) == doctest::Approx(2e-3));
+  CHECK(exchanged(4, {{0, 1}, {2, 3}}, bus, {1000000, 0, 1000000, 0}).bound_communication() == doctest::Approx(2e-3));
 }
 
 TEST_CASE("a message begins when both its ends have posted it") {

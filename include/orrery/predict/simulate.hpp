@@ -71,15 +71,22 @@ namespace orrery {
 /// beforehand) predictions were off by 5.6 % on average and by 28.7 % at worst; what was calibrated on the same machine
 /// and kernels by less. Not modelled: other work of a trainer, congestion inside switches, many ranks on one processor.
 ///
-/// Costs the proof of the schedule, once in a process, and see the other `simulate`. Throws `std::invalid_argument`
-/// where the operator's constructor would, for sizes, heads, masks and layouts, and as the other `simulate` does.
+/// Where ranks do the same at the same time, one of them is simulated for all: of a topology with a `symmetric_grid`
+/// (`ring`, `double_ring`, `all_gather`, `concentric`, `ulysses`, and these in `all_to_all` and `placed`), under a mask
+/// that hides nothing, with shards and slices of equal size, ranks of equal speed, and no timeline. The times are those
+/// of the whole world but for rounding. Nothing is proven then. Else costs the proof of the schedule, once in a
+/// process, and see the other `simulate`.
+///
+/// Throws `std::invalid_argument` where the operator's constructor would, for sizes, heads, masks and layouts, as the
+/// other `simulate` does, and where a world is too large to simulate rank by rank.
 template <topology Topology, mask Mask = full, layout Layout = contiguous>
 [[nodiscard]] prediction simulate(const Topology& topology, int world, const machine& m, const attention_shape& shape,
                                   const Mask& mask = {}, const Layout& layout = {},
                                   const simulation_options& options = {}) {
   return detail::program_simulation{
-      detail::time_attention(any_topology{topology}, world, m, shape, mask, detail::layout_source{layout}, options), m,
-      options.with_timeline}
+      detail::time_attention(any_topology{topology}, world, m, shape, mask, detail::layout_source{layout}, options,
+                             !options.with_timeline),
+      m, options.with_timeline}
       .run();
 }
 

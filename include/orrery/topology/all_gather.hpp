@@ -6,6 +6,7 @@
 #include <string>
 
 #include "orrery/schedule/block.hpp"
+#include "orrery/schedule/list.hpp"
 #include "orrery/schedule/program.hpp"
 #include "orrery/topology/concentric.hpp"
 
@@ -19,6 +20,9 @@ namespace orrery {
 struct all_gather {
   [[nodiscard]] static std::string name() { return "all_gather"; }
   [[nodiscard]] static constexpr int team(int) { return 1; }
+  [[nodiscard]] static constexpr schedule::list<int> symmetric_grid(int world) {
+    return detail::concentric_grid(world, 1, world);
+  }
   [[nodiscard]] static constexpr orrery::schedule::program program(int rank, int world,
                                                                    schedule::pass p = schedule::pass::forward) {
     return detail::concentric_program(rank, world, 1, world, p);

@@ -9,6 +9,7 @@
 #include "orrery/schedule/builder.hpp"
 #include "orrery/schedule/list.hpp"
 #include "orrery/schedule/program.hpp"
+#include "orrery/topology/concentric.hpp"
 #include "orrery/topology/detail/refusing_part.hpp"
 #include "orrery/topology/ring.hpp"
 #include "orrery/topology/topology.hpp"
@@ -82,6 +83,15 @@ struct place_in_groups {
   return schedule;
 }
 
+/// Groups, and the grid across them; empty if that is.
+[[nodiscard]] constexpr list<int> all_to_all_grid(int U, const list<int>& across) {
+  list<int> extents;
+  if (across.empty()) return extents;
+  extents.push_back(U);
+  for (const int extent : across) extents.push_back(extent);
+  return extents;
+}
+
 /// Null, or why `all_to_all` refuses the world, whatever its inner topology says.
 [[nodiscard]] constexpr const char* all_to_all_refusal(int world, int U) {
   return world % U == 0 ? nullptr : "needs a world that U divides: choose U from the world's divisors, or ring";
@@ -118,6 +128,9 @@ struct all_to_all {
     return {&detail::name_of_type<Inner>, world / U};
   }
   [[nodiscard]] static constexpr int slices(int world) { return U * slices_of(Inner{}, world / U); }
+  [[nodiscard]] static constexpr schedule::list<int> symmetric_grid(int world) {
+    return detail::all_to_all_grid(U, detail::symmetric_grid_of(Inner{}, world / U));
+  }
   [[nodiscard]] static constexpr int team(int world) requires(requires { Inner{}.team(1); }) {
     return U * Inner{}.team(world / U);
   }
@@ -140,6 +153,9 @@ struct ulysses {
   [[nodiscard]] static std::string name() { return "ulysses"; }
   [[nodiscard]] static constexpr int slices(int world) { return world; }
   [[nodiscard]] static constexpr int team(int world) { return world; }
+  [[nodiscard]] static constexpr schedule::list<int> symmetric_grid(int world) {
+    return detail::concentric_grid(world, 1, world);
+  }
   [[nodiscard]] static constexpr orrery::schedule::program program(int rank, int world,
                                                                    schedule::pass p = schedule::pass::forward) {
     return detail::all_to_all_program(ring::program(0, 1, p), rank, world, world);

@@ -45,6 +45,8 @@ class any_topology {
   [[nodiscard]] int slices(int world) const { return held_->slices(world); }
   /// Into how many chunks its programs cut each shard: 1, unless they are data (see `precomputed`).
   [[nodiscard]] int chunks() const { return held_->chunks(); }
+  /// The grid in which all programs are alike; empty if the topology names none.
+  [[nodiscard]] schedule::list<int> symmetric_grid(int world) const { return held_->symmetric_grid(world); }
   /// Throws `std::invalid_argument` if the topology does not say how large its teams are.
   [[nodiscard]] int team(int world) const { return held_->team(world); }
   [[nodiscard]] orrery::schedule::program program(int rank, int world,
@@ -80,6 +82,7 @@ class any_topology {
     [[nodiscard]] virtual detail::refusing_part refusing_part(int world, schedule::pass p) const = 0;
     [[nodiscard]] virtual int slices(int world) const = 0;
     [[nodiscard]] virtual int chunks() const = 0;
+    [[nodiscard]] virtual schedule::list<int> symmetric_grid(int world) const = 0;
     [[nodiscard]] virtual int team(int world) const = 0;
     [[nodiscard]] virtual orrery::schedule::program program(int rank, int world, schedule::pass p) const = 0;
     [[nodiscard]] virtual schedule::list<orrery::schedule::program> programs(int world, schedule::pass p) const = 0;
@@ -116,6 +119,9 @@ class any_topology {
     }
     [[nodiscard]] int slices(int world) const override { return slices_of(held, world); }
     [[nodiscard]] int chunks() const override { return detail::chunks_of(held); }
+    [[nodiscard]] schedule::list<int> symmetric_grid(int world) const override {
+      return detail::symmetric_grid_of(held, world);
+    }
     [[nodiscard]] int team(int world) const override {
       if constexpr (topology_of_teams<Topology>) {
         return held.team(world);

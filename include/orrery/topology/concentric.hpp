@@ -7,6 +7,7 @@
 
 #include "orrery/schedule/block.hpp"
 #include "orrery/schedule/builder.hpp"
+#include "orrery/schedule/list.hpp"
 #include "orrery/schedule/program.hpp"
 
 namespace orrery::detail {
@@ -58,6 +59,15 @@ namespace orrery::detail {
   return schedule;
 }
 
+/// Rows, columns of a station, and stations.
+[[nodiscard]] constexpr list<int> concentric_grid(int world, int A, int B) {
+  list<int> extents;
+  extents.push_back(A);
+  extents.push_back(B);
+  extents.push_back(world / (A * B));
+  return extents;
+}
+
 /// Null, or why `concentric` refuses the world.
 [[nodiscard]] constexpr const char* concentric_refusal(int world, int A, int B) {
   return world % (A * B) == 0 ? nullptr
@@ -89,6 +99,9 @@ struct concentric {
     return detail::concentric_refusal(world, A, B);
   }
   [[nodiscard]] static constexpr int team(int) { return A; }
+  [[nodiscard]] static constexpr schedule::list<int> symmetric_grid(int world) {
+    return detail::concentric_grid(world, A, B);
+  }
   [[nodiscard]] static constexpr orrery::schedule::program program(int rank, int world,
                                                                    schedule::pass p = schedule::pass::forward) {
     return detail::concentric_program(rank, world, A, B, p);

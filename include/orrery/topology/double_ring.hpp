@@ -7,12 +7,21 @@
 
 #include "orrery/schedule/block.hpp"
 #include "orrery/schedule/builder.hpp"
+#include "orrery/schedule/list.hpp"
 #include "orrery/schedule/program.hpp"
 
 namespace orrery::detail {
 
 /// The schedule behind `double_ring`, with I known at run time. I must divide the world.
 [[nodiscard]] constexpr schedule::program double_ring_program(int rank, int world, int I, schedule::pass p);
+
+/// Inner rings, and the outer one.
+[[nodiscard]] constexpr list<int> double_ring_grid(int world, int I) {
+  list<int> extents;
+  extents.push_back(I);
+  extents.push_back(world / I);
+  return extents;
+}
 
 /// Null, or why `double_ring` refuses the world.
 [[nodiscard]] constexpr const char* double_ring_refusal(int world, int I) {
@@ -38,6 +47,9 @@ struct double_ring {
     return detail::double_ring_refusal(world, I);
   }
   [[nodiscard]] static constexpr int team(int) { return I; }
+  [[nodiscard]] static constexpr schedule::list<int> symmetric_grid(int world) {
+    return detail::double_ring_grid(world, I);
+  }
 
   [[nodiscard]] static constexpr orrery::schedule::program program(int rank, int world,
                                                                    schedule::pass p = schedule::pass::forward) {

@@ -10,6 +10,7 @@
 
 #include "orrery/schedule/block.hpp"
 #include "orrery/schedule/detail/names.hpp"
+#include "orrery/schedule/list.hpp"
 #include "orrery/schedule/program.hpp"
 #include "orrery/topology/all_gather.hpp"
 #include "orrery/topology/all_to_all.hpp"
@@ -30,6 +31,7 @@ struct named_double_ring {
   [[nodiscard]] std::string name() const { return "double_ring<" + std::to_string(inner) + ">"; }
   [[nodiscard]] const char* unsupported_reason(int world) const { return double_ring_refusal(world, inner); }
   [[nodiscard]] int team(int) const { return inner; }
+  [[nodiscard]] list<int> symmetric_grid(int world) const { return double_ring_grid(world, inner); }
   [[nodiscard]] orrery::schedule::program program(int rank, int world, pass p = pass::forward) const {
     return double_ring_program(rank, world, inner, p);
   }
@@ -57,6 +59,7 @@ struct named_concentric {
   }
   [[nodiscard]] const char* unsupported_reason(int world) const { return concentric_refusal(world, row, bundle); }
   [[nodiscard]] int team(int) const { return row; }
+  [[nodiscard]] list<int> symmetric_grid(int world) const { return concentric_grid(world, row, bundle); }
   [[nodiscard]] orrery::schedule::program program(int rank, int world, pass p = pass::forward) const {
     return concentric_program(rank, world, row, bundle, p);
   }
@@ -81,6 +84,9 @@ struct named_all_to_all {
   /// For a world that is refused, some number that does not overflow.
   [[nodiscard]] int slices(int world) const { return world % group == 0 ? group * inner.slices(world / group) : 1; }
   [[nodiscard]] int team(int world) const { return world % group == 0 ? group * inner.team(world / group) : 1; }
+  [[nodiscard]] list<int> symmetric_grid(int world) const {
+    return all_to_all_grid(group, inner.symmetric_grid(world / group));
+  }
   [[nodiscard]] orrery::schedule::program program(int rank, int world, pass p = pass::forward) const {
     return all_to_all_program(inner.program(rank / group, world / group, p), rank, world, group);
   }

@@ -105,6 +105,20 @@ struct placed {
   [[nodiscard]] constexpr int slices(int world) const { return slices_of(topology, world); }
   [[nodiscard]] constexpr int chunks() const { return detail::chunks_of(topology); }
 
+  /// The topology's, its coordinates in the other order where rings are in nodes.
+  [[nodiscard]] constexpr schedule::list<int> symmetric_grid(int world) const {
+    schedule::list<int> extents;
+    if constexpr (std::same_as<Placement, teams_in_nodes> || std::same_as<Placement, rings_in_nodes>) {
+      const schedule::list<int> written = detail::symmetric_grid_of(topology, world);
+      const int team = std::same_as<Placement, teams_in_nodes> ? 1 : topology.team(world);
+      int in_team = 0, ranks = 1;
+      while (in_team < written.size() && ranks < team) ranks *= written[in_team++];
+      if (ranks != team) return extents;
+      for (int i = in_team; i < written.size(); ++i) extents.push_back(written[i]);
+      for (int i = 0; i < in_team; ++i) extents.push_back(written[i]);
+    }
+    return extents;
+  }
   /// Where each rank of the topology goes. The world must be admitted.
   [[nodiscard]] constexpr schedule::list<int> ranks(int world, schedule::pass p = schedule::pass::forward) const {
     schedule::list<int> to = placement.ranks(topology, world, p);

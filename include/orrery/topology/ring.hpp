@@ -6,6 +6,7 @@
 #include <string>
 
 #include "orrery/schedule/block.hpp"
+#include "orrery/schedule/list.hpp"
 #include "orrery/schedule/program.hpp"
 #include "orrery/topology/concentric.hpp"
 
@@ -20,6 +21,9 @@ namespace orrery {
 struct ring {
   [[nodiscard]] static std::string name() { return "ring"; }
   [[nodiscard]] static constexpr int team(int) { return 1; }
+  [[nodiscard]] static constexpr schedule::list<int> symmetric_grid(int world) {
+    return detail::concentric_grid(world, 1, 1);
+  }
   [[nodiscard]] static constexpr orrery::schedule::program program(int rank, int world,
                                                                    schedule::pass p = schedule::pass::forward) {
     return detail::concentric_program(rank, world, 1, 1, p);

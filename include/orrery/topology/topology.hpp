@@ -34,7 +34,13 @@ namespace orrery {
 /// - `constexpr int chunks() const`: into how many chunks its programs cut each shard (1 without it). Topologies in
 ///   closed form write whole shards, which operators cut where that pays;
 /// - `constexpr list<program> programs(int world, pass) const`: the programs of all ranks, where writing them together
-///   is cheaper.
+///   is cheaper;
+/// - `constexpr list<int> symmetric_grid(int world) const`: the extents of a grid of ranks, the innermost first, in
+/// which
+///   all programs are alike. With {X, Y} rank r is at (r % X, r / X); counting a coordinate of all ranks and shards on
+///   by one, modulo its extent, makes one rank's program another's, but for the order of blocks in a message or tile,
+///   and for slices. `simulate` then needs few ranks of a large world. It is a promise, which
+///   `schedule::is_symmetric` checks in a test.
 template <class Topology>
 concept topology = std::copy_constructible<Topology> &&(
     requires(const Topology& t) {
@@ -121,6 +127,16 @@ template <topology Topology>
     return t.chunks();
   } else {
     return 1;
+  }
+}
+
+/// The grid in which all programs are alike; empty if the topology names none.
+template <topology Topology>
+[[nodiscard]] constexpr list<int> symmetric_grid_of(const Topology& t, int world) {
+  if constexpr (requires { t.symmetric_grid(world); }) {
+    return t.symmetric_grid(world);
+  } else {
+    return {};
   }
 }
 

@@ -267,9 +267,10 @@ class attention_times {
                                   int chunks) {
     tile_key key;
     for (const auto& blocks : {queries, keys}) {
-      for (const held_block& b : blocks)
-        key.add(static_cast<std::uint64_t>(b.block.shard) * static_cast<std::uint64_t>(chunks) + b.block.chunk);
-      key.add(~std::uint64_t{0});
+      for (const held_block& b : blocks) {
+        const auto shard = static_cast<std::uint64_t>(b.block.shard) * 2 + (b.block.side == side::key ? 1 : 0);
+        key.add(shard * static_cast<std::uint64_t>(chunks) + b.block.chunk);
+      }
     }
     const auto [known, is_new] = tiles_.try_emplace(key);
     if (is_new) known->second = count(queries, keys, chunks);
@@ -297,16 +298,18 @@ class attention_times {
     return w;
   }
 
-  /// Two hashes of the numbers of blocks, 128 bits: that two tiles of one schedule have the same is not to be expected.
+  /// Two sums of hashes of the numbers of blocks, 128 bits: that two tiles of one schedule have the same is not to be
+  /// expected. Sums, since ranks name the blocks of one tile in different orders.
   struct tile_key {
-    std::uint64_t first = 0x9e3779b97f4a7c15u;
-    std::uint64_t second = 0xc2b2ae3d27d4eb4fu;
+    std::uint64_t first = 0;
+    std::uint64_t second = 0;
 
     void add(std::uint64_t number) noexcept {
-      first = (first ^ number) * 0xff51afd7ed558ccdu;
-      first ^= first >> 32;
-      second = (second + number) * 0xc4ceb9fe1a85ec53u;
-      second ^= second >> 29;
+      number = (number + 0x9e3779b97f4a7c15u) * 0xff51afd7ed558ccdu;
+      number = (number ^ number >> 32) * 0xc4ceb9fe1a85ec53u;
+      first += number ^ number >> 29;
+      number = (number ^ 0xc2b2ae3d27d4eb4fu) * 0x9fb21c651e98df25u;
+      second += number ^ number >> 31;
     }
     bool operator==(const tile_key&) const = default;
   };

@@ -24,18 +24,20 @@
 namespace orrery::detail {
 
 /// Simulates a schedule on a machine. Each rank does its steps in their order: it awaits what must have completed,
-/// merges, posts, and computes. A message is under way when both its ends have posted it.
+/// merges, posts, and computes. A message is under way when both its ends have posted it. Ranks are those of the
+/// schedule's orbits: one stands for all of its orbit, until the end.
 class program_simulation {
  public:
   /// The machine is right for the world.
   program_simulation(const timed_schedule& schedule, const machine& m, bool with_timeline)
       : schedule_{schedule},
         machine_{m},
-        routes_{schedule.programs, m, schedule.bytes},
+        routes_{schedule.programs, schedule.orbits, m, schedule.bytes},
         with_timeline_{with_timeline},
         ports_{routes_.capacities()},
         ranks_(static_cast<std::size_t>(schedule.programs.size())) {
-    for (const message_routes::port_pair& one : routes_.pairs()) ports_.add_class(one.out, one.in, one.most);
+    for (const message_routes::port_pair& one : routes_.pairs())
+      ports_.add_class(one.out, one.in, one.most, one.out_weight, one.in_weight);
     messages_.resize(routes_.messages().size());
     for (int rank = 0; rank < schedule.programs.size(); ++rank) {
       const program& p = schedule.programs[rank];
@@ -51,13 +53,13 @@ class program_simulation {
 
   /// Throws `std::invalid_argument` if the programs do not end.
   [[nodiscard]] prediction run() {
-    const int world = schedule_.programs.size();
-    result_.world = world;
-    result_.pass = world == 0 ? pass::forward : schedule_.programs[0].pass;
+    const int ranks = schedule_.programs.size();
+    result_.world = schedule_.orbits.world();
+    result_.pass = ranks == 0 ? pass::forward : schedule_.programs[0].pass;
     result_.machine = machine_.name;
     result_.schedule = schedule_.note;
     result_.ranks.resize(ranks_.size());
-    for (int rank = 0; rank < world; ++rank) begin_rank(rank);
+    for (int rank = 0; rank < ranks; ++rank) begin_rank(rank);
     share(0);
     while (!events_.empty()) {
       const double now = events_.top().at;
@@ -65,11 +67,11 @@ class program_simulation {
       while (!events_.empty() && events_.top().at <= until) {
         const event e = events_.top();
         events_.pop();
-        handle(now, e);
+        handle(now, until, e);
       }
       share(now);
     }
-    for (int rank = 0; rank < world; ++rank) {
+    for (int rank = 0; rank < ranks; ++rank) {
       if (state(rank).phase != rank_phase::done) refuse_deadlock(rank);
     }
     finish();
@@ -93,8 +95,8 @@ class program_simulation {
   struct event {
     double at;
     std::int64_t order;  // of events at one time, the earlier first
-    enum class kind : std::uint8_t { rank, arrival, completion } what;
-    int which;
+    enum class kind : std::uint8_t { rank, arrival, arrivals, completion } what;
+    int which;  // a rank, message, entry of batches_, or component of ports
     std::uint32_t version = 0;
 
     bool operator<(const event& other) const noexcept {
@@ -120,7 +122,7 @@ class program_simulation {
   }
   void share(double now) {
     ports_.share(
-        now, [&](const shared_ports::completion& c) { push(c.at, event::kind::completion, c.of_class, c.version); });
+        now, [&](const shared_ports::completion& c) { push(c.at, event::kind::completion, c.component, c.version); });
   }
   void begin_rank(int rank) {
     const double begin = times(rank).begin;
@@ -133,12 +135,20 @@ class program_simulation {
     state(rank).step = -1;
     push(begin, event::kind::rank, rank);
   }
-  void handle(double now, const event& e) {
+  void handle(double now, double until, const event& e) {
     if (e.what == event::kind::arrival) {
       arrive(now, e.which);
+    } else if (e.what == event::kind::arrivals) {
+      std::vector<int> batch;
+      batch.swap(batches_[static_cast<std::size_t>(e.which)]);
+      free_batches_.push_back(e.which);
+      for (const int m : batch) arrive(now, m);
+      batch.clear();
+      batch.swap(batches_[static_cast<std::size_t>(e.which)]);  // keeps its memory
     } else if (e.what == event::kind::completion) {
       if (!ports_.is_valid({e.at, e.which, e.version})) return;
-      ports_.complete(now, e.which, [&](int m) { push(now + latency(m), event::kind::arrival, m); });
+      ports_.complete(now, until, e.which, [&](int m) { ended_.push_back(m); });
+      send_off(now);
     } else {
       rank_state& s = state(e.which);
       if (s.phase == rank_phase::merging) {
@@ -152,16 +162,43 @@ class program_simulation {
     }
   }
 
+  /// The messages in `ended_` arrive after the latency of their level: one event for each level.
+  void send_off(double now) {
+    if (ended_.size() == 1) {
+      push(now + latency(ended_[0]), event::kind::arrival, ended_[0]);
+      ended_.clear();
+    }
+    for (std::size_t l = 0; l < machine_.levels.size() && !ended_.empty(); ++l) {
+      int batch = -1;
+      for (const int m : ended_) {
+        if (route(m).level != static_cast<int>(l)) continue;
+        if (batch < 0) batch = new_batch();
+        batches_[static_cast<std::size_t>(batch)].push_back(m);
+      }
+      if (batch >= 0) push(now + machine_.levels[l].latency, event::kind::arrivals, batch);
+    }
+    ended_.clear();
+  }
+  [[nodiscard]] int new_batch() {
+    if (free_batches_.empty()) {
+      free_batches_.push_back(static_cast<int>(batches_.size()));
+      batches_.emplace_back();
+    }
+    const int batch = free_batches_.back();
+    free_batches_.pop_back();
+    return batch;
+  }
+
   void arrive(double now, int which) {
     const message_routes::message& m = route(which);
     if (with_timeline_) {
       const message_state& s = messages_[static_cast<std::size_t>(which)];
       const int posted = program_of(m.from).exchanges[m.sender - routes_.first_exchange(m.from)].posted;
       result_.timeline.push_back(
-          {span_kind::message, m.from, posted, s.begun_at, now, m.to, m.lane, m.bytes, s.posted_at});
+          {span_kind::message, m.from, posted, s.begun_at, now, m.to_rank, m.lane, m.bytes, s.posted_at});
     }
-    close(now, m.from, m.sender, m.to);
-    close(now, m.to, m.receiver, m.from);
+    close(now, m.from, m.sender, m.to_rank);
+    close(now, m.to, m.receiver, m.from_rank);
   }
   /// One end of an exchange is done.
   void close(double now, int rank, int exchange, int peer) {
@@ -263,15 +300,27 @@ class program_simulation {
       if (rank < schedule_.memory.size()) r.peak_bytes = schedule_.memory[rank];
     }
     result_.levels = routes_.uses();
+    if (schedule_.orbits.is_folded()) unfold();
     std::stable_sort(result_.timeline.begin(), result_.timeline.end(),
                      [](const prediction::span& a, const prediction::span& b) {
                        return std::tie(a.rank, a.begin) < std::tie(b.rank, b.begin);
                      });
   }
+  /// Writes the times of all ranks.
+  void unfold() {
+    const rank_orbits& orbits = schedule_.orbits;
+    std::vector<prediction::rank_times> all(static_cast<std::size_t>(orbits.world()));
+    for (int rank = 0; rank < orbits.world(); ++rank) {
+      prediction::rank_times& r = all[static_cast<std::size_t>(rank)];
+      r = result_.ranks[static_cast<std::size_t>(orbits.orbit_of(rank))];
+      if (r.waits_for >= 0) r.waits_for = orbits.moved_back(rank, r.waits_for);
+    }
+    result_.ranks = std::move(all);
+  }
   [[noreturn]] void refuse_deadlock(int rank) {
-    throw std::invalid_argument{"orrery: simulate: the schedule does not end: rank " + std::to_string(rank) +
-                                " waits for ever before step " + std::to_string(state(rank).step) +
-                                "; verify(...) says what is wrong"};
+    throw std::invalid_argument{"orrery: simulate: the schedule does not end: rank " +
+                                std::to_string(schedule_.orbits.representative(rank)) + " waits for ever before step " +
+                                std::to_string(state(rank).step) + "; verify(...) says what is wrong"};
   }
 
   const timed_schedule& schedule_;
@@ -283,6 +332,9 @@ class program_simulation {
   std::vector<int> open_ends_;  // of each exchange
   std::vector<message_state> messages_;
   std::priority_queue<event> events_;
+  std::vector<int> ended_;                 // messages of which the last byte was just sent
+  std::vector<std::vector<int>> batches_;  // messages that arrive together
+  std::vector<int> free_batches_;
   std::int64_t order_ = 0;
   prediction result_;
 };

@@ -9,6 +9,7 @@
 #include <utility>
 #include <vector>
 
+#include "orrery/predict/detail/rank_orbits.hpp"
 #include "orrery/predict/machine.hpp"
 #include "orrery/schedule/block.hpp"
 #include "orrery/schedule/list.hpp"
@@ -26,12 +27,13 @@ struct step_times {
 };
 
 /// The finished programs of all ranks, with what their steps take and what their exchanges send: all that a simulation
-/// or an export needs.
+/// or an export needs. For a simulation, those of one rank of each orbit.
 struct timed_schedule {
-  list<program> programs;
+  rank_orbits orbits;
+  list<program> programs;  ///< of the orbits' representatives
   std::vector<step_times> times;
-  std::vector<std::vector<std::int64_t>> bytes;  ///< that each exchange of each rank sends
-  std::vector<std::int64_t> memory;              ///< of each rank; empty: not known
+  std::vector<std::vector<std::int64_t>> bytes;  ///< that each exchange of each program sends
+  std::vector<std::int64_t> memory;              ///< of each program's rank; empty: not known
   std::string note;                              ///< what is known of the schedule
 };
 
@@ -40,6 +42,7 @@ template <class Cost, class TileSeconds>
 [[nodiscard]] timed_schedule time_programs(const list<program>& programs, const machine& m, const Cost& bytes,
                                            const TileSeconds& tile_seconds) {
   timed_schedule made;
+  made.orbits = rank_orbits{programs.size()};
   made.programs = programs;
   for (const program& p : programs) {
     const auto steps = static_cast<std::size_t>(p.steps.size());

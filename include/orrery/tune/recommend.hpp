@@ -108,6 +108,8 @@ struct recommendation {
       if (world / n % bundle == 0) names.push_back("concentric<" + number(n) + "," + number(bundle) + ">");
     }
   }
+  // Keys that stay where they are: for few queries and many keys.
+  if (world > 1) names.push_back("concentric<" + number(world) + ">");
   if (world > 1) names.emplace_back("ulysses");
   std::vector<any_topology> all;
   all.reserve(2 * names.size());

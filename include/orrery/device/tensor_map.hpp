@@ -88,8 +88,14 @@ struct swizzled_tile {
   static constexpr int panel_bytes = rows * row_bytes;
   static constexpr int bytes = panels * panel_bytes;
   static constexpr int pattern_bytes = 8 * row_bytes;  ///< after which the swizzle repeats
+  static constexpr int elements_of_row = dim;
 
   int at;
+
+  /// Returns where the 16 bytes of the columns from 8 `part` on are.
+  [[nodiscard]] constexpr int place(int row, int part) const noexcept {
+    return at + part / 8 * panel_bytes + row * row_bytes + ((part ^ row) % 8) * 16;
+  }
 
   /// Starts to copy a box of `rows` tokens from `token` on; the mbarrier must expect `bytes`. Called by one thread.
   template <class Threads>

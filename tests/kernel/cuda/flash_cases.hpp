@@ -152,7 +152,7 @@ TEST_CASE_TEMPLATE("tiles of other sizes, chosen by a policy", Policies, short_t
 TEST_CASE("policies print") {
   CHECK(kernel<bfloat16, 256>::policies(64, 64) ==
         "forward: {.warps = 4, .row_tiles = 2, .columns = 64, .blocks_at_once = 0}\n"
-        "backward: {.warps = 8, .row_tiles = 1, .columns = 64, .blocks_at_once = 2}\n"
+        "backward: {.warps = 4, .row_tiles = 1, .columns = 64, .blocks_at_once = 3}\n"
         "backward: {.warps = 8, .row_tiles = 1, .columns = 64, .blocks_at_once = 0}\n");
   CHECK(kernel<bfloat16, 256>::policies(192, 128) ==
         "forward: {.warps = 4, .row_tiles = 1, .columns = 64, .blocks_at_once = 3}\n"

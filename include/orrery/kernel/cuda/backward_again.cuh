@@ -37,10 +37,11 @@ struct unwritten_parts {
   template <class Threads>
   [[nodiscard]] ORRERY_DEVICE bool keep(const Threads& threads, int warp, int part, bool is_nan) const {
     const bool leads = threads.lane() == 0;  // only this lane accesses the warp's word
-    if (threads.any(leads && threads.template load<int>(at + 4 * warp) >= 0)) return false;
-    if (!threads.any(is_nan)) return true;
-    if (leads) threads.store(at + 4 * warp, part);
-    return false;
+    const bool lacks_others = threads.any(leads && threads.template load<int>(at + 4 * warp) >= 0);
+    const bool lacks_this = threads.any(is_nan);
+    if (leads && lacks_this && !lacks_others) threads.store(at + 4 * warp, part);
+    threads.converge();
+    return !lacks_this && !lacks_others;
   }
   /// Returns true if the warp has not written this part. After a barrier.
   template <class Threads>

@@ -157,7 +157,7 @@ struct device_flash_backward {
     threads.template wait_for_copies<0>();
     threads.barrier();
     const int first_part = unwritten_parts{unwritten_at}.first(threads, warps);
-    if (first_part >= 0) sum_again(threads, numbers, first_part);
+    if (first_part >= 0) sum_again(threads, first_part);
   }
 
  private:
@@ -273,10 +273,13 @@ struct device_flash_backward {
     threads.barrier();
   }
 
-  /// Forms again the sums that warps have not written, from part `first_part` on. Called by all threads.
+  /// Forms again the sums that warps have not written, from part `first_part` on. Called by all threads. Arguments are
+  /// values, since what a reference refers to would be in memory, in the loop, too.
   template <class Threads>
-  ORRERY_DEVICE void sum_again(const Threads& threads, const row_numbers& numbers, int first_part) const {
+  ORRERY_NO_INLINE ORRERY_DEVICE void sum_again(Threads threads, int first_part) const {
     const device_item item = device_item::of(row_side(), threads.block(), rows);
+    row_numbers numbers{};
+    if constexpr (rows_are_queries) numbers = pairs::read_row_numbers(threads, queries.of[item.block], item);
     const pair_of_tiles tiles_of_rows{first_rows{0}, second_rows{second_rows_at}};
     const pair_of_tiles tiles_of_columns{first_columns{stages_at}, second_columns{stages_at + second_columns_at}};
     const auto bring = [&](const column_cursor& at) {

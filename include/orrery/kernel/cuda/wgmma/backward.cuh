@@ -325,14 +325,16 @@ struct device_flash_wgmma_backward : wgmma_backward_layout<key_dim, value_dim, g
       hold_sums();
       if (more) let_go_of_last(threads, n - 1);
 
-      const bool is_nan = again::is_nan(threads, warp, item_of(threads), own, first_sum, second_sum);
-      if (unwritten().keep(threads, warp, part, is_nan)) {
-        write(threads, warp, first_sum, second_sum, part == 0, !more && n % tiles_of_sum == 0);
+      // Found anew: the loop has no registers to remember it.
+      const int warp_again = threads.uniform(threads.warp()) - 4;
+      const bool is_nan = again::is_nan(threads, warp_again, item_of(threads), own, first_sum, second_sum);
+      if (unwritten().keep(threads, warp_again, part, is_nan)) {
+        write(threads, warp_again, first_sum, second_sum, part == 0, !more && n % tiles_of_sum == 0);
       }
     }
     threads.named_barrier_sync(1, 128 * groups);
     const int first_part = unwritten().first(threads, 4 * groups);
-    if (first_part >= 0) sum_again(threads, warp, own, first_part);
+    if (first_part >= 0) sum_again(threads, threads.uniform(threads.warp()) - 4, first_part);
   }
 
   /// Adds the warp's sums to the gradients, or writes them if they are the first and results are fresh. `is_empty`:
@@ -355,11 +357,12 @@ struct device_flash_wgmma_backward : wgmma_backward_layout<key_dim, value_dim, g
   }
 
   /// Forms again the sums that warps have not written, from part `first_part` on, by mma.sync. Called by all computing
-  /// threads; one of them brings tiles, to the first stage.
+  /// threads; one of them brings tiles, to the first stage. Arguments are values, since what a reference refers to
+  /// would be in memory, in the loop, too.
   template <class Threads>
-  ORRERY_DEVICE void sum_again(const Threads& threads, int warp, const typename pairs::row_numbers& own,
-                               int first_part) const {
+  ORRERY_NO_INLINE ORRERY_DEVICE void sum_again(Threads threads, int warp, int first_part) const {
     const device_item item = item_of(threads);
+    const auto own = pairs::row_numbers::read(threads, row_side.of[item.block], item, warp);
     using cursor = device_cursor<column_block, columns>;
     int parity = 1;
     const auto bring = [&](const cursor& at) {

@@ -68,8 +68,9 @@ namespace orrery {
 /// overflows to it, has the weight 0 and the gradient 0; a query that sees only such scores is one that sees nothing.
 ///
 /// Gradients keep to the pairs: what an infinite or NaN token holds reaches those gradients that its pairs with a
-/// weight reach, through log-sum-exp and delta, too, and no others. Gradients that products have made NaN are summed
-/// again pair by pair in weight, for the block of up to 128 rows, which then takes several times as long.
+/// weight reach, through log-sum-exp and delta, too, and no others. Sums that products have made NaN are formed
+/// again, for up to 128 tokens at once, which takes several times as long; so does a backward whose gradients are all
+/// NaN.
 ///
 /// The backward is deterministic and needs no workspace: one kernel sums grad_q, another grad_k and grad_v (two at head
 /// dimensions 192 and 256). That makes 7 products (8 there) of what one kernel would do by 5.

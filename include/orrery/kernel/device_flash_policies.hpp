@@ -27,8 +27,11 @@ struct device_tile_policy {
 
 /// The same for a kernel that multiplies by wgmma: two warpgroups compute, of 64 rows each, and a third one copies.
 struct device_warpgroup_policy {
-  int columns = 64;             ///< 64 or 128
-  int stages = 2;               ///< tiles of columns that have room in shared memory; kernels are written for 2
+  int columns = 64;  ///< 64 or 128
+  /// Tiles of columns that have room in shared memory. Kernels are written for 2: at head dimension 128 three forward
+  /// stages of 128 columns, 64 KiB each, do not fit beside the queries, and the producer counts tiles modulo powers
+  /// of 2.
+  int stages = 2;
   int producer_registers = 56;  ///< of a thread that copies; a multiple of 8, as the next
   int compute_registers = 224;  ///< of a thread that computes
   bool take_turns = false;      ///< whether warpgroups take turns in beginning products; of the forward only

@@ -29,6 +29,9 @@
 /// Tells nvcc not to unroll the loop that follows: it seldom runs, and unrolled it would take registers from loops that
 /// run often.
 ///
+/// \def ORRERY_NO_INLINE
+/// Tells nvcc to call the device function: it seldom runs, and inlined it would take registers from what runs often.
+///
 /// \def ORRERY_EXTERN
 /// Before an explicit instantiation: `extern`, but in the source file that defines ORRERY_IMPLEMENTATION (see
 /// compiled.hpp).
@@ -42,8 +45,10 @@
 #define ORRERY_DEVICE __device__
 #define ORRERY_UNROLL _Pragma("unroll")
 #define ORRERY_NO_UNROLL _Pragma("unroll 1")
+#define ORRERY_NO_INLINE __noinline__
 #else
 #define ORRERY_DEVICE
 #define ORRERY_UNROLL
 #define ORRERY_NO_UNROLL
+#define ORRERY_NO_INLINE
 #endif

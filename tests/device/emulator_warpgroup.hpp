@@ -96,6 +96,7 @@ class warpgroup_threads : public threads {
                 const place& here = place::current()) const {
     begin_product<T>({sums[0], nullptr, a, b, accumulates}, static_cast<int>(8 * column_tiles), here);
   }
+  using threads::multiply_add;
   template <class T, int first, int count, std::size_t column_tiles>
   void multiply_add(float (&sums)[column_tiles][4], const std::uint32_t (&a)[4], std::uint64_t b,
                     const place& here = place::current()) const {

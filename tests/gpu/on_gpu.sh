@@ -138,7 +138,9 @@ build_programs() {
   done
   local on=(--)
   command -v ninja >/dev/null && on+=(-k 0) || on+=(-k)
-  cmake --build $build --parallel --target "${targets[@]}" "${on[@]}" && return $failed
+  # Without a number, make would start all compilers at once.
+  cmake --build $build --parallel "${CMAKE_BUILD_PARALLEL_LEVEL:-$(nproc)}" --target "${targets[@]}" "${on[@]}" &&
+    return $failed
 }
 
 step_build() {

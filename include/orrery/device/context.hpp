@@ -3,11 +3,12 @@
 
 #include "orrery/config.hpp"
 
-#include <source_location>
 #include <stdexcept>
 #include <string>
 
 #include <cuda_runtime_api.h>
+
+#include "orrery/detail/source_place.hpp"
 
 namespace orrery {
 
@@ -55,13 +56,11 @@ namespace orrery::detail {
 }
 
 /// Throws `device_error` unless `code`, the result of `call`, is cudaSuccess.
-inline void check_cuda(cudaError_t code, const char* call,
-                       const std::source_location& place = std::source_location::current()) {
+inline void check_cuda(cudaError_t code, const char* call, const source_place& place = source_place::current()) {
   if (code == cudaSuccess) return;
   static_cast<void>(cudaGetLastError());  // so that a thread that continues does not see the error at its next launch
-  std::string message = std::string{"orrery: "} + call + " in " + place.file_name() + ":" +
-                        std::to_string(place.line()) + " failed: " + cudaGetErrorString(code) + " (" +
-                        cudaGetErrorName(code) + ")";
+  std::string message = std::string{"orrery: "} + call + " in " + place.file + ":" + std::to_string(place.line) +
+                        " failed: " + cudaGetErrorString(code) + " (" + cudaGetErrorName(code) + ")";
   if (is_sticky(code)) {
     message +=
         "; the fault is this call's or that of work enqueued before it, and the device cannot be used in this process "

@@ -82,6 +82,11 @@ struct gpu_threads {
   }
 
   /// Returns the value of the lane whose index differs in the bits of `mask`.
+  ///
+  /// Kernels reduce by a few of these, of the lanes that share a row or a column of fragments. CUB's reductions are not
+  /// used for it: they are written for CUDA's own threads, so that nothing else could run such a kernel, and for
+  /// consecutive lanes. No kernel scans, and none plans: offsets of documents, tiles and chunks are computed on the
+  /// host.
   template <class T>
   [[nodiscard]] __device__ T shuffle_xor(T value, int mask) const {
     return __shfl_xor_sync(0xffffffffu, value, mask);

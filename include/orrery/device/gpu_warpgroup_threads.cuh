@@ -139,6 +139,7 @@ struct gpu_warpgroup_threads : gpu_threads {
   /// Starts sums += a b for the 8 `count` columns from column tile `first` on. The 16 columns of a are in registers, as
   /// fragments of mma.m16n8k16. The 16 rows of b are in shared memory; its matrix descriptor says that the elements of
   /// a row are contiguous ("MN-major").
+  using gpu_threads::multiply_add;  // a warp's
   template <class T, int first, int count, int column_tiles>
   __device__ void multiply_add(float (&sums)[column_tiles][4], const std::uint32_t (&a)[4], std::uint64_t b) const {
     static_assert(first + count <= column_tiles);

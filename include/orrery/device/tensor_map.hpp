@@ -27,7 +27,7 @@ struct tensor_box {
                                                int rows) noexcept {
     static_assert(sizeof(T) == 2);
     // A dimension of one element has an arbitrary stride, but the map needs a valid one.
-    const auto stride = [](std::int64_t extent, std::int64_t elements) { return extent == 1 ? 16 : 2 * elements; };
+    const auto stride = [](std::int64_t size, std::int64_t elements) { return size == 1 ? 16 : 2 * elements; };
     return {view.data,
             {view.dim, tokens, view.heads, view.batch},
             {stride(tokens, view.sequence_stride), stride(view.heads, view.head_stride),
@@ -42,7 +42,7 @@ struct tensor_box {
 
   /// Can a tensor map describe this box? Addresses and strides must be multiples of 16 bytes, strides positive and
   /// below 2^40, and coordinates below 2^31 (CUDA driver API, cuTensorMapEncodeTiled).
-  [[nodiscard]] constexpr bool has_map() const noexcept {
+  [[nodiscard]] bool has_map() const noexcept {
     if (reinterpret_cast<std::uintptr_t>(data) % 16 != 0 || extent[0] % 8 != 0) return false;
     for (const std::int64_t size : extent) {
       if (size <= 0 || size >= std::int64_t{1} << 31) return false;
@@ -88,8 +88,14 @@ struct swizzled_tile {
   static constexpr int panel_bytes = rows * row_bytes;
   static constexpr int bytes = panels * panel_bytes;
   static constexpr int pattern_bytes = 8 * row_bytes;  ///< after which the swizzle repeats
+  static constexpr int elements_of_row = dim;
 
   int at;
+
+  /// Returns where the 16 bytes of the columns from 8 `part` on are.
+  [[nodiscard]] constexpr int place(int row, int part) const noexcept {
+    return at + part / 8 * panel_bytes + row * row_bytes + ((part ^ row) % 8) * 16;
+  }
 
   /// Starts to copy a box of `rows` tokens from `token` on; the mbarrier must expect `bytes`. Called by one thread.
   template <class Threads>

@@ -6,7 +6,6 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
-#include <source_location>
 #include <stdexcept>
 #include <string>
 #include <unordered_map>
@@ -15,6 +14,7 @@
 
 #include <cudnn_frontend.h>
 
+#include "orrery/detail/source_place.hpp"
 #include "orrery/device/context.hpp"
 #include "orrery/kernel/cudnn/call.hpp"
 
@@ -31,12 +31,11 @@ class cudnn_error : public std::runtime_error {
 namespace orrery::detail {
 
 /// Throws `cudnn_error` unless `status`, the result of `call`, is a success.
-inline void check_cudnn(cudnnStatus_t status, const char* call,
-                        const std::source_location& place = std::source_location::current()) {
+inline void check_cudnn(cudnnStatus_t status, const char* call, const source_place& place = source_place::current()) {
   if (status == CUDNN_STATUS_SUCCESS) return;
   char words[1024] = "";
   cudnnGetLastErrorString(words, sizeof words);
-  throw cudnn_error{std::string{"orrery: "} + call + " in " + place.file_name() + ":" + std::to_string(place.line()) +
+  throw cudnn_error{std::string{"orrery: "} + call + " in " + place.file + ":" + std::to_string(place.line) +
                     " failed: " + cudnnGetErrorString(status) + (words[0] == '\0' ? "" : ", ") + words +
                     "; a CUDA device, a driver as new as the toolkit and the libraries of cuDNN are needed, or another "
                     "kernel, as orrery::device_flash"};
@@ -44,9 +43,9 @@ inline void check_cudnn(cudnnStatus_t status, const char* call,
 
 /// The same of cudnn-frontend.
 inline void check_cudnn(const cudnn_frontend::error_t& error, const char* call,
-                        const std::source_location& place = std::source_location::current()) {
+                        const source_place& place = source_place::current()) {
   if (error.is_good()) return;
-  throw cudnn_error{std::string{"orrery: "} + call + " in " + place.file_name() + ":" + std::to_string(place.line()) +
+  throw cudnn_error{std::string{"orrery: "} + call + " in " + place.file + ":" + std::to_string(place.line) +
                     " failed: " + error.err_msg};
 }
 

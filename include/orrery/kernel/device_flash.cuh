@@ -59,14 +59,18 @@ namespace orrery {
 ///
 /// Tokens that the mask hides may hold anything: a query that sees no key of a call, or a key that no query of it sees
 /// (padding, as memory was before), changes no bit of the call's results, and its own are those of nothing. An infinity
-/// or NaN in a token that is seen reaches all that see it, and may reach what shares a tile (up to 128 tokens of a
-/// segment) with these although it does not see it: in a tile that is partly visible a hidden pair has the weight 0,
-/// and 0 times NaN is NaN. `device_reference` keeps to the pairs.
+/// or NaN in a value that is seen reaches the outputs of all queries that see it, and may reach that of a query that
+/// shares a tile (up to 128 tokens of a segment) with these although it does not see it, or gives it no weight: 0 times
+/// NaN is NaN. `device_reference` keeps to the pairs.
 ///
 /// A score that is NaN or +infinity, or overflows to it, makes out, log-sum-exp and gradient of its query NaN, and the
 /// gradients of the keys and values that the query sees, in whatever tile and call. A score of -infinity, or that
 /// overflows to it, has the weight 0 and the gradient 0; a query that sees only such scores is one that sees nothing.
-/// Infinite queries, keys and values themselves may make gradients NaN, as above, since 0 times infinity is NaN.
+///
+/// Gradients keep to the pairs: what an infinite or NaN token holds reaches those gradients that its pairs with a
+/// weight reach, through log-sum-exp and delta, too, and no others. Sums that products have made NaN are formed
+/// again, for up to 128 tokens at once, which takes several times as long; so does a backward whose gradients are all
+/// NaN.
 ///
 /// The backward is deterministic and needs no workspace: one kernel sums grad_q, another grad_k and grad_v (two at head
 /// dimensions 192 and 256). That makes 7 products (8 there) of what one kernel would do by 5.

@@ -27,8 +27,11 @@ struct device_tile_policy {
 
 /// The same for a kernel that multiplies by wgmma: two warpgroups compute, of 64 rows each, and a third one copies.
 struct device_warpgroup_policy {
-  int columns = 64;             ///< 64 or 128
-  int stages = 2;               ///< tiles of columns that have room in shared memory; kernels are written for 2
+  int columns = 64;  ///< 64 or 128
+  /// Tiles of columns that have room in shared memory. Kernels are written for 2: at head dimension 128 three forward
+  /// stages of 128 columns, 64 KiB each, do not fit beside the queries, and the producer counts tiles modulo powers
+  /// of 2.
+  int stages = 2;
   int producer_registers = 56;  ///< of a thread that copies; a multiple of 8, as the next
   int compute_registers = 224;  ///< of a thread that computes
   bool take_turns = false;      ///< whether warpgroups take turns in beginning products; of the forward only
@@ -78,13 +81,15 @@ struct device_flash_policies {
             .columns = 64,
             .blocks_at_once = row_tiles == 1 && value_dim <= 128 ? 3 : 0};
   }
-  /// `row_tiles` is 1. Two blocks for each multiprocessor, where there are registers for them.
+  /// `row_tiles` is 1. The gradient of queries asks for as many blocks as fit without spilled registers: left alone,
+  /// compilers spill some in its loop to fit twice as many.
   [[nodiscard]] static constexpr device_tile_policy backward(int key_dim, int value_dim, device_gradient gradient) {
     const bool small = key_dim + value_dim <= 256;
-    return {.warps = small ? 8 : 4,
-            .row_tiles = 1,
-            .columns = small ? 64 : 32,
-            .blocks_at_once = gradient == device_gradient::of_queries && key_dim + value_dim <= 128 ? 2 : 0};
+    if (gradient == device_gradient::of_queries && small) {
+      const bool smallest = key_dim + value_dim <= 128;
+      return {.warps = smallest ? 4 : 8, .row_tiles = 1, .columns = 64, .blocks_at_once = smallest ? 3 : 1};
+    }
+    return {.warps = small ? 8 : 4, .row_tiles = 1, .columns = small ? 64 : 32, .blocks_at_once = 0};
   }
   /// How many columns warpgroups give to sums of so many, which is a head dimension as padded. 96 of them lie across
   /// one and a half panels of the swizzle pattern, which no published kernel is known to multiply. So they are taken as

@@ -12,6 +12,7 @@
 #include "device/check.hpp"
 #include "kernel/cuda/flash_plans.hpp"
 #include "kernel/cuda/masks.hpp"
+#include "kernel/cuda/tokens_not_finite.hpp"
 #include "kernel/problem.hpp"
 #include "support/oracle.hpp"
 
@@ -101,8 +102,18 @@ TEST_CASE("the same call twice gives the same bits; keys that a running result d
   cuda_test::check_same_bits<kernel<bfloat16>>();
 }
 
-TEST_CASE("scores that are NaN or overflow, in one of several tiles") {
-  cuda_test::check_scores_not_finite<kernel<bfloat16>>(tolerance<bfloat16>, false);
+TEST_CASE("scores that are NaN, infinite or overflow, in one of several tiles") {
+  for (const bool of_infinite_keys : {false, true}) {
+    cuda_test::check_scores_not_finite<kernel<bfloat16>>(tolerance<bfloat16>, of_infinite_keys);
+  }
+}
+
+TEST_CASE("tokens that are infinite or NaN reach the gradients of pairs with a weight, and no other") {
+  cuda_test::check_tokens_not_finite<kernel<bfloat16>>({1, 150, 150, 1, 1, 8, 8, 0.25}, any_mask{},
+                                                       tolerance<bfloat16>);
+  cuda_test::check_tokens_not_finite<kernel<float16>>({1, 150, 150, 1, 1, 24, 40, -0.25},
+                                                      any_mask{kind::causal, false, {20}}, tolerance<float16>);
+  cuda_test::check_long_sums_not_finite<kernel<bfloat16>>(16 * tolerance<bfloat16>);  // of 20000 rounded terms
 }
 
 TEST_CASE("sums over many tokens are as exact as those over few") { cuda_test::check_long_sums<kernel<float16>>(); }
@@ -141,7 +152,7 @@ TEST_CASE_TEMPLATE("tiles of other sizes, chosen by a policy", Policies, short_t
 TEST_CASE("policies print") {
   CHECK(kernel<bfloat16, 256>::policies(64, 64) ==
         "forward: {.warps = 4, .row_tiles = 2, .columns = 64, .blocks_at_once = 0}\n"
-        "backward: {.warps = 8, .row_tiles = 1, .columns = 64, .blocks_at_once = 2}\n"
+        "backward: {.warps = 4, .row_tiles = 1, .columns = 64, .blocks_at_once = 3}\n"
         "backward: {.warps = 8, .row_tiles = 1, .columns = 64, .blocks_at_once = 0}\n");
   CHECK(kernel<bfloat16, 256>::policies(192, 128) ==
         "forward: {.warps = 4, .row_tiles = 1, .columns = 64, .blocks_at_once = 3}\n"

@@ -16,6 +16,7 @@
 #include "device/check.hpp"
 #include "kernel/cuda/flash_plans.hpp"
 #include "kernel/cuda/masks.hpp"
+#include "kernel/cuda/tokens_not_finite.hpp"
 #include "kernel/problem.hpp"
 #include "support/oracle.hpp"
 
@@ -190,8 +191,18 @@ TEST_CASE("wgmma: the same call twice gives the same bits; keys that a running r
   cuda_test::check_same_bits<kernel<bfloat16>>();
 }
 
-TEST_CASE("wgmma: scores that are NaN or overflow, in one of several tiles") {
-  cuda_test::check_scores_not_finite<kernel<bfloat16>>(tolerance<bfloat16>, false);
+TEST_CASE("wgmma: scores that are NaN, infinite or overflow, in one of several tiles") {
+  for (const bool of_infinite_keys : {false, true}) {
+    cuda_test::check_scores_not_finite<kernel<bfloat16>>(tolerance<bfloat16>, of_infinite_keys);
+  }
+}
+
+TEST_CASE("wgmma: tokens that are infinite or NaN reach the gradients of pairs with a weight, and no other") {
+  cuda_test::check_tokens_not_finite<kernel<bfloat16>>({1, 150, 150, 1, 1, 8, 8, 0.25}, any_mask{},
+                                                       tolerance<bfloat16>);
+  cuda_test::check_tokens_not_finite<kernel<float16>>({1, 150, 150, 1, 1, 24, 40, -0.25},
+                                                      any_mask{kind::causal, false, {20}}, tolerance<float16>);
+  cuda_test::check_long_sums_not_finite<kernel<bfloat16>>(16 * tolerance<bfloat16>);  // of 20000 rounded terms
 }
 
 TEST_CASE("wgmma: sums over many tokens are as exact as those over few") {

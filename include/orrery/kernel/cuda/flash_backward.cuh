@@ -8,6 +8,7 @@
 
 #include "orrery/attention/tile.hpp"
 #include "orrery/device/code.hpp"
+#include "orrery/kernel/cuda/backward_again.cuh"
 #include "orrery/kernel/cuda/blocks.hpp"
 #include "orrery/kernel/cuda/flash_pairs.cuh"
 #include "orrery/kernel/cuda/masked_columns.cuh"
@@ -76,7 +77,8 @@ struct device_flash_backward {
   static constexpr int delta_at = lse_at + 4 * columns;
   static constexpr int stage_bytes = delta_at + 4 * columns;
   static constexpr int hidden_at = stages_at + 2 * stage_bytes;
-  static constexpr int shared_bytes = hidden_at + hidden_columns<warps>::bytes;
+  static constexpr int unwritten_at = hidden_at + hidden_columns<warps>::bytes;
+  static constexpr int shared_bytes = unwritten_at + unwritten_parts::bytes(warps);
 
   [[nodiscard]] std::int64_t blocks() const noexcept { return device_item::count(row_side(), rows); }
 
@@ -84,6 +86,7 @@ struct device_flash_backward {
   ORRERY_DEVICE void operator()(const Threads& threads) const {
     const device_item item = device_item::of(row_side(), threads.block(), rows);
     shared_positions{row_positions_at}.write(threads, item.tokens, rows);
+    unwritten_parts{unwritten_at}.begin(threads, threads.warp());
     threads.barrier();
     const auto classify = [&](std::int64_t first, std::int64_t last) {
       const shared_positions row_positions{row_positions_at};
@@ -107,7 +110,7 @@ struct device_flash_backward {
 
     auto first_sum = fragments<1, key_dim / 8>::zeros();
     auto second_sum = fragments<1, value_dim / 8>::zeros();
-    for (bool is_first = true;; is_first = false) {
+    for (int part = 0;; ++part) {
       for (int tile = 0; more && tile < tiles_of_sum; ++tile) {
         const int stage = stages_at + tile % 2 * stage_bytes;
         const int count = static_cast<int>(next.tokens().count);
@@ -142,18 +145,27 @@ struct device_flash_backward {
           multiply_columns(threads, first_sum, p, first);
         }
       }
-      write(threads, first_sum, second_sum, is_first);
+      const bool is_nan = again::is_nan(threads, threads.warp(), device_item::of(row_side(), threads.block(), rows),
+                                        numbers, first_sum, second_sum);
+      if (unwritten_parts{unwritten_at}.keep(threads, threads.warp(), part, is_nan)) {
+        write(threads, first_sum, second_sum, part == 0);
+      }
       if (!more) break;
       first_sum = fragments<1, key_dim / 8>::zeros();
       second_sum = fragments<1, value_dim / 8>::zeros();
     }
     threads.template wait_for_copies<0>();
+    threads.barrier();
+    const int first_part = unwritten_parts{unwritten_at}.first(threads, warps);
+    if (first_part >= 0) sum_again(threads, first_part);
   }
 
  private:
   using pairs = device_flash_pairs<columns, rows_are_queries>;
   using row_numbers = typename pairs::row_numbers;
   using visible_pairs = typename pairs::visible_pairs;
+  using again = device_flash_backward_again<T, rows_are_queries, sums_first, sums_second, fragments<1, key_dim / 8>,
+                                            fragments<1, value_dim / 8>>;
 
   constexpr const auto& row_side() const noexcept {
     if constexpr (rows_are_queries) {
@@ -259,6 +271,31 @@ struct device_flash_backward {
     if constexpr (sums_first) clear_rows<threads_of_block>(threads, first, hidden);
     if constexpr (sums_second) clear_rows<threads_of_block>(threads, second, hidden);
     threads.barrier();
+  }
+
+  /// Forms again the sums that warps have not written, from part `first_part` on. Called by all threads. Arguments are
+  /// values, since what a reference refers to would be in memory, in the loop, too.
+  template <class Threads>
+  ORRERY_NO_INLINE ORRERY_DEVICE void sum_again(Threads threads, int first_part) const {
+    const device_item item = device_item::of(row_side(), threads.block(), rows);
+    row_numbers numbers{};
+    if constexpr (rows_are_queries) numbers = pairs::read_row_numbers(threads, queries.of[item.block], item);
+    const pair_of_tiles tiles_of_rows{first_rows{0}, second_rows{second_rows_at}};
+    const pair_of_tiles tiles_of_columns{first_columns{stages_at}, second_columns{stages_at + second_columns_at}};
+    const auto bring = [&](const column_cursor& at) {
+      threads.barrier();  // nobody needs the tile before any more
+      copy_columns(threads, at, item, stages_at);
+      threads.commit_copies();
+      threads.template wait_for_copies<0>();
+      threads.barrier();
+    };
+    again::run(threads, threads.warp(), item, numbers, mask, scale * pairs::log2_e,
+               column_cursor{column_side(), column_heads(item)}, tiles_of_rows, tiles_of_columns, tiles_of_sum,
+               first_part, bring, [&](int part, const auto& first_sum, const auto& second_sum) {
+                 if (unwritten_parts{unwritten_at}.lacks(threads, threads.warp(), part)) {
+                   write(threads, first_sum, second_sum, part == 0);
+                 }
+               });
   }
 
   /// Writes or adds the sums to the gradients. The block of threads' rows are found anew, and positions read anew

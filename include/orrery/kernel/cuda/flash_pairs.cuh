@@ -142,21 +142,7 @@ struct device_flash_pairs {
   template <int tiles, class Threads>
   static ORRERY_DEVICE void write_sum(const Threads& threads, const fragments<1, tiles>& sums, float factor,
                                       const tensor_view<float>& to, bool fresh, const device_item& item) {
-    ORRERY_UNROLL
-    for (int half = 0; half < 2; ++half) {
-      const int row = row_of(threads, half);
-      if (row >= item.tokens.count) continue;
-      float* const target = to.at(item.batch, item.tokens.first + row, item.head);
-      const auto add = [&](int n, float_pair& pair) {
-        ORRERY_UNROLL
-        for (int i = 0; i < 2; ++i) pair.of[i] += factor * sums.of[0][n][2 * half + i];
-      };
-      if (fresh) {
-        for_row_pairs<tiles, false, true>(threads, target, to.dim, true, add);
-      } else {
-        for_row_pairs<tiles, true, true>(threads, target, to.dim, true, add);
-      }
-    }
+    add_rows(threads, sums, factor, to, fresh, item, [&](int half) { return row_of(threads, half); });
   }
 };
 

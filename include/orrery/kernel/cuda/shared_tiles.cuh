@@ -31,8 +31,12 @@ struct shared_tile {
   static_assert(sizeof(T) == 2 && dim % 16 == 0);
   static constexpr int row_bytes = 2 * dim + 16;
   static constexpr int bytes = rows * row_bytes;
+  static constexpr int elements_of_row = dim;
 
   int at;  ///< in shared memory
+
+  /// Returns where the 16 bytes of the columns from 8 `part` on are.
+  [[nodiscard]] constexpr int place(int row, int part) const noexcept { return at + row * row_bytes + 16 * part; }
 
   /// Begins to copy tokens of one head to the rows; what is beyond the tokens or beyond the tensor's dimension becomes
   /// 0. By asynchronous copies where the tensor's addresses allow it, and by elements otherwise: in both cases the rows

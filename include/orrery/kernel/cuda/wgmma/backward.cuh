@@ -10,10 +10,9 @@
 #include "orrery/attention/tile.hpp"
 #include "orrery/device/code.hpp"
 #include "orrery/device/tensor_map.hpp"
+#include "orrery/kernel/cuda/backward_again.cuh"
 #include "orrery/kernel/cuda/blocks.hpp"
-#include "orrery/kernel/cuda/flash_backward.cuh"
 #include "orrery/kernel/cuda/shared_tiles.cuh"
-#include "orrery/kernel/cuda/visible_columns.cuh"
 #include "orrery/kernel/cuda/wgmma/backward_layout.cuh"
 #include "orrery/kernel/cuda/wgmma/pairs.cuh"
 #include "orrery/kernel/cuda/wgmma/shared_tiles.cuh"
@@ -48,7 +47,7 @@ struct device_flash_wgmma_backward : wgmma_backward_layout<key_dim, value_dim, g
       layout::first_stages, layout::second_stages, layout::tiles_of_sum, layout::rows_are_there,
       layout::columns_to_clear, layout::first_is_there, layout::first_is_read, layout::second_is_there,
       layout::second_is_read, layout::first_of, layout::second_of, layout::row_positions, layout::positions_of,
-      layout::lse_of, layout::delta_of, layout::announcement_of;
+      layout::lse_of, layout::delta_of, layout::announcement_of, layout::unwritten;
   using row_block = std::conditional_t<rows_are_queries, wgmma_query_rows, wgmma_key_rows>;
   using column_block = std::conditional_t<rows_are_queries, wgmma_key_columns, wgmma_query_columns>;
   static constexpr std::size_t most = device_blocks<row_block>::most;
@@ -104,19 +103,7 @@ struct device_flash_wgmma_backward : wgmma_backward_layout<key_dim, value_dim, g
   template <class Threads>
   ORRERY_DEVICE void operator()(const Threads& threads) const {
     const int warp = threads.uniform(threads.warp());
-    if (threads.thread() == 0) {
-      threads.mbarrier_init(rows_are_there, 1);
-      threads.mbarrier_init(columns_to_clear, rows_are_queries ? 1 : 2);
-      for (int stage = 0; stage < first_stages; ++stage) {
-        threads.mbarrier_init(first_is_there(stage), 1);
-        threads.mbarrier_init(first_is_read(stage), 4 * groups);
-      }
-      for (int stage = 0; stage < second_stages; ++stage) {
-        threads.mbarrier_init(second_is_there(stage), 1);
-        threads.mbarrier_init(second_is_read(stage), 4 * groups);
-      }
-      threads.fence_async_proxy();
-    }
+    layout::begin(threads);
     threads.barrier();
     if (warp < 4) {
       threads.template give_registers_back<producer_registers>();
@@ -134,6 +121,7 @@ struct device_flash_wgmma_backward : wgmma_backward_layout<key_dim, value_dim, g
   // Where nothing is summed, fragments that nobody uses.
   using first_sums = fragments<1, (sums_first ? key_dim : 32) / 8>;
   using second_sums = fragments<1, (sums_second ? value_dim : 32) / 8>;
+  using again = device_flash_backward_again<T, rows_are_queries, sums_first, sums_second, first_sums, second_sums>;
 
   /// Returns what the block works on. Under a causal mask, rows that see or are seen by most come first. Computed again
   /// wherever it is needed, since a computing thread has no registers to keep it.
@@ -268,10 +256,11 @@ struct device_flash_wgmma_backward : wgmma_backward_layout<key_dim, value_dim, g
         threads.hold(of_p.of);
       }
     };
+    unwritten().begin(threads, warp);
     threads.mbarrier_wait(rows_are_there, 0);
     unsigned n = 0;
     bool more = true;
-    for (bool is_first = true; more; is_first = false) {
+    for (int part = 0; more; ++part) {
       first_sum = first_sums::zeros();
       second_sum = second_sums::zeros();
       do {
@@ -283,7 +272,7 @@ struct device_flash_wgmma_backward : wgmma_backward_layout<key_dim, value_dim, g
         if (!more) break;
         bool hides = tile.seen() == visibility::some || (rows_are_queries && tile.count() < columns);
         typename pairs::visible_pairs visible{};
-        if (hides) visible = pairs_that_are_visible(threads, warp, of_first.stage, tile);
+        if (hides) visible = pairs::ask(threads, warp, mask, row_positions(), positions_of(of_first.stage), tile);
 
         begin_rows<T>(threads, p, first_rows{0}, first_row, first_of(of_first.stage));
         threads.template wait_for_products<1>();
@@ -336,18 +325,65 @@ struct device_flash_wgmma_backward : wgmma_backward_layout<key_dim, value_dim, g
       hold_sums();
       if (more) let_go_of_last(threads, n - 1);
 
-      const device_item item = item_of(threads);
-      const row_block& block = row_side.of[item.block];
-      const bool fresh = is_first && block.fresh;
-      if (!more && n % tiles_of_sum == 0 && !fresh) return;  // there was no tile
-      if constexpr (sums_first) pairs::add(threads, first_sum, scale, block.grad, fresh, item, warp);
-      if constexpr (gradient == device_gradient::of_values) {
-        pairs::add(threads, second_sum, 1.0f, block.grad, fresh, item, warp);
-      }
-      if constexpr (gradient == device_gradient::of_keys_and_values) {
-        pairs::add(threads, second_sum, 1.0f, block.grad_v, fresh, item, warp);
+      // Found anew: the loop has no registers to remember it.
+      const int warp_again = threads.uniform(threads.warp()) - 4;
+      const bool is_nan = again::is_nan(threads, warp_again, item_of(threads), own, first_sum, second_sum);
+      if (unwritten().keep(threads, warp_again, part, is_nan)) {
+        write(threads, warp_again, first_sum, second_sum, part == 0, !more && n % tiles_of_sum == 0);
       }
     }
+    threads.named_barrier_sync(1, 128 * groups);
+    const int first_part = unwritten().first(threads, 4 * groups);
+    if (first_part >= 0) sum_again(threads, threads.uniform(threads.warp()) - 4, first_part);
+  }
+
+  /// Adds the warp's sums to the gradients, or writes them if they are the first and results are fresh. `is_empty`:
+  /// there was no tile.
+  template <class Threads>
+  ORRERY_DEVICE void write(const Threads& threads, int warp, const first_sums& first_sum, const second_sums& second_sum,
+                           bool is_first, bool is_empty) const {
+    const device_item item = item_of(threads);
+    const row_block& block = row_side.of[item.block];
+    const bool fresh = is_first && block.fresh;
+    if (is_empty && !fresh) return;
+    if constexpr (sums_first) pairs::add(threads, first_sum, scale, block.grad, fresh, item, warp);
+    if constexpr (sums_second) {
+      if constexpr (sums_first) {
+        pairs::add(threads, second_sum, 1.0f, block.grad_v, fresh, item, warp);
+      } else {
+        pairs::add(threads, second_sum, 1.0f, block.grad, fresh, item, warp);
+      }
+    }
+  }
+
+  /// Forms again the sums that warps have not written, from part `first_part` on, by mma.sync. Called by all computing
+  /// threads; one of them brings tiles, to the first stage. Arguments are values, since what a reference refers to
+  /// would be in memory, in the loop, too.
+  template <class Threads>
+  ORRERY_NO_INLINE ORRERY_DEVICE void sum_again(Threads threads, int warp, int first_part) const {
+    const device_item item = item_of(threads);
+    const auto own = pairs::row_numbers::read(threads, row_side.of[item.block], item, warp);
+    using cursor = device_cursor<column_block, columns>;
+    int parity = 1;
+    const auto bring = [&](const cursor& at) {
+      threads.named_barrier_sync(1, 128 * groups);  // nobody needs the tile before any more
+      if (warp == 0 && threads.lane() == 0) {
+        const std::int64_t token = at.tokens().first;
+        const int block = at.block_index();
+        threads.mbarrier_arrive_expecting(rows_are_there, first_columns::bytes + second_columns::bytes);
+        first_of(0).copy(threads, first_column_maps[block], rows_are_there, token, at.head(), item.batch);
+        second_of(0).copy(threads, second_column_maps[block], rows_are_there, token, at.head(), item.batch);
+      }
+      threads.mbarrier_wait(rows_are_there, parity);
+      parity ^= 1;
+    };
+    again::run(threads, warp, item, own, mask, scale * pairs::log2_e, cursor{column_side, column_heads(item.head)},
+               pair_of_tiles{first_rows{0}, second_rows{first_rows::bytes}}, pair_of_tiles{first_of(0), second_of(0)},
+               tiles_of_sum, first_part, bring, [&](int part, const auto& first_sum, const auto& second_sum) {
+                 if (unwritten().lacks(threads, warp, part)) {
+                   write(threads, warp, first_sum, second_sum, part == 0, false);
+                 }
+               });
   }
 
   /// Releases the stage that the last product of tile n has read.
@@ -358,22 +394,6 @@ struct device_flash_wgmma_backward : wgmma_backward_layout<key_dim, value_dim, g
     } else {
       let_go(threads, second_is_read(stage_of<second_stages>{n}.stage));
     }
-  }
-
-  /// Asks the mask. Called before there are scores, so that the mask can use the registers that scores will take.
-  template <class Threads>
-  ORRERY_DEVICE auto pairs_that_are_visible(const Threads& threads, int warp, int stage,
-                                            const tile_announcement& tile) const {
-    typename pairs::visible_pairs visible{};
-    ORRERY_UNROLL
-    for (int half = 0; half < 2; ++half) {
-      const std::int64_t row = row_positions()(threads, pairs::row_of(threads, warp, half));
-      const auto position = [&](int column) { return positions_of(stage)(threads, column); };
-      visible.of[half] = tile.seen() == visibility::all ? columns_before(threads, tile.count())
-                         : rows_are_queries             ? visible_keys(threads, mask, row, tile.count(), position)
-                                                        : visible_queries(threads, mask, row, tile.count(), position);
-    }
-    return visible;
   }
 };
 

@@ -3,6 +3,9 @@
 
 #include "orrery/config.hpp"
 
+#include "orrery/device/code.hpp"
+#include "orrery/device/tensor_map.hpp"
+#include "orrery/kernel/cuda/backward_again.cuh"
 #include "orrery/kernel/cuda/flash_backward.cuh"
 #include "orrery/kernel/cuda/shared_tiles.cuh"
 #include "orrery/kernel/cuda/wgmma/shared_tiles.cuh"
@@ -53,10 +56,12 @@ struct wgmma_backward_layout {
   static constexpr int delta_at = lse_at + (rows_are_queries ? 0 : first_stages * columns * 4);
   static constexpr int announcements_at = delta_at + (rows_are_queries ? 0 : second_stages * columns * 4);
   static constexpr int mbarriers_at = announcements_at + first_stages * 8;
-  static constexpr int shared_bytes = mbarriers_at + (2 + 2 * first_stages + 2 * second_stages) * 8;
+  static constexpr int unwritten_at = mbarriers_at + (2 + 2 * first_stages + 2 * second_stages) * 8;
+  static constexpr int shared_bytes = unwritten_at + unwritten_parts::bytes(4 * groups);
   static_assert(shared_bytes <= 227 * 1024);
   static constexpr unsigned tiles_of_sum = columns_of_sum / columns;
 
+  /// Signals the rows, and then tiles of columns that are brought again (see `unwritten_parts`).
   static constexpr int rows_are_there = mbarriers_at;
   /// Signals columns that have arrived, some of which must be cleared before other warps read them.
   static constexpr int columns_to_clear = mbarriers_at + 8;
@@ -67,12 +72,31 @@ struct wgmma_backward_layout {
     return mbarriers_at + 8 * (2 + 2 * first_stages + second_stages + stage);
   }
 
+  /// Initialises the mbarriers. Before a barrier.
+  template <class Threads>
+  static ORRERY_DEVICE void begin(const Threads& threads) {
+    if (threads.thread() == 0) {
+      threads.mbarrier_init(rows_are_there, 1);
+      threads.mbarrier_init(columns_to_clear, rows_are_queries ? 1 : 2);
+      for (int stage = 0; stage < first_stages; ++stage) {
+        threads.mbarrier_init(first_is_there(stage), 1);
+        threads.mbarrier_init(first_is_read(stage), 4 * groups);
+      }
+      for (int stage = 0; stage < second_stages; ++stage) {
+        threads.mbarrier_init(second_is_there(stage), 1);
+        threads.mbarrier_init(second_is_read(stage), 4 * groups);
+      }
+      threads.fence_async_proxy();
+    }
+  }
+
   static constexpr first_columns first_of(int stage) { return {first_columns_at + stage * first_columns::bytes}; }
   static constexpr second_columns second_of(int stage) { return {second_columns_at + stage * second_columns::bytes}; }
   static constexpr shared_positions row_positions() { return {row_positions_at}; }
   static constexpr shared_positions positions_of(int stage) { return {column_positions_at + stage * columns * 8}; }
   static constexpr int lse_of(int stage) { return lse_at + 4 * stage * columns; }
   static constexpr int delta_of(int stage) { return delta_at + 4 * stage * columns; }
+  static constexpr unwritten_parts unwritten() { return {unwritten_at}; }
   static constexpr int announcement_of(int stage) { return announcements_at + 8 * stage; }
 };
 

@@ -11,8 +11,12 @@
 #include "orrery/attention/token_blocks.hpp"
 #include "orrery/device/code.hpp"
 #include "orrery/kernel/cuda/blocks.hpp"
+#include "orrery/kernel/cuda/row_pairs.cuh"
 #include "orrery/kernel/cuda/shared_tiles.cuh"
+#include "orrery/kernel/cuda/visible_columns.cuh"
+#include "orrery/kernel/cuda/wgmma/shared_tiles.cuh"
 #include "orrery/layout/segment.hpp"
+#include "orrery/mask/mask.hpp"
 #include "orrery/tensor/math.hpp"
 #include "orrery/tensor/view.hpp"
 
@@ -132,6 +136,22 @@ struct device_flash_wgmma_pairs {
   struct visible_pairs {
     std::uint32_t of[2];
   };
+  /// Asks the mask. Called before there are scores, so that the mask can use the registers that scores will take.
+  template <class Threads, class Mask>
+  static ORRERY_DEVICE visible_pairs ask(const Threads& threads, int warp, const Mask& mask,
+                                         const shared_positions& row_positions,
+                                         const shared_positions& column_positions, const tile_announcement& tile) {
+    visible_pairs visible{};
+    ORRERY_UNROLL
+    for (int half = 0; half < 2; ++half) {
+      const std::int64_t row = row_positions(threads, row_of(threads, warp, half));
+      const auto position = [&](int column) { return column_positions(threads, column); };
+      visible.of[half] = tile.seen() == visibility::all ? columns_before(threads, tile.count())
+                         : rows_are_queries             ? visible_keys(threads, mask, row, tile.count(), position)
+                                                        : visible_queries(threads, mask, row, tile.count(), position);
+    }
+    return visible;
+  }
 
   /// What belongs to pairs that are not visible, or of no key or query, becomes 0, whatever it was.
   static ORRERY_DEVICE void hide(scores& of, const visible_pairs& visible) {
@@ -188,39 +208,11 @@ struct device_flash_wgmma_pairs {
     }
   }
 
-  /// Adds the warp's rows to running gradients: some at a time, so that reads do not wait for each other.
+  /// to = factor * sums, or to += factor * sums, for a thread's rows.
   template <int tiles, class Threads>
   static ORRERY_DEVICE void add(const Threads& threads, const fragments<1, tiles>& sums, float factor,
                                 const tensor_view<float>& to, bool fresh, const device_item& item, int warp) {
-    constexpr int at_once = 4;
-    static_assert(tiles % at_once == 0);
-    ORRERY_UNROLL
-    for (int half = 0; half < 2; ++half) {
-      const int row = row_of(threads, warp, half);
-      if (row >= item.tokens.count) continue;
-      const int column = threads.lane() % 4 * 2;
-      const int dim = static_cast<int>(to.dim) - column;
-      float* const target = to.at(item.batch, item.tokens.first + row, item.head) + column;
-      ORRERY_UNROLL
-      for (int n = 0; n < tiles; n += at_once) {
-        float sum[at_once][2];
-        ORRERY_UNROLL
-        for (int j = 0; j < at_once; ++j) {
-          ORRERY_UNROLL
-          for (int i = 0; i < 2; ++i) {
-            sum[j][i] = factor * sums.of[0][n + j][2 * half + i];
-            if (!fresh && 8 * (n + j) + i < dim) sum[j][i] += target[8 * (n + j) + i];
-          }
-        }
-        ORRERY_UNROLL
-        for (int j = 0; j < at_once; ++j) {
-          ORRERY_UNROLL
-          for (int i = 0; i < 2; ++i) {
-            if (8 * (n + j) + i < dim) target[8 * (n + j) + i] = sum[j][i];
-          }
-        }
-      }
-    }
+    add_rows(threads, sums, factor, to, fresh, item, [&](int half) { return row_of(threads, warp, half); });
   }
 
  private:

@@ -17,6 +17,7 @@
 #include "orrery/predict/machine_text.hpp"
 
 #include "support/refusal.hpp"
+#include "support/relative.hpp"
 
 using orrery::machine;
 using orrery::machine_named;
@@ -68,10 +69,10 @@ TEST_CASE("a machine that says everything is read in base units") {
   CHECK(m.device.backward.merge == 8);
   CHECK(m.device.memory == 3e12);
   CHECK(m.device.capacity == std::int64_t{80} << 30);
-  CHECK(m.device.slowed == doctest::Approx(0.05));
-  CHECK(m.device.call == doctest::Approx(200e-6));
-  CHECK(m.device.step == doctest::Approx(1e-6));
-  CHECK(m.device.message == doctest::Approx(500e-9));
+  CHECK(m.device.slowed == relative(0.05));
+  CHECK(m.device.call == relative(200e-6));
+  CHECK(m.device.step == relative(1e-6));
+  CHECK(m.device.message == relative(500e-9));
   REQUIRE(m.levels.size() == 3);
   CHECK(m.levels[0] ==
         machine::level{.name = "node", .count = 8, .link = "NVLink4", .bandwidth = 365e9, .latency = 12 * 1e-6});
@@ -79,16 +80,16 @@ TEST_CASE("a machine that says everything is read in base units") {
   CHECK_FALSE(m.levels[1].full_duplex);
   CHECK(m.levels[1].bandwidth == 31.5e9);
   CHECK(m.levels[2].link == "100GbE");
-  CHECK(m.levels[2].latency == doctest::Approx(10e-6));
+  CHECK(m.levels[2].latency == relative(10e-6));
   CHECK(m.levels[2].shared_by == "node");
   CHECK(m.levels[2].ports == 2);
   CHECK(m.levels[2].full_duplex);
   CHECK(m.ranks() == 64);
   CHECK(m.ranks_of_level(-1) == 1);
   CHECK(m.ranks_of_level(1) == 16);
-  CHECK(m.speed_of(3) == doctest::Approx(0.9));
+  CHECK(m.speed_of(3) == relative(0.9));
   CHECK(m.speed_of(4) == 1);
-  CHECK(m.speed_of(9) == doctest::Approx(1.5));
+  CHECK(m.speed_of(9) == relative(1.5));
   CHECK(m.speed_of(10) == 1);
   CHECK(read_machine(to_string(m)) == m);
 }

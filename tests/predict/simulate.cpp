@@ -626,6 +626,12 @@ TEST_CASE("merging apart from the kernel, and what arrives, takes memory's time"
   m.device.forward.merge = 0;
   // concentric<2>: one partial of float with its log-sum-exp arrives: two are read, one is written.
   CHECK(merges("concentric<2>") == relative(3 * 4 * 1024.0 * 16 * 65 / 1e9));
+  // Backward, three partials arrive that this rank has begun: of dK and dV, or of dQ.
+  const auto of_backward = [&](pass p) {
+    return simulate(orrery::ring{}, 4, m, shape, orrery::full{}, orrery::contiguous{}, {.pass = p}).ranks[0].merges;
+  };
+  CHECK(of_backward(pass::circulate_keys) == relative(3 * 3 * 1024.0 * 4 * 2 * 64 * 4 / 1e9));
+  CHECK(of_backward(pass::circulate_queries) == relative(3 * 3 * 1024.0 * 16 * 64 * 4 / 1e9));
 }
 
 TEST_CASE("where heads are cut, own tensors are copied before and after") {

@@ -86,7 +86,7 @@ struct device_flash_policies {
             .columns = small ? 64 : 32,
             .blocks_at_once = gradient == device_gradient::of_queries && key_dim + value_dim <= 128 ? 2 : 0};
   }
-  /// How many columns warpgroups give to sums of so many, which is a head dimension as padded. 96 of them lie across
+  /// The number of columns that warpgroups give to sums of `dim`, a head dimension as padded. 96 of them lie across
   /// one and a half panels of the swizzle pattern, which no published kernel is known to multiply. So they are taken as
   /// 128, whose last 32 are zeros and cost a third more time. A policy that returns `dim` multiplies 96.
   [[nodiscard]] static constexpr int warpgroup_columns(int dim) { return dim == 96 ? 128 : dim; }

@@ -315,7 +315,8 @@ TEST_CASE("messages that share ports of any kind end when a simulation from comp
   };
   std::uint32_t random = 1;
   const auto below = [&](std::uint32_t n) {
-    return static_cast<int>((random = random * 1664525 + 1013904223) >> 8) % n;
+    random = random * 1664525 + 1013904223;
+    return (random >> 8) % n;
   };
   for (const kind k : {kind{true, false, 1},
                        {false, false, 1},

@@ -498,6 +498,20 @@ TEST_CASE("errors of long sums do not grow with their length") {
   }
 }
 
+TEST_CASE("errors of sums over many short shards in one call do not grow with their number") {
+  constexpr std::int64_t keys = std::int64_t{1} << 17;
+  const oracle::problem p = long_problem(1, keys, scores::gaussian, values::halves);
+  const oracle::answer right = oracle::solve(p, orrery::full{});
+  plan cut;
+  cut.queries = contiguous(1, 1);
+  cut.keys = contiguous(keys, keys / 8);
+  cut.one_call = true;
+  const auto got = kernel_test::run<orrery::flash<float>>(p, orrery::full{}, cut);
+  const oracle::answer sizes = sizes_of_sums(p, right);
+  CHECK(worst(got.out, right.out, sizes.out) <= 4 * 0x1p-24);
+  CHECK(worst(got.lse, right.lse, sizes.lse) <= 4 * 0x1p-24);
+}
+
 namespace {
 
 /// Other blocks than those of `flash_policies`.

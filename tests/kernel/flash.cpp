@@ -3,6 +3,9 @@
 // What only the flash kernel has: work items, blocks of tokens, instruction sets.
 #include "orrery/kernel/flash.hpp"
 
+#include <algorithm>
+#include <cmath>
+#include <cstddef>
 #include <cstdint>
 #include <span>
 #include <vector>
@@ -10,6 +13,7 @@
 #include <doctest/doctest.h>
 
 #include "orrery/mask/causal.hpp"
+#include "orrery/mask/full.hpp"
 
 #include "kernel/problem.hpp"
 #include "support/oracle.hpp"
@@ -195,4 +199,38 @@ TEST_CASE("the backward adds to gradients of queries in its turn only, stage aft
   t.run_in_turn(1, turn);
   CHECK(turn.all_left > tensors::query_heads / tensors::key_heads);  // several blocks of queries for each head
   CHECK((t.grad_q == turn.seen));
+}
+
+// What a shard is a part of: zeros that are added to the rows after its last are seen by the sign of theirs. The number
+// of rows is no multiple of those that are computed at once, and so large that sums are added to memory directly.
+TEST_CASE("the backward touches no row after a shard's last") {
+  using orrery::instruction_set;
+  constexpr std::int64_t rows = 301, after = 16, keys = 40, dim = 64;
+  for (const instruction_set limit : {instruction_set::baseline, instruction_set::avx2, instruction_set::avx512}) {
+    const instruction_set widest = orrery::flash<float>::instructions();
+    const auto steps = orrery::detail::flash_steps_for<float>(widest < limit ? widest : limit);
+    const auto filled = [](std::int64_t tokens, float value) {
+      return std::vector<float>(static_cast<std::size_t>(tokens * dim), value);
+    };
+    std::vector<float> q = filled(rows, 0.5f), grad_out = filled(rows, 0.25f), grad_q = filled(rows + after, -0.0f);
+    std::vector<float> k = filled(keys, 0.5f), v = filled(keys, 1.0f), grad_k = k, grad_v = v;
+    for (std::size_t i = 0; i < k.size(); i += 3) k[i] = v[i] = -1.5f;
+    std::vector<float> lse(static_cast<std::size_t>(rows), 1.0f), delta(static_cast<std::size_t>(rows), 0.0f);
+    const auto view = [](std::vector<float>& data, std::int64_t tokens) {
+      return orrery::batch_sequence_head_dim(data.data(), 1, tokens, 1, dim);
+    };
+    const auto of_rows = [](std::vector<float>& data) { return orrery::batch_head_sequence(data.data(), 1, 1, rows); };
+    const orrery::backward_queries<float, float> queries{view(q, rows),      view(grad_out, rows),
+                                                         of_rows(lse),       of_rows(delta),
+                                                         view(grad_q, rows), kernel_test::piece(0, rows)};
+    const orrery::backward_keys<float, float> of_keys{view(k, keys), view(v, keys), view(grad_k, keys),
+                                                      view(grad_v, keys), kernel_test::piece(0, keys)};
+    const orrery::full mask;
+    const orrery::detail::flash_backward<float, float, orrery::full> backward{
+        std::span(&queries, 1), std::span(&of_keys, 1), {}, 0.1f, mask, steps};
+    backward.run(0, {});
+    const auto end = grad_q.begin() + rows * dim;
+    CHECK(std::all_of(grad_q.begin(), end, [](float x) { return x != 0; }));
+    CHECK(std::all_of(end, grad_q.end(), [](float x) { return x == 0 && std::signbit(x); }));
+  }
 }

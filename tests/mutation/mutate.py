@@ -15,11 +15,13 @@ is none. Mutations of kind C change constants that a compiler needs. They are co
 `run` asks the tests that mutations.txt names; with --all, all tests for those that these do not notice. It first runs
 the same tests without a mutation, which must pass.
 
-mutations.txt holds a mutation in three lines, of which the second and third are the text before and after it:
+mutations.txt holds a mutation in three lines, of which the second and third are the text before and after it, or in
+four, if nothing that a test could see changes; the fourth says why, and `run` leaves it out unless --only names it:
 
     @ FILE KIND TESTS
     - before
     + after
+    = why nothing changes
 
 FILE is below include/orrery, TESTS a regular expression on names of ctest. `before` occurs once in the file, in one
 line. KIND is E for an expression, S for a statement, C for any text of a constant.
@@ -47,9 +49,9 @@ inline const int active = number_of(std::getenv("ORRERY_MUTATION"));
 
 
 class Mutation:
-    def __init__(self, number, file, kind, tests, before, after):
+    def __init__(self, number, file, kind, tests, before, after, why_not=""):
         self.number, self.file, self.kind, self.tests = number, file, kind, tests
-        self.before, self.after = before, after
+        self.before, self.after, self.why_not = before, after, why_not
 
     def text(self):
         """What takes the place of `before`."""
@@ -70,7 +72,8 @@ def read_mutations():
         file, kind, tests = line[2:].split()
         if kind not in "ESC" or not lines[i + 1].startswith("- ") or not lines[i + 2].startswith("+ "):
             sys.exit(f"mutations.txt:{i + 1}: expected `@ FILE E|S|C TESTS`, `- before` and `+ after`")
-        found.append(Mutation(len(found) + 1, file, kind, tests, lines[i + 1][2:], lines[i + 2][2:]))
+        why_not = lines[i + 3][2:] if lines[i + 3 : i + 4] and lines[i + 3].startswith("= ") else ""
+        found.append(Mutation(len(found) + 1, file, kind, tests, lines[i + 1][2:], lines[i + 2][2:], why_not))
     return found
 
 
@@ -162,10 +165,12 @@ def main():
     if given.command == "list":
         for m in mutations:
             print(f"{m.number:4} {m.kind} {m.file} ({m.tests})\n       - {m.before}\n       + {m.after}")
+            if m.why_not:
+                print(f"       = {m.why_not}")
     elif given.command == "instrument":
         instrument(mutations, given.directory)
     else:
-        every = chosen(mutations, given.only)
+        every = chosen(mutations if given.only else [m for m in mutations if not m.why_not], given.only)
         if len(every) > 1:  # those of constants need a build each
             every = [m for m in every if m.kind != "C"]
         sys.exit(run(every, given.build, given.all, given.seconds))

@@ -17,6 +17,7 @@
 #include "orrery/predict/machine_text.hpp"
 
 #include "support/refusal.hpp"
+#include "support/relative.hpp"
 
 using orrery::machine;
 using orrery::machine_named;
@@ -68,10 +69,10 @@ TEST_CASE("a machine that says everything is read in base units") {
   CHECK(m.device.backward.merge == 8);
   CHECK(m.device.memory == 3e12);
   CHECK(m.device.capacity == std::int64_t{80} << 30);
-  CHECK(m.device.slowed == doctest::Approx(0.05));
-  CHECK(m.device.call == doctest::Approx(200e-6));
-  CHECK(m.device.step == doctest::Approx(1e-6));
-  CHECK(m.device.message == doctest::Approx(500e-9));
+  CHECK(m.device.slowed == relative(0.05));
+  CHECK(m.device.call == relative(200e-6));
+  CHECK(m.device.step == relative(1e-6));
+  CHECK(m.device.message == relative(500e-9));
   REQUIRE(m.levels.size() == 3);
   CHECK(m.levels[0] ==
         machine::level{.name = "node", .count = 8, .link = "NVLink4", .bandwidth = 365e9, .latency = 12 * 1e-6});
@@ -79,16 +80,16 @@ TEST_CASE("a machine that says everything is read in base units") {
   CHECK_FALSE(m.levels[1].full_duplex);
   CHECK(m.levels[1].bandwidth == 31.5e9);
   CHECK(m.levels[2].link == "100GbE");
-  CHECK(m.levels[2].latency == doctest::Approx(10e-6));
+  CHECK(m.levels[2].latency == relative(10e-6));
   CHECK(m.levels[2].shared_by == "node");
   CHECK(m.levels[2].ports == 2);
   CHECK(m.levels[2].full_duplex);
   CHECK(m.ranks() == 64);
   CHECK(m.ranks_of_level(-1) == 1);
   CHECK(m.ranks_of_level(1) == 16);
-  CHECK(m.speed_of(3) == doctest::Approx(0.9));
+  CHECK(m.speed_of(3) == relative(0.9));
   CHECK(m.speed_of(4) == 1);
-  CHECK(m.speed_of(9) == doctest::Approx(1.5));
+  CHECK(m.speed_of(9) == relative(1.5));
   CHECK(m.speed_of(10) == 1);
   CHECK(read_machine(to_string(m)) == m);
 }
@@ -135,6 +136,31 @@ TEST_CASE("a machine is like a preset, or another of its text, but for what it s
   CHECK(contains(refusal_of([] { (void)read_machine("machine x\nlike h100", "y"); }), "\"y\" is no machine"));
 }
 
+TEST_CASE("what a machine is like need not be one, and all of it can be overridden") {
+  const machine m = read_machine(R"(
+    machine whole
+    like    part
+    device  full 1 TF
+    level   node  each its own
+    rank    8-9 speed 150 %
+    rank    3 speed 50 %
+    machine part
+    level   node  10 devices  1 GB/s  shared by node
+  )");
+  CHECK(m.levels[0].shared_by.empty());
+  CHECK(m.speed_of(3) == relative(0.5));
+  CHECK(m.speed_of(9) == relative(1.5));
+  CHECK(contains(wrong("machine part\nlevel node 10 devices 1 GB/s"), "forward: full is 0"));
+  const auto nested = [](int count) {
+    std::string text;
+    for (int i = 0; i + 1 < count; ++i)
+      text += "machine m" + std::to_string(i) + "\nlike m" + std::to_string(i + 1) + "\n";
+    return text + "machine m" + std::to_string(count - 1) + "\nlike h100\n";
+  };
+  CHECK(wrong(nested(64)).empty());
+  CHECK(contains(wrong(nested(66)), "more than 64 machines are like each other"));
+}
+
 TEST_CASE("what is wrong is refused with its line, its column, and what is near") {
   struct wrong_text {
     const char* line;  // begins in column 3
@@ -169,6 +195,7 @@ TEST_CASE("what is wrong is refused with its line, its column, and what is near"
       {"device full -1TF", "15", "full is -1TF, expected more than 0"},
       {"device full nan TFLOP/s", "15", "\"nan\" is no number, expected full"},
       {"device full inf TFLOP/s", "15", "\"inf\" is no number"},
+      {"device launch 1e999 us", "17", "launch is 1e999 us, expected at least 0 and at most"},
       {"device launch -1 us", "17", "launch is -1 us, expected at least 0 and at most"},
       {"device units 0", "16", "units is 0, expected 1 to"},
       {"device slowed 101 %", "17", "slowed is 101 %, expected at least 0 and at most 100 %"},
@@ -223,6 +250,8 @@ TEST_CASE("texts without a machine, with cycles or with machines that cannot be 
   CHECK(
       contains(wrong("machine a\nlike h10"), "line 2, column 6: \"h10\" is no machine or preset; did you mean h100?"));
   CHECK(contains(wrong("machine a\nlike"), "line 2, column 1: like lacks a name"));
+  CHECK(contains(wrong("machine a\nlike h100\nlevel node 2 devices\nlevel node 4 devices"),
+                 "line 4, column 7: level node is given twice"));
   CHECK(contains(wrong("\nmachine a\nlevel node 1 device"), "the machine of line 2: forward: full is 0, expected"));
   CHECK(contains(wrong("machine a\ndevice full 1 TF"), "levels is empty, expected at least one level"));
   CHECK(contains(wrong("machine a\nlike h100\nlevel rack 1048576 clusters 1 GB/s"), "the number of ranks is"));
@@ -286,6 +315,22 @@ TEST_CASE("numbers are written so that they are read as the same numbers") {
       CHECK(number * unit->factor == value);
     }
   }
+}
+
+TEST_CASE("numbers are written in the largest unit in which they are at least 1") {
+  using orrery::detail::dimension;
+  using orrery::detail::quantity_text;
+  CHECK(quantity_text(365e9, dimension::bandwidth) == "365 GB/s");
+  CHECK(quantity_text(2.5 * 1e-6, dimension::time) == "2.5 us");
+  CHECK(quantity_text(0.5, dimension::time) == "500 ms");
+  CHECK(quantity_text(2e13, dimension::computing) == "20 TFLOP/s");
+  CHECK(quantity_text(1536, dimension::size) == "1.536 KB");
+  double number = 0;
+  CHECK(orrery::detail::read_number("+3.5 s", number) == 4);
+  CHECK(number == 3.5);
+  CHECK(orrery::detail::read_number("-3", number) == 2);
+  CHECK(number == -3);
+  CHECK(orrery::detail::read_number("+", number) == 0);
 }
 
 // Texts that are nearly right: words and characters of a right one are dropped, doubled, swapped, changed. Each is

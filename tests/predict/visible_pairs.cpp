@@ -31,6 +31,21 @@ struct odd {
   [[nodiscard]] static std::string name() { return "odd"; }
 };
 
+/// A mask of intervals without end.
+struct no_end {
+  std::int64_t begin;
+
+  [[nodiscard]] bool visible(std::int64_t query, std::int64_t key) const { return key >= begin + query % 3; }
+  [[nodiscard]] static orrery::visibility classify(std::int64_t, std::int64_t, std::int64_t, std::int64_t) {
+    return orrery::visibility::some;
+  }
+  [[nodiscard]] orrery::position_interval keys_of(std::int64_t first, std::int64_t last) const {
+    return {begin + (first == last ? first % 3 : 0), INT64_MAX};
+  }
+  static constexpr bool rows_are_intervals = true;
+  [[nodiscard]] static std::string name() { return "no end"; }
+};
+
 template <class Mask>
 pair_count asked(const Mask& mask, const segment& queries, const segment& keys) {
   pair_count n;
@@ -83,6 +98,9 @@ TEST_CASE("pairs, rows and partial rows are those that asking about each pair gi
     wrong += is_right(orrery::causal{from(-20, 20)}, queries, keys) ? 0 : 1;
     wrong += is_right(orrery::window{from(0, 9), from(0, 9)}, queries, keys) ? 0 : 1;
     wrong += is_right(orrery::causal{} & orrery::window{4, -1}, queries, keys) ? 0 : 1;
+    wrong += is_right(orrery::window{from(0, 9), -1}, queries, keys) ? 0 : 1;
+    wrong += is_right(orrery::window{-1, from(0, 9)}, queries, keys) ? 0 : 1;
+    wrong += is_right(no_end{from(0, 40)}, queries, keys) ? 0 : 1;
     wrong += is_right(orrery::prefix{from(0, 50)}, queries, keys) ? 0 : 1;
     wrong += is_right(documents & orrery::causal{}, queries, keys) ? 0 : 1;
     wrong += is_right(odd{}, queries, keys) ? 0 : 1;

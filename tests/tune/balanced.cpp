@@ -17,6 +17,7 @@
 
 #include "support/any.hpp"
 #include "support/refusal.hpp"
+#include "support/relative.hpp"
 
 namespace {
 
@@ -44,7 +45,7 @@ void check_balance(const Mask& mask, int world, std::int64_t length, std::int64_
   const orrery::balance_options options{.length = length, .key_length = keys};
   const orrery::dispatched layout = orrery::balanced(mask, world, options);
   const double imbalance = orrery::imbalance(mask, layout, world, options);
-  CHECK(imbalance == doctest::Approx(counted_imbalance(mask, layout, world, length, keys > 0 ? keys : length)));
+  CHECK(imbalance == relative(counted_imbalance(mask, layout, world, length, keys > 0 ? keys : length)));
   CHECK(imbalance <= 1.05);
   CHECK(layout == orrery::balanced(mask, world, options));
 }
@@ -98,23 +99,21 @@ TEST_CASE("a causal mask is balanced by zigzag, and a full one by contiguous pie
 TEST_CASE("masks that say nothing of rows are estimated") {
   const any::mask causal{.ahead = 0};
   const auto exactly = orrery::imbalance(orrery::causal{}, orrery::contiguous{}, 8, {.length = 4096});
-  CHECK(exactly == doctest::Approx(1.875).epsilon(0.01));
-  CHECK(orrery::imbalance(causal, orrery::contiguous{}, 8, {.length = 4096}) == doctest::Approx(exactly).epsilon(0.02));
-  CHECK(orrery::imbalance(silent{causal}, orrery::contiguous{}, 8, {.length = 4096}) ==
-        doctest::Approx(exactly).epsilon(0.02));
+  CHECK(exactly == relative(1.875, 0.01));
+  CHECK(orrery::imbalance(causal, orrery::contiguous{}, 8, {.length = 4096}) == relative(exactly, 0.02));
+  CHECK(orrery::imbalance(silent{causal}, orrery::contiguous{}, 8, {.length = 4096}) == relative(exactly, 0.02));
   const orrery::dispatched layout = orrery::balanced(silent{causal}, 8, {.length = 4096});
   CHECK(orrery::imbalance(orrery::causal{}, layout, 8, {.length = 4096}) <= 1.06);
 }
 
 TEST_CASE("the imbalance of the library's layouts") {
   const orrery::balance_options of{.length = 1200};
-  CHECK(orrery::imbalance(orrery::causal{}, orrery::zigzag{}, 4, of) == doctest::Approx(1).epsilon(0.001));
-  CHECK(orrery::imbalance(orrery::causal{}, orrery::striped<1>{}, 4, of) == doctest::Approx(1).epsilon(0.01));
+  CHECK(orrery::imbalance(orrery::causal{}, orrery::zigzag{}, 4, of) == relative(1, 0.001));
+  CHECK(orrery::imbalance(orrery::causal{}, orrery::striped<1>{}, 4, of) == relative(1, 0.01));
   CHECK(orrery::imbalance(orrery::full{}, orrery::contiguous{}, 5, of) == 1);
   const std::vector<std::int64_t> lengths{1000, 200};
   const auto mask = orrery::documents{lengths} & orrery::causal{};
-  CHECK(orrery::imbalance(mask, orrery::per_document<orrery::zigzag>{lengths}, 4, of) ==
-        doctest::Approx(1).epsilon(0.01));
+  CHECK(orrery::imbalance(mask, orrery::per_document<orrery::zigzag>{lengths}, 4, of) == relative(1, 0.01));
   CHECK(orrery::imbalance(mask, orrery::contiguous{}, 4, of) > 1.5);
   CHECK(orrery::imbalance(orrery::window{.left = -1, .right = -1}, orrery::contiguous{}, 4, of) >= 1);
 }
@@ -123,15 +122,15 @@ TEST_CASE("segments whose last run is shorter, and queries that see nothing, are
   const orrery::balance_options of{.length = 100};
   const orrery::chunked striped{orrery::striped<7>{}, 1};
   CHECK(orrery::imbalance(orrery::causal{}, striped, 3, of) ==
-        doctest::Approx(counted_imbalance(orrery::causal{}, striped, 3, 100, 100)));
+        relative(counted_imbalance(orrery::causal{}, striped, 3, 100, 100)));
   const orrery::chunked contiguous{orrery::contiguous{}, 1};
   CHECK(orrery::imbalance(orrery::causal{-30}, contiguous, 3, of) ==
-        doctest::Approx(counted_imbalance(orrery::causal{-30}, contiguous, 3, 100, 100)));
+        relative(counted_imbalance(orrery::causal{-30}, contiguous, 3, 100, 100)));
 }
 
 TEST_CASE("a few rows of a mask that says nothing of rectangles are counted exactly") {
   // 4, 3 and 3 tokens.
-  CHECK(orrery::imbalance(silent{}, orrery::contiguous{}, 3, {.length = 10}) == doctest::Approx(1.2));
+  CHECK(orrery::imbalance(silent{}, orrery::contiguous{}, 3, {.length = 10}) == relative(1.2));
 }
 
 TEST_CASE("shards are cut into no more pieces than it takes") {

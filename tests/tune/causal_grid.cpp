@@ -65,6 +65,9 @@ TEST_CASE("the causal grid sends less than a concentric one, on average and wher
     CHECK(orrery::traffic(causal_grid{}, 16, p, 1, 2).total / 16 == 23.25);
     CHECK(orrery::traffic(causal_grid{}, 16, p, 1, 2).sent == 28);
   }
+  const traffic_report of_12 = measure(12);  // of which the first beginning of the search finds 94 and 10
+  CHECK(of_12.total == 86);
+  CHECK(of_12.sent == 8);
   // Squares: 14 for 28 ranks, 28 for 4, less what diagonal ranks own.
   const traffic_report of_32 = measure(32);
   CHECK(of_32.total / 32 < 16);

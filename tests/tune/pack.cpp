@@ -134,6 +134,30 @@ TEST_CASE("plans follow from their arguments alone: the same with every compiler
   CHECK(digest == 5943704795238458562U);
 }
 
+TEST_CASE("chunks of queries see the chunks of keys of their documents, and none before") {
+  const std::vector<std::int64_t> two{8, 8}, short_one{3};
+  const orrery::detail::document_work work{two, 2, 0, 2, true};  // four chunks of 4
+  for (const std::int64_t query : {0, 1, 2, 3}) {
+    CHECK(work.first_key(query) == query / 2 * 2);
+    CHECK(work.end_key(query) == query + 1);
+    for (std::int64_t key = 0; key < 4; ++key) {
+      CHECK(work.pairs(query, key) == (key / 2 != query / 2 || key > query ? 0 : key == query ? 10 : 16));
+    }
+  }
+  // Five ranks share three tokens: those without one see nothing.
+  const orrery::detail::document_work few{short_one, 5, 0, 1, true};
+  CHECK(few.pairs() == 6);
+  int without = 0;
+  for (std::int64_t query = 0; query < 5; ++query) without += few.first_key(query) == few.end_key(query) ? 1 : 0;
+  CHECK(without == 2);
+}
+
+TEST_CASE("a batch without pairs is balanced") {
+  const orrery::packed_plan plan = orrery::pack({}, 3, {.length = 10});
+  CHECK(plan.visible_pairs == 0);
+  CHECK(plan.imbalance() == 1);
+}
+
 TEST_CASE("weights decide what moves") {
   // One long document, whose last rank has the most work: with cheap keys it is keys that move.
   const std::vector<std::int64_t> lengths{1 << 14};

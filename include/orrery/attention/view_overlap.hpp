@@ -116,9 +116,9 @@ class stride_sums {
     }
     return false;
   }
-  /// The last two terms: is there a multiple of `finer` in [first - t * coarser, last - t * coarser] for a t in [least,
-  /// most]? All these intervals reach into what multiples of `finer` are allowed; the multiple at its edge is in those
-  /// that also reach out of it.
+  /// The last two terms: returns true if there is a multiple of `finer` in [first - t * coarser, last - t * coarser]
+  /// for a t in [least, most]. All these intervals reach into what multiples of `finer` are allowed; the multiple at
+  /// its edge is in those that also reach out of it.
   constexpr bool meet_last_two(std::int64_t finer, std::int64_t coarser, std::int64_t first, std::int64_t last,
                                std::int64_t least, std::int64_t most) noexcept {
     const std::int64_t wide = last - first;  // less than `finer`, which is not dense

@@ -35,7 +35,7 @@ class device_error : public std::runtime_error {
 
 namespace orrery::detail {
 
-/// Does this code mean that the device's context is lost, so that every later call of the process fails?
+/// Returns true if this code means that the device's context is lost, so that every later call of the process fails.
 [[nodiscard]] constexpr bool is_sticky(cudaError_t code) noexcept {
   switch (code) {
     case cudaErrorIllegalAddress:

@@ -99,7 +99,7 @@ class program_kernels {
     return all;
   }
 };
-/// Is instantiated where a kernel is launched, which adds it.
+/// Instantiated where a kernel is launched, which adds it.
 template <auto kernel>
 inline const bool is_in_program = program_kernels::add(reinterpret_cast<const void*>(kernel));
 
@@ -122,8 +122,9 @@ struct gpu {
     on_device.store(count + 1, std::memory_order_relaxed);
   }
 
-  /// Can kernels that use `gpu_warpgroup_threads` and this much shared memory run? They need compute capability 9.0, a
-  /// program compiled for the target sm_90a (90a in CMAKE_CUDA_ARCHITECTURES), and a driver that supports tensor maps.
+  /// Returns true if kernels that use `gpu_warpgroup_threads` and this much shared memory can run. They need compute
+  /// capability 9.0, a program compiled for the target sm_90a (90a in CMAKE_CUDA_ARCHITECTURES), and a driver that
+  /// supports tensor maps.
   [[nodiscard]] static bool has_warpgroups(int shared_bytes) {
     const device_limits has = limits();
     if (has.compute_capability != 90 || has.shared_bytes < shared_bytes) return false;

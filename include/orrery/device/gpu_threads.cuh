@@ -92,7 +92,7 @@ struct gpu_threads {
     return __shfl_xor_sync(0xffffffffu, value, mask);
   }
 
-  /// Is `value` true in any lane of the warp?
+  /// Returns true if `value` is true in any lane of the warp.
   [[nodiscard]] __device__ bool any(bool value) const { return __any_sync(0xffffffffu, value) != 0; }
 
   /// Loads four matrices of 8 × 8 16-bit elements. Lane 8i + r passes the address of row r of matrix i. Each lane gets

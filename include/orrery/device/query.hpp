@@ -28,7 +28,7 @@ namespace orrery::detail {
   return limits;
 }
 
-/// Can kernels and copies of one device read the memory of another? Throws `device_error`.
+/// Returns true if kernels and copies of one device can read the memory of another. Throws `device_error`.
 [[nodiscard]] inline bool can_access(int device, int memory_of) {
   if (device == memory_of) return true;
   int can = 0;

@@ -40,8 +40,8 @@ struct tensor_box {
     return extent[0] == 0 || extent[1] == 0 || extent[2] == 0 || extent[3] == 0;
   }
 
-  /// Can a tensor map describe this box? Addresses and strides must be multiples of 16 bytes, strides positive and
-  /// below 2^40, and coordinates below 2^31 (CUDA driver API, cuTensorMapEncodeTiled).
+  /// Returns true if a tensor map can describe this box: addresses and strides must be multiples of 16 bytes, strides
+  /// positive and below 2^40, and coordinates below 2^31 (CUDA driver API, cuTensorMapEncodeTiled).
   [[nodiscard]] bool has_map() const noexcept {
     if (reinterpret_cast<std::uintptr_t>(data) % 16 != 0 || extent[0] % 8 != 0) return false;
     for (const std::int64_t size : extent) {

@@ -318,7 +318,7 @@ struct device_flash : detail::device_backend<Device> {
   static constexpr int columns_of(int dim) { return Policies::warpgroup_columns(dim); }
   static constexpr std::size_t launch_bytes = 4096;  ///< of arguments
 
-  /// Can tensor copies read the tokens of a shard? One without elements they never read.
+  /// Returns true if tensor copies can read the tokens of a shard. One without elements they never read.
   static bool can_copy(const tensor_view<const T>& view, const segments& positions) {
     const detail::tensor_box box = detail::tensor_box::of(view, positions.tokens(), 1);
     return box.is_empty() || box.has_map();

@@ -91,7 +91,7 @@ struct device_flash_policies {
     }
     return {.warps = small ? 8 : 4, .row_tiles = 1, .columns = small ? 64 : 32, .blocks_at_once = 0};
   }
-  /// How many columns warpgroups give to sums of so many, which is a head dimension as padded. 96 of them lie across
+  /// The number of columns that warpgroups give to sums of `dim`, a head dimension as padded. 96 of them lie across
   /// one and a half panels of the swizzle pattern, which no published kernel is known to multiply. So they are taken as
   /// 128, whose last 32 are zeros and cost a third more time. A policy that returns `dim` multiplies 96.
   [[nodiscard]] static constexpr int warpgroup_columns(int dim) { return dim == 96 ? 128 : dim; }

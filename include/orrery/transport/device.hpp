@@ -36,7 +36,7 @@
 namespace orrery::device {
 
 struct options {
-  /// How long a rank's thread waits for another one, in seconds, before both fail with a message.
+  /// Seconds for which a rank's thread waits for another one before both fail with a message.
   double deadline = 60;
   /// The devices: rank r computes on `devices[r % devices.size()]`. Empty: all devices that the process sees.
   std::vector<int> devices{};
@@ -78,9 +78,9 @@ class group {
   [[nodiscard]] const std::vector<int>& devices() const noexcept { return options_.devices; }
   /// Held by the thread that enqueues, while a graph is captured (see `capture`).
   [[nodiscard]] std::mutex& capture_mutex() noexcept { return capture_mutex_; }
-  /// Are streams being captured?
+  /// True while streams are being captured.
   [[nodiscard]] std::atomic<bool>& capturing() noexcept { return capturing_; }
-  /// How many ranks enqueue into the graph; changed under `capture_mutex()`.
+  /// The number of ranks that enqueue into the graph; changed under `capture_mutex()`.
   [[nodiscard]] std::atomic<int>& enqueuing() noexcept { return enqueuing_; }
   /// An event of each rank, published to the others between two barriers.
   [[nodiscard]] std::vector<std::shared_ptr<detail::cuda_event>>& published_events() noexcept {

@@ -7,6 +7,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
+#include <limits>
 #include <span>
 #include <stdexcept>
 #include <string>
@@ -176,4 +177,58 @@ TEST_CASE("shards whose tokens an int does not count are refused") {
                        "orrery: a shard has 2147483648 tokens, but kernel device_flash<bfloat16> takes fewer than "
                        "2147483392; distribute the sequence over more ranks",
                        std::invalid_argument);
+}
+
+namespace {
+
+/// One key meets the running results of queries with dimension 1: a query is `score`, the key 1, its value 3.
+struct running_results {
+  std::vector<bfloat16> q;
+  std::vector<float> out, lse;
+
+  void add(float score, float lse_before, float out_before) {
+    q.push_back(static_cast<bfloat16>(score));
+    out.push_back(out_before);
+    lse.push_back(lse_before);
+  }
+  void meet_key() {
+    const auto count = static_cast<std::int64_t>(q.size());
+    const bfloat16 key = static_cast<bfloat16>(1.0f), value = static_cast<bfloat16>(3.0f);
+    orrery::forward_queries<bfloat16, float> queries{};
+    queries.q = orrery::batch_sequence_head_dim<const bfloat16>(q.data(), 1, count, 1, 1);
+    queries.out = orrery::batch_sequence_head_dim(out.data(), 1, count, 1, 1);
+    queries.lse = orrery::batch_head_sequence(lse.data(), 1, 1, count);
+    queries.positions = kernel_test::piece(0, count);
+    queries.fresh = false;
+    orrery::forward_keys<bfloat16> keys{};
+    keys.k = orrery::batch_sequence_head_dim(&key, 1, 1, 1, 1);
+    keys.v = orrery::batch_sequence_head_dim(&value, 1, 1, 1, 1);
+    keys.positions = kernel_test::piece(0, 1);
+    kernel<bfloat16>::forward({}, std::span<const decltype(queries)>{&queries, 1},
+                              std::span<const decltype(keys)>{&keys, 1}, {}, 1.0f, orrery::full{});
+  }
+};
+
+}  // namespace
+
+TEST_CASE("a key that adds less than half a unit in the last place of a log-sum-exp leaves its bits alone") {
+  running_results all;
+  for (int i = 0; i < 128; ++i) {
+    const float lse = 520 + 3.7123f * static_cast<float>(i);
+    all.add(lse - 14, lse, 1);  // rounded to a multiple of 4: the sum grows by e^-16 to e^-12 of it
+  }
+  const std::vector<float> before = all.lse;
+  all.meet_key();
+  CHECK(all.lse == before);
+}
+
+TEST_CASE("what rows hold that have seen no key yet is not read") {
+  running_results all;
+  const float nothing = -std::numeric_limits<float>::infinity();
+  for (int i = 0; i < 20; ++i) {
+    all.add(2, nothing, i % 2 == 0 ? std::numeric_limits<float>::quiet_NaN() : -nothing);
+  }
+  all.meet_key();
+  CHECK(all.out == std::vector<float>(20, 3.0f));
+  CHECK(all.lse == std::vector<float>(20, 2.0f));
 }

@@ -187,6 +187,28 @@ TEST_CASE("wgmma: nor do those of the tokens after a segment's end") {
   }
 }
 
+TEST_CASE("wgmma: nor do those of the tokens after a segment's end, where all of the segment is visible") {
+  // Behind keys that all queries see, keys that none sees; behind queries that see all keys, queries that see none.
+  for (const bool of_keys : {true, false}) {
+    const oracle::shape shape{1, of_keys ? 150 : 240, of_keys ? 290 : 100, 1, 1, 16, 24, 0.25};
+    const auto good = oracle::random_problem<bfloat16>(shape, 14);
+    const any_mask mask{kind::causal, false, {of_keys ? 100 : -40}};
+    const auto expected = oracle::solve(good, mask);
+    plan how = cut(shape, 1, 1);
+    if (of_keys) {
+      how.keys = {kernel_test::piece(0, 100), kernel_test::piece(100, 150)};
+      how.keys[0].add({250, 40, 40, 1});
+    } else {
+      how.queries = {kernel_test::piece(140, 100), kernel_test::piece(40, 100)};
+      how.queries[0].add({0, 40, 40, 1});
+    }
+    for (const double poison : poisons) {
+      const auto p = of_keys ? poisoned(good, poison, 0, 0, 250, 290) : poisoned(good, poison, 0, 40, 0, 0);
+      check_poisoned(p, expected, mask, how);
+    }
+  }
+}
+
 TEST_CASE("wgmma: the same call twice gives the same bits; keys that a running result does not see leave them alone") {
   cuda_test::check_same_bits<kernel<bfloat16>>();
 }

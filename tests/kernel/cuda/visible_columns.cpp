@@ -8,6 +8,7 @@
 
 #include <doctest/doctest.h>
 
+#include "orrery/kernel/cuda/masked_columns.cuh"
 #include "orrery/layout/segment.hpp"
 #include "orrery/mask/causal.hpp"
 #include "orrery/mask/documents.hpp"
@@ -69,6 +70,18 @@ TEST_CASE("the first columns of a thread") {
     for (int end = 0; end <= 128; ++end) {
       CHECK(orrery::detail::columns_before(one_lane{lane}, end) ==
             orrery::detail::visible_columns(one_lane{lane}, end, [](int) { return true; }));
+    }
+  }
+}
+
+TEST_CASE("sets of columns: the first ones, and those without others") {
+  using orrery::detail::column_set;
+  for (int count = 0; count <= 64; ++count) {
+    const column_set some = column_set::first(count);
+    CHECK(some.empty() == (count == 0));
+    for (int column = 0; column < 64; ++column) {
+      CHECK(some.has(column) == (column < count));
+      CHECK(column_set::first(40).without(some).has(column) == (column >= count && column < 40));
     }
   }
 }

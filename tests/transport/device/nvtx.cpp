@@ -16,6 +16,7 @@
 
 #include "orrery/host/context.hpp"
 #include "orrery/run/executor.hpp"
+#include "orrery/topology/half_ring.hpp"
 #include "orrery/topology/ring.hpp"
 #include "orrery/topology/topology.hpp"
 #include "orrery/transport/counted.hpp"
@@ -136,6 +137,19 @@ TEST_CASE("a call, its exchanges, steps and tiles have ranges, which close in or
                                "push step 1", "end " + exchange, "push tile of query shard 0 and key shard 1", "pop",
                                "pop", "push after the last step", "pop", "end forward",  //
                                "push collective", "pop"});
+}
+
+TEST_CASE("ranges of exchanges name what they send and what they receive, if they do") {
+  for (const int rank : {0, 1, 2, 3}) {
+    const orrery::program p = orrery::program_of(orrery::half_ring{}, rank, 4, orrery::pass::forward);
+    const orrery::detail::nvtx_names names{p};
+    for (int e = 0; e < p.exchanges.size(); ++e) {
+      const std::string& name = names.exchanges[static_cast<std::size_t>(e)];
+      CAPTURE(name);
+      CHECK((name.find(" to rank ") != std::string::npos) == (p.exchanges[e].sent.count > 0));
+      CHECK((name.find(" from rank ") != std::string::npos) == (p.exchanges[e].received.count > 0));
+    }
+  }
 }
 
 TEST_CASE("all ranges are closed when a step throws, on the rank that throws and on the others") {

@@ -91,7 +91,7 @@ struct device_item {
   std::int64_t head = 0;
   token_block tokens;
 
-  /// How many items a side has if each has at most `most` tokens.
+  /// The number of items of a side, if each has at most `most` tokens.
   template <class Block>
   [[nodiscard]] static constexpr std::int64_t count(const device_blocks<Block>& side, std::int64_t most) noexcept {
     std::int64_t items = 0;

@@ -90,7 +90,7 @@ struct device_flash_pairs {
     }
   }
 
-  /// Which of a thread's columns each of its rows sees, bit by bit.
+  /// The columns of a thread that each of its rows sees, bit by bit.
   struct visible_pairs {
     std::uint32_t of[2];
   };

@@ -10,7 +10,7 @@
 #include "orrery/device/code.hpp"
 #include "orrery/tensor/view.hpp"
 
-/// How the kernels that move data cut their work, and the elements that their threads hold.
+/// The parts of the work of kernels that move data, and the elements that their threads hold.
 namespace orrery::detail {
 
 /// The part of a tensor that one block of threads works on: some tokens of one head. Blocks are counted with the heads

@@ -231,11 +231,11 @@ struct device_flash_rows {
   }
 
  private:
-  /// Are there so many tokens in the tile? And the shard's token of a row. Rows are widened as numbers without a sign:
-  /// their upper halves take no registers.
+  /// Returns true if the tile has a token for this row.
   static ORRERY_DEVICE bool is_present(const device_item& item, int row) {
     return row < static_cast<int>(item.tokens.count);
   }
+  /// The shard's token of a row. Rows are widened as numbers without a sign: their upper halves take no registers.
   static ORRERY_DEVICE std::int64_t token_of(const device_item& item, int row) {
     return item.tokens.first + static_cast<std::uint32_t>(row);
   }

@@ -61,7 +61,7 @@ ORRERY_DEVICE std::uint32_t visible_keys(const Threads& threads, const Mask& mas
   }
 }
 
-/// Is the mask a diagonal, whatever its values? Then a query sees all keys that an earlier query sees.
+/// A mask that is a diagonal, whatever its values: a query sees all keys that an earlier query sees.
 template <class Mask>
 concept mask_of_diagonal = diagonal_mask<Mask> && !requires(const Mask& mask) {
   mask.is_diagonal();

@@ -38,7 +38,7 @@ class device_cudnn_calls {
     std::int64_t first_key_head;
   };
 
-  /// What the mask lets these positions see of those. Throws as `cudnn_parts_of` does.
+  /// Returns what the mask lets these positions see of those. Throws as `cudnn_parts_of` does.
   template <class Mask>
   const std::vector<cudnn_part>& expect_parts(const segments& queries, const segments& keys, const Mask& mask,
                                               const std::string& kernel_name) {

@@ -85,7 +85,7 @@ template <mask Mask>
   }
 
   if constexpr (diagonal_mask<Mask>) {
-    // How many keys the query sees; queries are asked in increasing order.
+    // The number of keys that the query sees; queries are asked in increasing order.
     std::int64_t seen = 0;
     const auto seen_by = [&](std::int64_t query) {
       const std::int64_t position = queries.position(query);

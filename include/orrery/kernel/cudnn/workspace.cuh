@@ -76,7 +76,7 @@ class device_cudnn_memory {
     return batch_head_sequence(region<float>(cudnn_region::lse), rows.batch, rows.heads, rows.sequence);
   }
 
-  /// Can cuDNN read or write the tensor itself, as a plan for these strides expects it?
+  /// Returns true if cuDNN can read or write the tensor itself, as a plan for these strides expects it.
   template <class U>
   [[nodiscard]] static bool fits(const tensor_view<U>& is, const cudnn_strides& as) noexcept {
     return reinterpret_cast<std::uintptr_t>(is.data) % 16 == 0 && (is.batch == 1 || is.batch_stride == as.batch) &&

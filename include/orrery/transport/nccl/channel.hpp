@@ -299,9 +299,9 @@ class channel {
       return bytes;
     }
 
-    /// Can this marked collective be one call of NCCL, as far as this rank knows? It can if the rank exchanges the same
-    /// number of bytes with each other member, both ways, in one step. In an all-gather it must also send the same
-    /// block to all.
+    /// Returns true if this marked collective can be one call of NCCL, as far as this rank knows: if the rank exchanges
+    /// the same number of bytes with each other member, both ways, in one step. In an all-gather it must also send the
+    /// same block to all.
     [[nodiscard]] bool fits_one_call(const schedule::collective& c) const {
       const bool gathers = c.kind == schedule::collective_kind::all_gather;
       if (!(gathers ? world->get_options().native_all_gather : world->get_options().native_all_to_all)) return false;

@@ -170,7 +170,7 @@ class communicators {
     give_up(why);
     throw_failure();
   }
-  /// Does what `fail` does, without throwing.
+  /// Like `fail`, without throwing.
   void give_up(const std::string& why) {
     {
       const comm_guard guard{*this};

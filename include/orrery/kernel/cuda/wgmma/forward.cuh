@@ -129,7 +129,7 @@ struct device_flash_wgmma_forward {
   static constexpr shared_positions positions_of(int stage) { return {positions_at + stage * columns * 8}; }
   static constexpr int announcement_of(int stage) { return announcements_at + 8 * stage; }
 
-  /// What one warp does: it brings the queries, and the keys and values that they see.
+  /// The work of the producer warp: copies the queries, and the keys and values that they see.
   template <class Threads>
   ORRERY_DEVICE void bring(const Threads& threads, const device_item& item) const {
     const std::int64_t key_head = heads.key_head(item.head);
@@ -195,7 +195,7 @@ struct device_flash_wgmma_forward {
     }
   }
 
-  /// What the others do; `warp` counts them.
+  /// The work of the computing warps, which `warp` counts.
   template <class Threads>
   ORRERY_DEVICE void compute(const Threads& threads, const device_item& item, int warp) const {
     const forward_queries<T, float>& block = queries.of[item.block];
@@ -281,7 +281,8 @@ struct device_flash_wgmma_forward {
     running.finish(threads, queries.of[again.block], again);
   }
 
-  /// Is tile n the last one of all, or of those whose weighted values become one sum in registers?
+  /// Returns true for the last tile of all, and the last one of those whose weighted values become one sum in
+  /// registers.
   static constexpr bool ends_sum(unsigned n, const tile_announcement& tile) noexcept {
     return tile.last() || n % tiles_of_sum == tiles_of_sum - 1;
   }

@@ -106,7 +106,7 @@ struct device_flash_wgmma_pairs {
       }
       return all;
     }
-    /// Is a query's log-sum-exp NaN? The same for all lanes.
+    /// Returns true if a query's log-sum-exp is NaN; the same for all lanes.
     template <class Threads>
     [[nodiscard]] ORRERY_DEVICE bool has_nan(const Threads& threads) const {
       if constexpr (rows_are_queries) return false;
@@ -132,7 +132,7 @@ struct device_flash_wgmma_pairs {
     }
   };
 
-  /// Which of a thread's columns each of its rows sees, bit by bit.
+  /// The columns of a thread that each of its rows sees, bit by bit.
   struct visible_pairs {
     std::uint32_t of[2];
   };
@@ -153,7 +153,7 @@ struct device_flash_wgmma_pairs {
     return visible;
   }
 
-  /// What belongs to pairs that are not visible, or of no key or query, becomes 0, whatever it was.
+  /// Clears what belongs to pairs that are not visible, or of no key or query, whatever it was.
   static ORRERY_DEVICE void hide(scores& of, const visible_pairs& visible) {
     ORRERY_UNROLL
     for (int n = 0; n < columns / 8; ++n) {
@@ -188,7 +188,7 @@ struct device_flash_wgmma_pairs {
     }
   }
 
-  /// What the product of grad_out and values is added to.
+  /// Makes `grad` what the product of grad_out and values is added to: -delta.
   template <class Threads>
   static ORRERY_DEVICE void to_minus_delta(const Threads& threads, scores& grad, const row_numbers& own, int delta_at) {
     ORRERY_UNROLL

@@ -36,7 +36,7 @@ struct tile_announcement {
   static constexpr tile_announcement of(int count, visibility seen, bool last, bool has_nan = false) noexcept {
     return {count | static_cast<int>(seen) << 8 | (last ? 1 : 0) << 16 | (has_nan ? 1 : 0) << 17};
   }
-  /// How many tokens it has; 0: there is no tile.
+  /// The number of its tokens; 0: there is no tile.
   [[nodiscard]] constexpr int count() const noexcept { return word & 0xff; }
   /// `some`: the tokens' positions are in shared memory, too.
   [[nodiscard]] constexpr visibility seen() const noexcept { return static_cast<visibility>(word >> 8 & 0xff); }

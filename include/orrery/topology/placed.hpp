@@ -110,7 +110,8 @@ struct placed {
     schedule::list<int> extents;
     if constexpr (std::same_as<Placement, teams_in_nodes> || std::same_as<Placement, rings_in_nodes>) {
       const schedule::list<int> written = detail::symmetric_grid_of(topology, world);
-      const int team = std::same_as<Placement, teams_in_nodes> ? 1 : topology.team(world);
+      int team = 1;
+      if constexpr (std::same_as<Placement, rings_in_nodes>) team = topology.team(world);
       int in_team = 0, ranks = 1;
       while (in_team < written.size() && ranks < team) ranks *= written[in_team++];
       if (ranks != team) return extents;

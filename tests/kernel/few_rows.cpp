@@ -94,10 +94,10 @@ TEST_CASE_TEMPLATE("few queries: their number, groups of heads, and head dimensi
 
 TEST_CASE_TEMPLATE("one query of many heads that share one key head, as absorbed latent attention has", Kernel,
                    FEW_ROWS_KERNELS) {
-  for (const std::int64_t heads : {16, 17, 40, 128}) {
-    const auto shape = shape_of(1, 130, heads, 1, 576, 512, 2);
+  for (const std::int64_t heads : {16, 17, 100}) {
+    const auto shape = shape_of(1, 70, heads, 1, heads == 100 ? 576 : 24, heads == 100 ? 512 : 40, 2);
     check_forward<Kernel>(shape, orrery::full{}, whole(shape));
-    check_forward<Kernel>(shape, orrery::causal{100}, whole(shape, order::sequence_batch_head));
+    check_forward<Kernel>(shape, orrery::causal{50}, whole(shape, order::sequence_batch_head));
     check_forward<Kernel>(shape_of(1, 100, heads, 1, 8, 24), two_of_five{}, whole(shape_of(1, 100, heads, 1, 8, 24)));
   }
   const auto two = shape_of(1, 90, 80, 2, 24, 8);
@@ -135,6 +135,7 @@ TEST_CASE("few queries: threads and how heads are shared change no bit") {
     CHECK(one.out == other.out);
     CHECK(one.lse == other.lse);
   }
+  how.team = nullptr;
   // Heads apart are taken one by one.
   how.layout = order::batch_head_sequence;
   const auto apart = kernel_test::run<kernel>(p, orrery::full{}, how);

@@ -199,7 +199,7 @@ TEST_CASE("few queries: what one of them does not see does not reach it") {
   const orrery::forward_keys<float> fk{view(k, keys), view(v, keys), kernel_test::piece(0, keys)};
   const auto mask = orrery::causal{} & orrery::window{.left = 30};
   orrery::flash<float>::forward(orrery::host_context{}, std::span(&fq, 1), std::span(&fk, 1), {}, 1.0f, mask);
-  for (std::int64_t i = 0; i < dim; ++i) CHECK(out[static_cast<std::size_t>(i)] == doctest::Approx(1.0f));
+  for (std::int64_t i = 0; i < dim; ++i) CHECK(out[static_cast<std::size_t>(i)] == doctest::Approx(1.0));
   for (std::int64_t i = 0; i < dim; ++i) CHECK(std::isnan(out[static_cast<std::size_t>(dim + i)]));
 }
 

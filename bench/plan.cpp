@@ -104,6 +104,7 @@ struct request {
       if (one.rfind("--", 0) != 0) {
         positional.push_back(one);
       } else if (flags.count(one) == 0 || i + 1 == argc) {
+        std::cerr << "bench_plan: " << one << (flags.count(one) == 0 ? " is no flag\n" : " needs a value\n");
         usage();
       } else {
         flags[one] = argv[++i];
@@ -188,6 +189,9 @@ int main(int argc, char** argv) try {
     wins_map map{"Which schedule wins: " + asked["--machine"] + ", " + asked["--mask"] + ", " + asked["--query-heads"] +
                  " query heads, " + asked["--key-heads"] + " key heads of " + asked["--head-dim"]};
     for (const std::int64_t world : ranks) {
+      if (world > 1 << 20) {
+        throw std::invalid_argument{"bench_plan: --ranks is " + std::to_string(world) + ", expected at most 1048576"};
+      }
       const orrery::machine m = machine_of(asked["--machine"], world);
       for (std::int64_t tokens = 256; tokens <= 65536; tokens *= 2) {
         const auto all = orrery::estimate_schedules(static_cast<int>(world), m, asked.shape(world * tokens),

@@ -32,6 +32,7 @@ int main(int argc, char** argv) try {
 
   const orrery::any_topology topology = orrery::topology_named(name);
   const orrery::attention_shape shape{.length = std::int64_t{4096} * world, .query_heads = 64, .head_dim = 128};
+  if (const char* reason = unsupported_reason(topology, world)) throw std::invalid_argument{reason};
   const int slices = slices_of(topology, world);
   const auto bytes = orrery::attention_sizes::of<orrery::flash<orrery::bfloat16>>(shape, orrery::pass::forward, world,
                                                                                   orrery::zigzag{}, slices);
@@ -47,11 +48,13 @@ int main(int argc, char** argv) try {
     std::ofstream out{directory / file};
     if (!(out << text << std::flush)) throw std::runtime_error{"cannot write " + (directory / file).string()};
   };
+  // First what may refuse: half of the pictures would be of no use.
+  const auto timeline = orrery::timeline_svg(
+      orrery::simulate(topology, world, machine, shape, orrery::causal{}, orrery::zigzag{}, {.with_timeline = true}));
   write("traffic.svg", orrery::traffic_svg(programs, bytes, options));
   write("coverage.svg", orrery::coverage_svg(programs, options));
   write("schedule.html", orrery::schedule_html(programs, bytes, options));
-  write("timeline.svg", orrery::timeline_svg(orrery::simulate(topology, world, machine, shape, orrery::causal{},
-                                                              orrery::zigzag{}, {.with_timeline = true})));
+  write("timeline.svg", timeline);
   std::cout << "traffic.svg, coverage.svg, timeline.svg, schedule.html\n";
   return std::cout ? 0 : 1;
 } catch (const std::exception& e) {

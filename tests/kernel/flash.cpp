@@ -226,8 +226,9 @@ TEST_CASE("the backward touches no row after a shard's last") {
     const orrery::backward_keys<float, float> of_keys{view(k, keys), view(v, keys), view(grad_k, keys),
                                                       view(grad_v, keys), kernel_test::piece(0, keys)};
     const orrery::full mask;
+    const orrery::head_map heads;
     const orrery::detail::flash_backward<float, float, orrery::full> backward{
-        std::span(&queries, 1), std::span(&of_keys, 1), {}, 0.1f, mask, steps};
+        std::span(&queries, 1), std::span(&of_keys, 1), heads, 0.1f, mask, steps};
     backward.run(0, {});
     const auto end = grad_q.begin() + rows * dim;
     CHECK(std::all_of(grad_q.begin(), end, [](float x) { return x != 0; }));

@@ -102,9 +102,10 @@ struct recommendation {
     if (n == node) names.push_back("double_ring<" + number(n) + ">");
     if (world % (n * n) == 0) names.push_back("wallfacer<" + number(n) + ">");
     if (n <= 64) names.push_back("usp<" + number(n) + ">");
-    // Rows of up to 16 and bundles of up to 8: what is beyond moves more.
-    if (n <= 16) names.push_back("concentric<" + number(n) + ">");
-    for (int bundle = 2; n <= 16 && bundle <= 8 && n * bundle < world; bundle *= 2) {
+    // Rows of up to 16, or of as many ranks as a column, and bundles of up to 8: what is beyond moves more.
+    const bool moves_little = n <= 16 || std::int64_t{n} * n <= world;
+    if (moves_little) names.push_back("concentric<" + number(n) + ">");
+    for (int bundle = 2; moves_little && bundle <= 8 && n * bundle < world; bundle *= 2) {
       if (world / n % bundle == 0) names.push_back("concentric<" + number(n) + "," + number(bundle) + ">");
     }
   }

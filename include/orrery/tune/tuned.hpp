@@ -53,9 +53,9 @@ namespace orrery {
 /// backward tried unless the shape is `forward_only`. `visit` gives that operator itself.
 ///
 /// With a file, a choice is remembered with everything that it depends on: the world and its transport, the shape, the
-/// kernel, the machine's text, the candidates, the visible pairs of each two shards, and the version of the
-/// predictions. What a file says of anything else is not considered, a damaged choice is not believed, and a file that
-/// is none of choices is neither read nor written; `choice().file_note` says so.
+/// kernel, the machine's text, the candidates and their programs, the visible pairs of each two shards, and the version
+/// of the predictions. What a file says of anything else is not considered, a damaged choice is not believed, and a
+/// file that is none of choices is neither read nor written; `choice().file_note` says so.
 template <class Kernel, topology... Topologies>
 class tuned {
   static_assert(sizeof...(Topologies) > 0, "orrery::tuned needs topologies to choose from: tuned<Kernel, ring, ...>");
@@ -74,7 +74,8 @@ class tuned {
   ///
   /// Costs what `recommend` costs on rank 0, while the others wait for it within their deadline, and the construction
   /// of one operator. Throws, on every rank, `std::invalid_argument` if no topology can be used, with the reason of
-  /// each, or if ranks disagree about the machine; and as the constructor of `attention` does.
+  /// each, if two candidates have one name, or if ranks disagree about the machine; and as the constructor of
+  /// `attention` does.
   template <transport World, mask Mask = full, layout Layout = contiguous>
   tuned(World& world, const attention_shape& shape, const machine& m, const Mask& mask = {}, const Layout& layout = {},
         const tuning_options& options = {})
@@ -183,6 +184,10 @@ template <class World, class Mask, class Layout>
 void tuned<Kernel, Topologies...>::choose(World& world, const attention_shape& shape, const machine& m,
                                           const Mask& mask, const Layout& layout) {
   is_first_rank_ = world.rank() == 0;
+  if (const std::string twice = detail::name_of_two(candidates()); !twice.empty()) {
+    throw std::invalid_argument{"orrery: tuned: two candidates are named \"" + twice +
+                                "\"; list each once, and give topologies of your own a name()"};
+  }
   std::string error, machine_text;
   try {
     machine_text = detail::in_one_line(to_string(m));
@@ -207,7 +212,8 @@ void tuned<Kernel, Topologies...>::choose(World& world, const attention_shape& s
       detail::choice_file file{remember_};
       if (!remember_.empty()) {
         key_ = detail::choice_key(world.size(), detail::text_of_type<World>(), asked, Kernel::name(), mask,
-                                  detail::layout_source{layout}, machine_text, names);
+                                  detail::layout_source{layout}, machine_text,
+                                  detail::digests_of(candidates(), world.size()));
         choice_ = detail::remembered(file, key_, candidates());
       }
       if (choice_.ranked.empty()) {

@@ -38,7 +38,7 @@ ORRERY_DEVICE void for_row_pairs(const Threads& threads, Pointer row, std::int64
   const auto visit = [&](const auto& read, const auto& write) {
     ORRERY_UNROLL
     for (int first = 0; first < tiles; first += at_once) {
-      float_pair pairs[at_once];
+      float_pair pairs[static_cast<unsigned>(at_once)];
       ORRERY_UNROLL
       for (int j = 0; j < at_once; ++j) {
         pairs[j] = {{0, 0}};

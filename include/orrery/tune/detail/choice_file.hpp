@@ -6,6 +6,7 @@
 #include <charconv>
 #include <cstddef>
 #include <cstdio>
+#include <filesystem>
 #include <fstream>
 #include <optional>
 #include <string>
@@ -191,8 +192,18 @@ class choice_file {
  public:
   /// Reads it. `note()` says what was wrong with it, if anything was.
   explicit choice_file(std::string path) : path_{std::move(path)} {
-    std::ifstream file{path_, std::ios::binary};
-    if (!file) return;  // none yet
+    std::error_code failure;
+    const std::filesystem::file_status status = std::filesystem::status(path_, failure);
+    if (!std::filesystem::exists(status)) return;  // none yet
+    // A link stays one: what it leads to is replaced.
+    if (std::filesystem::is_regular_file(status)) path_ = std::filesystem::canonical(path_, failure).string();
+    std::ifstream file;
+    if (std::filesystem::is_regular_file(status) && !failure) file.open(path_, std::ios::binary);
+    if (!file.is_open()) {
+      text_.foreign = "it is not a file that can be read";
+      note_ = path_ + " is no file of choices and is neither read nor written: " + text_.foreign;
+      return;
+    }
     constexpr std::size_t most = std::size_t{1} << 24;
     std::string text(most + 1, '\0');
     file.read(text.data(), static_cast<std::streamsize>(text.size()));

@@ -67,6 +67,37 @@ template <class T>
   return __PRETTY_FUNCTION__;
 }
 
+/// The number of a topology in the list; its length if it is not there.
+[[nodiscard]] inline std::size_t index_of(const std::vector<any_topology>& candidates, const std::string& name) {
+  std::size_t i = 0;
+  while (i < candidates.size() && candidates[i].name() != name) ++i;
+  return i;
+}
+
+/// The names of candidates, each with a digest of its programs for a world: the same name may come to mean another
+/// schedule.
+[[nodiscard]] inline std::string digests_of(const std::vector<any_topology>& candidates, int world) {
+  std::string text;
+  for (const any_topology& one : candidates) {
+    schedule::schedule_digest digest;
+    for (const schedule::pass p :
+         {schedule::pass::forward, schedule::pass::circulate_keys, schedule::pass::circulate_queries}) {
+      if (unsupported_reason(one, world, p) != nullptr) continue;
+      for (const schedule::program& program : programs_of(one, world, p)) digest.add(program);
+    }
+    text += (text.empty() ? "" : "; ") + one.name() + " " + digest.text();
+  }
+  return text;
+}
+
+/// The first name that two candidates share, or none.
+[[nodiscard]] inline std::string name_of_two(const std::vector<any_topology>& candidates) {
+  for (std::size_t i = 0; i < candidates.size(); ++i) {
+    if (index_of(candidates, candidates[i].name()) != i) return candidates[i].name();
+  }
+  return "";
+}
+
 /// All that a choice depends on, a line for each. Empty if that cannot be said: then nothing is remembered.
 template <mask Mask>
 [[nodiscard]] std::string choice_key(int world, const std::string& transport, const attention_shape& shape,
@@ -81,13 +112,6 @@ template <mask Mask>
          line("transport", transport) + line("shape", to_string(shape)) + line("kernel", kernel) +
          line("mask", std::string{mask.name()}) + line("layout", layout.name()) + line("pairs", pairs) +
          line("candidates", candidates) + line("machine", machine_text);
-}
-
-/// The number of a topology in the list; its length if it is not there.
-[[nodiscard]] inline std::size_t index_of(const std::vector<any_topology>& candidates, const std::string& name) {
-  std::size_t i = 0;
-  while (i < candidates.size() && candidates[i].name() != name) ++i;
-  return i;
 }
 
 /// What the file says of this key; without a schedule if it says nothing.

@@ -264,6 +264,41 @@ TEST_CASE("a file of something else is neither read nor written") {
   CHECK(contains(nowhere.file_note, "cannot be written"));
 }
 
+TEST_CASE("a link to a file of choices stays one, and what is no file is left alone") {
+  temporary_file target, link;
+  std::filesystem::create_symlink(target.path, link.path);
+  target.write("");
+  orrery::detail::choice_file{link.path}.put({"some key\n", {{0, "ring", orrery::pass::forward, 1.0, 0}}});
+  CHECK(std::filesystem::is_symlink(link.path));
+  CHECK(contains(target.text(), "some key"));
+  orrery::detail::choice_file folder{std::filesystem::temp_directory_path().string()};
+  CHECK(contains(folder.note(), "is not a file that can be read"));
+  folder.put({"some key\n", {{0, "ring", orrery::pass::forward, 1.0, 0}}});
+  CHECK(std::filesystem::is_directory(std::filesystem::temp_directory_path()));
+}
+
+/// A ring without a name, and another one.
+struct nameless : orrery::ring {
+  [[nodiscard]] static std::string name() { return "mine"; }
+};
+struct also_nameless : orrery::concentric<2> {
+  [[nodiscard]] static std::string name() { return "mine"; }
+};
+
+TEST_CASE("candidates of one name are refused, and what a name stands for is part of the key") {
+  orrery::threads::run(4, [](auto& world) {
+    using both = orrery::tuned<kernel, nameless, also_nameless>;
+    CHECK(contains(refusal_of([&] {
+                     both{world, shape, of_four("1 GB/s")};
+                   }),
+                   "two candidates are named \"mine\"; list each once"));
+  });
+  const auto digests = [](const orrery::any_topology& one) { return orrery::detail::digests_of({one}, 4); };
+  CHECK(digests(nameless{}) == digests(nameless{}));
+  CHECK(digests(nameless{}) != digests(also_nameless{}));
+  CHECK(contains(digests(nameless{}), "mine "));
+}
+
 TEST_CASE("what is measured decides, and is remembered") {
   const temporary_file file;
   const machine m = of_four("1 GB/s");

@@ -225,6 +225,11 @@ TEST_CASE("what is wrong is refused with its line, its column, and what is near"
       {"like a100", "3", "like must be the first line of its machine"},
       {"device full 1 TF like a100", "20", "like must be the first fact of a device"},
       {"device full 1 TF full 2 TF", "20", "device full is given twice"},
+      {"level rack 4 clusters 1 GB/s 1 us 2 GB/s", "39", "bandwidth of level rack is given twice"},
+      {"level rack 4 clusters 1 GB/s half duplex full duplex", "44", "duplex of level rack is given twice"},
+      {"level rack 4 clusters 2 clusters 1 GB/s", "27", "clusters of level rack is given twice"},
+      {"level rack 4 clusters 1 GB/s each its own shared by cluster", "45",
+       "whose links those of level rack are is given twice"},
       {"machine a", "3", "a machine \"a\" stands in line 1 already"},
       {"machine", "3", "machine lacks a name"},
   };

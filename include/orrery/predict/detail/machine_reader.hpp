@@ -237,10 +237,13 @@ class machine_reader {
     bool linked = false;
     while (!facts.at_end()) {
       if (is_number(facts.peek())) {
-        read_level_number(facts, l, member, counted);
+        read_level_number(facts, l, member, counted, given);
         continue;
       }
       const machine_word word = facts.take("a fact");
+      if (word.text == "each" || word.text == "shared")
+        once(word, "whose links those of level " + l.name + " are", given);
+      if (word.text == "half" || word.text == "full") once(word, "duplex of level " + l.name, given);
       if (word.text == "each") {
         facts.take_word("its", "each its own");
         facts.take_word("own", "each its own");
@@ -284,20 +287,25 @@ class machine_reader {
   }
   [[nodiscard]] static bool is_letter(char c) noexcept { return (c >= 'A' && c <= 'Z') || (c >= 'a' && c <= 'z'); }
 
-  static void read_level_number(fact_reader& facts, machine::level& l, const std::string& member, bool& counted) {
+  static void read_level_number(fact_reader& facts, machine::level& l, const std::string& member, bool& counted,
+                                std::vector<std::string>& given) {
     const fact_reader::number n = facts.take_number("a bandwidth, a latency or a count");
     const std::string_view what = n.unit.text;
     const unit* const in = unit_named(what);
     if (in != nullptr && in->of == dimension::time) {
+      once(n.unit, "latency of level " + l.name, given);
       l.latency = fact_reader::quantity(n, "latency", dimension::time, 0, limits::seconds);
     } else if (what == "port" || what == "ports") {
+      once(n.unit, "ports of level " + l.name, given);
       l.ports = fact_reader::whole(n, "the number of ports", limits::members);
     } else if (what == member || what == member + "s") {
+      once(n.unit, member + "s of level " + l.name, given);
       l.count = fact_reader::whole(n, "the number of " + member + "s", limits::members);
       counted = true;
     } else if (in == nullptr && !counted && what.size() > 2 && what.find('/') == what.npos && is_letter(what[0])) {
       n.unit.refuse(unknown_name("member of level " + l.name, what, {member + "s"}));
     } else {
+      once(n.unit, "bandwidth of level " + l.name, given);
       l.bandwidth = fact_reader::quantity(n, "bandwidth", dimension::bandwidth, positive, limits::bytes_per_second);
     }
   }

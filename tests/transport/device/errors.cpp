@@ -125,7 +125,7 @@ TEST_CASE("a device that is too old for the kernel, or too small, or that the pr
   CHECK(refusal(reference{}, {.compute_capabilities = {{7, 5}}}) == "");
   CHECK(refusal(flash{}, {.compute_capabilities = {{8, 0}}}) == "");
   CHECK(refusal(cudnn{}, {.compute_capabilities = {{8, 0}}}) == "");
-  says(refusal(flash{}, {.shared_bytes = 60000}), {"orrery: rank 0: device 0 has 60000 bytes of shared memory for a "
+  says(refusal(flash{}, {.shared_bytes = 30000}), {"orrery: rank 0: device 0 has 30000 bytes of shared memory for a "
                                                    "block, but kernel device_flash<bfloat16> needs ",
                                                    " for these head dimensions; orrery::device_reference needs none"});
 

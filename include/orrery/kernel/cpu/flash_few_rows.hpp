@@ -30,8 +30,10 @@ namespace orrery::detail {
 /// query head.
 ///
 /// Keys and values are read once, in the order in which they lie in memory, which the processor's prefetchers follow:
-/// where the heads of a token lie side by side, 16 tokens of all key heads of an item are copied to scratch, else a
-/// head is an item. An item is some key heads of a batch; which ones changes no bit of the result.
+/// where the heads of a token lie side by side, 16 tokens of all key heads of an item after the other 16, else a head
+/// is an item. One row for each key head reads them where they lie; for several, for 16-bit types and for head
+/// dimensions that are no whole vectors, they are copied to scratch first. An item is some key heads of a batch; which
+/// ones changes no bit of the result.
 ///
 /// Sums over keys are made in the three steps of `flash_forward`. Scratch: `flash_forward_scratch_bytes` of stack.
 template <class S, class A, mask Mask, class Policies = flash_policies>
@@ -236,14 +238,10 @@ class flash_few_rows {
 
   static bool is_dense(const tensor_view<const S>& tensor) noexcept { return tensor.head_stride == tensor.dim; }
 
-  /// Asks for what lies some rows after a row of `count` elements: memory that is not there does no harm.
+  /// Asks for what lies some rows after `count` elements of a row.
   static void ask_ahead(const S* row, std::int64_t stride, std::int64_t count) noexcept {
-    constexpr std::int64_t rows = 8;
-    const auto at = reinterpret_cast<std::uintptr_t>(row) + static_cast<std::uintptr_t>(rows * stride) * sizeof(S);
-    for (std::uintptr_t byte = 0; byte < static_cast<std::uintptr_t>(count) * sizeof(S); byte += 64) {
-      // NOLINTNEXTLINE(performance-no-int-to-ptr): not a pointer into an array, perhaps
-      __builtin_prefetch(reinterpret_cast<const void*>(at + byte), 0, 2);
-    }
+    constexpr std::int64_t line = 64 / static_cast<std::int64_t>(sizeof(S));
+    for (std::int64_t i = 0; i < count; i += line) prefetch_ahead(row + i, stride);
   }
 
   /// The elements of `count` tokens from `first` on: where they are, if they are read once, or copied to scratch.
@@ -352,18 +350,12 @@ class flash_few_rows {
   }
 
   void store(std::int64_t b, std::int64_t head, const place& of, std::int64_t row, const workspace& work) const {
-    const A sum = work.sum[row];
-    const A largest = work.largest[row];
+    const running_row now{work.largest[row], work.sum[row]};
     A& lse = *of.block.lse.at(b, head, of.token);
     // A row that saw nothing new keeps its bits, as in flash_forward.
-    if (!of.block.fresh) {
-      const running_row before = running_row::of(lse);
-      if (sum == before.weight && largest == before.largest) return;
-    }
-    const bool empty = sum == A{0};
-    lse = empty ? A{nothing}
-                : static_cast<A>(static_cast<double>(largest) * ln_2<double> + math::log(static_cast<double>(sum)));
-    const A factor = empty ? A{0} : A{1} / sum;
+    if (!of.block.fresh && now == running_row::of(lse)) return;
+    lse = now.log_sum_exp();
+    const A factor = now.weight == A{0} ? A{0} : A{1} / now.weight;
     A* result = of.block.out.at(b, of.token, head);
     const A* out = work.out + row * value_ld_;
     for (std::int64_t i = 0; i < value_dim_; ++i) result[i] = out[i] * factor;

@@ -5,10 +5,9 @@
 
 #include <cstdint>
 
-#include "orrery/kernel/cpu/exponential.hpp"
+#include "orrery/kernel/cpu/flash_forward_workspace.hpp"
 #include "orrery/kernel/cpu/microkernels.hpp"
 #include "orrery/kernel/cpu/scratch.hpp"
-#include "orrery/tensor/math.hpp"
 
 namespace orrery::detail {
 
@@ -65,9 +64,7 @@ struct flash_few_rows_workspace {
     total_largest[row] = now;
     // NOLINTNEXTLINE(clang-diagnostic-float-equal)
     if (before == now) return;
-    const A factor = math::is_minus_infinity(before)
-                         ? A{0}
-                         : static_cast<A>(math::exp(ln_2<double> * static_cast<double>(before - now)));
+    const A factor = flash_running_row<A>::rescaling(before, now);
     total_sum[row] *= factor;
     multiply(total_out + row * value_ld, factor);
   }

@@ -359,22 +359,16 @@ class flash_forward : flash_tile<forward_queries<S, A>, forward_keys<S>, A, Mask
              std::int64_t row, const workspace& work) const {
     const std::int64_t count = tile_width(rows, row);
     for (std::int64_t i = 0; i < steps_.columns; ++i) {
-      const A sum = work.sum[row + i];
-      const A largest = work.largest[row + i];
+      const running_row now{work.largest[row + i], work.sum[row + i]};
       // A row that has seen a key holds a weight of at least 1, or NaN: a score was NaN or +infinity.
-      const bool empty = sum == A{0};
-      work.factors[i] = empty ? A{0} : A{1} / sum;
+      work.factors[i] = now.weight == A{0} ? A{0} : A{1} / now.weight;
       if (i >= count) continue;
       A& lse = *block.lse.at(b, head, rows.first + row + i);
       // A row that saw nothing new keeps its bits: scaling its lse to powers of two and back could change the last
       // one. (Its output has been multiplied by a power of two, by which it is now divided, and nothing has been
       // added.)
-      if (!block.fresh) {
-        const running_row before = running_row::of(lse);
-        if (sum == before.weight && largest == before.largest) continue;
-      }
-      lse = empty ? nothing
-                  : static_cast<A>(static_cast<double>(largest) * ln_2<double> + math::log(static_cast<double>(sum)));
+      if (!block.fresh && now == running_row::of(lse)) continue;
+      lse = now.log_sum_exp();
     }
     steps_.transpose_back(work.out + row * value_rows(), steps_.columns, work.factors,
                           block.out.at(b, rows.first + row, head), block.out.sequence_stride, count, value_dim_);

@@ -34,6 +34,22 @@ struct flash_running_row {
     constexpr auto limit = static_cast<double>((std::numeric_limits<A>::max)());
     return {static_cast<A>(largest < limit ? largest : limit), static_cast<A>(std::int64_t{1} << power)};
   }
+
+  /// Returns the row's log-sum-exp, -infinity if it has seen no key.
+  [[nodiscard]] A log_sum_exp() const noexcept {
+    constexpr math::minus_infinity<A> nothing{};
+    if (weight == A{0}) return nothing;
+    return static_cast<A>(static_cast<double>(largest) * ln_2<double> + math::log(static_cast<double>(weight)));
+  }
+
+  /// What makes sums that are relative to the score `before` relative to `now`: a factor, 0 if they are of no key.
+  [[nodiscard]] static A rescaling(A before, A now) noexcept {
+    if (math::is_minus_infinity(before)) return A{0};
+    if (before == now) return A{1};
+    return static_cast<A>(math::exp(ln_2<double> * static_cast<double>(before - now)));
+  }
+
+  bool operator==(const flash_running_row&) const = default;
 };
 
 /// The scratch of a block of rows in the forward of `flash`: what the rows need for their whole life, what is made anew
@@ -89,13 +105,8 @@ struct flash_forward_workspace {
     for (std::int64_t i = row; i < row + columns; ++i) {
       const A before = total_largest[i];
       const A now = largest[i];
-      const bool none = math::is_minus_infinity(before);
-      if (before == now || none) {
-        factors[i - row] = none ? A{0} : A{1};
-      } else {
-        factors[i - row] = static_cast<A>(math::exp(ln_2<double> * static_cast<double>(before - now)));
-        same = false;
-      }
+      factors[i - row] = flash_running_row<A>::rescaling(before, now);
+      same = same && (before == now || math::is_minus_infinity(before));
       total_largest[i] = now;
     }
     if (same) return;

@@ -56,6 +56,15 @@ struct row_prefetch {
   }
 };
 
+/// Asks for what lies some rows after an address, to be read once: memory that is not there does no harm.
+template <class T>
+[[gnu::always_inline]] inline void prefetch_ahead(const T* at, std::int64_t stride) noexcept {
+  constexpr std::uintptr_t rows = 8;
+  const std::uintptr_t distance = rows * static_cast<std::uintptr_t>(stride) * sizeof(T);
+  // NOLINTNEXTLINE(performance-no-int-to-ptr): not a pointer into an array, perhaps
+  __builtin_prefetch(reinterpret_cast<const void*>(reinterpret_cast<std::uintptr_t>(at) + distance), 0, 2);
+}
+
 /// Rows of a caller's tensor on their way to scratch, one after the other, while a product computes: some for each of
 /// its tiles. A row's page is touched two tiles, and its lines are asked for one tile before it is copied.
 template <class T>

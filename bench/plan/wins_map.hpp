@@ -11,6 +11,7 @@
 #include <utility>
 #include <vector>
 
+#include "orrery/detail/svg_number.hpp"
 #include "orrery/draw/detail/svg_text.hpp"
 #include "orrery/tune/estimate_schedules.hpp"
 
@@ -93,7 +94,7 @@ class wins_map {
       {"double_ring", "#a85a12"}, {"ring", "#59636e"},      {"all_gather", "#a03a52"}};
 
   [[nodiscard]] static std::string ratio(double value) {
-    return value <= 0 ? "no ring" : orrery::detail::svg_text::number(std::round(value * 100) / 100) + " x";
+    return value <= 0 ? "no ring" : orrery::detail::svg_number(std::round(value * 100) / 100) + " x";
   }
   [[nodiscard]] static std::string colour(const std::string& name) {
     if (name.empty()) return "#8c959f";

@@ -128,14 +128,16 @@ TEST_CASE("GPUs that NVLink does not connect use PCI") {
       is_about(machine_of_nccl_topology(node(two + three + four), machine_named("a100"), 2).levels[1].bandwidth, 50e9));
 }
 
+/// The text with the first `from`, which it must have, replaced.
+std::string changed(std::string text, const std::string& from, const std::string& to) {
+  const std::size_t at = text.find(from);
+  REQUIRE(at != std::string::npos);
+  return text.replace(at, from.size(), to);
+}
+
 TEST_CASE("a damaged topology of NCCL is refused with line, element and attribute") {
   const auto wrong = [](const std::string& text, int nodes = 1) {
     return refusal_of([&] { (void)machine_of_nccl_topology(text, machine_named("h100"), nodes); });
-  };
-  const auto changed = [](std::string text, const std::string& from, const std::string& to) {
-    const std::size_t at = text.find(from);
-    REQUIRE(at != std::string::npos);
-    return text.replace(at, from.size(), to);
   };
   const std::string whole = two_v100();
   CHECK(wrong(whole).empty());
@@ -194,10 +196,7 @@ TEST_CASE("a damaged network of ASTRA-sim is refused with line and key") {
     return refusal_of([&] { (void)machine_of_astra_network(text, machine_named("h100")); });
   };
   const auto expect = [&](const std::string& from, const std::string& to, const std::string& message) {
-    std::string text = three_dimensions;
-    const std::size_t at = text.find(from);
-    REQUIRE(at != std::string::npos);
-    const std::string said = wrong(text.replace(at, from.size(), to));
+    const std::string said = wrong(changed(three_dimensions, from, to));
     INFO(said);
     CHECK(contains(said, "orrery: machine_of_astra_network: " + message));
   };

@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "orrery/detail/svg_number.hpp"
 #include "orrery/draw/detail/svg_text.hpp"
 #include "orrery/draw/picture_options.hpp"
 #include "orrery/schedule/block.hpp"
@@ -87,7 +88,7 @@ class coverage_drawing {
   /// Neighbours differ in hue and, every other one, in lightness. White is readable on all.
   [[nodiscard]] std::string colour(int rank) const {
     const double hue = world_ > 0 ? 360.0 * rank / world_ : 0;
-    return "hsl(" + svg_text::number(hue + 205) + "," + (rank % 2 == 0 ? "52%,33%" : "44%,41%") + ")";
+    return "hsl(" + svg_number(hue + 205) + "," + (rank % 2 == 0 ? "52%,33%" : "44%,41%") + ")";
   }
   /// Returns its bottom.
   double legend(double y, double width) {

@@ -9,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include "orrery/detail/svg_number.hpp"
 #include "orrery/detail/unit_text.hpp"
 #include "orrery/draw/detail/svg_text.hpp"
 #include "orrery/draw/picture_options.hpp"
@@ -68,7 +69,7 @@ class traffic_drawing {
         const double x = left + cell * to, y = top + cell * from;
         // White numbers are on what is dark enough for them; nobody sends nothing.
         const double strength = most > 0 ? 0.25 + 0.75 * one.bytes / most : 0.25;
-        svg_.box(x, y, cell, cell, "class=\"cell sent\" fill-opacity=\"" + svg_text::number(strength) + "\"",
+        svg_.box(x, y, cell, cell, "class=\"cell sent\" fill-opacity=\"" + svg_number(strength) + "\"",
                  "rank " + std::to_string(from) + " to rank " + std::to_string(to) + ": " + bytes_text(one.bytes) +
                      " in " + std::to_string(one.messages) + (one.messages == 1 ? " message" : " messages"));
         if (cell >= 50)
@@ -83,7 +84,7 @@ class traffic_drawing {
     // The scale.
     for (int i = 0; i <= 4; ++i) {
       svg_.box(left + 24 * i, bottom + 14, 24, 12,
-               "class=\"cell sent\" fill-opacity=\"" + svg_text::number(0.25 + 0.75 * i / 4) + "\"");
+               "class=\"cell sent\" fill-opacity=\"" + svg_number(0.25 + 0.75 * i / 4) + "\"");
     }
     svg_.text(left + 128, bottom + 24, "note", "little to " + bytes_text(most));
     if (options_.ranks_per_node > 1) {

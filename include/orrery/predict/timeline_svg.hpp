@@ -4,9 +4,9 @@
 #include "orrery/config.hpp"
 
 #include <cstddef>
-#include <cstdio>
 #include <string>
 
+#include "orrery/detail/svg_number.hpp"
 #include "orrery/predict/prediction.hpp"
 
 namespace orrery::detail {
@@ -22,17 +22,17 @@ class timeline_drawing {
     const double bottom = top + row_ * p_.world;
     const double height = bottom + 52;
     const std::string sentence = escaped(p_.why());
-    svg_ = "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 " + number(width_) + " " + number(height) +
-           "\" width=\"" + number(width_) + "\" height=\"" + number(height) + "\" role=\"img\">\n<title>" + sentence +
-           "</title>\n" + style;
+    svg_ = "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 " + svg_number(width_) + " " + svg_number(height) +
+           "\" width=\"" + svg_number(width_) + "\" height=\"" + svg_number(height) + "\" role=\"img\">\n<title>" +
+           sentence + "</title>\n" + style;
     label(left, 16, "title", shortened(escaped(p_.schedule.empty() ? "schedule" : p_.schedule), "title"));
     label(left, 34, "note", shortened(sentence, "note"));
     axis(bottom);
     label(left - 6, top - 4, "rank", "rank");
     const int every = p_.world <= 32 ? 1 : p_.world <= 64 ? 4 : 16;
     for (int rank = 0; rank < p_.world; rank += every) {
-      svg_ += "<text class=\"rank\" x=\"" + number(left - 6) + "\" y=\"" + number(top + row_ * rank + row_ / 2 + 4) +
-              "\">" + std::to_string(rank) + "</text>\n";
+      svg_ += "<text class=\"rank\" x=\"" + svg_number(left - 6) + "\" y=\"" +
+              svg_number(top + row_ * rank + row_ / 2 + 4) + "\">" + std::to_string(rank) + "</text>\n";
     }
     for (const prediction::span& s : p_.timeline) {
       if (s.what != prediction::span::kind::message) bar(s);
@@ -52,14 +52,6 @@ class timeline_drawing {
       "@media (prefers-color-scheme: dark) {\ntext { fill: #e6edf3; }\n.grid { stroke: #3d444d; }\n"
       ".wait { fill: #3d444d; }\n}\n</style>\n";
 
-  [[nodiscard]] static std::string number(double value) {
-    char text[32];
-    std::snprintf(text, sizeof text, "%.2f", value);
-    std::string all = text;
-    while (all.back() == '0') all.pop_back();
-    if (all.back() == '.') all.pop_back();
-    return all;
-  }
   [[nodiscard]] static std::string escaped(const std::string& text) {
     std::string all;
     for (const char c : text) all += c == '<' ? "&lt;" : c == '>' ? "&gt;" : c == '&' ? "&amp;" : std::string{c};
@@ -77,7 +69,8 @@ class timeline_drawing {
     return left + (p_.seconds > 0 ? seconds / p_.seconds : 0) * (width_ - left - right);
   }
   void label(double x, double y, const std::string& what, const std::string& text) {
-    svg_ += "<text class=\"" + what + "\" x=\"" + number(x) + "\" y=\"" + number(y) + "\">" + text + "</text>\n";
+    svg_ +=
+        "<text class=\"" + what + "\" x=\"" + svg_number(x) + "\" y=\"" + svg_number(y) + "\">" + text + "</text>\n";
   }
   /// About six ticks at round times.
   void axis(double bottom) {
@@ -85,16 +78,16 @@ class timeline_drawing {
     for (int i = 0; tick * 6 < p_.seconds && i < 60; ++i) tick *= i % 3 == 1 ? 2.5 : 2;
     for (int i = 0; i * tick <= p_.seconds * (1 + 1e-9); ++i) {
       const double at = i * tick;
-      const std::string x = number(x_of(at));
-      svg_ += "<line class=\"grid\" x1=\"" + x + "\" y1=\"" + number(top) + "\" x2=\"" + x + "\" y2=\"" +
-              number(bottom) + "\"/>\n";
+      const std::string x = svg_number(x_of(at));
+      svg_ += "<line class=\"grid\" x1=\"" + x + "\" y1=\"" + svg_number(top) + "\" x2=\"" + x + "\" y2=\"" +
+              svg_number(bottom) + "\"/>\n";
       label(x_of(at), bottom + 15, "tick", tick_text(at, tick));
       if (p_.seconds <= 0) break;
     }
   }
   [[nodiscard]] static std::string tick_text(double at, double tick) {
     const double factor = tick >= 1 ? 1 : tick >= 1e-3 ? 1e3 : tick >= 1e-6 ? 1e6 : 1e9;
-    return number(at * factor) + (factor == 1 ? " s" : factor == 1e3 ? " ms" : factor == 1e6 ? " µs" : " ns");
+    return svg_number(at * factor) + (factor == 1 ? " s" : factor == 1e3 ? " ms" : factor == 1e6 ? " µs" : " ns");
   }
   void bar(const prediction::span& s) {
     using kind = prediction::span::kind;
@@ -103,16 +96,17 @@ class timeline_drawing {
                              : s.what == kind::host  ? "host"
                                                      : "wait";
     const double x = x_of(s.begin), w = x_of(s.end) - x, gap = row_ > 6 ? 2 : 0.5;
-    svg_ += std::string{"<rect class=\""} + name + "\" x=\"" + number(x) + "\" y=\"" +
-            number(top + row_ * s.rank + gap) + "\" width=\"" + number(w > 1.2 ? w - 0.6 : w) + "\" height=\"" +
-            number(row_ - 2 * gap) + "\"><title>rank " + std::to_string(s.rank) + ", step " + std::to_string(s.step) +
-            ": " + name + (s.what == kind::wait && s.to >= 0 ? " for rank " + std::to_string(s.to) : std::string{}) +
-            ", " + seconds_text(s.end - s.begin) + "</title></rect>\n";
+    svg_ += std::string{"<rect class=\""} + name + "\" x=\"" + svg_number(x) + "\" y=\"" +
+            svg_number(top + row_ * s.rank + gap) + "\" width=\"" + svg_number(w > 1.2 ? w - 0.6 : w) + "\" height=\"" +
+            svg_number(row_ - 2 * gap) + "\"><title>rank " + std::to_string(s.rank) + ", step " +
+            std::to_string(s.step) + ": " + name +
+            (s.what == kind::wait && s.to >= 0 ? " for rank " + std::to_string(s.to) : std::string{}) + ", " +
+            seconds_text(s.end - s.begin) + "</title></rect>\n";
   }
   void legend(double y) {
     double x = left;
     for (const char* const name : {"tile", "merge", "host", "wait"}) {
-      svg_ += std::string{"<rect class=\""} + name + "\" x=\"" + number(x) + "\" y=\"" + number(y - 10) +
+      svg_ += std::string{"<rect class=\""} + name + "\" x=\"" + svg_number(x) + "\" y=\"" + svg_number(y - 10) +
               "\" width=\"12\" height=\"12\"/>\n";
       label(x + 17, y, "note", name);
       x += 80;

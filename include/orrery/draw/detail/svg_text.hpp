@@ -4,23 +4,16 @@
 #include "orrery/config.hpp"
 
 #include <cstddef>
-#include <cstdio>
 #include <string>
 #include <string_view>
+
+#include "orrery/detail/svg_number.hpp"
 
 namespace orrery::detail {
 
 /// Writes the elements of an SVG file, whose colours follow the reader's choice of light or dark.
 class svg_text {
  public:
-  [[nodiscard]] static std::string number(double value) {
-    char text[32];
-    std::snprintf(text, sizeof text, "%.2f", value);
-    std::string all = text;
-    while (all.back() == '0') all.pop_back();
-    if (all.back() == '.') all.pop_back();
-    return all == "-0" ? "0" : all;
-  }
   [[nodiscard]] static std::string escaped(std::string_view text) {
     std::string all;
     for (const char c : text) {
@@ -34,23 +27,23 @@ class svg_text {
   }
 
   void text(double x, double y, const char* classes, std::string_view shown) {
-    all_ += std::string{"<text class=\""} + classes + "\" x=\"" + number(x) + "\" y=\"" + number(y) + "\">" +
+    all_ += std::string{"<text class=\""} + classes + "\" x=\"" + svg_number(x) + "\" y=\"" + svg_number(y) + "\">" +
             escaped(shown) + "</text>\n";
   }
   /// `attributes` are more of them, `hover` what is shown under the mouse.
   void box(double x, double y, double width, double height, const std::string& attributes,
            const std::string& hover = "") {
-    all_ += "<rect x=\"" + number(x) + "\" y=\"" + number(y) + "\" width=\"" + number(width) + "\" height=\"" +
-            number(height) + "\" " + attributes +
+    all_ += "<rect x=\"" + svg_number(x) + "\" y=\"" + svg_number(y) + "\" width=\"" + svg_number(width) +
+            "\" height=\"" + svg_number(height) + "\" " + attributes +
             (hover.empty() ? "/>\n" : "><title>" + escaped(hover) + "</title></rect>\n");
   }
   void line(double x1, double y1, double x2, double y2, const char* classes) {
-    all_ += std::string{"<line class=\""} + classes + "\" x1=\"" + number(x1) + "\" y1=\"" + number(y1) + "\" x2=\"" +
-            number(x2) + "\" y2=\"" + number(y2) + "\"/>\n";
+    all_ += std::string{"<line class=\""} + classes + "\" x1=\"" + svg_number(x1) + "\" y1=\"" + svg_number(y1) +
+            "\" x2=\"" + svg_number(x2) + "\" y2=\"" + svg_number(y2) + "\"/>\n";
   }
   /// The whole file.
   [[nodiscard]] std::string document(double width, double height, std::string_view title) const {
-    const std::string w = number(width), h = number(height);
+    const std::string w = svg_number(width), h = svg_number(height);
     return "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 " + w + " " + h + "\" width=\"" + w +
            "\" height=\"" + h + "\" role=\"img\">\n<title>" + escaped(title) + "</title>\n" + style + all_ + "</svg>\n";
   }
